@@ -1,0 +1,1 @@
+//! Xen's migration-v2 stream outside Xen.
