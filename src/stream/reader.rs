@@ -1,0 +1,298 @@
+//! The three ways in, each a thin driver around [`Framer`].
+//!
+//! * [`SliceReader`]: the whole stream as a slice, usually a mapped file. Items borrow from it; nothing is copied, and
+//!   page contents are not touched.
+//! * [`PushReader`]: octets come in any split; the items are the same for every split.
+//! * [`PullReader`]: reads from an [`std::io::Read`], exactly to the end of the item asked for and not an octet
+//!   further. That is what lets two programs share one fd: the next owner finds its first octet.
+//!
+//! All three give items in order, then `None` once the stream has ended properly, or one error, then `None`.
+
+use super::error::StreamError;
+use super::framer::{Advance, Framer, Item, Options, Step};
+use std::io::{self, Read};
+use thiserror::Error;
+
+/// Octets asked for at once while a long item arrives: memory grows with what is there, not with what is claimed.
+const GROWTH: usize = 1 << 20;
+
+/// Why reading stopped.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The octets could not be had.
+    #[error("reading the stream at offset {offset}: {error}")]
+    Io {
+        /// Offset of the item that was being read.
+        offset: u64,
+        /// The system's error.
+        error: io::Error,
+    },
+    /// The octets are no stream.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+}
+
+/// Items of a slice.
+#[derive(Debug, Clone)]
+pub struct SliceReader<'a> {
+    framer: Framer,
+    rest: &'a [u8],
+    over: bool,
+}
+
+impl<'a> SliceReader<'a> {
+    /// A reader at the first octet.
+    pub fn new(stream: &'a [u8], options: Options) -> Self {
+        SliceReader { framer: Framer::new(options), rest: stream, over: false }
+    }
+
+    /// The walker, for what it knows: offset, mode, checkpoints.
+    pub const fn framer(&self) -> &Framer {
+        &self.framer
+    }
+
+    /// The next item.
+    ///
+    /// # Errors
+    /// The stream cannot be cut into items any further, or ends too early.
+    pub fn next_item(&mut self) -> Result<Option<Item<'a>>, StreamError> {
+        if self.over {
+            return Ok(None);
+        }
+        let result = self.step();
+        self.over = !matches!(result, Ok(Some(_)));
+        result
+    }
+
+    fn step(&mut self) -> Result<Option<Item<'a>>, StreamError> {
+        match self.framer.take(self.rest)? {
+            Step::Item(item, octets) => {
+                self.rest = &self.rest[octets..];
+                Ok(Some(item))
+            }
+            // Everything that there is was shown.
+            Step::Need(_) | Step::Skip { .. } => self.framer.finish(self.rest, 0).map(|()| None),
+        }
+    }
+}
+
+/// Items of octets that come in pieces.
+#[derive(Debug, Clone)]
+pub struct PushReader {
+    framer: Framer,
+    buffer: Vec<u8>,
+    /// Octets at the front of `buffer` that belong to items already given.
+    taken: usize,
+    /// Octets of page contents still to drop behind the first `keep` of the rest, and how many were dropped.
+    keep: usize,
+    to_drop: u64,
+    dropped: u64,
+    over: bool,
+}
+
+impl PushReader {
+    /// A reader before the first octet.
+    pub fn new(options: Options) -> Self {
+        PushReader {
+            framer: Framer::new(options),
+            buffer: Vec::new(),
+            taken: 0,
+            keep: 0,
+            to_drop: 0,
+            dropped: 0,
+            over: false,
+        }
+    }
+
+    /// The walker, for what it knows: offset, mode, checkpoints.
+    pub const fn framer(&self) -> &Framer {
+        &self.framer
+    }
+
+    /// Hands over the next octets of the stream. Take all items that they complete before pushing more: what is not
+    /// taken stays in memory.
+    pub fn push(&mut self, mut octets: &[u8]) {
+        let waiting = (self.buffer.len() - self.taken) as u64;
+        if self.to_drop > 0 && waiting == self.keep as u64 {
+            let drop = self.to_drop.min(octets.len() as u64);
+            octets = &octets[drop as usize..];
+            self.to_drop -= drop;
+            self.dropped += drop;
+        }
+        if self.taken > 0 {
+            self.buffer.drain(..self.taken);
+            self.taken = 0;
+        }
+        self.buffer.extend_from_slice(octets);
+    }
+
+    /// The next whole item, or `None` when more octets are needed for it.
+    ///
+    /// # Errors
+    /// The stream cannot be cut into items any further; every later call gives `None`.
+    pub fn next_item(&mut self) -> Result<Option<Item<'_>>, StreamError> {
+        while !self.over && self.to_drop == 0 {
+            match self.framer.advance(&self.buffer[self.taken..]) {
+                Ok(Advance::Need(_)) => return Ok(None),
+                Ok(Advance::Skip { keep, skip }) => self.drop_contents(keep, skip),
+                Ok(Advance::Ready) => return self.give(),
+                Err(error) => {
+                    self.over = true;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Says that no more octets come. All items must have been taken before.
+    ///
+    /// # Errors
+    /// The stream has ended too early.
+    pub fn finish(&self) -> Result<(), StreamError> {
+        if self.over {
+            return Ok(());
+        }
+        self.framer.finish(&self.buffer[self.taken..], self.dropped)
+    }
+
+    fn give(&mut self) -> Result<Option<Item<'_>>, StreamError> {
+        match self.framer.take(&self.buffer[self.taken..])? {
+            Step::Item(item, octets) => {
+                self.taken += octets;
+                self.dropped = 0;
+                Ok(Some(item))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn drop_contents(&mut self, keep: usize, skip: u64) {
+        let from = self.taken + keep;
+        let here = skip.min((self.buffer.len() - from) as u64);
+        self.buffer.drain(from..from + here as usize);
+        self.to_drop = skip - here;
+        self.dropped = here;
+    }
+}
+
+/// Throws away octets of a source; gives how many there were before its end.
+pub type Discard<R> = fn(&mut R, u64) -> io::Result<u64>;
+
+/// Items pulled from a source, never an octet past the item asked for.
+#[derive(Debug)]
+pub struct PullReader<R> {
+    source: R,
+    framer: Framer,
+    buffer: Vec<u8>,
+    filled: usize,
+    dropped: u64,
+    discard: Option<Discard<R>>,
+    over: bool,
+}
+
+impl<R: Read> PullReader<R> {
+    /// A reader at the first octet.
+    pub fn new(source: R, options: Options) -> Self {
+        PullReader {
+            source,
+            framer: Framer::new(options),
+            buffer: Vec::new(),
+            filled: 0,
+            dropped: 0,
+            discard: None,
+            over: false,
+        }
+    }
+
+    /// Uses `discard` for page contents that are left out, where the source has a faster way than reading them.
+    #[must_use]
+    pub fn with_discard(mut self, discard: Discard<R>) -> Self {
+        self.discard = Some(discard);
+        self
+    }
+
+    /// The walker, for what it knows: offset, owner, mode, checkpoints.
+    pub const fn framer(&self) -> &Framer {
+        &self.framer
+    }
+
+    /// The source, which stands behind the last item given.
+    pub fn into_inner(self) -> R {
+        self.source
+    }
+
+    /// The source. Reading from it while an item is half read loses the stream.
+    pub const fn get_ref(&self) -> &R {
+        &self.source
+    }
+
+    /// The next item. Octets behind it stay in the source.
+    ///
+    /// # Errors
+    /// The source fails, the stream cannot be cut into items any further, or it ends too early. Every later call gives
+    /// `None`.
+    pub fn next_item(&mut self) -> Result<Option<Item<'_>>, ReadError> {
+        if self.over {
+            return Ok(None);
+        }
+        self.filled = 0;
+        self.dropped = 0;
+        match self.read_item() {
+            Ok(true) => match self.framer.take(&self.buffer[..self.filled]) {
+                Ok(Step::Item(item, _)) => Ok(Some(item)),
+                Ok(_) => Ok(None),
+                Err(error) => Err(error.into()),
+            },
+            Ok(false) => {
+                self.over = true;
+                self.framer.finish(&self.buffer[..self.filled], self.dropped)?;
+                Ok(None)
+            }
+            Err(error) => {
+                self.over = true;
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads until the next item is whole; false when the source ends before that.
+    fn read_item(&mut self) -> Result<bool, ReadError> {
+        loop {
+            let whole = match self.framer.advance(&self.buffer[..self.filled])? {
+                Advance::Ready => return Ok(true),
+                Advance::Need(octets) => self.fill(octets),
+                Advance::Skip { skip, .. } => {
+                    let discard = self.discard.unwrap_or(read_away);
+                    discard(&mut self.source, skip).map(|octets| {
+                        self.dropped = octets;
+                        octets == skip
+                    })
+                }
+            };
+            if !whole.map_err(|error| ReadError::Io { offset: self.framer.offset(), error })? {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn fill(&mut self, octets: usize) -> io::Result<bool> {
+        while self.filled < octets {
+            let end = octets.min(self.filled + GROWTH);
+            if self.buffer.len() < end {
+                self.buffer.resize(end, 0);
+            }
+            match self.source.read(&mut self.buffer[self.filled..end]) {
+                Ok(0) => return Ok(false),
+                Ok(read) => self.filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn read_away<R: Read>(source: &mut R, octets: u64) -> io::Result<u64> {
+    io::copy(&mut source.take(octets), &mut io::sink())
+}
