@@ -1,6 +1,8 @@
 //! Xen's migration-v2 stream outside Xen, and what stands on it.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod cli;
 pub mod decode;
+pub mod inspect;
 pub mod stream;

@@ -121,7 +121,7 @@ pub enum Problem {
     /// A checkpointed stream that stops, as one does when its primary dies.
     #[error("the stream stops after checkpoint {checkpoint}; {torn} octets of a torn one follow")]
     Stops {
-        /// The number of the last whole checkpoint; the first image ends with checkpoint 0.
+        /// The number of the last whole checkpoint, counted from 1.
         checkpoint: u64,
         /// Octets after its end.
         torn: u64,

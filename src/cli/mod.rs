@@ -1,0 +1,60 @@
+//! The commands. Thin: options in, a room's function called, its result printed, an exit code.
+
+mod demo;
+mod dump;
+mod stats;
+mod stream_options;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use std::io;
+use std::process::ExitCode;
+
+/// Exit code for a stream that is not valid, a guest that did not survive.
+const EXIT_NEGATIVE: u8 = 1;
+/// Exit code for wrong usage and for input or output that failed.
+const EXIT_TROUBLE: u8 = 2;
+
+/// Keeps a running Xen domain alive across the death of its host, and reads the streams that Xen's toolstack speaks.
+#[derive(Debug, Parser)]
+#[command(name = "xen-replicate", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print a stream record by record
+    Dump(dump::Args),
+    /// Say whether a stream is valid, and what is wrong with it
+    Verify(verify::Args),
+    /// Count a stream's pages
+    Stats(stats::Args),
+    /// Watch a simulated guest survive the death of its host
+    Demo(demo::Args),
+}
+
+/// Runs the program with the arguments of this process.
+///
+/// Exit codes: 0 done (valid, survived), 1 the answer is no (not valid, not survived), 2 wrong usage or failed input or
+/// output.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Dump(args) => dump::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Stats(args) => stats::run(&args),
+        Command::Demo(args) => demo::run(&args),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(EXIT_NEGATIVE),
+        // Whoever read our output has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xen-replicate: {error}");
+            ExitCode::from(EXIT_TROUBLE)
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Prints a stream, one line an item.
+
+use super::body;
+use super::input::Input;
+use super::progress::Progress;
+use super::text;
+use super::walk::{Flow, walk};
+use crate::stream::Layer;
+use crate::stream::check::{Checker, Parsed};
+use crate::stream::error::{Severity, StreamError};
+use crate::stream::framer::{Item, Options as FramerOptions, What, record_name};
+use crate::stream::reader::ReadError;
+use crate::stream::{libxc, libxl};
+use serde_json::{Map, Value, json};
+use std::io::{self, Write};
+
+/// How to print.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// One JSON object a line, with everything.
+    pub json: bool,
+    /// Bodies decoded, below each line.
+    pub verbose: bool,
+}
+
+/// How a dump ended.
+#[derive(Debug)]
+pub struct Dumped {
+    /// Whether an item was found that a receiver must refuse.
+    pub refused: bool,
+    /// Why the stream could not be followed to a proper end.
+    pub stopped: Option<StreamError>,
+    /// Whole checkpoints.
+    pub checkpoints: u64,
+}
+
+/// Prints every item of a stream.
+///
+/// # Errors
+/// The input cannot be read, or the output not written.
+pub fn dump(
+    input: Input,
+    framing: FramerOptions,
+    options: Options,
+    progress: &mut Progress,
+    out: &mut dyn Write,
+) -> io::Result<Dumped> {
+    let framing = FramerOptions { skip_contents: true, ..framing };
+    let mut dumper = Dumper::new(framing, options);
+    let mut written = dumper.heading(out);
+    let walked = walk(input, framing, progress, &mut |item| {
+        if written.is_ok() {
+            written = dumper.item(item, out);
+        }
+        if written.is_ok() { Flow::Next } else { Flow::Stop }
+    });
+    written?;
+    let stopped = match walked.end {
+        Ok(()) => None,
+        Err(ReadError::Io { error, .. }) => return Err(error),
+        Err(ReadError::Stream(error)) => Some(error),
+    };
+    Ok(Dumped { refused: dumper.refused, stopped, checkpoints: walked.framer.checkpoints() })
+}
+
+/// Prints items as they come.
+#[derive(Debug)]
+pub struct Dumper {
+    options: Options,
+    checker: Checker,
+    context: body::Context,
+    refused: bool,
+}
+
+impl Dumper {
+    /// A printer before the first item.
+    pub fn new(framing: FramerOptions, options: Options) -> Self {
+        let context = body::Context::default();
+        Dumper { options, checker: Checker::new(framing.mode), context, refused: false }
+    }
+
+    /// Writes the heading of the columns.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn heading(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.options.json {
+            return Ok(());
+        }
+        writeln!(out, "{:>6} {:>12} {:<5} {:>5} {:<26} {:>10}  summary", "index", "offset", "layer", "round", "type", "length")
+    }
+
+    /// Writes one item.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn item(&mut self, item: &Item<'_>, out: &mut dyn Write) -> io::Result<()> {
+        let mut problems = Vec::new();
+        let parsed = self.checker.item(item, &mut |error| problems.push(error));
+        self.context.learn(item, parsed.as_ref());
+        self.refused |= problems.iter().any(StreamError::is_refused);
+        if self.options.json {
+            return self.json(item, parsed.as_ref(), &problems, out);
+        }
+        let (name, _, length) = identity(item);
+        let summary = body::summary(item, parsed.as_ref());
+        let line = format!(
+            "{:>6} {:>12} {:<5} {:>5} {name:<26} {length:>10}  {summary}",
+            item.index,
+            item.offset,
+            item.layer.name(),
+            item.round
+        );
+        writeln!(out, "{}", line.trim_end())?;
+        for problem in &problems {
+            writeln!(out, "{:>6} {}: {}", "!", severity(problem), problem.problem)?;
+        }
+        if self.options.verbose {
+            let body = body::decoded(item, parsed.as_ref(), &self.context);
+            if !body.is_null() {
+                text::write(out, &body, 8)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn json(
+        &self,
+        item: &Item<'_>,
+        parsed: Option<&Parsed<'_>>,
+        problems: &[StreamError],
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        let (name, type_id, length) = identity(item);
+        let mut line = Map::new();
+        line.insert("index".into(), json!(item.index));
+        line.insert("offset".into(), json!(item.offset));
+        line.insert("layer".into(), json!(item.layer.name()));
+        line.insert("type".into(), json!(name));
+        line.insert("type_id".into(), json!(type_id));
+        line.insert("length".into(), json!(length));
+        line.insert("round".into(), json!(item.round));
+        line.insert("body".into(), body::decoded(item, parsed, &self.context));
+        if !problems.is_empty() {
+            let list: Vec<_> = problems
+                .iter()
+                .map(|error| json!({"severity": severity(error), "message": error.problem.to_string()}))
+                .collect();
+            line.insert("problems".into(), list.into());
+        }
+        serde_json::to_writer(&mut *out, &Value::Object(line))?;
+        out.write_all(b"\n")
+    }
+}
+
+const fn severity(error: &StreamError) -> &'static str {
+    match error.problem.severity() {
+        Severity::Remark => "remark",
+        Severity::Tolerated => "tolerated",
+        Severity::Error => "error",
+    }
+}
+
+/// Name, type number and length of an item. Headers have no type number; their length is their size.
+fn identity(item: &Item<'_>) -> (String, Option<u32>, u64) {
+    let name = match &item.what {
+        What::XlPreamble(_) => "XL_PREAMBLE",
+        What::LibxlHeader(_) => "LIBXL_HEADER",
+        What::ImageHeader(_) => "LIBXC_IMAGE_HEADER",
+        What::DomainHeader(_) => "LIBXC_DOMAIN_HEADER",
+        What::Handshake(..) => "MIGRATION_HANDSHAKE",
+        What::Record(frame) => {
+            let type_id = frame.header.type_id;
+            let known = match item.layer {
+                Layer::Libxl => libxl::type_name(type_id).is_some(),
+                Layer::Back => true,
+                _ => libxc::type_name(type_id).is_some(),
+            };
+            let name = record_name(item.layer, type_id);
+            let name = if known && !name.starts_with("a ") { name.to_owned() } else { format!("{type_id:#010x}") };
+            return (name, Some(type_id), frame.header.length.into());
+        }
+    };
+    (name.to_owned(), None, item.size)
+}

@@ -1,0 +1,21 @@
+//! Reads streams for people: what is in them, and what is wrong with them.
+//!
+//! * [`input`] opens a file or a pipe, mapped where that can be, decompressed where it must be.
+//! * [`walk()`] drives the stream's walker over an input.
+//! * [`verify()`] holds a stream against every rule; [`dump()`] prints it record by record; [`stats()`] counts pages.
+
+pub mod body;
+pub mod dump;
+pub mod input;
+mod mapped;
+pub mod progress;
+pub mod stats;
+mod text;
+pub mod verify;
+mod walk;
+
+pub use dump::{Dumper, dump};
+pub use input::Input;
+pub use stats::{Stats, stats};
+pub use verify::{Finding, Report, verify};
+pub use walk::{Flow, Walked, walk};

@@ -1,0 +1,187 @@
+//! Holds a stream against every rule.
+
+use super::input::Input;
+use super::progress::Progress;
+use super::walk::{Flow, walk};
+use crate::decode::hvm_context::Entries;
+use crate::decode::xl_config::XlConfig;
+use crate::stream::check::{Checker, Parsed};
+use crate::stream::error::{FrameError, Problem, Severity, StreamError};
+use crate::stream::framer::{Item, Options as FramerOptions, What};
+use crate::stream::reader::ReadError;
+use crate::stream::{Limits, Mode, Start, libxc, xl};
+use serde::Serialize;
+use std::io;
+
+/// What to verify and how strictly.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// The outermost layer, when it is not to be recognised.
+    pub start: Option<Start>,
+    /// What the stream is for, when it is not to be recognised.
+    pub mode: Option<Mode>,
+    /// Pass what a receiver must ignore: padding and reserved fields that are not zero, octets behind the end.
+    pub lenient: bool,
+    /// Go on behind an error as far as framing allows.
+    pub all: bool,
+    /// Ask for a proper end also of a checkpointed stream.
+    pub complete: bool,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Something found in a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// `error` or `remark`.
+    pub severity: &'static str,
+    /// `xl`, `libxl`, `libxc` or `back`.
+    pub layer: &'static str,
+    /// The item's number, as in `dump`.
+    pub record: Option<u64>,
+    /// Offset from the start of the stream.
+    pub offset: u64,
+    /// What it is.
+    pub message: String,
+}
+
+impl Finding {
+    /// Whether it makes the stream not valid.
+    pub fn is_error(&self) -> bool {
+        self.severity == "error"
+    }
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.severity, self.layer)?;
+        if let Some(record) = self.record {
+            write!(f, " record {record}")?;
+        }
+        write!(f, " at offset {} ({:#x}): {}", self.offset, self.offset, self.message)
+    }
+}
+
+/// The verdict over a stream.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// No errors.
+    pub valid: bool,
+    /// `plain`, `remus`, `colo` or `back`.
+    pub mode: &'static str,
+    /// The outermost layer; `None` when nothing could be recognised.
+    pub start: Option<&'static str>,
+    /// Records; headers, preamble and handshake do not count.
+    pub records: u64,
+    /// Whole checkpoints.
+    pub checkpoints: u64,
+    /// Octets up to the end of the last item.
+    pub octets: u64,
+    /// What was found, in stream order.
+    pub findings: Vec<Finding>,
+}
+
+/// Verifies a stream.
+///
+/// # Errors
+/// The input cannot be read. What is wrong with its octets is in the report.
+pub fn verify(input: Input, options: &Options, progress: &mut Progress) -> io::Result<Report> {
+    let framing = FramerOptions {
+        start: options.start,
+        mode: options.mode,
+        limits: options.limits,
+        skip_contents: true,
+    };
+    let mut judge = Judge { options, checker: Checker::new(options.mode), findings: Vec::new(), refused: false };
+    let mut records = 0;
+    let walked = walk(input, framing, progress, &mut |item| {
+        records += u64::from(matches!(item.what, What::Record(_)));
+        judge.item(item);
+        if judge.refused && !options.all { Flow::Stop } else { Flow::Next }
+    });
+    let framer = walked.framer;
+    match walked.end {
+        Ok(()) => {}
+        Err(ReadError::Io { error, .. }) => return Err(error),
+        Err(ReadError::Stream(error)) => {
+            judge.end(error, framer.checkpoints(), framer.checkpoint_end());
+        }
+    }
+    Ok(Report {
+        valid: !judge.refused,
+        mode: framer.mode().name(),
+        start: framer.start().map(Start::name),
+        records,
+        checkpoints: framer.checkpoints(),
+        octets: framer.offset(),
+        findings: judge.findings,
+    })
+}
+
+struct Judge<'o> {
+    options: &'o Options,
+    checker: Checker,
+    findings: Vec<Finding>,
+    refused: bool,
+}
+
+impl Judge<'_> {
+    fn item(&mut self, item: &Item<'_>) {
+        let mut errors = Vec::new();
+        let parsed = self.checker.item(item, &mut |error| errors.push(error));
+        contents(item, parsed.as_ref(), &mut |problem| errors.push(item.error(problem)));
+        for error in errors {
+            self.add(error);
+        }
+    }
+
+    /// The stream ends where it should not, or cannot be followed any further.
+    fn end(&mut self, error: StreamError, checkpoints: u64, checkpoint_end: u64) {
+        match &error.problem {
+            Problem::Frame(FrameError::Truncated { got, .. }) if checkpoints > 0 && !self.options.complete => {
+                let torn = error.offset + got - checkpoint_end;
+                self.add(StreamError { problem: Problem::Stops { checkpoint: checkpoints, torn }, ..error });
+            }
+            _ => self.add(error),
+        }
+    }
+
+    fn add(&mut self, error: StreamError) {
+        // Without --all the first error is the last finding.
+        if self.refused && !self.options.all {
+            return;
+        }
+        let severity = match error.problem.severity() {
+            Severity::Error => "error",
+            Severity::Tolerated if !self.options.lenient => "error",
+            Severity::Tolerated | Severity::Remark => "remark",
+        };
+        self.refused |= severity == "error";
+        self.findings.push(Finding {
+            severity,
+            layer: error.layer.name(),
+            record: error.index,
+            offset: error.offset,
+            message: error.problem.to_string(),
+        });
+    }
+}
+
+/// What the blobs inside must hold for a receiver to take them.
+fn contents(item: &Item<'_>, parsed: Option<&Parsed<'_>>, report: &mut dyn FnMut(Problem)) {
+    match (&item.what, parsed) {
+        (What::XlPreamble(preamble), _) if preamble.header.mandatory_flags & xl::MANDATORY_JSON != 0 => {
+            if let Ok(config) = preamble.config() {
+                if let Err(error) = XlConfig::decode(config) {
+                    report(Problem::Content { record: "xl preamble", error });
+                }
+            }
+        }
+        (_, Some(Parsed::Libxc(libxc::Record::HvmContext(context)))) => {
+            if let Some(error) = Entries::new(context).find_map(Result::err) {
+                report(Problem::Content { record: "HVM_CONTEXT", error });
+            }
+        }
+        _ => {}
+    }
+}
