@@ -9,12 +9,17 @@
 #![forbid(unsafe_code)]
 
 pub mod bits;
+pub mod cpuid;
 pub mod error;
 pub mod hex;
 pub mod hvm_context;
 pub mod hvm_entry;
+pub mod hvm_params;
 pub mod msr;
+pub mod shared_info;
+pub mod tsc;
 pub mod wire;
+pub mod xl_config;
 pub mod xsave;
 
 pub use error::DecodeError;
