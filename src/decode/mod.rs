@@ -16,6 +16,7 @@ pub mod hvm_context;
 pub mod hvm_entry;
 pub mod hvm_params;
 pub mod msr;
+pub mod pv_vcpu;
 pub mod shared_info;
 pub mod tsc;
 pub mod wire;
