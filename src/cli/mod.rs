@@ -1,6 +1,5 @@
 //! The commands. Thin: options in, a room's function called, its result printed, an exit code.
 
-mod demo;
 mod dump;
 mod stats;
 mod stream_options;
@@ -31,8 +30,6 @@ enum Command {
     Verify(verify::Args),
     /// Count a stream's pages
     Stats(stats::Args),
-    /// Watch a simulated guest survive the death of its host
-    Demo(demo::Args),
 }
 
 /// Runs the program with the arguments of this process.
@@ -45,7 +42,6 @@ pub fn run() -> ExitCode {
         Command::Dump(args) => dump::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Stats(args) => stats::run(&args),
-        Command::Demo(args) => demo::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -6,8 +6,9 @@ use crate::decode::hvm_params::HvmParam;
 use crate::decode::msr::decode_msrs;
 use crate::decode::shared_info::{SharedInfo, Width};
 use crate::decode::tsc::tsc_mode_name;
+use crate::decode::wire::Blob;
 use crate::decode::xl_config::XlConfig;
-use crate::decode::{DecodeError, pv_vcpu, qevm};
+use crate::decode::{DecodeError, pv_vcpu};
 use crate::stream::check::Parsed;
 use crate::stream::framer::{Item, What};
 use crate::stream::libxc::{self, DomainHeader, PageData, PageType, VcpuBlob, VcpuRecord};
@@ -116,11 +117,9 @@ fn libxc_summary(record: &libxc::Record<'_>) -> String {
         Record::X86MsrPolicy(policy) => format!("{} MSRs", policy.count()),
         Record::Optional { .. } => "unknown, may be skipped".into(),
         Record::Verify => "pages from here on are to be compared".into(),
-        Record::End
-        | Record::SharedInfo(_)
-        | Record::Toolstack(_)
-        | Record::Checkpoint
-        | Record::StaticDataEnd => String::new(),
+        Record::End | Record::SharedInfo(_) | Record::Toolstack(_) | Record::Checkpoint | Record::StaticDataEnd => {
+            String::new()
+        }
     }
 }
 
@@ -191,11 +190,8 @@ fn libxl_body(record: &libxl::Record<'_>) -> Value {
 }
 
 fn emulator_body(context: &EmulatorContext<'_>) -> Value {
-    let state = if context.context.starts_with(b"QEVM") {
-        blob(qevm::Qevm::decode(context.context))
-    } else {
-        octets_body(context.context)
-    };
+    let state =
+        if context.context.starts_with(b"QEVM") { octets_body(context.context) } else { octets_body(context.context) };
     json!({"emulator": context.header.id.name(), "index": context.header.index, "context": state})
 }
 
@@ -238,8 +234,8 @@ fn vcpu_body(vcpu: &VcpuBlob<'_>, width: Width) -> Value {
         return Value::Null;
     }
     match vcpu.part {
-        VcpuRecord::Basic => blob(pv_vcpu::VcpuContext::decode(vcpu.context, width)),
-        VcpuRecord::Extended => blob(pv_vcpu::ExtendedContext::decode(vcpu.context)),
+        VcpuRecord::Basic => blob(pv_vcpu::Basic::decode(vcpu.context, width)),
+        VcpuRecord::Extended => blob(pv_vcpu::Extended::decode(vcpu.context).map(|(extended, _)| extended)),
         VcpuRecord::Xsave => blob(pv_vcpu::Xsave::decode(vcpu.context)),
         VcpuRecord::Msrs => blob(decode_msrs(vcpu.context)),
     }

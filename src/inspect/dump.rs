@@ -87,7 +87,11 @@ impl Dumper {
         if self.options.json {
             return Ok(());
         }
-        writeln!(out, "{:>6} {:>12} {:<5} {:>5} {:<26} {:>10}  summary", "index", "offset", "layer", "round", "type", "length")
+        writeln!(
+            out,
+            "{:>6} {:>12} {:<5} {:>5} {:<26} {:>10}  summary",
+            "index", "offset", "layer", "round", "type", "length"
+        )
     }
 
     /// Writes one item.

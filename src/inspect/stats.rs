@@ -179,7 +179,11 @@ impl Stats {
         let changed = percent(total.changed, total.again);
         writeln!(out, "sent again   {} pages, {} differ from the version before{changed}", total.again, total.changed)?;
         writeln!(out)?;
-        writeln!(out, "{:>6} {:>14} {:>9} {:>10} {:>9} {:>9} {:>9}", "round", "octets", "pages", "MiB", "zero", "again", "changed")?;
+        writeln!(
+            out,
+            "{:>6} {:>14} {:>9} {:>10} {:>9} {:>9} {:>9}",
+            "round", "octets", "pages", "MiB", "zero", "again", "changed"
+        )?;
         for round in &self.rounds {
             let mib = (round.pages * PAGE_SIZE as u64) as f64 / f64::from(1 << 20);
             writeln!(

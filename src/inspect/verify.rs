@@ -86,12 +86,8 @@ pub struct Report {
 /// # Errors
 /// The input cannot be read. What is wrong with its octets is in the report.
 pub fn verify(input: Input, options: &Options, progress: &mut Progress) -> io::Result<Report> {
-    let framing = FramerOptions {
-        start: options.start,
-        mode: options.mode,
-        limits: options.limits,
-        skip_contents: true,
-    };
+    let framing =
+        FramerOptions { start: options.start, mode: options.mode, limits: options.limits, skip_contents: true };
     let mut judge = Judge { options, checker: Checker::new(options.mode), findings: Vec::new(), refused: false };
     let mut records = 0;
     let walked = walk(input, framing, progress, &mut |item| {
