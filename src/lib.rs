@@ -1,1 +1,3 @@
 //! Xen's migration-v2 stream outside Xen.
+
+pub mod hypervisor;
