@@ -250,6 +250,14 @@ pub enum GuestDamage {
         /// Steps by the control page.
         memory: u64,
     },
+    /// Fewer vCPUs are up than the workload runs on.
+    #[error("{online} vCPUs are up, the workload runs on {needed}")]
+    Vcpus {
+        /// vCPUs of the HVM context.
+        online: u64,
+        /// vCPUs by the control page.
+        needed: u64,
+    },
     /// The control page names memory that the guest does not have.
     #[error("control page names pfn {pfn:#x}, which has no page")]
     Layout {

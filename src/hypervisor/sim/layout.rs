@@ -136,7 +136,7 @@ impl Layout {
         let special = SpecialPages::at(ram_end + 1 + NR_IOREQ_SERVER_PAGES, ram_end);
         let nr_pfns = special.paging + NR_SPECIAL_PAGES;
         let ram = vec![0..low, low + COMPACT_HOLE..ram_end];
-        let other = vec![ram_end..nr_pfns];
+        let other = std::iter::once(ram_end..nr_pfns).collect();
         Layout {
             ram,
             other,

@@ -170,7 +170,7 @@ fn lapic(vcpu: u16) -> Entry {
 /// The LAPIC's register page: id, version, spurious vector, and the local vectors masked.
 fn lapic_registers(vcpu: u16) -> Entry {
     let body = Body::new(1024)
-        .u32(0x20, u32::from(vcpu) * 2 << 24)
+        .u32(0x20, (u32::from(vcpu) * 2) << 24)
         .u32(0x30, 0x0005_0014)
         .u32(0xe0, u32::MAX)
         .u32(0xf0, 0x1ff);

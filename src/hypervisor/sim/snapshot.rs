@@ -13,6 +13,12 @@ use crate::hypervisor::types::{CpuPolicy, Page, Pfn, TscInfo, ZERO_PAGE};
 pub struct Snapshot {
     /// The populated pages, ascending; those of zeros without contents.
     pages: Vec<(Pfn, Option<Box<Page>>)>,
+    state: State,
+}
+
+/// Everything but memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct State {
     context: Vec<u8>,
     params: [u64; NR_PARAMS],
     tsc: TscInfo,
@@ -140,16 +146,40 @@ impl fmt::Display for Difference {
 impl SimDomain {
     /// Copies the guest's state. Allowed while running: the domain stands still between steps.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        let pages = self.memory.populated_pfns().filter_map(|pfn| {
-            let page = self.memory.page(pfn)?;
-            Some((pfn, (*page != ZERO_PAGE).then(|| Box::new(*page))))
-        });
-        let pages = pages.collect();
+        let copy = |page: &Page| (*page != ZERO_PAGE).then(|| Box::new(*page));
+        let pages = self.pages().map(|(pfn, page)| (pfn, copy(page))).collect();
+        Ok(Snapshot {
+            pages,
+            state: self.state_but_memory()?,
+        })
+    }
+
+    /// What of this guest's state is not as in `expected`, at most `limit` differences. Compares memory in place.
+    pub fn diff(&self, expected: &Snapshot, limit: usize) -> Result<Vec<Difference>> {
+        let state = self.state_but_memory()?;
+        let memory = diff_memory(expected.pages(), self.pages());
+        Ok(memory
+            .chain(expected.state.diff(&state))
+            .take(limit)
+            .collect())
+    }
+
+    /// Checksums of the guest's state, without copying its memory. Equal to those of a snapshot of it.
+    pub fn digest(&self) -> Result<Digest> {
+        Ok(self.state_but_memory()?.digest(self.pages()))
+    }
+
+    fn pages(&self) -> impl Iterator<Item = (Pfn, &Page)> {
+        self.memory
+            .populated_pfns()
+            .filter_map(|pfn| Some((pfn, self.memory.page(pfn)?)))
+    }
+
+    fn state_but_memory(&self) -> Result<State> {
         let (mut context, mut device_model) = (Vec::new(), Vec::new());
         self.hvm.emit(&mut context)?;
         self.devices.emit(&mut device_model)?;
-        Ok(Snapshot {
-            pages,
+        Ok(State {
             context,
             params: self.params,
             tsc: self.tsc,
@@ -158,33 +188,43 @@ impl SimDomain {
             xenstore: self.xenstore.clone(),
         })
     }
-
-    /// What of this guest's state is not as in `expected`, at most `limit` differences.
-    pub fn diff(&self, expected: &Snapshot, limit: usize) -> Result<Vec<Difference>> {
-        Ok(expected.diff(&self.snapshot()?, limit))
-    }
-
-    /// Checksums of the guest's state, without copying it. Equal to those of a snapshot of it.
-    pub fn digest(&self) -> Result<Digest> {
-        let pages = self
-            .memory
-            .populated_pfns()
-            .filter_map(|pfn| Some((pfn, self.memory.page(pfn)?)));
-        let memory = memory_digest(pages);
-        let (mut context, mut device_model) = (Vec::new(), Vec::new());
-        self.hvm.emit(&mut context)?;
-        self.devices.emit(&mut device_model)?;
-        Ok(Digest {
-            memory,
-            vcpus: vcpus_digest(&context, &self.params, self.tsc, &self.policy),
-            devices: devices_digest(&device_model, &self.xenstore),
-        })
-    }
 }
 
 impl Snapshot {
     /// What of the state `found` is not as in this one, at most `limit` differences.
     pub fn diff(&self, found: &Snapshot, limit: usize) -> Vec<Difference> {
+        let memory = diff_memory(self.pages(), found.pages());
+        memory
+            .chain(self.state.diff(&found.state))
+            .take(limit)
+            .collect()
+    }
+
+    /// Checksums of the state.
+    pub fn digest(&self) -> Digest {
+        self.state.digest(self.pages())
+    }
+
+    /// The pfns at which the memory of the two states differs, ascending.
+    pub fn differing_pfns(&self, found: &Snapshot) -> Vec<Pfn> {
+        let pfn = |difference| match difference {
+            Difference::Memory { pfn, .. } | Difference::Hole { pfn, .. } => Some(pfn),
+            _ => None,
+        };
+        diff_memory(self.pages(), found.pages())
+            .filter_map(pfn)
+            .collect()
+    }
+
+    fn pages(&self) -> impl Iterator<Item = (Pfn, &Page)> {
+        self.pages
+            .iter()
+            .map(|(pfn, page)| (*pfn, page.as_deref().unwrap_or(&ZERO_PAGE)))
+    }
+}
+
+impl State {
+    fn diff(&self, found: &State) -> impl Iterator<Item = Difference> {
         let blobs = [
             ("HVM context", &self.context, &found.context),
             ("CPUID policy", &self.policy.cpuid, &found.policy.cpuid),
@@ -200,17 +240,14 @@ impl Snapshot {
                 found: found.len(),
             })
         });
-        let params = self
-            .params
-            .iter()
-            .zip(&found.params)
-            .enumerate()
-            .filter(|(_, (expected, found))| expected != found);
-        let params = params.map(|(index, (&expected, &found))| Difference::Param {
-            index,
-            expected,
-            found,
-        });
+        let params = self.params.iter().zip(&found.params).enumerate();
+        let params = params
+            .filter(|(_, (expected, found))| expected != found)
+            .map(|(index, (&expected, &found))| Difference::Param {
+                index,
+                expected,
+                found,
+            });
         let tsc = (self.tsc != found.tsc).then_some(Difference::Tsc {
             expected: self.tsc,
             found: found.tsc,
@@ -219,81 +256,73 @@ impl Snapshot {
         let pair = (0..shorter).find(|&i| self.xenstore.get(i) != found.xenstore.get(i));
         let pair = pair.or((self.xenstore.len() != found.xenstore.len()).then_some(shorter));
         let xenstore = pair.map(|index| Difference::Xenstore { index });
-        self.diff_memory(found)
-            .chain(blobs)
-            .chain(params)
-            .chain(tsc)
-            .chain(xenstore)
-            .take(limit)
-            .collect()
+        blobs.chain(params).chain(tsc).chain(xenstore)
     }
 
-    /// Checksums of the state.
-    pub fn digest(&self) -> Digest {
-        let pages = self
-            .pages
+    fn digest<'a>(&self, pages: impl Iterator<Item = (Pfn, &'a Page)>) -> Digest {
+        let memory = pages.fold(0u64, |sum, (pfn, page)| {
+            sum.wrapping_add(mix(pfn)).wrapping_add(page_sum(pfn, page))
+        });
+        let blobs = [&self.context, &self.policy.cpuid, &self.policy.msrs];
+        let vcpus = blobs
+            .into_iter()
+            .fold(0, |sum, blob| octets_digest(sum, blob));
+        let TscInfo {
+            mode,
+            khz,
+            nsec,
+            incarnation,
+        } = self.tsc;
+        let words = [mode.into(), khz.into(), nsec, incarnation.into()];
+        let vcpus = self
+            .params
             .iter()
-            .map(|(pfn, page)| (*pfn, page.as_deref().unwrap_or(&ZERO_PAGE)));
+            .chain(&words)
+            .fold(vcpus, |sum, &word| mix(sum ^ word));
+        let strings = self
+            .xenstore
+            .iter()
+            .flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]);
+        let devices = strings.fold(octets_digest(0, &self.device_model), octets_digest);
         Digest {
-            memory: memory_digest(pages),
-            vcpus: vcpus_digest(&self.context, &self.params, self.tsc, &self.policy),
-            devices: devices_digest(&self.device_model, &self.xenstore),
+            memory,
+            vcpus,
+            devices,
         }
     }
+}
 
-    /// The pfns at which the two states differ, ascending.
-    pub fn differing_pfns(&self, found: &Snapshot) -> Vec<Pfn> {
-        let pfn = |difference| match difference {
-            Difference::Memory { pfn, .. } | Difference::Hole { pfn, .. } => Some(pfn),
-            _ => None,
-        };
-        self.diff_memory(found).filter_map(pfn).collect()
-    }
-
-    /// Both lists of pages ascend; walks them side by side.
-    fn diff_memory<'a>(&'a self, found: &'a Snapshot) -> impl Iterator<Item = Difference> {
-        let (mut mine, mut theirs) = (self.pages.iter().peekable(), found.pages.iter().peekable());
-        std::iter::from_fn(move || {
-            loop {
-                let (pfn, page) = match (mine.peek(), theirs.peek()) {
-                    (None, None) => return None,
-                    (Some(&(pfn, _)), other) if other.is_none_or(|(theirs, _)| pfn < theirs) => {
-                        mine.next();
-                        return Some(Difference::Hole {
-                            pfn: *pfn,
-                            missing: true,
-                        });
-                    }
-                    (Some(&(pfn, page)), Some((theirs, _))) if pfn == theirs => {
-                        mine.next();
-                        (*pfn, page)
-                    }
-                    (_, Some(&(pfn, _))) => {
-                        theirs.next();
-                        return Some(Difference::Hole {
-                            pfn: *pfn,
-                            missing: false,
-                        });
-                    }
-                    (Some(_), None) => return None,
-                };
-                let (_, other) = theirs.next()?;
-                let (expected, found) = (
-                    page.as_deref().unwrap_or(&ZERO_PAGE),
-                    other.as_deref().unwrap_or(&ZERO_PAGE),
-                );
-                if let Some(offset) = first_difference(expected, found) {
-                    let octet = |page: &Page| page.get(offset).copied().unwrap_or(0);
-                    return Some(Difference::Memory {
-                        pfn,
-                        offset,
-                        expected: octet(expected),
-                        found: octet(found),
-                    });
-                }
+/// Walks two ascending sequences of pages side by side.
+fn diff_memory<'a>(
+    expected: impl Iterator<Item = (Pfn, &'a Page)>,
+    found: impl Iterator<Item = (Pfn, &'a Page)>,
+) -> impl Iterator<Item = Difference> {
+    let (mut expected, mut found) = (expected.peekable(), found.peekable());
+    std::iter::from_fn(move || {
+        loop {
+            let ahead =
+                |other: Option<&(Pfn, &Page)>, pfn| other.is_none_or(|&(other, _)| pfn < other);
+            if let Some((pfn, _)) = expected.next_if(|&(pfn, _)| ahead(found.peek(), pfn)) {
+                return Some(Difference::Hole { pfn, missing: true });
             }
-        })
-    }
+            if let Some((pfn, _)) = found.next_if(|&(pfn, _)| ahead(expected.peek(), pfn)) {
+                return Some(Difference::Hole {
+                    pfn,
+                    missing: false,
+                });
+            }
+            let ((pfn, expected), (_, found)) = (expected.next()?, found.next()?);
+            if let Some(offset) = first_difference(expected, found) {
+                let octet = |page: &Page| page.get(offset).copied().unwrap_or(0);
+                return Some(Difference::Memory {
+                    pfn,
+                    offset,
+                    expected: octet(expected),
+                    found: octet(found),
+                });
+            }
+        }
+    })
 }
 
 /// The first octet that differs; the end of the shorter one when that is all.
@@ -311,12 +340,6 @@ fn first_difference(expected: &[u8], found: &[u8]) -> Option<usize> {
     )
 }
 
-fn memory_digest<'a>(pages: impl Iterator<Item = (Pfn, &'a Page)>) -> u64 {
-    pages.fold(0u64, |sum, (pfn, page)| {
-        sum.wrapping_add(mix(pfn)).wrapping_add(page_sum(pfn, page))
-    })
-}
-
 fn octets_digest(start: u64, octets: &[u8]) -> u64 {
     octets
         .iter()
@@ -325,25 +348,64 @@ fn octets_digest(start: u64, octets: &[u8]) -> u64 {
         })
 }
 
-fn vcpus_digest(context: &[u8], params: &[u64], tsc: TscInfo, policy: &CpuPolicy) -> u64 {
-    let blobs = [context, &policy.cpuid, &policy.msrs]
-        .into_iter()
-        .fold(0, octets_digest);
-    let tsc = [
-        tsc.mode.into(),
-        tsc.khz.into(),
-        tsc.nsec,
-        tsc.incarnation.into(),
-    ];
-    params
-        .iter()
-        .chain(&tsc)
-        .fold(blobs, |sum, &word| mix(sum ^ word))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypervisor::sim::SimConfig;
+    use crate::hypervisor::{HvmParam, RestoreDomain};
 
-fn devices_digest(device_model: &[u8], xenstore: &[(String, String)]) -> u64 {
-    let strings = xenstore
-        .iter()
-        .flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]);
-    strings.fold(octets_digest(0, device_model), octets_digest)
+    #[test]
+    fn holes_are_told_on_either_side() {
+        let page = &ZERO_PAGE;
+        let pages = |pfns: &'static [Pfn]| pfns.iter().map(move |&pfn| (pfn, page));
+        let differences: Vec<_> =
+            diff_memory(pages(&[1, 2, 5, 9]), pages(&[2, 3, 9, 10])).collect();
+        let hole = |pfn, missing| Difference::Hole { pfn, missing };
+        assert_eq!(
+            differences,
+            [
+                hole(1, true),
+                hole(3, false),
+                hole(5, true),
+                hole(10, false)
+            ]
+        );
+    }
+
+    #[test]
+    fn every_part_of_the_state_is_compared_and_digested() {
+        let fresh = || SimDomain::create(&SimConfig::small(1)).unwrap();
+        let expected = fresh().snapshot().unwrap();
+        let digest = expected.digest();
+        assert_eq!(fresh().digest().unwrap(), digest);
+        type Change = (&'static str, fn(&mut SimDomain));
+        let changes: [Change; 8] = [
+            ("pfn 0x0, offset 0x0: 0x01", |d| {
+                d.memory.toolstack_page(0).unwrap()[0] = 1
+            }),
+            ("HVM context, offset", |d| d.hvm.advance_pmtimer(1)),
+            ("HVM parameter 9: 0x1 instead of 0x0", |d| {
+                d.set_hvm_param(HvmParam { index: 9, value: 1 }).unwrap()
+            }),
+            ("TSC: ", |d| d.tsc.nsec += 1),
+            ("CPUID policy, offset 0x0", |d| d.policy.cpuid[0] ^= 1),
+            ("MSR policy, offset 0x1f", |d| d.policy.msrs.truncate(31)),
+            ("device model, offset", |d| d.devices.registers[3] = 9),
+            ("device model's xenstore pair 2", |d| d.xenstore.truncate(2)),
+        ];
+        for (text, change) in changes {
+            let mut domain = fresh();
+            change(&mut domain);
+            let differences = domain.diff(&expected, 9).unwrap();
+            assert_eq!(differences, expected.diff(&domain.snapshot().unwrap(), 9));
+            assert_eq!(differences.len(), 1, "{text}");
+            assert!(
+                differences[0].to_string().starts_with(text),
+                "{text}: {}",
+                differences[0]
+            );
+            assert_ne!(domain.digest().unwrap(), digest, "{text}");
+            assert_eq!(domain.diff(&expected, 0).unwrap(), []);
+        }
+    }
 }

@@ -81,10 +81,15 @@ pub(super) fn install(
 /// Runs steps. Damage that shows ends it; the steps before are done.
 pub(super) fn run(machine: &mut Machine<'_>, steps: u64) -> Result<(), GuestDamage> {
     let mut control = Control::load(machine.memory)?;
-    let missing = machine.memory.page(RECEIVE_PFN).is_none();
-    if missing || (machine.hvm.nr_online() as u64) < control.nr_vcpus {
-        let pfn = if missing { RECEIVE_PFN } else { CONTROL_PFN };
-        return Err(GuestDamage::Layout { pfn });
+    if machine.memory.page(RECEIVE_PFN).is_none() {
+        return Err(GuestDamage::Layout { pfn: RECEIVE_PFN });
+    }
+    let online = machine.hvm.nr_online() as u64;
+    if online < control.nr_vcpus {
+        return Err(GuestDamage::Vcpus {
+            online,
+            needed: control.nr_vcpus,
+        });
     }
     for _ in 0..steps {
         let result = step(machine, &mut control);
@@ -148,7 +153,7 @@ fn step(machine: &mut Machine<'_>, control: &mut Control) -> Result<(), GuestDam
     if let Some(counter) = control.counters.get_mut(vcpu) {
         *counter = counter.wrapping_add(1);
     }
-    run_devices(machine, control, rng.next());
+    run_devices(machine, control, rng.next_u64());
     if due(control.step, control.packets_every) {
         let packet = packet_of(control, PacketKind::Beacon);
         control.sent = control.sent.wrapping_add(1);
@@ -186,7 +191,7 @@ fn write(
     });
     let whole = rng.below(1000) < control.whole_page_permille;
     let line = rng.below(LINES as u64) as usize;
-    let contents = rng.next();
+    let contents = rng.next_u64();
     let pfn = control
         .working_pfn(index)
         .ok_or(GuestDamage::Layout { pfn: Pfn::MAX })?;
