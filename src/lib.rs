@@ -4,5 +4,6 @@
 
 pub mod cli;
 pub mod decode;
+pub mod hypervisor;
 pub mod inspect;
 pub mod stream;

@@ -35,10 +35,7 @@ impl<T: Copy, N> Copy for Bits<T, N> {}
 impl<T, N> Bits<T, N> {
     /// Wraps a value.
     pub const fn new(value: T) -> Self {
-        Bits {
-            value,
-            names: PhantomData,
-        }
+        Bits { value, names: PhantomData }
     }
 }
 
@@ -51,9 +48,7 @@ impl<T: Copy + Into<u64>, N: BitNames> Bits<T, N> {
     /// Whether the named bit is set; false for a name the register does not have.
     pub fn has(&self, name: &str) -> bool {
         let value: u64 = self.value.into();
-        N::NAMES
-            .iter()
-            .any(|(bit, known)| *known == name && value >> bit & 1 == 1)
+        N::NAMES.iter().any(|(bit, known)| *known == name && value >> bit & 1 == 1)
     }
 }
 
@@ -156,13 +151,7 @@ mod tests {
 
     #[test]
     fn names_ascend_and_fit_the_register() {
-        for names in [
-            Cr0::NAMES,
-            Cr4::NAMES,
-            Rflags::NAMES,
-            Efer::NAMES,
-            Xstate::NAMES,
-        ] {
+        for names in [Cr0::NAMES, Cr4::NAMES, Rflags::NAMES, Efer::NAMES, Xstate::NAMES] {
             assert!(names.windows(2).all(|w| w[0].0 < w[1].0));
             assert!(names.iter().all(|(bit, _)| *bit < 64));
         }

@@ -35,9 +35,7 @@ pub enum DecodeError {
         accepted: &'static str,
     },
     /// An array whose length is not a whole number of elements.
-    #[error(
-        "{what} at offset {offset}: {length} octets are no whole number of {unit}-octet elements"
-    )]
+    #[error("{what} at offset {offset}: {length} octets are no whole number of {unit}-octet elements")]
     NotMultiple {
         /// Array.
         what: &'static str,
@@ -99,9 +97,7 @@ pub enum DecodeError {
         remaining: usize,
     },
     /// The first entry of a HVM context is not HEADER.
-    #[error(
-        "HVM context entry at offset {offset}: first entry has type {typecode}, expected HEADER (1)"
-    )]
+    #[error("HVM context entry at offset {offset}: first entry has type {typecode}, expected HEADER (1)")]
     HeaderNotFirst {
         /// Where the entry's descriptor starts.
         offset: usize,

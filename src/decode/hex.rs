@@ -112,11 +112,7 @@ impl<const N: usize> fmt::Debug for Reserved<N> {
 
 impl<const N: usize> Serialize for Reserved<N> {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        if N <= PREVIEW {
-            s.collect_str(&HexDigits(&self.0))
-        } else {
-            Preview(&self.0).serialize(s)
-        }
+        if N <= PREVIEW { s.collect_str(&HexDigits(&self.0)) } else { Preview(&self.0).serialize(s) }
     }
 }
 
@@ -228,10 +224,7 @@ mod tests {
     #[test]
     fn numbers_are_hex_strings() {
         assert_eq!(serde_json::to_string(&Hex(0u8)).unwrap(), "\"0x0\"");
-        assert_eq!(
-            serde_json::to_string(&Hex(u64::MAX)).unwrap(),
-            "\"0xffffffffffffffff\""
-        );
+        assert_eq!(serde_json::to_string(&Hex(u64::MAX)).unwrap(), "\"0xffffffffffffffff\"");
     }
 
     #[test]

@@ -56,11 +56,7 @@ enum Walk<'a> {
 impl<'a> Entries<'a> {
     /// Starts at the front of the blob.
     pub fn new(blob: &'a [u8]) -> Self {
-        Entries {
-            blob,
-            offset: 0,
-            state: Walk::At,
-        }
+        Entries { blob, offset: 0, state: Walk::At }
     }
 
     /// Takes the entry at the current offset and moves behind it.
@@ -71,38 +67,18 @@ impl<'a> Entries<'a> {
             return Err(DecodeError::MissingEnd { offset });
         }
         let (rest, (typecode, instance, length)) =
-            descriptor(at).map_err(|_| DecodeError::ChainTorn {
-                offset,
-                remaining: at.len(),
-            })?;
-        let data = usize::try_from(length)
-            .ok()
-            .and_then(|length| rest.get(..length));
+            descriptor(at).map_err(|_| DecodeError::ChainTorn { offset, remaining: at.len() })?;
+        let data = usize::try_from(length).ok().and_then(|length| rest.get(..length));
         let Some(data) = data else {
-            return Err(DecodeError::EntryPastEnd {
-                offset,
-                typecode,
-                instance,
-                length,
-                remaining: rest.len(),
-            });
+            return Err(DecodeError::EntryPastEnd { offset, typecode, instance, length, remaining: rest.len() });
         };
         self.offset = offset + DESCRIPTOR + data.len();
-        Ok(Entry {
-            offset,
-            typecode,
-            instance,
-            data,
-        })
+        Ok(Entry { offset, typecode, instance, data })
     }
 
     /// Gives an entry out, and notes when it was the last.
     fn give(&mut self, entry: Entry<'a>) -> Entry<'a> {
-        self.state = if entry.typecode == END {
-            Walk::End(entry.data.len() as u32)
-        } else {
-            Walk::At
-        };
+        self.state = if entry.typecode == END { Walk::End(entry.data.len() as u32) } else { Walk::At };
         entry
     }
 }
@@ -123,9 +99,7 @@ impl<'a> Iterator for Entries<'a> {
                 };
                 let complaint = match (entry.offset, entry.typecode) {
                     (0, HEADER) => None,
-                    (offset @ 0, typecode) => {
-                        Some(DecodeError::HeaderNotFirst { offset, typecode })
-                    }
+                    (offset @ 0, typecode) => Some(DecodeError::HeaderNotFirst { offset, typecode }),
                     (offset, HEADER) => Some(DecodeError::HeaderAgain { offset }),
                     _ => None,
                 };
@@ -145,10 +119,7 @@ impl<'a> Iterator for Entries<'a> {
             }
             Walk::End(_) | Walk::Tail => {
                 let count = self.blob.len() - self.offset;
-                (count != 0).then_some(Err(DecodeError::AfterEnd {
-                    offset: self.offset,
-                    count,
-                }))
+                (count != 0).then_some(Err(DecodeError::AfterEnd { offset: self.offset, count }))
             }
             Walk::Done => None,
         }
@@ -196,10 +167,7 @@ pub struct HvmContext {
 impl HvmContext {
     /// Decodes all that can be decoded and lists what is wrong.
     pub fn inspect(blob: &[u8]) -> HvmContext {
-        let mut context = HvmContext {
-            entries: Vec::new(),
-            problems: Vec::new(),
-        };
+        let mut context = HvmContext { entries: Vec::new(), problems: Vec::new() };
         for item in Entries::new(blob) {
             match item {
                 Ok(entry) => context.add(&entry),
@@ -215,18 +183,12 @@ impl HvmContext {
     /// The first thing wrong with it.
     pub fn parse(blob: &[u8]) -> Result<HvmContext, DecodeError> {
         let mut context = HvmContext::inspect(blob);
-        if context.problems.is_empty() {
-            Ok(context)
-        } else {
-            Err(context.problems.swap_remove(0))
-        }
+        if context.problems.is_empty() { Ok(context) } else { Err(context.problems.swap_remove(0)) }
     }
 
     /// The entries with this type code.
     pub fn of_type(&self, typecode: u16) -> impl Iterator<Item = &DecodedEntry> {
-        self.entries
-            .iter()
-            .filter(move |entry| entry.typecode == typecode)
+        self.entries.iter().filter(move |entry| entry.typecode == typecode)
     }
 
     fn add(&mut self, entry: &Entry<'_>) {
@@ -273,17 +235,9 @@ impl HvmContextBuilder {
     ///
     /// # Errors
     /// [`DecodeError::EntryTooLong`] where the data does not fit a 32-bit length.
-    pub fn push(
-        &mut self,
-        typecode: u16,
-        instance: u16,
-        data: &[u8],
-    ) -> Result<&mut Self, DecodeError> {
+    pub fn push(&mut self, typecode: u16, instance: u16, data: &[u8]) -> Result<&mut Self, DecodeError> {
         let Ok(length) = u32::try_from(data.len()) else {
-            return Err(DecodeError::EntryTooLong {
-                typecode,
-                length: data.len(),
-            });
+            return Err(DecodeError::EntryTooLong { typecode, length: data.len() });
         };
         let mut descriptor = [0u8; DESCRIPTOR];
         LittleEndian::write_u16(&mut descriptor[0..2], typecode);
@@ -329,31 +283,21 @@ mod tests {
     fn small() -> Vec<u8> {
         let mut builder = HvmContextBuilder::new();
         builder.push_body(0, &header()).unwrap();
-        builder
-            .push_body(
-                1,
-                &EntryBody::TscAdjust(Box::new(TscAdjust { tsc_adjust: Hex(5) })),
-            )
-            .unwrap();
+        builder.push_body(1, &EntryBody::TscAdjust(Box::new(TscAdjust { tsc_adjust: Hex(5) }))).unwrap();
         builder.push(99, 7, &[1, 2, 3]).unwrap();
         builder.finish()
     }
 
     fn errors(blob: &[u8]) -> Vec<String> {
-        Entries::new(blob)
-            .filter_map(|item| item.err().map(|e| e.to_string()))
-            .collect()
+        Entries::new(blob).filter_map(|item| item.err().map(|e| e.to_string())).collect()
     }
 
     #[test]
     fn a_built_chain_walks_back() {
         let blob = small();
         let context = HvmContext::parse(&blob).unwrap();
-        let seen: Vec<_> = context
-            .entries
-            .iter()
-            .map(|e| (e.offset, e.typecode, e.name, e.instance, e.length))
-            .collect();
+        let seen: Vec<_> =
+            context.entries.iter().map(|e| (e.offset, e.typecode, e.name, e.instance, e.length)).collect();
         assert_eq!(
             seen,
             [
@@ -379,43 +323,19 @@ mod tests {
             let error = HvmContext::parse(&blob[..len]).unwrap_err();
             let expected = match len {
                 0 | 32 | 48 | 59 => DecodeError::MissingEnd { offset: len },
-                1..8 => DecodeError::ChainTorn {
-                    offset: 0,
-                    remaining: len,
-                },
-                8..32 => DecodeError::EntryPastEnd {
-                    offset: 0,
-                    typecode: 1,
-                    instance: 0,
-                    length: 24,
-                    remaining: len - 8,
-                },
-                33..40 => DecodeError::ChainTorn {
-                    offset: 32,
-                    remaining: len - 32,
-                },
-                40..48 => DecodeError::EntryPastEnd {
-                    offset: 32,
-                    typecode: 19,
-                    instance: 1,
-                    length: 8,
-                    remaining: len - 40,
-                },
-                49..56 => DecodeError::ChainTorn {
-                    offset: 48,
-                    remaining: len - 48,
-                },
-                56..59 => DecodeError::EntryPastEnd {
-                    offset: 48,
-                    typecode: 99,
-                    instance: 7,
-                    length: 3,
-                    remaining: len - 56,
-                },
-                _ => DecodeError::ChainTorn {
-                    offset: 59,
-                    remaining: len - 59,
-                },
+                1..8 => DecodeError::ChainTorn { offset: 0, remaining: len },
+                8..32 => {
+                    DecodeError::EntryPastEnd { offset: 0, typecode: 1, instance: 0, length: 24, remaining: len - 8 }
+                }
+                33..40 => DecodeError::ChainTorn { offset: 32, remaining: len - 32 },
+                40..48 => {
+                    DecodeError::EntryPastEnd { offset: 32, typecode: 19, instance: 1, length: 8, remaining: len - 40 }
+                }
+                49..56 => DecodeError::ChainTorn { offset: 48, remaining: len - 48 },
+                56..59 => {
+                    DecodeError::EntryPastEnd { offset: 48, typecode: 99, instance: 7, length: 3, remaining: len - 56 }
+                }
+                _ => DecodeError::ChainTorn { offset: 59, remaining: len - 59 },
             };
             assert_eq!(error, expected, "{len}");
         }
@@ -448,9 +368,7 @@ mod tests {
         blob[end] = 200;
         assert_eq!(
             errors(&blob),
-            [
-                "HVM context entry at offset 59 (type 0, instance 0): length 200 runs past the end, 5 octets left"
-            ]
+            ["HVM context entry at offset 59 (type 0, instance 0): length 200 runs past the end, 5 octets left"]
         );
         assert_eq!(errors(&[]), ["HVM context at offset 0: no END entry"]);
     }
@@ -460,26 +378,12 @@ mod tests {
         let mut builder = HvmContextBuilder::new();
         builder.push_body(0, &header()).unwrap();
         builder.push(19, 0, &[0; 7]).unwrap();
-        let timer = PmTimer {
-            tmr_val: 1,
-            pm1a_sts: Hex(2),
-            pm1a_en: Hex(3),
-        };
-        builder
-            .push_body(0, &EntryBody::PmTimer(Box::new(timer)))
-            .unwrap();
+        let timer = PmTimer { tmr_val: 1, pm1a_sts: Hex(2), pm1a_en: Hex(3) };
+        builder.push_body(0, &EntryBody::PmTimer(Box::new(timer))).unwrap();
         let context = HvmContext::inspect(&builder.finish());
         assert_eq!(context.entries.len(), 4);
         assert!(context.entries[1].body.is_none() && context.entries[2].body.is_some());
-        assert_eq!(
-            context.problems,
-            [DecodeError::TooShort {
-                what: "TSC_ADJUST",
-                offset: 40,
-                needed: 8,
-                got: 7
-            }]
-        );
+        assert_eq!(context.problems, [DecodeError::TooShort { what: "TSC_ADJUST", offset: 40, needed: 8, got: 7 }]);
     }
 
     proptest! {

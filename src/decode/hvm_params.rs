@@ -173,9 +173,7 @@ impl Callback {
                 devfn: Hex((value >> 8) as u8),
                 intx: (value & 3) as u8,
             },
-            (_, 2) => Callback::Vector {
-                vector: Hex(value as u8),
-            },
+            (_, 2) => Callback::Vector { vector: Hex(value as u8) },
             (_, kind) => Callback::Unknown { kind },
         }
     }
@@ -199,29 +197,18 @@ impl HvmParam {
     /// Names and explains a parameter.
     pub fn new(index: u64, value: u64) -> Self {
         let name = hvm_param_name(index);
-        let kind = usize::try_from(index)
-            .ok()
-            .and_then(|i| PARAMS.get(i))
-            .map(|(_, kind)| *kind);
+        let kind = usize::try_from(index).ok().and_then(|i| PARAMS.get(i)).map(|(_, kind)| *kind);
         let meaning = match (name, kind) {
             (Some(_), Some(kind)) => meaning(kind, value),
             _ => None,
         };
-        HvmParam {
-            index,
-            name,
-            value: Hex(value),
-            meaning,
-        }
+        HvmParam { index, name, value: Hex(value), meaning }
     }
 }
 
 fn meaning(kind: Kind, value: u64) -> Option<Meaning> {
     let choice = |names: &[&'static str]| {
-        usize::try_from(value)
-            .ok()
-            .and_then(|i| names.get(i))
-            .map(|name| Meaning::Choice(name))
+        usize::try_from(value).ok().and_then(|i| names.get(i)).map(|name| Meaning::Choice(name))
     };
     match kind {
         Kind::Callback => Some(Meaning::Callback(Callback::new(value))),
@@ -237,22 +224,10 @@ fn meaning(kind: Kind, value: u64) -> Option<Meaning> {
             "one_missed_tick_pending",
         ]),
         Kind::AcpiState => choice(&["S0", "S1", "S2", "S3", "S4", "S5"]),
-        Kind::Shutdown => choice(&[
-            "poweroff",
-            "reboot",
-            "suspend",
-            "crash",
-            "watchdog",
-            "soft_reset",
-        ]),
+        Kind::Shutdown => choice(&["poweroff", "reboot", "suspend", "crash", "watchdog", "soft_reset"]),
         Kind::Altp2m => choice(&["disabled", "mixed", "external", "limited"]),
-        Kind::TssSized => Some(Meaning::Tss {
-            address: Hex(value & 0xffff_ffff),
-            size: value >> 32,
-        }),
-        Kind::Address => Some(Meaning::Address {
-            address: Hex(value),
-        }),
+        Kind::TssSized => Some(Meaning::Tss { address: Hex(value & 0xffff_ffff), size: value >> 32 }),
+        Kind::Address => Some(Meaning::Address { address: Hex(value) }),
         Kind::Number => Some(Meaning::Number(value)),
     }
 }
@@ -267,10 +242,7 @@ pub fn decode_hvm_param_pairs(blob: &[u8]) -> Result<Vec<HvmParam>, DecodeError>
 }
 
 fn pairs(blob: &[u8], offset: usize) -> Result<Vec<HvmParam>, DecodeError> {
-    Ok(parse_array::<Pair>("HVM_PARAMS", blob, offset)?
-        .iter()
-        .map(|p| HvmParam::new(p.0, p.1))
-        .collect())
+    Ok(parse_array::<Pair>("HVM_PARAMS", blob, offset)?.iter().map(|p| HvmParam::new(p.0, p.1)).collect())
 }
 
 /// Decodes the body of HVM_PARAMS: `u32 count, u32 reserved`, and `count` pairs.
@@ -281,12 +253,7 @@ fn pairs(blob: &[u8], offset: usize) -> Result<Vec<HvmParam>, DecodeError> {
 /// them.
 pub fn decode_hvm_params(body: &[u8]) -> Result<Vec<HvmParam>, DecodeError> {
     if body.len() < 8 {
-        return Err(DecodeError::TooShort {
-            what: "HVM_PARAMS",
-            offset: 0,
-            needed: 8,
-            got: body.len(),
-        });
+        return Err(DecodeError::TooShort { what: "HVM_PARAMS", offset: 0, needed: 8, got: body.len() });
     }
     let (_, count) = parse_at::<u32>("HVM_PARAMS.count", body, 0)?;
     let mut params = pairs(body, 8)?;
@@ -344,9 +311,7 @@ mod tests {
             (34, "VM_GENERATION_ID_ADDR"),
             (38, "MCA_CAP"),
         ];
-        known
-            .iter()
-            .for_each(|(index, name)| assert_eq!(hvm_param_name(*index), Some(*name)));
+        known.iter().for_each(|(index, name)| assert_eq!(hvm_param_name(*index), Some(*name)));
         assert_eq!(PARAMS.len(), 39);
         assert_eq!(hvm_param_name(3), None);
         assert_eq!(hvm_param_name(39), None);
@@ -357,44 +322,27 @@ mod tests {
     fn values_tell_what_they_mean() {
         assert_eq!(shown(0, 0)["meaning"], json!({"via": "none"}));
         assert_eq!(shown(0, 28)["meaning"], json!({"via": "gsi", "gsi": 28}));
-        assert_eq!(
-            shown(0, 0x0200_0000_0000_00f3)["meaning"],
-            json!({"via": "vector", "vector": "0xf3"})
-        );
+        assert_eq!(shown(0, 0x0200_0000_0000_00f3)["meaning"], json!({"via": "vector", "vector": "0xf3"}));
         assert_eq!(
             shown(0, 0x0100_0001_0002_1801)["meaning"],
             json!({"via": "pci_intx", "domain": "0x1", "bus": "0x2", "devfn": "0x18", "intx": 1})
         );
-        assert_eq!(
-            shown(0, 9 << 56)["meaning"],
-            json!({"via": "unknown", "kind": 9})
-        );
+        assert_eq!(shown(0, 9 << 56)["meaning"], json!({"via": "unknown", "kind": 9}));
         assert_eq!(shown(1, 0xfeffc)["meaning"], json!({"pfn": "0xfeffc"}));
         assert_eq!(
             shown(9, 0x2d)["meaning"]["set"],
-            json!([
-                "base_freq",
-                "time_ref_count",
-                "reference_tsc",
-                "apic_assist"
-            ])
+            json!(["base_freq", "time_ref_count", "reference_tsc", "apic_assist"])
         );
         assert_eq!(shown(10, 1)["meaning"], "no_delay_for_missed_ticks");
         assert_eq!(shown(11, 1)["meaning"], true);
         assert_eq!(shown(14, 3)["meaning"], "S3");
         assert_eq!(shown(31, 1)["meaning"], "reboot");
-        assert_eq!(
-            shown(37, 0x80_fc00_2000)["meaning"],
-            json!({"address": "0xfc002000", "size": 128})
-        );
+        assert_eq!(shown(37, 0x80_fc00_2000)["meaning"], json!({"address": "0xfc002000", "size": 128}));
     }
 
     #[test]
     fn what_is_not_known_has_no_meaning() {
-        assert_eq!(
-            shown(99, 5),
-            json!({"index": 99, "name": null, "value": "0x5"})
-        );
+        assert_eq!(shown(99, 5), json!({"index": 99, "name": null, "value": "0x5"}));
         assert!(shown(10, 4).get("meaning").is_none());
         assert!(shown(11, 2).get("meaning").is_none());
     }
@@ -405,30 +353,16 @@ mod tests {
         for value in [1u64, 0xfeffc, 2, 3] {
             body.extend_from_slice(&value.to_le_bytes());
         }
-        assert_eq!(
-            decode_hvm_params(&body).unwrap(),
-            [HvmParam::new(1, 0xfeffc)]
-        );
+        assert_eq!(decode_hvm_params(&body).unwrap(), [HvmParam::new(1, 0xfeffc)]);
         assert_eq!(decode_hvm_param_pairs(&body[8..]).unwrap().len(), 2);
         body[0] = 3;
         assert_eq!(
             decode_hvm_params(&body),
-            Err(DecodeError::CountTooLarge {
-                what: "HVM_PARAMS",
-                offset: 8,
-                count: 3,
-                needed: 48,
-                got: 32
-            })
+            Err(DecodeError::CountTooLarge { what: "HVM_PARAMS", offset: 8, count: 3, needed: 48, got: 32 })
         );
         assert_eq!(
             decode_hvm_params(&body[..30]),
-            Err(DecodeError::NotMultiple {
-                what: "HVM_PARAMS",
-                offset: 8,
-                length: 22,
-                unit: 16
-            })
+            Err(DecodeError::NotMultiple { what: "HVM_PARAMS", offset: 8, length: 22, unit: 16 })
         );
         assert!(decode_hvm_params(&body[..7]).is_err());
     }

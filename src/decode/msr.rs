@@ -150,9 +150,7 @@ register_bits! {
 
 /// Name of a MSR.
 pub fn msr_name(index: u32) -> Option<&'static str> {
-    let at = NAMES
-        .binary_search_by_key(&index, |(known, _)| *known)
-        .ok()?;
+    let at = NAMES.binary_search_by_key(&index, |(known, _)| *known).ok()?;
     NAMES.get(at).map(|(_, name)| *name)
 }
 
@@ -194,14 +192,7 @@ impl Wire for MsrEntry {
         let (input, index) = Hex32::parse(input)?;
         let (input, flags) = Hex32::parse(input)?;
         let (input, value) = Hex64::parse(input)?;
-        Ok((
-            input,
-            MsrEntry {
-                index,
-                flags,
-                value,
-            },
-        ))
+        Ok((input, MsrEntry { index, flags, value }))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -243,22 +234,14 @@ mod tests {
     #[test]
     fn names_are_sorted_so_that_the_search_finds_them() {
         assert!(NAMES.windows(2).all(|w| w[0].0 < w[1].0));
-        assert!(
-            NAMES
-                .iter()
-                .all(|(index, name)| msr_name(*index) == Some(name))
-        );
+        assert!(NAMES.iter().all(|(index, name)| msr_name(*index) == Some(name)));
         assert_eq!(msr_name(0xdead_beef), None);
     }
 
     #[test]
     fn policy_entries_decode_and_name_their_bits() {
         let mut blob = Vec::new();
-        for (index, value) in [
-            (0xceu32, 0x8000_0000u64),
-            (0x10a, 0x4000_0000_0000_0021),
-            (7, 9),
-        ] {
+        for (index, value) in [(0xceu32, 0x8000_0000u64), (0x10a, 0x4000_0000_0000_0021), (7, 9)] {
             blob.extend_from_slice(&index.to_le_bytes());
             blob.extend_from_slice(&[0; 4]);
             blob.extend_from_slice(&value.to_le_bytes());
@@ -279,12 +262,7 @@ mod tests {
         assert_eq!(decode_msrs(&[]), Ok(vec![]));
         assert_eq!(
             decode_msrs(&blob[..17]),
-            Err(DecodeError::NotMultiple {
-                what: "MSR entries",
-                offset: 0,
-                length: 17,
-                unit: 16
-            })
+            Err(DecodeError::NotMultiple { what: "MSR entries", offset: 0, length: 17, unit: 16 })
         );
     }
 }

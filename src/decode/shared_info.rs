@@ -117,9 +117,7 @@ pub struct Ports<const N: usize>(pub [u8; N]);
 impl<const N: usize> Ports<N> {
     /// Whether a port's bit is set; false beyond the bitmap.
     pub fn contains(&self, port: usize) -> bool {
-        self.0
-            .get(port / 8)
-            .is_some_and(|octet| octet >> (port % 8) & 1 == 1)
+        self.0.get(port / 8).is_some_and(|octet| octet >> (port % 8) & 1 == 1)
     }
 
     /// The ports that are set, ascending.
@@ -153,11 +151,7 @@ impl<const N: usize> Serialize for Ports<N> {
             count: usize,
             ranges: Vec<(usize, usize)>,
         }
-        View {
-            count: self.iter().count(),
-            ranges: self.ranges(),
-        }
-        .serialize(s)
+        View { count: self.iter().count(), ranges: self.ranges() }.serialize(s)
     }
 }
 
@@ -271,10 +265,12 @@ impl SharedInfo {
     /// [`DecodeError::TooShort`] under 4096 octets; [`DecodeError::BadLength`] above.
     pub fn decode(page: &[u8], width: Width) -> Result<SharedInfo, DecodeError> {
         let (info, extra) = match width {
-            Width::Bits64 => SharedInfo64::decode(page)
-                .map(|(info, extra)| (SharedInfo::Bits64(Box::new(info)), extra))?,
-            Width::Bits32 => SharedInfo32::decode(page)
-                .map(|(info, extra)| (SharedInfo::Bits32(Box::new(info)), extra))?,
+            Width::Bits64 => {
+                SharedInfo64::decode(page).map(|(info, extra)| (SharedInfo::Bits64(Box::new(info)), extra))?
+            }
+            Width::Bits32 => {
+                SharedInfo32::decode(page).map(|(info, extra)| (SharedInfo::Bits32(Box::new(info)), extra))?
+            }
         };
         if extra != 0 {
             return Err(DecodeError::BadLength {
@@ -300,10 +296,7 @@ mod tests {
     #[test]
     fn both_layouts_fill_the_page() {
         assert_eq!((SharedInfo64::SIZE, SharedInfo32::SIZE), (4096, 4096));
-        assert_eq!(
-            (VcpuInfo64::SIZE, VcpuInfo32::SIZE, VcpuTime::SIZE),
-            (64, 64, 32)
-        );
+        assert_eq!((VcpuInfo64::SIZE, VcpuInfo32::SIZE, VcpuTime::SIZE), (64, 64, 32));
         let (wide, _) = SharedInfo64::decode(&page()).unwrap();
         assert_eq!(wide.encode(), page());
         let (narrow, _) = SharedInfo32::decode(&page()).unwrap();
@@ -322,29 +315,15 @@ mod tests {
         page[3072 + 4] = 77;
         page[3088] = 5;
         page[3112] = 0xab;
-        let SharedInfo::Bits64(info) = SharedInfo::decode(&page, Width::Bits64).unwrap() else {
-            panic!()
-        };
+        let SharedInfo::Bits64(info) = SharedInfo::decode(&page, Width::Bits64).unwrap() else { panic!() };
         let json = serde_json::to_value(&info).unwrap();
         assert_eq!(json["vcpu_info"].as_array().unwrap().len(), 1);
         let slot = &json["vcpu_info"][0];
-        assert_eq!(
-            (&slot["vcpu"], &slot["evtchn_upcall_pending"]),
-            (&1.into(), &1.into())
-        );
+        assert_eq!((&slot["vcpu"], &slot["evtchn_upcall_pending"]), (&1.into(), &1.into()));
         assert_eq!(slot["evtchn_pending_sel"], "0x2");
-        assert_eq!(
-            (&slot["time"]["system_time"], &slot["time"]["tsc_shift"]),
-            (&9.into(), &(-1).into())
-        );
-        assert_eq!(
-            json["evtchn_pending"],
-            serde_json::json!({"count": 2, "ranges": [[1, 2]]})
-        );
-        assert_eq!(
-            json["evtchn_mask"],
-            serde_json::json!({"count": 4096, "ranges": [[0, 4095]]})
-        );
+        assert_eq!((&slot["time"]["system_time"], &slot["time"]["tsc_shift"]), (&9.into(), &(-1).into()));
+        assert_eq!(json["evtchn_pending"], serde_json::json!({"count": 2, "ranges": [[1, 2]]}));
+        assert_eq!(json["evtchn_mask"], serde_json::json!({"count": 4096, "ranges": [[0, 4095]]}));
         assert_eq!((info.wc_sec, info.max_pfn.0, info.p2m_cr3.0), (77, 5, 0xab));
         assert!(json.get("rest").is_none());
     }
@@ -356,9 +335,7 @@ mod tests {
         page[2048 + 127] = 0x80;
         page[2304 + 12] = 8;
         page[2304 + 36] = 1;
-        let SharedInfo::Bits32(info) = SharedInfo::decode(&page, Width::Bits32).unwrap() else {
-            panic!()
-        };
+        let SharedInfo::Bits32(info) = SharedInfo::decode(&page, Width::Bits32).unwrap() else { panic!() };
         assert_eq!(info.vcpu_info.0[0].evtchn_pending_sel.0, 3);
         assert_eq!(info.evtchn_pending.ranges(), [(1023, 1023)]);
         assert_eq!((info.max_pfn.0, info.wc_sec_hi), (8, 1));
@@ -369,9 +346,7 @@ mod tests {
         for width in [Width::Bits32, Width::Bits64] {
             (0..4096).for_each(|len| assert!(SharedInfo::decode(&page()[..len], width).is_err()));
             assert_eq!(
-                SharedInfo::decode(&[0; 4097], width)
-                    .unwrap_err()
-                    .to_string(),
+                SharedInfo::decode(&[0; 4097], width).unwrap_err().to_string(),
                 "SHARED_INFO at offset 0: length 4097 is no known layout (4096)"
             );
         }

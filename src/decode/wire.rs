@@ -46,10 +46,7 @@ pub trait Blob: Sized {
 }
 
 /// Decodes a structure that has one layout.
-pub(crate) fn decode_fixed<T: Wire>(
-    what: &'static str,
-    blob: &[u8],
-) -> Result<(T, usize), DecodeError> {
+pub(crate) fn decode_fixed<T: Wire>(what: &'static str, blob: &[u8]) -> Result<(T, usize), DecodeError> {
     let (rest, value) = parse_at(what, blob, 0)?;
     Ok((value, rest.len()))
 }
@@ -60,28 +57,14 @@ pub(crate) fn parse_at<'a, T: Wire>(
     input: &'a [u8],
     offset: usize,
 ) -> Result<(&'a [u8], T), DecodeError> {
-    T::parse(input).map_err(|_| DecodeError::TooShort {
-        what,
-        offset,
-        needed: T::SIZE,
-        got: input.len(),
-    })
+    T::parse(input).map_err(|_| DecodeError::TooShort { what, offset, needed: T::SIZE, got: input.len() })
 }
 
 /// Decodes an array that fills `blob` from `offset` to its end.
-pub(crate) fn parse_array<T: Wire>(
-    what: &'static str,
-    blob: &[u8],
-    offset: usize,
-) -> Result<Vec<T>, DecodeError> {
+pub(crate) fn parse_array<T: Wire>(what: &'static str, blob: &[u8], offset: usize) -> Result<Vec<T>, DecodeError> {
     let area = blob.get(offset..).unwrap_or_default();
     if area.len() % T::SIZE != 0 {
-        return Err(DecodeError::NotMultiple {
-            what,
-            offset,
-            length: area.len(),
-            unit: T::SIZE,
-        });
+        return Err(DecodeError::NotMultiple { what, offset, length: area.len(), unit: T::SIZE });
     }
     area.chunks_exact(T::SIZE)
         .enumerate()

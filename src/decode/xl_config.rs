@@ -52,24 +52,17 @@ impl XlConfig {
             Some((0, text)) => (text, true),
             _ => (blob, false),
         };
-        let text = std::str::from_utf8(text).map_err(|e| DecodeError::NotText {
-            what: "xl configuration",
-            offset: e.valid_up_to(),
-        })?;
+        let text = std::str::from_utf8(text)
+            .map_err(|e| DecodeError::NotText { what: "xl configuration", offset: e.valid_up_to() })?;
         let config: Option<Value> = if text.trim().is_empty() {
             None
         } else {
             Some(
-                serde_json::from_str(text).map_err(|e| DecodeError::NotJson {
-                    what: "xl configuration",
-                    message: e.to_string(),
-                })?,
+                serde_json::from_str(text)
+                    .map_err(|e| DecodeError::NotJson { what: "xl configuration", message: e.to_string() })?,
             )
         };
-        let at = |path: &[&str]| {
-            path.iter()
-                .try_fold(config.as_ref()?, |value, key| value.get(*key))
-        };
+        let at = |path: &[&str]| path.iter().try_fold(config.as_ref()?, |value, key| value.get(*key));
         let string = |path: &[&str]| at(path).and_then(Value::as_str).map(str::to_owned);
         let number = |path: &[&str]| at(path).and_then(Value::as_u64);
         let count = |key: &str| at(&[key]).and_then(Value::as_array).map_or(0, Vec::len);
@@ -104,14 +97,8 @@ mod tests {
         assert_eq!(config.name.as_deref(), Some("web"));
         assert_eq!(config.uuid.as_deref(), Some("0d1e"));
         assert_eq!(config.kind.as_deref(), Some("pvh"));
-        assert_eq!(
-            (config.max_vcpus, config.max_memkb, config.target_memkb),
-            (Some(2), Some(65536), Some(32768))
-        );
-        assert_eq!(
-            (config.disks, config.nics, config.nul_terminated),
-            (2, 1, true)
-        );
+        assert_eq!((config.max_vcpus, config.max_memkb, config.target_memkb), (Some(2), Some(65536), Some(32768)));
+        assert_eq!((config.disks, config.nics, config.nul_terminated), (2, 1, true));
         let json = serde_json::to_value(&config).unwrap();
         assert_eq!(json["type"], "pvh");
         assert_eq!(json["config"]["b_info"]["max_vcpus"], 2);
@@ -121,22 +108,14 @@ mod tests {
     fn an_empty_configuration_is_legal() {
         for (blob, nul) in [(&b""[..], false), (b"\0", true), (b" \n\0", true)] {
             let config = XlConfig::decode(blob).unwrap();
-            assert_eq!(
-                (config.config, config.name, config.nul_terminated),
-                (None, None, nul)
-            );
+            assert_eq!((config.config, config.name, config.nul_terminated), (None, None, nul));
         }
     }
 
     #[test]
     fn facts_of_another_shape_are_left_out() {
-        let config =
-            XlConfig::decode(br#"{"c_info": 5, "b_info": {"max_memkb": "x"}, "disks": {}}"#)
-                .unwrap();
-        assert_eq!(
-            (config.name, config.max_memkb, config.disks),
-            (None, None, 0)
-        );
+        let config = XlConfig::decode(br#"{"c_info": 5, "b_info": {"max_memkb": "x"}, "disks": {}}"#).unwrap();
+        assert_eq!((config.name, config.max_memkb, config.disks), (None, None, 0));
         assert!(!config.nul_terminated);
     }
 
@@ -144,19 +123,11 @@ mod tests {
     fn what_is_no_text_or_no_json_is_refused() {
         assert_eq!(
             XlConfig::decode(b"{\"a\xff\"}\0"),
-            Err(DecodeError::NotText {
-                what: "xl configuration",
-                offset: 3
-            })
+            Err(DecodeError::NotText { what: "xl configuration", offset: 3 })
         );
         for len in 1..SMALL.len() {
             let error = XlConfig::decode(&SMALL.as_bytes()[..len]).unwrap_err();
-            assert!(
-                error
-                    .to_string()
-                    .starts_with("xl configuration: not JSON: "),
-                "{error}"
-            );
+            assert!(error.to_string().starts_with("xl configuration: not JSON: "), "{error}");
         }
         assert!(XlConfig::decode(b"{}\0{}\0").is_err());
         assert!(XlConfig::decode("[".repeat(100_000).as_bytes()).is_err());

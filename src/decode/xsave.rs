@@ -69,20 +69,11 @@ impl XsaveArea {
     /// [`DecodeError::TooShort`] below 576 octets.
     pub fn decode_at(input: &[u8], offset: usize) -> Result<Self, DecodeError> {
         if input.len() < Self::MIN {
-            return Err(DecodeError::TooShort {
-                what: "XSAVE area",
-                offset,
-                needed: Self::MIN,
-                got: input.len(),
-            });
+            return Err(DecodeError::TooShort { what: "XSAVE area", offset, needed: Self::MIN, got: input.len() });
         }
         let (rest, legacy) = parse_at("XSAVE legacy region", input, offset)?;
         let (rest, header) = parse_at("XSAVE header", rest, offset + Fxsave::SIZE)?;
-        Ok(XsaveArea {
-            legacy,
-            header,
-            extended: Opaque(rest.to_vec()),
-        })
+        Ok(XsaveArea { legacy, header, extended: Opaque(rest.to_vec()) })
     }
 
     /// Appends the area.
@@ -127,12 +118,7 @@ mod tests {
         for len in 0..576 {
             assert_eq!(
                 XsaveArea::decode_at(&vec![0; len], 24),
-                Err(DecodeError::TooShort {
-                    what: "XSAVE area",
-                    offset: 24,
-                    needed: 576,
-                    got: len
-                })
+                Err(DecodeError::TooShort { what: "XSAVE area", offset: 24, needed: 576, got: len })
             );
         }
         assert!(Fxsave::decode(&[0; 511]).is_err());

@@ -32,118 +32,22 @@ pub struct FeatureWord {
 
 /// Every register that has feature bits, by leaf.
 pub const WORDS: &[FeatureWord] = &[
-    FeatureWord {
-        leaf: 1,
-        subleaf: 0,
-        register: Register::Edx,
-        key: "1.edx",
-        names: LEAF_1_EDX,
-    },
-    FeatureWord {
-        leaf: 1,
-        subleaf: 0,
-        register: Register::Ecx,
-        key: "1.ecx",
-        names: LEAF_1_ECX,
-    },
-    FeatureWord {
-        leaf: 7,
-        subleaf: 0,
-        register: Register::Ebx,
-        key: "7:0.ebx",
-        names: LEAF_7_EBX,
-    },
-    FeatureWord {
-        leaf: 7,
-        subleaf: 0,
-        register: Register::Ecx,
-        key: "7:0.ecx",
-        names: LEAF_7_ECX,
-    },
-    FeatureWord {
-        leaf: 7,
-        subleaf: 0,
-        register: Register::Edx,
-        key: "7:0.edx",
-        names: LEAF_7_EDX,
-    },
-    FeatureWord {
-        leaf: 7,
-        subleaf: 1,
-        register: Register::Eax,
-        key: "7:1.eax",
-        names: LEAF_7_1_EAX,
-    },
-    FeatureWord {
-        leaf: 7,
-        subleaf: 1,
-        register: Register::Ebx,
-        key: "7:1.ebx",
-        names: LEAF_7_1_EBX,
-    },
-    FeatureWord {
-        leaf: 7,
-        subleaf: 1,
-        register: Register::Edx,
-        key: "7:1.edx",
-        names: LEAF_7_1_EDX,
-    },
-    FeatureWord {
-        leaf: 7,
-        subleaf: 2,
-        register: Register::Edx,
-        key: "7:2.edx",
-        names: LEAF_7_2_EDX,
-    },
-    FeatureWord {
-        leaf: 0xd,
-        subleaf: 1,
-        register: Register::Eax,
-        key: "0xd:1.eax",
-        names: LEAF_D1_EAX,
-    },
-    FeatureWord {
-        leaf: 0x8000_0001,
-        subleaf: 0,
-        register: Register::Edx,
-        key: "0x80000001.edx",
-        names: EXT_1_EDX,
-    },
-    FeatureWord {
-        leaf: 0x8000_0001,
-        subleaf: 0,
-        register: Register::Ecx,
-        key: "0x80000001.ecx",
-        names: EXT_1_ECX,
-    },
-    FeatureWord {
-        leaf: 0x8000_0007,
-        subleaf: 0,
-        register: Register::Edx,
-        key: "0x80000007.edx",
-        names: EXT_7_EDX,
-    },
-    FeatureWord {
-        leaf: 0x8000_0008,
-        subleaf: 0,
-        register: Register::Ebx,
-        key: "0x80000008.ebx",
-        names: EXT_8_EBX,
-    },
-    FeatureWord {
-        leaf: 0x8000_0021,
-        subleaf: 0,
-        register: Register::Eax,
-        key: "0x80000021.eax",
-        names: EXT_21_EAX,
-    },
-    FeatureWord {
-        leaf: 0x8000_0021,
-        subleaf: 0,
-        register: Register::Ecx,
-        key: "0x80000021.ecx",
-        names: EXT_21_ECX,
-    },
+    FeatureWord { leaf: 1, subleaf: 0, register: Register::Edx, key: "1.edx", names: LEAF_1_EDX },
+    FeatureWord { leaf: 1, subleaf: 0, register: Register::Ecx, key: "1.ecx", names: LEAF_1_ECX },
+    FeatureWord { leaf: 7, subleaf: 0, register: Register::Ebx, key: "7:0.ebx", names: LEAF_7_EBX },
+    FeatureWord { leaf: 7, subleaf: 0, register: Register::Ecx, key: "7:0.ecx", names: LEAF_7_ECX },
+    FeatureWord { leaf: 7, subleaf: 0, register: Register::Edx, key: "7:0.edx", names: LEAF_7_EDX },
+    FeatureWord { leaf: 7, subleaf: 1, register: Register::Eax, key: "7:1.eax", names: LEAF_7_1_EAX },
+    FeatureWord { leaf: 7, subleaf: 1, register: Register::Ebx, key: "7:1.ebx", names: LEAF_7_1_EBX },
+    FeatureWord { leaf: 7, subleaf: 1, register: Register::Edx, key: "7:1.edx", names: LEAF_7_1_EDX },
+    FeatureWord { leaf: 7, subleaf: 2, register: Register::Edx, key: "7:2.edx", names: LEAF_7_2_EDX },
+    FeatureWord { leaf: 0xd, subleaf: 1, register: Register::Eax, key: "0xd:1.eax", names: LEAF_D1_EAX },
+    FeatureWord { leaf: 0x8000_0001, subleaf: 0, register: Register::Edx, key: "0x80000001.edx", names: EXT_1_EDX },
+    FeatureWord { leaf: 0x8000_0001, subleaf: 0, register: Register::Ecx, key: "0x80000001.ecx", names: EXT_1_ECX },
+    FeatureWord { leaf: 0x8000_0007, subleaf: 0, register: Register::Edx, key: "0x80000007.edx", names: EXT_7_EDX },
+    FeatureWord { leaf: 0x8000_0008, subleaf: 0, register: Register::Ebx, key: "0x80000008.ebx", names: EXT_8_EBX },
+    FeatureWord { leaf: 0x8000_0021, subleaf: 0, register: Register::Eax, key: "0x80000021.eax", names: EXT_21_EAX },
+    FeatureWord { leaf: 0x8000_0021, subleaf: 0, register: Register::Ecx, key: "0x80000021.ecx", names: EXT_21_ECX },
 ];
 
 /// Leaf 1 EDX.
@@ -288,36 +192,18 @@ mod tests {
 
     #[test]
     fn words_are_ordered_and_their_bits_ascend() {
-        assert!(
-            WORDS
-                .windows(2)
-                .all(|w| (w[0].leaf, w[0].subleaf) <= (w[1].leaf, w[1].subleaf))
-        );
+        assert!(WORDS.windows(2).all(|w| (w[0].leaf, w[0].subleaf) <= (w[1].leaf, w[1].subleaf)));
         for word in WORDS {
-            assert!(
-                word.names.windows(2).all(|w| w[0].0 < w[1].0),
-                "{}",
-                word.key
-            );
+            assert!(word.names.windows(2).all(|w| w[0].0 < w[1].0), "{}", word.key);
             assert!(word.names.iter().all(|(bit, _)| *bit < 32), "{}", word.key);
         }
     }
 
     #[test]
     fn well_known_bits() {
-        let has = |key: &str, bit: u8, name: &str| {
-            WORDS
-                .iter()
-                .any(|w| w.key == key && w.names.contains(&(bit, name)))
-        };
-        assert!(
-            has("1.edx", 0, "fpu") && has("1.ecx", 19, "sse4_1") && has("1.ecx", 31, "hypervisor")
-        );
-        assert!(
-            has("7:0.ebx", 5, "avx2")
-                && has("7:0.edx", 29, "arch_caps")
-                && has("0xd:1.eax", 3, "xsaves")
-        );
+        let has = |key: &str, bit: u8, name: &str| WORDS.iter().any(|w| w.key == key && w.names.contains(&(bit, name)));
+        assert!(has("1.edx", 0, "fpu") && has("1.ecx", 19, "sse4_1") && has("1.ecx", 31, "hypervisor"));
+        assert!(has("7:0.ebx", 5, "avx2") && has("7:0.edx", 29, "arch_caps") && has("0xd:1.eax", 3, "xsaves"));
         assert!(has("0x80000001.edx", 29, "lm") && has("0x80000001.ecx", 2, "svm"));
         assert!(has("0x80000007.edx", 8, "itsc") && has("0x80000008.ebx", 24, "amd_ssbd"));
     }

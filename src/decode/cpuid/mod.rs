@@ -36,11 +36,7 @@ pub struct Subleaf(pub u32);
 
 impl Serialize for Subleaf {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        if self.0 == NO_SUBLEAF {
-            s.serialize_none()
-        } else {
-            s.serialize_u32(self.0)
-        }
+        if self.0 == NO_SUBLEAF { s.serialize_none() } else { s.serialize_u32(self.0) }
     }
 }
 
@@ -113,17 +109,9 @@ fn as_map<S: Serializer>(features: &[FeatureSet], s: S) -> Result<S::Ok, S::Erro
 /// (Intel) and 15.
 pub fn family_model_stepping(signature: u32) -> (u32, u32, u32) {
     let base = signature >> 8 & 0xf;
-    let family = if base == 0xf {
-        base + (signature >> 20 & 0xff)
-    } else {
-        base
-    };
+    let family = if base == 0xf { base + (signature >> 20 & 0xff) } else { base };
     let low = signature >> 4 & 0xf;
-    let model = if base == 0xf || base == 6 {
-        (signature >> 16 & 0xf) << 4 | low
-    } else {
-        low
-    };
+    let model = if base == 0xf || base == 6 { (signature >> 16 & 0xf) << 4 | low } else { low };
     (family, model, signature & 0xf)
 }
 
@@ -133,13 +121,7 @@ fn text(registers: &[u32]) -> String {
         .iter()
         .flat_map(|r| r.to_le_bytes())
         .take_while(|b| *b != 0)
-        .map(|b| {
-            if b == b' ' || b.is_ascii_graphic() {
-                char::from(b)
-            } else {
-                '.'
-            }
-        })
+        .map(|b| if b == b' ' || b.is_ascii_graphic() { char::from(b) } else { '.' })
         .collect()
 }
 
@@ -160,10 +142,7 @@ impl CpuidPolicy {
             .collect::<Option<Vec<_>>>()
             .map(|words| text(words.as_flattened()).trim().to_owned());
         let hypervisor = find(0x4000_0000, 0).map(|l| text(&[l.ebx.0, l.ecx.0, l.edx.0]));
-        let features = WORDS
-            .iter()
-            .filter_map(|word| feature_set(word, &leaves))
-            .collect();
+        let features = WORDS.iter().filter_map(|word| feature_set(word, &leaves)).collect();
         Ok(CpuidPolicy {
             vendor: basic.map(|l| text(&[l.ebx.0, l.edx.0, l.ecx.0])),
             family: signature.map(|(family, ..)| family),
@@ -185,24 +164,17 @@ impl CpuidPolicy {
 
     /// Whether a feature is set, by its name.
     pub fn has(&self, feature: &str) -> bool {
-        self.features
-            .iter()
-            .any(|set| set.names.iter().any(|name| name == feature))
+        self.features.iter().any(|set| set.names.iter().any(|name| name == feature))
     }
 }
 
 fn find(leaves: &[CpuidLeaf], leaf: u32, subleaf: u32) -> Option<&CpuidLeaf> {
-    leaves.iter().find(|l| {
-        l.leaf.0 == leaf && (l.subleaf.0 == subleaf || (subleaf == 0 && l.subleaf.0 == NO_SUBLEAF))
-    })
+    leaves.iter().find(|l| l.leaf.0 == leaf && (l.subleaf.0 == subleaf || (subleaf == 0 && l.subleaf.0 == NO_SUBLEAF)))
 }
 
 fn feature_set(word: &FeatureWord, leaves: &[CpuidLeaf]) -> Option<FeatureSet> {
     let value = find(leaves, word.leaf, word.subleaf)?.register(word.register);
-    (value != 0).then(|| FeatureSet {
-        key: word.key,
-        names: bit_names(value.into(), word.names),
-    })
+    (value != 0).then(|| FeatureSet { key: word.key, names: bit_names(value.into(), word.names) })
 }
 
 #[cfg(test)]
@@ -236,31 +208,16 @@ mod tests {
     fn amd() -> Vec<CpuidLeaf> {
         let brand: [&[u8; 16]; 3] = [b"AMD EPYC 7543 32", b"-Core Processor\0", &[0; 16]];
         let mut leaves = vec![
-            leaf(
-                0,
-                NO_SUBLEAF,
-                [0xd, word(b"Auth"), word(b"cAMD"), word(b"enti")],
-            ),
+            leaf(0, NO_SUBLEAF, [0xd, word(b"Auth"), word(b"cAMD"), word(b"enti")]),
             leaf(1, NO_SUBLEAF, [0x00a0_0f11, 0, 1 << 31 | 1, 1]),
             leaf(7, 0, [0, 1 << 5 | 1 << 22, 0, 0]),
             leaf(7, 1, [1 << 4, 0, 0, 0]),
-            leaf(
-                0x4000_0000,
-                NO_SUBLEAF,
-                [0x4000_0005, word(b"XenV"), word(b"MMXe"), word(b"nVMM")],
-            ),
+            leaf(0x4000_0000, NO_SUBLEAF, [0x4000_0005, word(b"XenV"), word(b"MMXe"), word(b"nVMM")]),
             leaf(0x8000_0000, NO_SUBLEAF, [0x8000_0021, 0, 0, 0]),
         ];
         for (n, part) in brand.iter().enumerate() {
-            let words: Vec<u32> = part
-                .chunks_exact(4)
-                .map(|c| u32::from_le_bytes(c.try_into().unwrap()))
-                .collect();
-            leaves.push(leaf(
-                0x8000_0002 + n as u32,
-                NO_SUBLEAF,
-                words.try_into().unwrap(),
-            ));
+            let words: Vec<u32> = part.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect();
+            leaves.push(leaf(0x8000_0002 + n as u32, NO_SUBLEAF, words.try_into().unwrap()));
         }
         leaves
     }
@@ -269,29 +226,14 @@ mod tests {
     fn identity_and_features() {
         let policy = CpuidPolicy::decode(&blob(&amd())).unwrap();
         assert_eq!(policy.vendor.as_deref(), Some("AuthenticAMD"));
-        assert_eq!(
-            (policy.family, policy.model, policy.stepping),
-            (Some(25), Some(1), Some(1))
-        );
-        assert_eq!(
-            policy.brand.as_deref(),
-            Some("AMD EPYC 7543 32-Core Processor")
-        );
+        assert_eq!((policy.family, policy.model, policy.stepping), (Some(25), Some(1), Some(1)));
+        assert_eq!(policy.brand.as_deref(), Some("AMD EPYC 7543 32-Core Processor"));
         assert_eq!(policy.hypervisor.as_deref(), Some("XenVMMXenVMM"));
-        assert_eq!(
-            (policy.max_leaf, policy.max_extended_leaf),
-            (Some(Hex(13)), Some(Hex(0x8000_0021)))
-        );
+        assert_eq!((policy.max_leaf, policy.max_extended_leaf), (Some(Hex(13)), Some(Hex(0x8000_0021))));
         assert!(policy.has("avx_vnni") && policy.has("fpu") && !policy.has("svm"));
         let json = serde_json::to_value(&policy).unwrap();
-        assert_eq!(
-            json["features"]["1.ecx"],
-            serde_json::json!(["sse3", "hypervisor"])
-        );
-        assert_eq!(
-            json["features"]["7:0.ebx"],
-            serde_json::json!(["avx2", "bit22"])
-        );
+        assert_eq!(json["features"]["1.ecx"], serde_json::json!(["sse3", "hypervisor"]));
+        assert_eq!(json["features"]["7:0.ebx"], serde_json::json!(["avx2", "bit22"]));
         assert!(json["features"].get("7:0.ecx").is_none());
         assert_eq!(json["leaves"][0]["subleaf"], serde_json::Value::Null);
         assert_eq!(json["leaves"][3]["subleaf"], 1);
@@ -319,12 +261,7 @@ mod tests {
             } else {
                 assert_eq!(
                     got,
-                    Err(DecodeError::NotMultiple {
-                        what: "CPUID leaves",
-                        offset: 0,
-                        length: len,
-                        unit: 24
-                    })
+                    Err(DecodeError::NotMultiple { what: "CPUID leaves", offset: 0, length: len, unit: 24 })
                 );
             }
         }

@@ -224,20 +224,10 @@ impl Blob for Cpu {
     fn decode(blob: &[u8]) -> Result<(Self, usize), DecodeError> {
         let len = blob.len();
         if len < Self::COMPAT {
-            return Err(DecodeError::TooShort {
-                what: "CPU",
-                offset: 0,
-                needed: Self::COMPAT,
-                got: len,
-            });
+            return Err(DecodeError::TooShort { what: "CPU", offset: 0, needed: Self::COMPAT, got: len });
         }
         if len < Self::NATIVE && len != Self::COMPAT && len != Self::NO_FLAGS {
-            return Err(DecodeError::BadLength {
-                what: "CPU",
-                offset: 0,
-                length: len,
-                accepted: "1016, 1024 or 1032",
-            });
+            return Err(DecodeError::BadLength { what: "CPU", offset: 0, length: len, accepted: "1016, 1024 or 1032" });
         }
         let (rest, regs) = parse_at("CPU", blob, 0)?;
         let (rest, msr_tsc_aux) = if len > Self::COMPAT {
@@ -253,15 +243,7 @@ impl Blob for Cpu {
         } else {
             (rest, None)
         };
-        Ok((
-            Cpu {
-                regs,
-                msr_tsc_aux,
-                tail,
-                end,
-            },
-            rest.len(),
-        ))
+        Ok((Cpu { regs, msr_tsc_aux, tail, end }, rest.len()))
     }
 
     /// Emits the layout that the optional fields ask for; flags without TSC_AUX do not exist, there

@@ -52,11 +52,7 @@ impl Serialize for PicState {
             init_state: u8,
             priority_add: u8,
         }
-        View {
-            init_state: self.init_state(),
-            priority_add: self.priority_add(),
-        }
-        .serialize(s)
+        View { init_state: self.init_state(), priority_add: self.priority_add() }.serialize(s)
     }
 }
 
@@ -185,13 +181,7 @@ pub struct Lines<const N: usize>(pub [u8; N]);
 impl<const N: usize> Lines<N> {
     /// The lines that are set, ascending.
     pub fn set(&self) -> Vec<usize> {
-        (0..N * 8)
-            .filter(|line| {
-                self.0
-                    .get(line / 8)
-                    .is_some_and(|octet| octet >> (line % 8) & 1 == 1)
-            })
-            .collect()
+        (0..N * 8).filter(|line| self.0.get(line / 8).is_some_and(|octet| octet >> (line % 8) & 1 == 1)).collect()
     }
 }
 

@@ -112,9 +112,7 @@ impl LapicRegs {
 
     /// A register page from its octets.
     pub fn new(data: [u8; Self::LENGTH]) -> Self {
-        LapicRegs {
-            data: Box::new(data),
-        }
+        LapicRegs { data: Box::new(data) }
     }
 
     /// The register at `offset` of the page; 0 outside of it.
@@ -205,12 +203,7 @@ impl Blob for LapicRegs {
 
     fn decode(blob: &[u8]) -> Result<(Self, usize), DecodeError> {
         let Some((data, rest)) = blob.split_first_chunk::<{ Self::LENGTH }>() else {
-            return Err(DecodeError::TooShort {
-                what: "LAPIC_REGS",
-                offset: 0,
-                needed: Self::LENGTH,
-                got: blob.len(),
-            });
+            return Err(DecodeError::TooShort { what: "LAPIC_REGS", offset: 0, needed: Self::LENGTH, got: blob.len() });
         };
         Ok((LapicRegs::new(*data), rest.len()))
     }
@@ -242,12 +235,7 @@ mod tests {
             torn_blob.resize(24 + torn, 0);
             assert_eq!(
                 Lapic::decode(&torn_blob),
-                Err(DecodeError::TooShort {
-                    what: "LAPIC",
-                    offset: 0,
-                    needed: 32,
-                    got: 24 + torn
-                })
+                Err(DecodeError::TooShort { what: "LAPIC", offset: 0, needed: 32, got: 24 + torn })
             );
         }
         blob.extend_from_slice(&0x40u32.to_le_bytes());
@@ -265,8 +253,7 @@ mod tests {
     #[test]
     fn registers_by_name() {
         let mut page = [0u8; 1024];
-        let mut set =
-            |at: usize, value: u32| page[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        let mut set = |at: usize, value: u32| page[at..at + 4].copy_from_slice(&value.to_le_bytes());
         set(0x20, 0x0200_0000);
         set(0x30, 0x0005_0014);
         set(0xf0, 0x1ff);
@@ -285,14 +272,8 @@ mod tests {
         assert_eq!(view.isr, [35, 255]);
         assert_eq!(view.irr, [64]);
         assert_eq!(view.icr, Hex(0x0100_0000_000c_08fd));
-        assert_eq!(
-            (view.lvt_timer.vector, view.timer_mode),
-            (Hex(0xef), "tsc_deadline")
-        );
-        assert_eq!(
-            (view.lvt_lint0.delivery, view.lvt_lint0.masked),
-            ("extint", true)
-        );
+        assert_eq!((view.lvt_timer.vector, view.timer_mode), (Hex(0xef), "tsc_deadline"));
+        assert_eq!((view.lvt_lint0.delivery, view.lvt_lint0.masked), ("extint", true));
         assert_eq!(view.timer_initial, 77);
         assert_eq!(regs.register(1024), 0);
         assert_eq!(regs.encode(), page);

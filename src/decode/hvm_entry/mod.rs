@@ -9,18 +9,13 @@ mod lapic;
 mod msrs;
 mod timer;
 
-pub use cpu::{
-    Cpu, CpuEnd, CpuFlags, CpuRegs, CpuTail, HVM_FILE_MAGIC, HVM_FILE_VERSION, Header, PendingEvent,
-};
+pub use cpu::{Cpu, CpuEnd, CpuFlags, CpuRegs, CpuTail, HVM_FILE_MAGIC, HVM_FILE_VERSION, Header, PendingEvent};
 pub use irq::{
-    IoApic, IsaIrqs, Lines, PciIrqs, PciLink, Pic, PicMode, PicModeBits, PicState, RedirEntry,
-    VIOAPIC_NUM_PINS,
+    IoApic, IsaIrqs, Lines, PciIrqs, PciLink, Pic, PicMode, PicModeBits, PicState, RedirEntry, VIOAPIC_NUM_PINS,
 };
 pub use lapic::{ApicDisabled, Lapic, LapicRegs, LapicView, Lvt};
 pub use msrs::{CpuMsr, CpuXsave, Mtrr, ViridianDomain, ViridianVcpu, VmceVcpu};
-pub use timer::{
-    Cmos, CmosTime, Hpet, HpetConfig, HpetTimer, Pit, PitChannel, PmTimer, Rtc, TscAdjust,
-};
+pub use timer::{Cmos, CmosTime, Hpet, HpetConfig, HpetTimer, Pit, PitChannel, PmTimer, Rtc, TscAdjust};
 
 use serde::Serialize;
 

@@ -93,15 +93,7 @@ impl Blob for CpuXsave {
         let (rest, xcr0) = parse_at("CPU_XSAVE.xcr0", rest, 8)?;
         let (rest, xcr0_accum) = parse_at("CPU_XSAVE.xcr0_accum", rest, 16)?;
         let save_area = XsaveArea::decode_at(rest, 24)?;
-        Ok((
-            CpuXsave {
-                xfeature_mask,
-                xcr0,
-                xcr0_accum,
-                save_area,
-            },
-            0,
-        ))
+        Ok((CpuXsave { xfeature_mask, xcr0, xcr0_accum, save_area }, 0))
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -130,12 +122,7 @@ impl Blob for CpuMsr {
 
     fn decode(blob: &[u8]) -> Result<(Self, usize), DecodeError> {
         if blob.len() < 8 {
-            return Err(DecodeError::TooShort {
-                what: "CPU_MSR",
-                offset: 0,
-                needed: 8,
-                got: blob.len(),
-            });
+            return Err(DecodeError::TooShort { what: "CPU_MSR", offset: 0, needed: 8, got: blob.len() });
         }
         let (rest, count) = parse_at::<u32>("CPU_MSR.count", blob, 0)?;
         let (mut rest, pad0) = parse_at("CPU_MSR.pad", rest, 4)?;
@@ -163,10 +150,7 @@ impl Blob for CpuMsr {
         let mut out = Vec::with_capacity(8 + self.msrs.len() * MsrEntry::SIZE);
         count.emit(&mut out);
         self.pad0.emit(&mut out);
-        self.msrs
-            .iter()
-            .take(count as usize)
-            .for_each(|msr| msr.emit(&mut out));
+        self.msrs.iter().take(count as usize).for_each(|msr| msr.emit(&mut out));
         out
     }
 }
@@ -195,10 +179,7 @@ mod tests {
         let (msrs, extra) = CpuMsr::decode(&blob).unwrap();
         assert_eq!(extra, 0);
         assert_eq!(msrs.msrs[0].name(), Some("SPEC_CTRL"));
-        assert_eq!(
-            (msrs.msrs[1].name(), msrs.msrs[1].value),
-            (Some("TSC_AUX"), Hex(3))
-        );
+        assert_eq!((msrs.msrs[1].name(), msrs.msrs[1].value), (Some("TSC_AUX"), Hex(3)));
         assert_eq!(msrs.encode(), blob);
         for len in 0..blob.len() {
             assert!(CpuMsr::decode(&blob[..len]).is_err(), "{len}");

@@ -107,12 +107,7 @@ fn cpu_without_tsc_aux_keeps_the_tsc() {
     assert!(cpu.end.is_none());
     assert_eq!(
         Cpu::decode(&pattern(1020)),
-        Err(DecodeError::BadLength {
-            what: "CPU",
-            offset: 0,
-            length: 1020,
-            accepted: "1016, 1024 or 1032"
-        })
+        Err(DecodeError::BadLength { what: "CPU", offset: 0, length: 1020, accepted: "1016, 1024 or 1032" })
     );
 }
 
@@ -130,10 +125,7 @@ fn header_is_checked() {
     assert_eq!(blob[..4], [0x86, 0x12, 0x38, 0x54]);
     blob[0] = 0x87;
     let (bad, _) = Header::decode(&blob).unwrap();
-    assert_eq!(
-        bad.check().unwrap_err().to_string(),
-        "HEADER.magic at offset 0: value 0x54381287, expected 0x54381286"
-    );
+    assert_eq!(bad.check().unwrap_err().to_string(), "HEADER.magic at offset 0: value 0x54381287, expected 0x54381286");
 }
 
 #[test]
@@ -150,16 +142,10 @@ fn pic_and_ioapic_bit_fields() {
     let (ioapic, _) = IoApic::decode(&blob).unwrap();
     assert_eq!((ioapic.base_address.0, ioapic.id), (0xfec0_0000, 9));
     let entry = ioapic.redirtbl[2];
-    assert_eq!(
-        (entry.vector(), entry.masked(), entry.dest_id()),
-        (0x31, true, 3)
-    );
+    assert_eq!((entry.vector(), entry.masked(), entry.dest_id()), (0x31, true, 3));
     let json = serde_json::to_value(entry).unwrap();
     assert_eq!(json["delivery"], "lowest_priority");
-    assert_eq!(
-        (&json["trigger"], &json["polarity"]),
-        (&"level".into(), &"low".into())
-    );
+    assert_eq!((&json["trigger"], &json["polarity"]), (&"level".into(), &"low".into()));
     assert_eq!(json["dest_mode"], "logical");
 }
 

@@ -109,18 +109,8 @@ impl Cmos {
 
 impl std::fmt::Display for CmosTime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let CmosTime {
-            year,
-            month,
-            day,
-            hour,
-            minute,
-            second,
-        } = self;
-        write!(
-            f,
-            "{year:02}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}"
-        )
+        let CmosTime { year, month, day, hour, minute, second } = self;
+        write!(f, "{year:02}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
     }
 }
 
@@ -247,23 +237,15 @@ mod tests {
     fn cmos_time_in_every_mode() {
         let cmos = |hour, reg_b, digits: [u8; 5]| {
             let [second, minute, day, month, year] = digits;
-            Cmos([
-                second, 0, minute, 0, hour, 0, 3, day, month, year, 0x26, reg_b, 0, 0x80,
-            ])
+            Cmos([second, 0, minute, 0, hour, 0, 3, day, month, year, 0x26, reg_b, 0, 0x80])
         };
         let bcd = [0x59, 0x07, 0x21, 0x11, 0x26];
-        assert_eq!(
-            cmos(0x23, 2, bcd).time().unwrap().to_string(),
-            "26-11-21 23:07:59"
-        );
+        assert_eq!(cmos(0x23, 2, bcd).time().unwrap().to_string(), "26-11-21 23:07:59");
         assert_eq!(cmos(0x91, 0, bcd).time().unwrap().hour, 23);
         assert_eq!(cmos(0x12, 0, bcd).time().unwrap().hour, 0);
         assert_eq!(cmos(0x92, 0, bcd).time().unwrap().hour, 12);
         assert_eq!(cmos(0x00, 0, bcd).time(), None);
-        assert_eq!(
-            cmos(23, 6, [59, 7, 21, 11, 26]).time().unwrap().to_string(),
-            "26-11-21 23:07:59"
-        );
+        assert_eq!(cmos(23, 6, [59, 7, 21, 11, 26]).time().unwrap().to_string(), "26-11-21 23:07:59");
         assert_eq!(cmos(0x23, 2, [0x5a, 7, 1, 1, 0]).time(), None);
         assert_eq!(cmos(0x23, 2, [0, 7, 1, 0x13, 0]).time(), None);
     }
@@ -291,10 +273,7 @@ mod tests {
         blob[0x400] = 7;
         let (hpet, _) = Hpet::decode(&blob).unwrap();
         assert_eq!(hpet.config.names(), ["enable"]);
-        assert_eq!(
-            (hpet.mc64.0, hpet.timers[0].cmp.0, hpet.period[0].0),
-            (5, 6, 7)
-        );
+        assert_eq!((hpet.mc64.0, hpet.timers[0].cmp.0, hpet.period[0].0), (5, 6, 7));
         assert_eq!(hpet.encode(), blob);
     }
 }

@@ -2,9 +2,7 @@
 
 use serde::Serialize;
 
-use super::parts::{
-    ControlRegs, Fold32, Fold64, GdtFrames, TrapInfo32, TrapInfo64, TrapTable, VcpuFlags, VmAssist,
-};
+use super::parts::{ControlRegs, Fold32, Fold64, GdtFrames, TrapInfo32, TrapInfo64, TrapTable, VcpuFlags, VmAssist};
 use crate::decode::bits::{Bits, Rflags};
 use crate::decode::error::DecodeError;
 use crate::decode::hex::{Hex16, Hex32, Hex64, Reserved};
@@ -128,18 +126,15 @@ impl Basic {
     /// (64-bit) or 2800 (32-bit): the structure never changed, and Xen takes no other size.
     pub fn decode(blob: &[u8], width: Width) -> Result<Basic, DecodeError> {
         let (basic, extra, accepted) = match width {
-            Width::Bits64 => VcpuContext64::decode(blob)
-                .map(|(c, extra)| (Basic::Bits64(Box::new(c)), extra, "5168"))?,
-            Width::Bits32 => VcpuContext32::decode(blob)
-                .map(|(c, extra)| (Basic::Bits32(Box::new(c)), extra, "2800"))?,
+            Width::Bits64 => {
+                VcpuContext64::decode(blob).map(|(c, extra)| (Basic::Bits64(Box::new(c)), extra, "5168"))?
+            }
+            Width::Bits32 => {
+                VcpuContext32::decode(blob).map(|(c, extra)| (Basic::Bits32(Box::new(c)), extra, "2800"))?
+            }
         };
         if extra != 0 {
-            return Err(DecodeError::BadLength {
-                what: "X86_PV_VCPU_BASIC",
-                offset: 0,
-                length: blob.len(),
-                accepted,
-            });
+            return Err(DecodeError::BadLength { what: "X86_PV_VCPU_BASIC", offset: 0, length: blob.len(), accepted });
         }
         Ok(basic)
     }

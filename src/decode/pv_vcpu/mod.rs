@@ -12,8 +12,7 @@ mod parts;
 
 pub use basic::{Basic, UserRegs32, UserRegs64, VcpuContext32, VcpuContext64};
 pub use parts::{
-    ControlRegs, Cr3Fold, Fold32, Fold64, GdtFrames, Trap, TrapInfo32, TrapInfo64, TrapTable,
-    VcpuFlags, VmAssist,
+    ControlRegs, Cr3Fold, Fold32, Fold64, GdtFrames, Trap, TrapInfo32, TrapInfo64, TrapTable, VcpuFlags, VmAssist,
 };
 
 use serde::Serialize;
@@ -67,11 +66,7 @@ impl Xsave {
     pub fn decode(blob: &[u8]) -> Result<Xsave, DecodeError> {
         let (rest, xcr0) = parse_at("X86_PV_VCPU_XSAVE.xcr0", blob, 0)?;
         let (rest, xcr0_accum) = parse_at("X86_PV_VCPU_XSAVE.xcr0_accum", rest, 8)?;
-        Ok(Xsave {
-            xcr0,
-            xcr0_accum,
-            save_area: XsaveArea::decode_at(rest, 16)?,
-        })
+        Ok(Xsave { xcr0, xcr0_accum, save_area: XsaveArea::decode_at(rest, 16)? })
     }
 
     /// Emits the blob.

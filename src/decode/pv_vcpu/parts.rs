@@ -74,10 +74,7 @@ pub struct TrapTable<T>(pub Table<T, 256>);
 impl<T: Trap> TrapTable<T> {
     /// The entries with a handler, by their place in the table.
     pub fn set(&self) -> impl Iterator<Item = (usize, &T)> {
-        self.0
-            .iter()
-            .enumerate()
-            .filter(|(_, trap)| trap.parts().3 != 0)
+        self.0.iter().enumerate().filter(|(_, trap)| trap.parts().3 != 0)
     }
 }
 
@@ -96,13 +93,7 @@ impl<T: Trap> Serialize for TrapTable<T> {
             .filter(|(place, _)| *place < 32)
             .map(|(_, trap)| {
                 let (vector, flags, cs, address) = trap.parts();
-                View {
-                    vector,
-                    dpl: flags & 3,
-                    masks_events: flags & 4 != 0,
-                    cs: Hex(cs),
-                    address: Hex(address),
-                }
+                View { vector, dpl: flags & 3, masks_events: flags & 4 != 0, cs: Hex(cs), address: Hex(address) }
             })
             .collect();
         let mut out = s.serialize_struct("TrapTable", 2)?;
@@ -132,10 +123,7 @@ pub struct GdtFrames<T>(pub Table<T, 16>);
 impl<T: Wire + Copy + Into<u64>> Serialize for GdtFrames<T> {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         let frames: Vec<u64> = self.0.iter().map(|f| (*f).into()).collect();
-        let used = frames
-            .iter()
-            .rposition(|f| *f != 0)
-            .map_or(0, |last| last + 1);
+        let used = frames.iter().rposition(|f| *f != 0).map_or(0, |last| last + 1);
         s.collect_seq(frames.iter().take(used).map(|f| Hex(*f)))
     }
 }
@@ -201,10 +189,7 @@ pub struct ControlRegs<T, F> {
 impl<T: Copy + Into<u64>, F: Cr3Fold> ControlRegs<T, F> {
     /// Wraps the eight registers.
     pub fn new(raw: Table<T, 8>) -> Self {
-        ControlRegs {
-            raw,
-            fold: PhantomData,
-        }
+        ControlRegs { raw, fold: PhantomData }
     }
 
     fn at(&self, n: usize) -> u64 {
@@ -224,9 +209,7 @@ impl<T: Copy + Into<u64>, F: Cr3Fold> ControlRegs<T, F> {
 
 impl<T: Copy + Into<u64>, F: Cr3Fold> std::fmt::Debug for ControlRegs<T, F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list()
-            .entries((0..8).map(|n| Hex(self.at(n))))
-            .finish()
+        f.debug_list().entries((0..8).map(|n| Hex(self.at(n)))).finish()
     }
 }
 

@@ -46,19 +46,14 @@ fn fields_of_a_64_bit_context_lie_at_their_c_offsets() {
     put(&mut blob, 5160, 0x65);
     let basic = Basic::decode(&blob, Width::Bits64).unwrap();
     assert_eq!(basic.encode(), blob);
-    let Basic::Bits64(context) = &basic else {
-        panic!()
-    };
+    let Basic::Bits64(context) = &basic else { panic!() };
     assert_eq!(context.flags.names(), ["i387_valid", "in_kernel", "online"]);
     assert_eq!(context.user_regs.rax.0, 0xaaaa);
     assert_eq!(context.user_regs.rip.0, 0xffff_ffff_8100_13aa);
     assert_eq!(context.user_regs.cs.0, 0xe033);
     assert!(context.user_regs.rflags.has("if"));
     assert_eq!(context.user_regs.rsp.0, 0xffff_c900_0000_0000);
-    assert_eq!(
-        (context.ctrlreg.cr3_pfn(), context.ctrlreg.user_pfn()),
-        (0x56, Some(7))
-    );
+    assert_eq!((context.ctrlreg.cr3_pfn(), context.ctrlreg.user_pfn()), (0x56, Some(7)));
     let json = serde_json::to_value(&basic).unwrap();
     assert_eq!(
         json["trap_ctxt"],
@@ -66,17 +61,11 @@ fn fields_of_a_64_bit_context_lie_at_their_c_offsets() {
             {"vector": 14, "dpl": 1, "masks_events": true, "cs": "0x10", "address": "0xffffffff82000000"}]})
     );
     assert_eq!(json["gdt_frames"], json!(["0x1234"]));
-    assert_eq!(
-        (&json["gdt_ents"], &json["kernel_ss"]),
-        (&json!(512), &json!("0xe02b"))
-    );
+    assert_eq!((&json["gdt_ents"], &json["kernel_ss"]), (&json!(512), &json!("0xe02b")));
     assert_eq!(json["ctrlreg"]["cr3_pfn"], "0x56");
     assert_eq!(json["debugreg"][7], "0x400");
     assert_eq!(json["event_callback_eip"], "0xe1");
-    assert_eq!(
-        json["vm_assist"]["set"],
-        json!(["runstate_update_flag", "m2p_strict"])
-    );
+    assert_eq!(json["vm_assist"]["set"], json!(["runstate_update_flag", "m2p_strict"]));
     assert_eq!(json["gs_base_user"], "0x65");
 }
 
@@ -91,21 +80,13 @@ fn a_32_bit_context_folds_cr3_around() {
     blob[2796] = 0x10;
     let basic = Basic::decode(&blob, Width::Bits32).unwrap();
     assert_eq!(basic.encode(), blob);
-    let Basic::Bits32(context) = &basic else {
-        panic!()
-    };
+    let Basic::Bits32(context) = &basic else { panic!() };
     assert_eq!(context.user_regs.eip.0, 0xc100_0000);
     assert_eq!(context.trap_ctxt.set().count(), 1);
-    assert_eq!(
-        (context.ctrlreg.cr3_pfn(), context.ctrlreg.user_pfn()),
-        (0x0011_2345, None)
-    );
+    assert_eq!((context.ctrlreg.cr3_pfn(), context.ctrlreg.user_pfn()), (0x0011_2345, None));
     assert_eq!(context.gdt_ents, 32);
     assert_eq!(context.vm_assist.names(), ["architectural_iopl"]);
-    assert_eq!(
-        serde_json::to_value(&basic).unwrap()["gdt_frames"],
-        json!(["0x7"])
-    );
+    assert_eq!(serde_json::to_value(&basic).unwrap()["gdt_frames"], json!(["0x7"]));
 }
 
 #[test]
@@ -115,22 +96,11 @@ fn only_the_exact_lengths_are_contexts() {
         for len in (0..size).step_by(7).chain([size - 1]) {
             assert_eq!(
                 Basic::decode(&blob[..len], width),
-                Err(DecodeError::TooShort {
-                    what: "X86_PV_VCPU_BASIC",
-                    offset: 0,
-                    needed: size,
-                    got: len
-                })
+                Err(DecodeError::TooShort { what: "X86_PV_VCPU_BASIC", offset: 0, needed: size, got: len })
             );
         }
-        assert_eq!(
-            Basic::decode(&blob[..size], width).unwrap().encode(),
-            &blob[..size]
-        );
-        assert!(matches!(
-            Basic::decode(&blob, width),
-            Err(DecodeError::BadLength { .. })
-        ));
+        assert_eq!(Basic::decode(&blob[..size], width).unwrap().encode(), &blob[..size]);
+        assert!(matches!(Basic::decode(&blob, width), Err(DecodeError::BadLength { .. })));
         assert_eq!(Basic::width_of(&blob[..size]), Some(width));
     }
     assert_eq!(Basic::width_of(&[]), None);

@@ -1,0 +1,265 @@
+//! What can go wrong between us and a hypervisor.
+
+use thiserror::Error;
+
+use super::bitmap::BoundMismatch;
+use super::types::{Pfn, ShutdownReason};
+
+/// A result of a hypervisor operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A hypervisor operation that failed. Every variant has the values that it failed on.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The backend, or the kind of domain, has no such thing.
+    #[error("{backend}: {what} is not supported")]
+    Unsupported {
+        /// The backend that was asked.
+        backend: &'static str,
+        /// What it was asked for.
+        what: &'static str,
+    },
+    /// The guest was asked to suspend and did not.
+    #[error("domain {domid} did not acknowledge the request to suspend (shutdown reason {shutdown:?})")]
+    SuspendNotAcknowledged {
+        /// The domain.
+        domid: u32,
+        /// The reason that it stands shut down with, if it does.
+        shutdown: Option<ShutdownReason>,
+    },
+    /// The domain is not in a state that allows the operation.
+    #[error("domain {domid}: cannot {operation} while {state}")]
+    WrongState {
+        /// The domain.
+        domid: u32,
+        /// What was asked for.
+        operation: &'static str,
+        /// The state that the domain is in.
+        state: &'static str,
+    },
+    /// A pfn at or beyond the domain's maximum.
+    #[error("pfn {pfn:#x} is outside the domain's maximum of {nr_pfns:#x} pfns")]
+    PfnOutOfRange {
+        /// The pfn.
+        pfn: Pfn,
+        /// One more than the highest pfn that the domain may have.
+        nr_pfns: u64,
+    },
+    /// A pfn without a page behind it was to be mapped, written or cleared.
+    #[error("pfn {pfn:#x} has no page behind it")]
+    NotPopulated {
+        /// The pfn.
+        pfn: Pfn,
+    },
+    /// The domain's memory budget is used up.
+    #[error("no memory for pfn {pfn:#x}: {populated} pages are populated, the budget is {budget}")]
+    OutOfMemory {
+        /// The pfn that found no page.
+        pfn: Pfn,
+        /// Pages that the domain has.
+        populated: u64,
+        /// Pages that it may have.
+        budget: u64,
+    },
+    /// Two arrays of one batch differ in length.
+    #[error("a batch of {pfns} pfns with room for {types} types")]
+    BatchLength {
+        /// How many pfns there are.
+        pfns: usize,
+        /// How many types fit.
+        types: usize,
+    },
+    /// The dirty bitmap does not fit the domain.
+    #[error(transparent)]
+    BitmapBound(#[from] BoundMismatch),
+    /// The dirty log was to be read while it is off.
+    #[error("domain {domid}: log-dirty mode is off")]
+    LogDirtyOff {
+        /// The domain.
+        domid: u32,
+    },
+    /// A HVM context that the hypervisor does not take.
+    #[error("HVM context, offset {offset}: {problem}")]
+    HvmContext {
+        /// Where in the blob, in octets.
+        offset: usize,
+        /// What is wrong there.
+        problem: HvmContextProblem,
+    },
+    /// A HVM parameter that the hypervisor does not take.
+    #[error("HVM parameter {index} = {value:#x} is refused")]
+    HvmParam {
+        /// Its index.
+        index: u64,
+        /// The value.
+        value: u64,
+    },
+    /// A CPU policy that the hypervisor does not take.
+    #[error("{part} policy of {length} octets, not a multiple of {entry}")]
+    CpuPolicyLength {
+        /// Which of the two, "CPUID" or "MSR".
+        part: &'static str,
+        /// The length given.
+        length: usize,
+        /// The size of an entry.
+        entry: usize,
+    },
+    /// A device-model state that the device model does not take.
+    #[error("device model state, offset {offset}: {problem}")]
+    DeviceModel {
+        /// Where in the blob, in octets.
+        offset: usize,
+        /// What is wrong there.
+        problem: DeviceModelProblem,
+    },
+    /// A guest configuration that makes no sense.
+    #[error("guest configuration: {field} = {value}: {reason}")]
+    Config {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: u64,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The guest's own state is not what its program left: memory or registers were lost or mixed up.
+    #[error("the guest's state is damaged: {0}")]
+    GuestDamaged(#[from] GuestDamage),
+    /// The host's operating system refused.
+    #[error("{operation}")]
+    Os {
+        /// What was being done.
+        operation: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What is wrong with a HVM context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum HvmContextProblem {
+    /// The chain stops within an entry's descriptor or body.
+    #[error("the chain runs past its end ({needed} octets needed, {left} left)")]
+    Truncated {
+        /// Octets that the entry needs.
+        needed: usize,
+        /// Octets that are left.
+        left: usize,
+    },
+    /// The first entry is not a header, or it has the wrong magic or version.
+    #[error("no header of magic {expected:#x} version 1 (found {found:#x})")]
+    NoHeader {
+        /// The magic of a header.
+        expected: u32,
+        /// What is there.
+        found: u32,
+    },
+    /// A CPU entry of another size than the hypervisor's.
+    #[error("CPU entry of {found} octets instead of {expected}")]
+    CpuSize {
+        /// The size of the hypervisor's `struct hvm_hw_cpu`.
+        expected: usize,
+        /// The entry's.
+        found: usize,
+    },
+    /// CPU entries that do not count 0, 1, 2 ... or go beyond the domain's vCPUs.
+    #[error("CPU entry for vCPU {vcpu}, {nr_vcpus} vCPUs, next in turn {expected}")]
+    VcpuInstance {
+        /// The entry's instance.
+        vcpu: u16,
+        /// The vCPU that comes next.
+        expected: u32,
+        /// How many vCPUs the domain has.
+        nr_vcpus: u32,
+    },
+    /// Octets after the end entry.
+    #[error("{0} octets after the end entry")]
+    Trailing(usize),
+}
+
+/// What is wrong with a device-model state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum DeviceModelProblem {
+    /// It begins with other octets than this device model's.
+    #[error("unknown magic {found:#x}")]
+    Magic {
+        /// The first four octets.
+        found: u32,
+    },
+    /// A version that this device model does not read.
+    #[error("unknown version {found}")]
+    Version {
+        /// The version.
+        found: u32,
+    },
+    /// Too short or too long.
+    #[error("{found} octets instead of {expected}")]
+    Length {
+        /// What is needed.
+        expected: usize,
+        /// What is there.
+        found: usize,
+    },
+    /// The checksum does not match.
+    #[error("checksum {found:#018x} where the contents give {expected:#018x}")]
+    Checksum {
+        /// Of the contents.
+        expected: u64,
+        /// In the blob.
+        found: u64,
+    },
+}
+
+/// How the guest's self-check failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum GuestDamage {
+    /// There is no workload in this guest's memory.
+    #[error("no workload: control page begins with {found:#x}")]
+    NoWorkload {
+        /// The first eight octets of the control page.
+        found: u64,
+    },
+    /// The control page contradicts itself.
+    #[error("control page checksum {found:#018x}, its fields give {expected:#018x}")]
+    ControlPage {
+        /// Of the fields.
+        expected: u64,
+        /// In the page.
+        found: u64,
+    },
+    /// The working set is not what was written to it.
+    #[error("working set checksum {found:#018x}, its pages give {expected:#018x}")]
+    WorkingSet {
+        /// Of the pages.
+        expected: u64,
+        /// In the control page.
+        found: u64,
+    },
+    /// Registers and memory disagree about how far the guest has come.
+    #[error("vCPU registers count {registers} steps, memory {memory}")]
+    Steps {
+        /// Steps by the vCPUs' registers.
+        registers: u64,
+        /// Steps by the control page.
+        memory: u64,
+    },
+    /// Fewer vCPUs are up than the workload runs on.
+    #[error("{online} vCPUs are up, the workload runs on {needed}")]
+    Vcpus {
+        /// vCPUs of the HVM context.
+        online: u64,
+        /// vCPUs by the control page.
+        needed: u64,
+    },
+    /// The control page names memory that the guest does not have.
+    #[error("control page names pfn {pfn:#x}, which has no page")]
+    Layout {
+        /// The pfn.
+        pfn: Pfn,
+    },
+}

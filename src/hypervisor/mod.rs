@@ -1,0 +1,238 @@
+//! The only room that knows what a hypervisor is.
+//!
+//! A backend gives a handle to one domain, and the handle implements the traits below. Their cut follows what Xen's own saver
+//! and restorer ask of the hypervisor, so that one implementation of the memory stream serves every backend:
+//!
+//! | trait | what it stands for | in Xen |
+//! |---|---|---|
+//! | [`Domain`] | identity, suspend, resume, pause | `getdomaininfo`, xenstore `control/shutdown`, `resumedomain` |
+//! | [`LogDirty`] | which pages were written | `XEN_DOMCTL_shadow_op` |
+//! | [`SaveDomain`] | reading memory and state | `getpageframeinfo3`, foreign mappings, `gethvmcontext` |
+//! | [`RestoreDomain`] | building a domain | `populate_physmap`, foreign mappings, `sethvmcontext` |
+//! | [`DeviceModel`] | the emulator beside the domain, libxl's business | QMP `xen-save-devices-state`, its xenstore keys |
+//! | [`VirtualNic`] | the guest's outbound packets, held back and let go | a plug qdisc on the vif |
+//!
+//! [`sim`] is a real guest in process memory and ships as the default backend. State that only PV guests have (page-table
+//! pinning, p2m, per-vCPU records) is not part of these traits; backends that have it will offer it by further traits, and
+//! answer [`Error::Unsupported`] until then.
+//!
+//! Calls are synchronous. Failures are values; a failed call leaves the domain as it was unless its documentation says otherwise.
+#![forbid(unsafe_code)]
+
+pub mod bitmap;
+pub mod error;
+pub mod hvm_param;
+pub mod sim;
+pub mod types;
+
+pub use bitmap::DirtyBitmap;
+pub use error::{DeviceModelProblem, Error, GuestDamage, HvmContextProblem, Result};
+pub use types::{
+    CPUID_LEAF_SIZE, CleanMode, CpuPolicy, DirtyStats, DomainInfo, DomainKind, EmulatorId, GrantSeed, HvmParam,
+    MSR_ENTRY_SIZE, PAGE_SHIFT, PAGE_SIZE, Packet, Page, PageType, ParseUuidError, Pfn, ShutdownReason, TscInfo,
+    UnknownPageType, Uuid, ZERO_PAGE,
+};
+
+/// A domain's identity and life.
+pub trait Domain {
+    /// What the hypervisor says about the domain now. Asks anew at every call.
+    fn info(&self) -> Result<DomainInfo>;
+
+    /// Asks the guest to suspend and waits until it has: afterwards [`DomainInfo::is_suspended`] holds and nothing in the guest
+    /// changes any more. [`Error::SuspendNotAcknowledged`] when the guest does not answer; it then goes on running.
+    fn suspend(&mut self) -> Result<()>;
+
+    /// Lets a suspended domain go on where it stopped, in place (`postcopy` of a checkpoint).
+    fn resume(&mut self) -> Result<()>;
+
+    /// Stops the vCPUs from outside, without the guest's help. Pausing twice is pausing once.
+    fn pause(&mut self) -> Result<()>;
+
+    /// Takes back [`Domain::pause`]. A restored domain comes to life by this: it is built paused.
+    fn unpause(&mut self) -> Result<()>;
+}
+
+/// Tracking of the pages that the guest writes.
+pub trait LogDirty {
+    /// Starts tracking, with no page dirty. Where tracking is on for another purpose, it is taken over and starts anew.
+    fn enable_log_dirty(&mut self) -> Result<()>;
+
+    /// Moves the dirty set into `bitmap`, replacing what it had, and starts anew with no page dirty. The bitmap's bound must be
+    /// the domain's `nr_pfns`; the backend may exchange its buffer with the bitmap's.
+    fn clean_log_dirty(&mut self, bitmap: &mut DirtyBitmap, mode: CleanMode) -> Result<DirtyStats>;
+
+    /// Copies the dirty set into `bitmap`, replacing what it had, and leaves it as it is.
+    fn peek_log_dirty(&mut self, bitmap: &mut DirtyBitmap) -> Result<DirtyStats>;
+
+    /// Stops tracking. No error when it is off.
+    fn disable_log_dirty(&mut self) -> Result<()>;
+}
+
+/// Pages mapped for reading. They stay mapped, and their contents in place, for as long as this value lives.
+///
+/// While the guest runs, a backend gives the contents as of the time of mapping or later; pages that change meanwhile are in the
+/// dirty log.
+pub trait PageBatch {
+    /// How many pages the batch has.
+    fn len(&self) -> usize;
+
+    /// Whether the batch has no page.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The page at `index` of the batch; `None` only where `index` is not below [`PageBatch::len`].
+    fn page(&self, index: usize) -> Option<&Page>;
+
+    /// As many pages from `index` on as lie next to each other in our memory, as one slice: a whole multiple of [`PAGE_SIZE`],
+    /// at least one page. This is what makes one iovec of adjacent pages.
+    fn run(&self, index: usize) -> Option<&[u8]> {
+        self.page(index).map(|page| page.as_slice())
+    }
+}
+
+/// Pages mapped for writing.
+pub trait PageBatchMut: PageBatch {
+    /// The page at `index` of the batch, to be written; `None` only where `index` is not below [`PageBatch::len`].
+    fn page_mut(&mut self, index: usize) -> Option<&mut Page>;
+}
+
+/// What a saver needs of a domain.
+pub trait SaveDomain: Domain + LogDirty {
+    /// A batch of pages mapped for reading.
+    type Pages<'a>: PageBatch
+    where
+        Self: 'a;
+
+    /// The types of a batch of pages, one for each pfn: [`PageType::XTab`] for holes, also those beyond the domain's maximum.
+    /// The slices must have the same length.
+    fn page_types(&self, pfns: &[Pfn], types: &mut [PageType]) -> Result<()>;
+
+    /// Maps the pages of a batch for reading, in the order given; nothing is copied where the guest stands still. All of them
+    /// must have contents ([`PageType::has_data`]), else [`Error::NotPopulated`] with the first that has none.
+    fn map_pages<'a>(&'a self, pfns: &'a [Pfn]) -> Result<Self::Pages<'a>>;
+
+    /// The domain's CPU policy, as the stream's static records carry it.
+    fn cpu_policy(&self) -> Result<CpuPolicy>;
+
+    /// How the domain sees the time stamp counter.
+    fn tsc_info(&self) -> Result<TscInfo>;
+
+    /// Puts Xen's HVM save blob into `blob`, replacing what it had. The domain must be suspended or paused.
+    fn hvm_context(&self, blob: &mut Vec<u8>) -> Result<()>;
+
+    /// The value of one HVM parameter, 0 where it was never set.
+    fn hvm_param(&self, index: u64) -> Result<u64>;
+
+    /// Puts the parameters that a stream carries into `params`, replacing what it had: [`hvm_param::SAVED`] in its order,
+    /// without those of value 0.
+    fn hvm_params(&self, params: &mut Vec<HvmParam>) -> Result<()> {
+        params.clear();
+        for index in hvm_param::SAVED {
+            let value = self.hvm_param(index)?;
+            if value != 0 {
+                params.push(HvmParam { index, value });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a restorer needs of a domain that was created empty and paused. It may also be a domain that has run meanwhile and was
+/// suspended again (COLO's secondary), which is why [`LogDirty`] is part of it.
+pub trait RestoreDomain: Domain + LogDirty {
+    /// A batch of pages mapped for writing.
+    type PagesMut<'a>: PageBatchMut
+    where
+        Self: 'a;
+
+    /// Gives the guest memory at these pfns. New pages are zero; pfns that have a page already keep it with its contents.
+    /// Stops at the first that cannot be had ([`Error::OutOfMemory`], [`Error::PfnOutOfRange`]); those before it stay.
+    fn populate(&mut self, pfns: &[Pfn]) -> Result<()>;
+
+    /// Maps the pages of a batch for writing, in the order given. All must be populated; the same pfn twice is the same page
+    /// twice. The writes of a restorer do not show in the dirty log.
+    fn map_pages_mut<'a>(&'a mut self, pfns: &'a [Pfn]) -> Result<Self::PagesMut<'a>>;
+
+    /// Clears one populated page.
+    fn clear_page(&mut self, pfn: Pfn) -> Result<()> {
+        let pfns = [pfn];
+        let mut pages = self.map_pages_mut(&pfns)?;
+        match pages.page_mut(0) {
+            Some(page) => {
+                page.fill(0);
+                Ok(())
+            }
+            None => Err(Error::NotPopulated { pfn }),
+        }
+    }
+
+    /// Sets the CPU policy. An empty part leaves the domain's default for it.
+    fn set_cpu_policy(&mut self, policy: &CpuPolicy) -> Result<()>;
+
+    /// Sets how the domain sees the time stamp counter.
+    fn set_tsc_info(&mut self, tsc: TscInfo) -> Result<()>;
+
+    /// Sets one HVM parameter and nothing else.
+    fn set_hvm_param(&mut self, param: HvmParam) -> Result<()>;
+
+    /// Takes one HVM parameter from a stream as Xen's restorer does: the pages of the xenstore, console, ioreq and bufioreq rings
+    /// are cleared first, for their other ends start anew on this host, and the historic PAE switch is passed over.
+    fn restore_hvm_param(&mut self, param: HvmParam) -> Result<()> {
+        if param.index == hvm_param::PAE_ENABLED {
+            return Ok(());
+        }
+        if hvm_param::names_cleared_page(param.index) {
+            self.clear_page(param.value)?;
+        }
+        self.set_hvm_param(param)
+    }
+
+    /// Loads Xen's HVM save blob. On error the domain keeps the context that it had.
+    fn set_hvm_context(&mut self, blob: &[u8]) -> Result<()>;
+
+    /// Grants the console and xenstore rings to the domains that serve them.
+    fn seed_grant_table(&mut self, seed: GrantSeed) -> Result<()>;
+}
+
+/// The emulator beside a HVM domain. libxl looks after it, not libxc, hence a trait of its own.
+pub trait DeviceModel {
+    /// Which emulator this is, for the sub-header of its records.
+    fn emulator(&self) -> EmulatorId;
+
+    /// Puts the emulator's state into `blob`, replacing what it had: opaque to everybody else. The domain must be suspended or
+    /// paused.
+    fn save_device_model(&self, blob: &mut Vec<u8>) -> Result<()>;
+
+    /// Loads a state saved by the same kind of emulator. On error the emulator keeps the state that it had.
+    fn load_device_model(&mut self, blob: &[u8]) -> Result<()>;
+
+    /// The emulator's xenstore keys (relative to its own directory) and values that have to be there on the other side.
+    fn emulator_xenstore(&self) -> Result<Vec<(String, String)>>;
+
+    /// Sets the emulator's xenstore keys, replacing what it had.
+    fn set_emulator_xenstore(&mut self, pairs: Vec<(String, String)>) -> Result<()>;
+
+    /// Has the emulator report the pages that it writes to the dirty log (libxl's `switch_qemu_logdirty`). Without it, the
+    /// log misses what devices write to guest memory.
+    fn set_device_model_log_dirty(&mut self, enable: bool) -> Result<()>;
+}
+
+/// The host's end of the guest's network card: outbound packets wait here until the driver lets them go.
+///
+/// Packets on their way are no part of the guest's state. Those that the guest sent and that nobody took are lost with the host,
+/// as are inbound packets that the guest has not fetched.
+pub trait VirtualNic {
+    /// Stamps packets from now on with this epoch. The driver sets it while the guest is suspended, so that an epoch is what the
+    /// guest sent between one resume and the next suspend.
+    fn set_epoch(&mut self, epoch: u64) -> Result<()>;
+
+    /// Moves all packets of epochs up to and including `epoch` to the end of `packets`, in the order in which they were sent.
+    fn take_packets(&mut self, epoch: u64, packets: &mut Vec<Packet>) -> Result<()>;
+
+    /// Drops every packet that has not been taken, of whatever epoch. Returns how many.
+    fn discard_packets(&mut self) -> Result<usize>;
+
+    /// Hands a packet from outside to the guest. Returns false when the card's queue is full and the packet is lost.
+    fn deliver(&mut self, octets: &[u8]) -> Result<bool>;
+}

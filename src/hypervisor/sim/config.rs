@@ -1,0 +1,198 @@
+//! How a simulated guest is to be: one serialisable value.
+
+use serde::{Deserialize, Serialize};
+
+use super::layout::{Layout, MemoryLayout};
+use super::workload::control::{MAX_VCPUS, RESERVED_PFNS};
+use crate::hypervisor::error::{Error, Result};
+use crate::hypervisor::types::{DomainKind, Uuid};
+
+/// A simulated guest. Fields that are missing from serialised text take their defaults.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SimConfig {
+    /// Its number on this host.
+    pub domid: u32,
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub uuid: Uuid,
+    /// PV or HVM; only HVM can be created.
+    pub kind: DomainKind,
+    /// What all pseudo-random numbers of the guest start from.
+    pub seed: u64,
+    /// Ordinary memory in pages; special pages come on top.
+    pub memory: u64,
+    /// How the memory is laid out.
+    pub layout: MemoryLayout,
+    /// Pages that the domain may have in all; without a value as many as the layout populates. A restore that needs more fails.
+    pub memory_budget: Option<u64>,
+    /// vCPUs, 1 to 128.
+    pub vcpus: u32,
+    /// Frequency of the time stamp counter in kHz.
+    pub tsc_khz: u32,
+    /// Pages from the beginning of ordinary memory that are filled with pseudo-random octets at creation; the rest is zero.
+    pub image_pages: u64,
+    /// Pages that the workload writes to, at most the memory.
+    pub working_set: u64,
+    /// Pages at the beginning of the working set that are written more often.
+    pub hot_pages: u64,
+    /// Of 1,000 writes how many go to the hot pages; the others go anywhere in the working set.
+    pub hot_permille: u32,
+    /// Writes in each step.
+    pub writes_per_step: u32,
+    /// Of 1,000 writes how many fill a whole page; the others fill one cache line.
+    pub whole_page_permille: u32,
+    /// Every how many steps the guest sends a packet; 0 for never.
+    pub packets_every: u32,
+    /// Octets in such a packet, at least 32.
+    pub packet_octets: u32,
+    /// Every how many steps the guest writes to its disk; 0 for never.
+    pub disk_every: u32,
+    /// Whether the guest answers when it is asked to suspend.
+    pub acknowledge_suspend: bool,
+    /// Whether the device model has xenstore keys to hand over.
+    pub emulator_xenstore: bool,
+}
+
+impl Default for SimConfig {
+    /// A guest of 16 MiB with two vCPUs that dirties about a hundred pages in ten steps.
+    fn default() -> Self {
+        SimConfig {
+            domid: 1,
+            name: "sim".into(),
+            uuid: Uuid(*b"xen-replicate\0\0\x01"),
+            kind: DomainKind::Hvm,
+            seed: 1,
+            memory: 4096,
+            layout: MemoryLayout::Pc,
+            memory_budget: None,
+            vcpus: 2,
+            tsc_khz: 2_400_000,
+            image_pages: 256,
+            working_set: 1024,
+            hot_pages: 64,
+            hot_permille: 700,
+            writes_per_step: 16,
+            whole_page_permille: 100,
+            packets_every: 10,
+            packet_octets: 64,
+            disk_every: 25,
+            acknowledge_suspend: true,
+            emulator_xenstore: true,
+        }
+    }
+}
+
+impl SimConfig {
+    /// A guest small enough that a test can look at every octet of it: 256 pages close together, one vCPU.
+    pub fn small(seed: u64) -> Self {
+        SimConfig {
+            seed,
+            memory: 256,
+            layout: MemoryLayout::Compact,
+            vcpus: 1,
+            image_pages: 32,
+            working_set: 128,
+            hot_pages: 16,
+            ..SimConfig::default()
+        }
+    }
+
+    /// Whether the values make sense together.
+    pub fn check(&self) -> Result<()> {
+        if self.kind == DomainKind::Pv {
+            return Err(Error::Unsupported { backend: "sim", what: "a PV guest" });
+        }
+        let rules: [(&'static str, u64, bool, &'static str); 8] = [
+            ("vcpus", self.vcpus.into(), (1..=MAX_VCPUS).contains(&self.vcpus), "must be 1 to 128"),
+            ("memory", self.memory, self.memory > 2 * RESERVED_PFNS, "too little for a guest"),
+            ("memory", self.memory, self.memory <= MAX_MEMORY, "more than 8 TiB"),
+            ("working_set", self.working_set, self.working_set > 0, "must not be empty"),
+            ("working_set", self.working_set, self.working_set <= self.usable(), "more than the usable memory"),
+            (
+                "hot_pages",
+                self.hot_pages,
+                (1..=self.working_set).contains(&self.hot_pages),
+                "must be 1 to the working set",
+            ),
+            ("image_pages", self.image_pages, self.image_pages <= self.usable(), "more than the usable memory"),
+            (
+                "packet_octets",
+                self.packet_octets.into(),
+                (32..=9000).contains(&self.packet_octets),
+                "must be 32 to 9000",
+            ),
+        ];
+        for (field, value, holds, reason) in rules {
+            if !holds {
+                return Err(Error::Config { field, value, reason });
+            }
+        }
+        let budget = self.budget();
+        let needed = Layout::new(self.layout, self.memory).nr_populated();
+        if budget == 0 {
+            return Err(Error::Config { field: "memory_budget", value: budget, reason: "must not be 0" });
+        }
+        if budget > needed.max(MAX_MEMORY) {
+            return Err(Error::Config { field: "memory_budget", value: budget, reason: "more than 8 TiB" });
+        }
+        Ok(())
+    }
+
+    /// Pages that the domain may have.
+    pub fn budget(&self) -> u64 {
+        self.memory_budget.unwrap_or_else(|| Layout::new(self.layout, self.memory).nr_populated())
+    }
+
+    /// Ordinary memory without the pages that the workload keeps for itself.
+    fn usable(&self) -> u64 {
+        self.memory.saturating_sub(RESERVED_PFNS)
+    }
+}
+
+/// 8 TiB in pages: what the page map's slot numbers can count.
+const MAX_MEMORY: u64 = 1 << 31;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_and_small_guests_make_sense() {
+        SimConfig::default().check().unwrap();
+        SimConfig::small(1).check().unwrap();
+    }
+
+    #[test]
+    fn configurations_travel_as_json_and_unknown_fields_are_refused() {
+        let config = SimConfig { memory_budget: Some(99), layout: MemoryLayout::Compact, ..SimConfig::default() };
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<SimConfig>(&json).unwrap(), config);
+        assert_eq!(serde_json::from_str::<SimConfig>("{}").unwrap(), SimConfig::default());
+        assert!(serde_json::from_str::<SimConfig>(r#"{"memroy": 5}"#).is_err());
+    }
+
+    #[test]
+    fn senseless_values_are_refused_by_name() {
+        let refused = |change: fn(&mut SimConfig)| {
+            let mut config = SimConfig::default();
+            change(&mut config);
+            match config.check() {
+                Err(Error::Config { field, .. }) => field,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(refused(|c| c.vcpus = 0), "vcpus");
+        assert_eq!(refused(|c| c.vcpus = 129), "vcpus");
+        assert_eq!(refused(|c| c.memory = 3), "memory");
+        assert_eq!(refused(|c| c.memory = u64::MAX), "memory");
+        assert_eq!(refused(|c| c.working_set = 5000), "working_set");
+        assert_eq!(refused(|c| c.hot_pages = 0), "hot_pages");
+        assert_eq!(refused(|c| c.image_pages = 1 << 40), "image_pages");
+        assert_eq!(refused(|c| c.packet_octets = 31), "packet_octets");
+        assert_eq!(refused(|c| c.memory_budget = Some(0)), "memory_budget");
+        let pv = SimConfig { kind: DomainKind::Pv, ..SimConfig::default() };
+        assert!(matches!(pv.check(), Err(Error::Unsupported { backend: "sim", .. })));
+    }
+}

@@ -1,0 +1,308 @@
+//! A simulated guest's physical memory: populated pages in one allocation, holes, and the dirty log.
+
+use std::collections::BTreeSet;
+
+use memmap2::{MmapMut, MmapOptions};
+
+use crate::hypervisor::bitmap::{BoundMismatch, DirtyBitmap};
+use crate::hypervisor::error::{Error, Result};
+use crate::hypervisor::types::{DirtyStats, PAGE_SIZE, Page, PageType, Pfn};
+
+/// Entries in one table of the second level: one for each page of 2 MiB of guest-physical space.
+const TABLE_ENTRIES: usize = 512;
+
+/// Second level of the page map: slot number plus one, 0 for a hole.
+type Table = [u32; TABLE_ENTRIES];
+
+/// Guest-physical memory.
+///
+/// Pages live in one anonymous mapping, in the order in which they were populated, and the kernel backs them as they are touched.
+/// A two-level table leads from the pfn to the page, so that sparse layouts cost little and lookups do not depend on the size.
+#[derive(Debug)]
+pub struct GuestMemory {
+    pages: MmapMut,
+    tables: Vec<Option<Box<Table>>>,
+    nr_pfns: u64,
+    populated: u32,
+    budget: u32,
+    broken: BTreeSet<Pfn>,
+    log: Option<DirtyLog>,
+    device_log: bool,
+}
+
+#[derive(Debug)]
+struct DirtyLog {
+    dirty: DirtyBitmap,
+    dirty_count: u64,
+    fault_count: u64,
+}
+
+impl GuestMemory {
+    /// Memory for the pfns `0..nr_pfns`, all holes, which may be given `budget` pages at most.
+    pub(super) fn new(nr_pfns: u64, budget: u64) -> Result<Self> {
+        let too_big = |field, value| Error::Config { field, value, reason: "more than this machine can address" };
+        let length = usize::try_from(budget).ok().and_then(|pages| pages.checked_mul(PAGE_SIZE));
+        let length = length.filter(|&length| length <= isize::MAX as usize).ok_or(too_big("memory_budget", budget))?;
+        let budget = u32::try_from(budget).ok().filter(|&b| b < u32::MAX).ok_or(too_big("memory_budget", budget))?;
+        let tables =
+            usize::try_from(nr_pfns.div_ceil(TABLE_ENTRIES as u64)).map_err(|_| too_big("nr_pfns", nr_pfns))?;
+        let pages = MmapOptions::new()
+            .len(length)
+            .no_reserve_swap()
+            .map_anon()
+            .map_err(|source| Error::Os { operation: "allocating guest memory", source })?;
+        Ok(GuestMemory {
+            pages,
+            tables: vec![None; tables],
+            nr_pfns,
+            populated: 0,
+            budget,
+            broken: BTreeSet::new(),
+            log: None,
+            device_log: false,
+        })
+    }
+
+    /// One more than the highest pfn there can be.
+    pub fn nr_pfns(&self) -> u64 {
+        self.nr_pfns
+    }
+
+    /// How many pages are populated.
+    pub fn populated(&self) -> u64 {
+        u64::from(self.populated)
+    }
+
+    /// How many pages may be populated.
+    pub fn budget(&self) -> u64 {
+        u64::from(self.budget)
+    }
+
+    /// Puts a zero page at `pfn`. A pfn that has a page keeps it.
+    pub(super) fn populate(&mut self, pfn: Pfn) -> Result<()> {
+        let (table, entry) = self.position(pfn)?;
+        if self.slot(pfn).is_some() {
+            return Ok(());
+        }
+        if self.populated >= self.budget {
+            return Err(Error::OutOfMemory { pfn, populated: self.populated(), budget: self.budget() });
+        }
+        let table = self.tables.get_mut(table).map(|table| table.get_or_insert_with(|| Box::new([0; TABLE_ENTRIES])));
+        if let Some(slot) = table.and_then(|table| table.get_mut(entry)) {
+            self.populated += 1;
+            *slot = self.populated;
+        }
+        Ok(())
+    }
+
+    /// Declares the page at `pfn` broken: it keeps its place and cannot be read any more.
+    pub fn break_page(&mut self, pfn: Pfn) -> Result<()> {
+        self.slot(pfn).ok_or(Error::NotPopulated { pfn })?;
+        self.broken.insert(pfn);
+        Ok(())
+    }
+
+    /// The type of the page at `pfn`.
+    pub fn page_type(&self, pfn: Pfn) -> PageType {
+        if self.slot(pfn).is_none() {
+            PageType::XTab
+        } else if self.broken.contains(&pfn) {
+            PageType::Broken
+        } else {
+            PageType::NoTab
+        }
+    }
+
+    /// Whether `pfn` has a page with contents.
+    pub fn has_data(&self, pfn: Pfn) -> bool {
+        self.slot(pfn).is_some() && !self.broken.contains(&pfn)
+    }
+
+    /// The page at `pfn`, `None` for a hole.
+    pub fn page(&self, pfn: Pfn) -> Option<&Page> {
+        let start = self.slot(pfn)?.checked_mul(PAGE_SIZE)?;
+        self.pages.get(start..start + PAGE_SIZE)?.try_into().ok()
+    }
+
+    /// The pages at `pfns`, as far as they lie next to each other from the first on.
+    pub(super) fn run(&self, pfns: &[Pfn]) -> Option<&[u8]> {
+        let first = self.slot(*pfns.first()?)?;
+        let adjacent = pfns.iter().enumerate().take_while(|&(i, &pfn)| self.slot(pfn) == Some(first + i)).count();
+        let start = first.checked_mul(PAGE_SIZE)?;
+        self.pages.get(start..start + adjacent.checked_mul(PAGE_SIZE)?)
+    }
+
+    /// The page at `pfn`, to be written from outside the guest: the dirty log does not see it.
+    pub(super) fn toolstack_page(&mut self, pfn: Pfn) -> Option<&mut Page> {
+        let start = self.slot(pfn)?.checked_mul(PAGE_SIZE)?;
+        self.pages.get_mut(start..start + PAGE_SIZE)?.try_into().ok()
+    }
+
+    /// The page at `pfn`, to be written by a vCPU.
+    pub(super) fn guest_page(&mut self, pfn: Pfn) -> Option<&mut Page> {
+        self.slot(pfn)?;
+        if let Some(log) = &mut self.log
+            && log.dirty.set(pfn)
+        {
+            log.dirty_count += 1;
+            log.fault_count += 1;
+        }
+        self.toolstack_page(pfn)
+    }
+
+    /// The page at `pfn`, to be written by an emulated device. The log sees it only where the device model reports to it.
+    pub(super) fn device_page(&mut self, pfn: Pfn) -> Option<&mut Page> {
+        self.slot(pfn)?;
+        if self.device_log
+            && let Some(log) = &mut self.log
+            && log.dirty.set(pfn)
+        {
+            log.dirty_count += 1;
+        }
+        self.toolstack_page(pfn)
+    }
+
+    /// Has devices report to the dirty log, or not.
+    pub(super) fn set_device_log(&mut self, enable: bool) {
+        self.device_log = enable;
+    }
+
+    /// Starts the log with no page dirty.
+    pub(super) fn enable_log(&mut self) {
+        self.log = Some(DirtyLog { dirty: DirtyBitmap::new(self.nr_pfns), dirty_count: 0, fault_count: 0 });
+    }
+
+    /// Ends the log.
+    pub(super) fn disable_log(&mut self) {
+        self.log = None;
+    }
+
+    /// Moves the log into `bitmap` and starts anew; `None` when the log is off.
+    pub(super) fn clean_log(&mut self, bitmap: &mut DirtyBitmap) -> Result<Option<DirtyStats>, BoundMismatch> {
+        let Some(log) = &mut self.log else {
+            return Ok(None);
+        };
+        log.dirty.swap(bitmap)?;
+        log.dirty.clear_all();
+        let stats = DirtyStats { fault_count: log.fault_count, dirty_count: log.dirty_count };
+        (log.dirty_count, log.fault_count) = (0, 0);
+        Ok(Some(stats))
+    }
+
+    /// Copies the log into `bitmap`; `None` when the log is off.
+    pub(super) fn peek_log(&self, bitmap: &mut DirtyBitmap) -> Result<Option<DirtyStats>, BoundMismatch> {
+        let Some(log) = &self.log else {
+            return Ok(None);
+        };
+        if bitmap.nr_pfns() != self.nr_pfns {
+            return Err(BoundMismatch { expected: self.nr_pfns, found: bitmap.nr_pfns() });
+        }
+        bitmap.copy_from_words(log.dirty.words());
+        Ok(Some(DirtyStats { fault_count: log.fault_count, dirty_count: log.dirty_count }))
+    }
+
+    /// The populated pfns, ascending.
+    pub fn populated_pfns(&self) -> impl Iterator<Item = Pfn> {
+        let tables = (0u64..).step_by(TABLE_ENTRIES).zip(&self.tables);
+        let tables = tables.filter_map(|(base, table)| table.as_ref().map(|table| (base, table)));
+        tables.flat_map(|(base, table)| (base..).zip(table.iter()).filter(|&(_, &slot)| slot != 0).map(|(pfn, _)| pfn))
+    }
+
+    /// Where the pages lie in our address space.
+    #[cfg(test)]
+    pub(super) fn address(&self) -> usize {
+        self.pages.as_ptr() as usize
+    }
+
+    fn position(&self, pfn: Pfn) -> Result<(usize, usize)> {
+        let out_of_range = Error::PfnOutOfRange { pfn, nr_pfns: self.nr_pfns };
+        if pfn >= self.nr_pfns {
+            return Err(out_of_range);
+        }
+        let table = usize::try_from(pfn / TABLE_ENTRIES as u64).map_err(|_| out_of_range)?;
+        Ok((table, (pfn % TABLE_ENTRIES as u64) as usize))
+    }
+
+    /// Which page of the mapping is at `pfn`.
+    fn slot(&self, pfn: Pfn) -> Option<usize> {
+        let table = self.tables.get(usize::try_from(pfn / TABLE_ENTRIES as u64).ok()?)?.as_ref()?;
+        let slot = *table.get((pfn % TABLE_ENTRIES as u64) as usize)?;
+        Some(slot.checked_sub(1)? as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> GuestMemory {
+        let mut memory = GuestMemory::new(2000, 4).unwrap();
+        for pfn in [3, 4, 1999] {
+            memory.populate(pfn).unwrap();
+        }
+        memory
+    }
+
+    #[test]
+    fn holes_have_no_page_and_the_type_xtab() {
+        let memory = memory();
+        assert_eq!(memory.page_type(3), PageType::NoTab);
+        assert_eq!(memory.page_type(5), PageType::XTab);
+        assert_eq!(memory.page_type(u64::MAX), PageType::XTab);
+        assert!(memory.page(5).is_none());
+        assert_eq!(memory.populated_pfns().collect::<Vec<_>>(), [3, 4, 1999]);
+    }
+
+    #[test]
+    fn populating_stops_at_the_budget_and_at_the_bound() {
+        let mut memory = memory();
+        memory.populate(3).unwrap();
+        assert_eq!(memory.populated(), 3);
+        memory.populate(0).unwrap();
+        assert!(matches!(memory.populate(1), Err(Error::OutOfMemory { pfn: 1, populated: 4, budget: 4 })));
+        assert!(matches!(memory.populate(2000), Err(Error::PfnOutOfRange { pfn: 2000, nr_pfns: 2000 })));
+        memory.populate(1999).unwrap();
+    }
+
+    #[test]
+    fn runs_reach_as_far_as_the_pages_are_adjacent() {
+        let memory = memory();
+        assert_eq!(memory.run(&[3, 4, 1999]).unwrap().len(), 3 * PAGE_SIZE);
+        assert_eq!(memory.run(&[3, 1999]).unwrap().len(), PAGE_SIZE);
+        assert_eq!(memory.run(&[5]), None);
+        assert_eq!(memory.run(&[]), None);
+    }
+
+    #[test]
+    fn the_log_sees_guest_writes_and_device_writes_only_where_reported() {
+        let mut memory = memory();
+        let mut bitmap = DirtyBitmap::new(2000);
+        assert_eq!(memory.clean_log(&mut bitmap), Ok(None));
+        memory.guest_page(3).unwrap()[0] = 1;
+        memory.enable_log();
+        memory.toolstack_page(4).unwrap()[0] = 1;
+        memory.device_page(3).unwrap()[0] = 2;
+        assert_eq!(memory.peek_log(&mut bitmap).unwrap().unwrap().dirty_count, 0);
+        memory.set_device_log(true);
+        memory.device_page(3).unwrap()[0] = 3;
+        memory.guest_page(1999).unwrap()[0] = 1;
+        memory.guest_page(1999).unwrap()[1] = 1;
+        let stats = DirtyStats { fault_count: 1, dirty_count: 2 };
+        assert_eq!(memory.peek_log(&mut bitmap), Ok(Some(stats)));
+        assert_eq!(bitmap.iter().collect::<Vec<_>>(), [3, 1999]);
+        bitmap.set(77);
+        assert_eq!(memory.clean_log(&mut bitmap), Ok(Some(stats)));
+        assert_eq!(bitmap.iter().collect::<Vec<_>>(), [3, 1999]);
+        assert_eq!(memory.clean_log(&mut bitmap), Ok(Some(DirtyStats::default())));
+        assert!(bitmap.is_empty());
+    }
+
+    #[test]
+    fn broken_pages_are_typed_so_and_have_no_data() {
+        let mut memory = memory();
+        memory.break_page(4).unwrap();
+        assert_eq!(memory.page_type(4), PageType::Broken);
+        assert!(!memory.has_data(4));
+        assert!(matches!(memory.break_page(5), Err(Error::NotPopulated { pfn: 5 })));
+    }
+}

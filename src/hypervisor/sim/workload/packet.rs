@@ -1,0 +1,107 @@
+//! What the guest sends: enough to tell, from outside, whether a survivor goes on from a state that its packets were promised by.
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 4 | the octets `XRPK` |
+//! | 4 | 1 | kind: 0 beacon, 1 echo |
+//! | 5 | 3 | zero |
+//! | 8 | 8 | sequence number, from 0, counting both kinds (little-endian, as all that follow) |
+//! | 16 | 8 | steps that the guest had run |
+//! | 24 | 8 | checksum of the working set then |
+//! | 32 | - | echo: the packet answered; beacon: zero octets up to the configured size |
+
+use nom::IResult;
+use nom::bytes::complete::{tag, take};
+use nom::number::complete::{le_u64, u8 as octet};
+
+/// Octets before the payload.
+pub const HEADER_SIZE: usize = 32;
+
+const MAGIC: &[u8; 4] = b"XRPK";
+
+/// Why the guest sent a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PacketKind {
+    /// Of its own accord.
+    Beacon,
+    /// In answer to an inbound packet.
+    Echo,
+}
+
+/// A packet of the workload's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadPacket {
+    /// Why it was sent.
+    pub kind: PacketKind,
+    /// Its number; a guest sends each number once.
+    pub sequence: u64,
+    /// Steps that the guest had run.
+    pub step: u64,
+    /// The working set's checksum then.
+    pub sum: u64,
+    /// The packet answered, or filling.
+    pub payload: Vec<u8>,
+}
+
+impl WorkloadPacket {
+    /// Reads a packet; `None` for anything that the workload does not send.
+    pub fn parse(octets: &[u8]) -> Option<Self> {
+        let (payload, (kind, [sequence, step, sum])) = header(octets).ok()?;
+        let kind = match kind {
+            0 => PacketKind::Beacon,
+            1 => PacketKind::Echo,
+            _ => return None,
+        };
+        Some(WorkloadPacket { kind, sequence, step, sum, payload: payload.to_vec() })
+    }
+
+    /// The packet's octets, filled up with zeros to `size`.
+    pub fn emit(&self, size: u64) -> Vec<u8> {
+        let mut octets = Vec::with_capacity(HEADER_SIZE + self.payload.len());
+        octets.extend_from_slice(MAGIC);
+        octets.extend_from_slice(&[u8::from(self.kind == PacketKind::Echo), 0, 0, 0]);
+        for field in [self.sequence, self.step, self.sum] {
+            octets.extend_from_slice(&field.to_le_bytes());
+        }
+        octets.extend_from_slice(&self.payload);
+        // Configurations allow 9,000 octets; a size out of a damaged control page must not become an allocation.
+        octets.resize(octets.len().max(size.min(9000) as usize), 0);
+        octets
+    }
+}
+
+fn header(input: &[u8]) -> IResult<&[u8], (u8, [u64; 3])> {
+    let (input, _) = tag(MAGIC.as_slice())(input)?;
+    let (input, kind) = octet(input)?;
+    let (input, _) = take(3usize)(input)?;
+    let (input, sequence) = le_u64(input)?;
+    let (input, step) = le_u64(input)?;
+    let (input, sum) = le_u64(input)?;
+    Ok((input, (kind, [sequence, step, sum])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_round_trip() {
+        let packet =
+            WorkloadPacket { kind: PacketKind::Echo, sequence: 1, step: 2, sum: u64::MAX, payload: b"ping".to_vec() };
+        let octets = packet.emit(0);
+        assert_eq!(octets.len(), 36);
+        assert_eq!(WorkloadPacket::parse(&octets), Some(packet));
+    }
+
+    #[test]
+    fn other_octets_are_no_packets() {
+        let beacon = WorkloadPacket { kind: PacketKind::Beacon, sequence: 0, step: 0, sum: 0, payload: vec![] };
+        let mut octets = beacon.emit(64);
+        assert_eq!(octets.len(), 64);
+        for length in 0..HEADER_SIZE {
+            assert_eq!(WorkloadPacket::parse(&octets[..length]), None);
+        }
+        octets[4] = 2;
+        assert_eq!(WorkloadPacket::parse(&octets), None);
+    }
+}

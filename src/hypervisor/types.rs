@@ -1,0 +1,354 @@
+//! Plain values that cross the hypervisor boundary.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use thiserror::Error;
+
+/// Octets in a page of guest memory. x86 streams have a page shift of 12 and nothing else.
+pub const PAGE_SIZE: usize = 4096;
+
+/// log2 of [`PAGE_SIZE`].
+pub const PAGE_SHIFT: u32 = 12;
+
+/// The contents of one page of guest memory.
+pub type Page = [u8; PAGE_SIZE];
+
+/// A page of nothing but zero octets.
+pub static ZERO_PAGE: Page = [0; PAGE_SIZE];
+
+/// A guest's physical frame number: the number of a page in the guest's own view of its memory (`xen_pfn_t`).
+///
+/// For translated guests (HVM and PVH) it is the gfn as well; for a PV guest it is the index into its p2m.
+pub type Pfn = u64;
+
+/// What kind of virtual machine a domain is, as far as its stream is concerned. PVH guests count as HVM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DomainKind {
+    /// Paravirtualised: the guest manages machine frames itself (domain header type 1).
+    Pv,
+    /// Hardware virtualised and translated (domain header type 2).
+    Hvm,
+}
+
+impl fmt::Display for DomainKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DomainKind::Pv => "PV",
+            DomainKind::Hvm => "HVM",
+        })
+    }
+}
+
+/// Why a domain stands shut down (`SHUTDOWN_*` in Xen's `public/sched.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ShutdownReason {
+    /// Switched itself off (0).
+    Poweroff,
+    /// Wants to be started again (1).
+    Reboot,
+    /// Stopped so that its state can be taken; may be resumed (2).
+    Suspend,
+    /// Crashed (3).
+    Crash,
+    /// Its watchdog ran out (4).
+    Watchdog,
+    /// Wants its devices reset (5).
+    SoftReset,
+}
+
+/// What the hypervisor tells about a domain (`XEN_DOMCTL_getdomaininfo`, `XENMEM_maximum_gpfn`, and the toolstack's name).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainInfo {
+    /// The domain's number on this host.
+    pub domid: u32,
+    /// The name the toolstack knows it by.
+    pub name: String,
+    /// The identity that it keeps on every host.
+    pub uuid: Uuid,
+    /// PV or HVM.
+    pub kind: DomainKind,
+    /// How many vCPUs it has.
+    pub nr_vcpus: u32,
+    /// The p2m size: one more than the highest pfn in use. Log-dirty bitmaps have this many bits.
+    pub nr_pfns: u64,
+    /// How many pages of memory it holds, holes not counted.
+    pub populated: u64,
+    /// Whether the toolstack has paused it.
+    pub paused: bool,
+    /// Why it stands shut down, if it does.
+    pub shutdown: Option<ShutdownReason>,
+}
+
+impl DomainInfo {
+    /// Whether the domain has shut itself down with the reason "suspend", which is the only state its image may be taken in.
+    pub fn is_suspended(&self) -> bool {
+        self.shutdown == Some(ShutdownReason::Suspend)
+    }
+}
+
+/// A domain's identity, 16 octets, written as `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Uuid(pub [u8; 16]);
+
+/// A text that is no UUID.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("'{text}' is not a UUID (32 hexadecimal digits in groups of 8-4-4-4-12)")]
+pub struct ParseUuidError {
+    /// The text that was given.
+    pub text: String,
+}
+
+impl fmt::Display for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, octet) in self.0.iter().enumerate() {
+            if matches!(i, 4 | 6 | 8 | 10) {
+                f.write_str("-")?;
+            }
+            write!(f, "{octet:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Uuid {
+    type Err = ParseUuidError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseUuidError { text: text.chars().take(64).collect() };
+        let groups: Vec<&str> = text.split('-').collect();
+        if groups.iter().map(|g| g.len()).ne([8, 4, 4, 4, 12]) {
+            return Err(error());
+        }
+        let digits = groups.concat();
+        let nibbles: Vec<u8> =
+            digits.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>().ok_or_else(error)?;
+        let mut octets = [0u8; 16];
+        for (octet, pair) in octets.iter_mut().zip(nibbles.chunks_exact(2)) {
+            if let [high, low] = pair {
+                *octet = high << 4 | low;
+            }
+        }
+        Ok(Uuid(octets))
+    }
+}
+
+impl Serialize for Uuid {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Uuid {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The type of a page: the four bits of `XEN_DOMCTL_PFINFO_*`, in the stream bits 63 to 60 of a PAGE_DATA entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[repr(u8)]
+pub enum PageType {
+    /// An ordinary page (0).
+    #[default]
+    NoTab = 0,
+    /// A PV guest's level 1 page table.
+    L1Tab = 1,
+    /// A PV guest's level 2 page table.
+    L2Tab = 2,
+    /// A PV guest's level 3 page table.
+    L3Tab = 3,
+    /// A PV guest's level 4 page table.
+    L4Tab = 4,
+    /// A level 1 page table that the guest has pinned.
+    L1TabPinned = 9,
+    /// A level 2 page table that the guest has pinned.
+    L2TabPinned = 10,
+    /// A level 3 page table that the guest has pinned.
+    L3TabPinned = 11,
+    /// A level 4 page table that the guest has pinned.
+    L4TabPinned = 12,
+    /// The machine frame behind it is broken: no contents (13).
+    Broken = 13,
+    /// To be allocated by the restorer, contents do not matter (14).
+    XAlloc = 14,
+    /// No page at all: a hole (15).
+    XTab = 15,
+}
+
+/// Values 5 to 8 and those over 15 name no page type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("{0} is not a page type")]
+pub struct UnknownPageType(pub u8);
+
+impl TryFrom<u8> for PageType {
+    type Error = UnknownPageType;
+
+    fn try_from(value: u8) -> Result<Self, Self::Error> {
+        Ok(match value {
+            0 => PageType::NoTab,
+            1 => PageType::L1Tab,
+            2 => PageType::L2Tab,
+            3 => PageType::L3Tab,
+            4 => PageType::L4Tab,
+            9 => PageType::L1TabPinned,
+            10 => PageType::L2TabPinned,
+            11 => PageType::L3TabPinned,
+            12 => PageType::L4TabPinned,
+            13 => PageType::Broken,
+            14 => PageType::XAlloc,
+            15 => PageType::XTab,
+            other => return Err(UnknownPageType(other)),
+        })
+    }
+}
+
+impl From<PageType> for u8 {
+    fn from(value: PageType) -> u8 {
+        value as u8
+    }
+}
+
+impl PageType {
+    /// Whether a page of this type has contents, in the stream and as something that can be mapped.
+    pub fn has_data(self) -> bool {
+        !matches!(self, PageType::Broken | PageType::XAlloc | PageType::XTab)
+    }
+
+    /// Whether a restorer gives the guest memory for a page of this type.
+    pub fn is_populated(self) -> bool {
+        !matches!(self, PageType::Broken | PageType::XTab)
+    }
+}
+
+/// How a domain sees the time stamp counter (`XEN_DOMCTL_gettscinfo`, record X86_TSC_INFO).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct TscInfo {
+    /// `TSC_MODE_*`: 0 default, 1 always emulated, 2 never emulated.
+    pub mode: u32,
+    /// The counter's frequency in kHz.
+    pub khz: u32,
+    /// Nanoseconds that have passed in the guest.
+    pub nsec: u64,
+    /// How often the domain has been migrated or restored.
+    pub incarnation: u32,
+}
+
+/// One HVM parameter, as in the record HVM_PARAMS. [`super::hvm_param`] has the indices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct HvmParam {
+    /// `HVM_PARAM_*` of Xen's `public/hvm/params.h`.
+    pub index: u64,
+    /// Its value.
+    pub value: u64,
+}
+
+/// A domain's CPU policy in the octets of its stream records. An empty part is an absent record.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CpuPolicy {
+    /// The body of X86_CPUID_POLICY: entries of 24 octets (leaf, subleaf, eax, ebx, ecx, edx).
+    pub cpuid: Vec<u8>,
+    /// The body of X86_MSR_POLICY: entries of 16 octets (index, flags, value).
+    pub msrs: Vec<u8>,
+}
+
+/// Octets of one X86_CPUID_POLICY entry.
+pub const CPUID_LEAF_SIZE: usize = 24;
+
+/// Octets of one X86_MSR_POLICY entry.
+pub const MSR_ENTRY_SIZE: usize = 16;
+
+/// What reading the log-dirty bitmap reports besides the bitmap (`xen_domctl_shadow_op_stats`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DirtyStats {
+    /// Faults taken to track writes since the last clean.
+    pub fault_count: u64,
+    /// Pages dirtied since the last clean.
+    pub dirty_count: u64,
+}
+
+/// Whether the dirty bitmap is read for the last time before the image is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CleanMode {
+    /// The guest may be running, further rounds follow.
+    Ongoing,
+    /// The guest is suspended and this is the round's last read (`XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL`).
+    Final,
+}
+
+/// Which domains the restored guest's console and xenstore rings are granted to (`xc_dom_gnttab_seed`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct GrantSeed {
+    /// gfn of the console ring, 0 for none.
+    pub console_gfn: Pfn,
+    /// The domain that serves the console.
+    pub console_domid: u32,
+    /// gfn of the xenstore ring, 0 for none.
+    pub xenstore_gfn: Pfn,
+    /// The domain that serves xenstore.
+    pub xenstore_domid: u32,
+}
+
+/// Which emulator a device-model blob belongs to: the sub-header of libxl's emulator records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct EmulatorId {
+    /// 0 unknown, 1 qemu-traditional, 2 qemu-upstream.
+    pub id: u32,
+    /// Which of several emulators of the domain.
+    pub index: u32,
+}
+
+/// A packet that the guest has sent and that has not left the host yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet {
+    /// The epoch that the card was in when the guest sent it.
+    pub epoch: u64,
+    /// The frame.
+    pub octets: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_types_keep_their_numbers_and_five_to_eight_do_not_exist() {
+        let known: Vec<u8> = (0..=255).filter(|&v| PageType::try_from(v).is_ok()).collect();
+        assert_eq!(known, [0, 1, 2, 3, 4, 9, 10, 11, 12, 13, 14, 15]);
+        for value in known {
+            assert_eq!(PageType::try_from(value).map(u8::from), Ok(value));
+        }
+        assert_eq!(PageType::try_from(7), Err(UnknownPageType(7)));
+    }
+
+    #[test]
+    fn only_three_types_carry_no_data_and_allocate_only_is_populated() {
+        let without: Vec<u8> =
+            (0..16).filter_map(|v| PageType::try_from(v).ok()).filter(|t| !t.has_data()).map(u8::from).collect();
+        assert_eq!(without, [13, 14, 15]);
+        assert!(PageType::XAlloc.is_populated());
+        assert!(!PageType::XTab.is_populated());
+        assert!(!PageType::Broken.is_populated());
+    }
+
+    #[test]
+    fn uuids_round_trip_as_text_and_through_json() {
+        let text = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+        let uuid: Uuid = text.parse().unwrap();
+        assert_eq!(uuid.to_string(), text);
+        assert_eq!(uuid.0[0], 0x0f);
+        assert_eq!(uuid.0[15], 0xf0);
+        let json = serde_json::to_string(&uuid).unwrap();
+        assert_eq!(json, format!("\"{text}\""));
+        assert_eq!(serde_json::from_str::<Uuid>(&json).unwrap(), uuid);
+    }
+
+    #[test]
+    fn malformed_uuids_are_refused() {
+        for text in ["", "0f1e2d3c4b5a69788796a5b4c3d2e1f0", "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1g0", "-----"] {
+            assert_eq!(text.parse::<Uuid>(), Err(ParseUuidError { text: text.into() }));
+        }
+    }
+}
