@@ -17,6 +17,7 @@ pub mod hvm_entry;
 pub mod hvm_params;
 pub mod msr;
 pub mod pv_vcpu;
+pub mod qevm;
 pub mod shared_info;
 pub mod tsc;
 pub mod wire;
