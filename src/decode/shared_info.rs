@@ -65,20 +65,28 @@ layout! {
     }
 }
 
-/// The vCPU slots of the page; JSON lists those that are not all zero, with their number as `vcpu`.
+/// The vCPU slots of the page; JSON lists those in use, with their number as `vcpu`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VcpuSlots<T>(pub Table<T, LEGACY_MAX_VCPUS>);
 
 impl<T: Wire> VcpuSlots<T> {
-    /// The slots that are not all zero.
+    /// The slots in use: vCPU 0, and those with anything set beside `evtchn_upcall_mask`, which Xen
+    /// sets in every slot when it makes the page.
     pub fn used(&self) -> impl Iterator<Item = (usize, &T)> {
-        self.0.iter().enumerate().filter(|(_, slot)| {
+        self.0.iter().enumerate().filter(|(vcpu, slot)| {
             let mut octets = Vec::with_capacity(T::SIZE);
             slot.emit(&mut octets);
-            !super::hex::all_zero(&octets)
+            *vcpu == 0
+                || octets
+                    .iter()
+                    .enumerate()
+                    .any(|(at, octet)| at != UPCALL_MASK && *octet != 0)
         })
     }
 }
+
+/// Offset of `evtchn_upcall_mask` in `vcpu_info`, the same in both widths.
+const UPCALL_MASK: usize = 1;
 
 impl<T: Wire + Serialize> Serialize for VcpuSlots<T> {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
@@ -313,6 +321,7 @@ mod tests {
     #[test]
     fn fields_lie_at_their_c_offsets() {
         let mut page = vec![0u8; 4096];
+        (0..32).for_each(|vcpu| page[vcpu * 64 + 1] = 1);
         page[64] = 1;
         page[64 + 8] = 2;
         page[64 + 32 + 16] = 9;
@@ -326,8 +335,8 @@ mod tests {
             panic!()
         };
         let json = serde_json::to_value(&info).unwrap();
-        assert_eq!(json["vcpu_info"].as_array().unwrap().len(), 1);
-        let slot = &json["vcpu_info"][0];
+        assert_eq!(json["vcpu_info"].as_array().unwrap().len(), 2);
+        let slot = &json["vcpu_info"][1];
         assert_eq!(
             (&slot["vcpu"], &slot["evtchn_upcall_pending"]),
             (&1.into(), &1.into())
