@@ -28,6 +28,8 @@
 #![forbid(unsafe_code)]
 
 pub mod bits;
+#[cfg(test)]
+mod c_offsets;
 pub mod cpuid;
 pub mod error;
 pub mod hex;

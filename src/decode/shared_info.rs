@@ -318,6 +318,20 @@ mod tests {
         assert_eq!(narrow.encode(), page());
     }
 
+    fn shown<T: Blob + Serialize>(blob: &[u8]) -> serde_json::Value {
+        serde_json::to_value(T::decode(blob).unwrap().0).unwrap()
+    }
+
+    #[test]
+    fn fields_lie_where_a_c_compiler_puts_them() {
+        use crate::decode::c_offsets as c;
+        c::check(4096, c::SHARED_INFO, shown::<SharedInfo64>);
+        c::check(4096, c::SHARED_INFO_32, shown::<SharedInfo32>);
+        c::check(64, c::VCPU_INFO, shown::<VcpuInfo64>);
+        c::check(64, c::VCPU_INFO_32, shown::<VcpuInfo32>);
+        c::check(32, c::VCPU_TIME, shown::<VcpuTime>);
+    }
+
     #[test]
     fn fields_lie_at_their_c_offsets() {
         let mut page = vec![0u8; 4096];

@@ -111,6 +111,10 @@ fn named_header(input: &[u8]) -> IResult<&[u8], (u32, &[u8], u32, u32)> {
 
 /// The largest section id taken for real; QEMU counts them up from 0 as devices register.
 const MAX_ID: u32 = 0xffff;
+/// The largest version of a device's state taken for real; they count up from 0.
+const MAX_VERSION: u32 = 0xffff;
+/// The shortest name taken for real.
+const MIN_NAME: usize = 2;
 
 fn header_at<'a>(
     blob: &'a [u8],
@@ -122,8 +126,10 @@ fn header_at<'a>(
     match *kind {
         START | FULL => {
             let (after, (id, name, instance, version)) = named_header(rest).ok()?;
-            let plausible =
-                id <= MAX_ID && !name.is_empty() && name.iter().all(|c| (b' '..=b'~').contains(c));
+            let plausible = id <= MAX_ID
+                && version <= MAX_VERSION
+                && name.len() >= MIN_NAME
+                && name.iter().all(|c| (b' '..=b'~').contains(c));
             let name = std::str::from_utf8(name).ok().filter(|_| plausible)?;
             let length = 1 + rest.len() - after.len();
             Some(Header {

@@ -288,7 +288,7 @@ fn many_imitations_cost_linear_time() {
     // 200 000 headers of one id, each behind a footer of that id: quadratic work would not end.
     let mut blob = start();
     for n in 0..200_000u32 {
-        header(&mut blob, 4, 1, "a", n, 0);
+        header(&mut blob, 4, 1, "aa", n, 0);
         footer(&mut blob, 1);
     }
     blob.push(0);
