@@ -8,7 +8,7 @@ use crate::decode::shared_info::{SharedInfo, Width};
 use crate::decode::tsc::tsc_mode_name;
 use crate::decode::wire::Blob;
 use crate::decode::xl_config::XlConfig;
-use crate::decode::{DecodeError, pv_vcpu};
+use crate::decode::{DecodeError, pv_vcpu, qevm};
 use crate::stream::check::Parsed;
 use crate::stream::framer::{Item, What};
 use crate::stream::libxc::{self, DomainHeader, PageData, PageType, VcpuBlob, VcpuRecord};
@@ -190,8 +190,15 @@ fn libxl_body(record: &libxl::Record<'_>) -> Value {
 }
 
 fn emulator_body(context: &EmulatorContext<'_>) -> Value {
-    let state =
-        if context.context.starts_with(b"QEVM") { octets_body(context.context) } else { octets_body(context.context) };
+    let state = match qevm::QemuState::decode(context.context) {
+        Ok(state) => to_value(&state),
+        // Another emulator's, or another version of QEMU's container than any that is known.
+        Err(error) => {
+            let mut octets = octets_body(context.context);
+            octets["error"] = error.to_string().into();
+            octets
+        }
+    };
     json!({"emulator": context.header.id.name(), "index": context.header.index, "context": state})
 }
 

@@ -167,10 +167,8 @@ impl Judge<'_> {
 fn contents(item: &Item<'_>, parsed: Option<&Parsed<'_>>, report: &mut dyn FnMut(Problem)) {
     match (&item.what, parsed) {
         (What::XlPreamble(preamble), _) if preamble.header.mandatory_flags & xl::MANDATORY_JSON != 0 => {
-            if let Ok(config) = preamble.config() {
-                if let Err(error) = XlConfig::decode(config) {
-                    report(Problem::Content { record: "xl preamble", error });
-                }
+            if let Ok(Err(error)) = preamble.config().map(XlConfig::decode) {
+                report(Problem::Content { record: "xl preamble", error });
             }
         }
         (_, Some(Parsed::Libxc(libxc::Record::HvmContext(context)))) => {

@@ -464,7 +464,7 @@ impl Framer {
         match found {
             Ok(Some(message)) => {
                 let status = input.get(message.octets().len()).copied().filter(|_| message == Message::Report);
-                self.item(layer, What::Handshake(message, status), message.len())
+                self.item(layer, What::Handshake(message, status), message.wire_len())
             }
             Ok(None) => self.need("a message of the migration handshake", input.len() + 1),
             Err(need) => self.need("a message of the migration handshake", need),

@@ -387,6 +387,7 @@ impl<R: Read> LibxlReader<R> {
     ///
     /// # Errors
     /// Gives the reader back when it is not libxc's turn.
+    #[expect(clippy::result_large_err, reason = "the reader is what the caller goes on with")]
     pub fn into_libxc(self) -> Result<LibxcReader<R, ToLibxl>, Self> {
         match self.eye.source.framer().owner() {
             Some(Layer::Libxc) => Ok(LibxcReader { eye: self.eye, home: PhantomData }),
@@ -460,6 +461,7 @@ impl<R: Read> LibxcReader<R, ToLibxl> {
     ///
     /// # Errors
     /// Gives the reader back when it is not libxl's turn.
+    #[expect(clippy::result_large_err, reason = "the reader is what the caller goes on with")]
     pub fn into_libxl(self) -> Result<LibxlReader<R>, Self> {
         match self.eye.source.framer().owner() {
             Some(Layer::Libxl) => Ok(LibxlReader { eye: self.eye }),
