@@ -28,10 +28,8 @@ pub struct Options {
 pub struct Dumped {
     /// Whether an item was found that a receiver must refuse.
     pub refused: bool,
-    /// Why the stream could not be followed to a proper end.
+    /// Why the stream could not be followed to a proper end; a remark where a checkpointed stream just stops.
     pub stopped: Option<StreamError>,
-    /// Whole checkpoints.
-    pub checkpoints: u64,
 }
 
 /// Prints every item of a stream.
@@ -58,9 +56,9 @@ pub fn dump(
     let stopped = match walked.end {
         Ok(()) => None,
         Err(ReadError::Io { error, .. }) => return Err(error),
-        Err(ReadError::Stream(error)) => Some(error),
+        Err(ReadError::Stream(error)) => Some(walked.framer.judge_end(error)),
     };
-    Ok(Dumped { refused: dumper.refused, stopped, checkpoints: walked.framer.checkpoints() })
+    Ok(Dumped { refused: dumper.refused, stopped })
 }
 
 /// Prints items as they come.

@@ -138,11 +138,16 @@ impl PushReader {
     ///
     /// # Errors
     /// The stream has ended too early.
-    pub fn finish(&self) -> Result<(), StreamError> {
-        if self.over {
+    pub fn finish(&mut self) -> Result<(), StreamError> {
+        if std::mem::replace(&mut self.over, true) {
             return Ok(());
         }
-        self.framer.finish(&self.buffer[self.taken..], self.dropped)
+        let rest = &self.buffer[self.taken..];
+        if self.to_drop == 0 {
+            // So that the walker knows what is missing, also where nothing came behind the last item.
+            self.framer.advance(rest)?;
+        }
+        self.framer.finish(rest, self.dropped)
     }
 
     fn give(&mut self) -> Result<Option<Item<'_>>, StreamError> {
