@@ -7,7 +7,8 @@ mod targets;
 use common::build;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use targets::{Steered, blobs, streams};
+use targets::{Steered, blobs, packed, streams};
+use xen_replicate::inspect::Input;
 
 /// A file under the package's root.
 fn path(name: &str) -> PathBuf {
@@ -132,7 +133,7 @@ fn seeds_are_as_generated() {
 #[test]
 fn every_target_takes_every_seed_and_finding() {
     let mut inputs = files("fixtures/fuzz");
-    for folder in ["stream", "decode"] {
+    for folder in ["stream", "decode", "packed"] {
         let seeds = files(&format!("fuzz/seeds/{folder}"));
         assert!(!seeds.is_empty(), "fuzz/seeds/{folder} is empty");
         inputs.extend(seeds.into_iter().map(|(name, octets)| (format!("{folder}/{name}"), octets)));
@@ -147,6 +148,19 @@ fn every_target_takes_every_seed_and_finding() {
         streams::dump(&steered);
         streams::round_trip(&steered);
         blobs::decode(octets);
+        packed::read(octets);
+    }
+}
+
+/// The packed seeds are one stream in every packing.
+#[test]
+fn packed_seeds_unpack_to_the_same() {
+    let plain = packed::unpacked(Input::open(&path("fuzz/seeds/packed/plain"))).unwrap();
+    assert_eq!(plain, back());
+    for name in ["gzip", "xz", "zstd"] {
+        let input = Input::open(&path("fuzz/seeds/packed").join(name));
+        assert!(matches!(input, Ok(Input::Compressed(_))), "{name}");
+        assert_eq!(packed::unpacked(input).unwrap(), plain, "{name}");
     }
 }
 

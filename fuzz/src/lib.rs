@@ -2,9 +2,10 @@
 //! checks over every seed and every finding.
 //!
 //! * [`streams`] holds a stream against the three ways in and what stands on them; [`Steered`] is its input.
-//! * [`blobs`] holds any octets against every decoder.
+//! * [`blobs`] holds any octets against every decoder, [`packed`] against the unpackers.
 
 pub mod blobs;
+pub mod packed;
 pub mod steered;
 pub mod streams;
 

@@ -76,7 +76,7 @@ pub fn push_split(input: &Steered<'_>) {
 pub fn pull_exact(input: &Steered<'_>) {
     for skip_contents in [false, true] {
         let mut slice = SliceReader::new(input.stream, input.framing(skip_contents));
-        let source = Meter { rest: input.stream, given: 0, pieces: input.pieces() };
+        let source = Meter { rest: input.stream, given: 0, pieces: input.pieces(), interrupted: false };
         let mut reader = PullReader::new(source, input.framing(skip_contents));
         let end = loop {
             match reader.next_item() {
@@ -113,12 +113,14 @@ struct Meter<'a, P> {
     rest: &'a [u8],
     given: u64,
     pieces: P,
+    interrupted: bool,
 }
 
 impl<P: Iterator<Item = usize>> Read for Meter<'_, P> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let piece = self.pieces.next().unwrap_or(1);
-        if piece == 0xff {
+        self.interrupted = piece == 0xff && !self.interrupted;
+        if self.interrupted {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let octets = out.len().min(piece).min(self.rest.len());
