@@ -2,7 +2,7 @@
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fs::File;
-use std::io::{self, PipeReader};
+use std::io::{self, PipeReader, PipeWriter};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -93,15 +93,19 @@ fn succeed(mut child: Child) {
 /// Feeds `input` to the program's standard input and gives the most memory that it ever held, in KiB (`VmHWM`), at the
 /// moment when it has taken everything but the end.
 pub fn peak_memory(command: &mut Command, input: &mut File) -> io::Result<u64> {
-    let (read, mut write) = io::pipe()?;
+    let (read, write) = io::pipe()?;
     let child = spawn_reader(command, read);
+    let peak = feed(child.id(), input, write);
+    succeed(child);
+    peak
+}
+
+fn feed(process: u32, input: &mut File, mut write: PipeWriter) -> io::Result<u64> {
     io::copy(input, &mut write)?;
     while rustix::io::ioctl_fionread(&write)? > 0 {
         std::thread::yield_now();
     }
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()))?;
-    drop(write);
-    succeed(child);
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let number = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
     number.ok_or_else(|| io::Error::other("no VmHWM"))
