@@ -12,6 +12,9 @@ use std::path::Path;
 const PEEK: usize = 6;
 /// Octets read at once from a pipe whose contents nobody wants.
 const CHUNK: usize = 1 << 18;
+/// Most memory that unpacking xz may take, in KiB; the presets of `xz` need up to 65 MiB. The decoders of gzip and zstd
+/// have bounds of their own, 32 KiB and 128 MiB.
+const XZ_MEMORY_KIB: u32 = 256 << 10;
 
 /// Where a stream comes from.
 pub enum Input {
@@ -190,7 +193,7 @@ impl Compression {
     fn reader<R: io::BufRead + Send + 'static>(self, source: R) -> io::Result<Box<dyn Read + Send>> {
         Ok(match self {
             Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
-            Compression::Xz => Box::new(lzma_rust2::XzReader::new(source, true)),
+            Compression::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(source, true, XZ_MEMORY_KIB)),
             Compression::Zstd => Box::new(ZstdFrames { decoder: None, source: Some(source) }),
         })
     }
@@ -218,5 +221,29 @@ impl<R: io::BufRead> Read for ZstdFrames<R> {
             let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, format!("zstd: {error}"));
             self.decoder = Some(ruzstd::decoding::StreamingDecoder::new(source).map_err(invalid)?);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// 100 octets packed by xz, the block header changed to claim a dictionary of 4 GiB.
+    const GREEDY_XZ: [u8; 64] = [
+        0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 0x00, 0x04, 0xe6, 0xd6, 0xb4, 0x46, 0x02, 0x00, 0x21, 0x01, 0x28, 0x00,
+        0x00, 0x00, 0xe6, 0xa0, 0x11, 0xb3, 0xe0, 0x00, 0x63, 0x00, 0x06, 0x5d, 0x00, 0x3c, 0x6e, 0x9e, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x59, 0xb3, 0x71, 0x57, 0x16, 0xaa, 0xeb, 0x64, 0x00, 0x01, 0x22, 0x64, 0x4a, 0x56,
+        0xeb, 0xcd, 0x1f, 0xb6, 0xf3, 0x7d, 0x01, 0x00, 0x00, 0x00,
+    ];
+
+    #[test]
+    fn a_packed_file_does_not_choose_how_much_memory_it_takes() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&GREEDY_XZ).unwrap();
+        file.rewind().unwrap();
+        let Input::Compressed(mut reader) = Input::from_file(file).unwrap() else { panic!("not seen as xz") };
+        let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::OutOfMemory, "{error}");
     }
 }

@@ -14,6 +14,10 @@ use super::libxc::{self, DomainHeader, ImageHeader};
 use super::record::{self, Frame, RecordHeader};
 use super::{Layer, Mode, Start, libxl, xl};
 
+/// Octets behind the end that an error shows. The walker waits for as many, so that the error does not depend on how the
+/// octets came in.
+const SHOWN: usize = 8;
+
 /// Bounds on what a stream may make its reader hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -164,7 +168,7 @@ impl Framer {
             None => State::Start,
             Some(start) => first_state(start),
         };
-        Framer {
+        let mut framer = Framer {
             options,
             state,
             start,
@@ -175,7 +179,10 @@ impl Framer {
             checkpoint_end: 0,
             skipped: 0,
             wanted: ("its first octets", 1),
-        }
+        };
+        // No octets are no error yet, but tell what a stream without any lacks.
+        let _ = framer.take(&[]);
+        framer
     }
 
     /// Offset of the next item.
@@ -264,7 +271,7 @@ impl Framer {
             },
             State::Back => self.take_back(input),
             State::Tail => self.take_tail(input),
-            State::Done if input.is_empty() => Ok(self.need("nothing", 1)),
+            State::Done if input.len() < SHOWN => Ok(self.need("nothing", SHOWN)),
             State::Done => Err(self.after_end(input)),
         }
     }
@@ -459,8 +466,7 @@ impl Framer {
             _ => &[Message::PermissionToGo],
         };
         match Message::recognise(input, among) {
-            // Enough to show, so that the error does not depend on how the octets came in.
-            Ok(None) if input.len() < 8 => Ok(self.need("nothing", 8)),
+            Ok(None) if input.len() < SHOWN => Ok(self.need("nothing", SHOWN)),
             Ok(None) => Err(self.after_end(input)),
             found => {
                 let step = self.handshake(found, Layer::Xl, input);
@@ -505,7 +511,7 @@ impl Framer {
     }
 
     fn after_end(&self, rest: &[u8]) -> StreamError {
-        self.error(FrameError::OctetsAfterEnd { first: rest[..rest.len().min(8)].to_vec() })
+        self.error(FrameError::OctetsAfterEnd { first: rest[..rest.len().min(SHOWN)].to_vec() })
     }
 
     fn error(&self, problem: FrameError) -> StreamError {

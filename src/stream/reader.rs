@@ -240,6 +240,9 @@ impl<R: Read> PullReader<R> {
             },
             Ok(false) => {
                 self.over = true;
+                // The octets that came since the walker last looked may show that it waits in vain: a message of the
+                // handshake that is none has another error than a torn one.
+                self.framer.advance(&self.buffer[..self.filled])?;
                 self.framer.finish(&self.buffer[..self.filled], self.dropped)?;
                 Ok(None)
             }

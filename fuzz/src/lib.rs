@@ -1,0 +1,12 @@
+//! What the fuzz targets do with their octets, apart from the targets so that the package's own tests run the same
+//! checks over every seed and every finding.
+//!
+//! * [`streams`] holds a stream against the three ways in and what stands on them; [`Steered`] is its input.
+//! * [`blobs`] holds any octets against every decoder, [`packed`] against the unpackers.
+
+pub mod blobs;
+pub mod packed;
+pub mod steered;
+pub mod streams;
+
+pub use steered::Steered;

@@ -1,0 +1,180 @@
+//! The checks of the fuzz targets over every seed and every input that a fuzz run once tripped over.
+
+mod common;
+#[path = "../fuzz/src/lib.rs"]
+mod targets;
+
+use common::build;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use targets::{Steered, blobs, packed, streams};
+use xen_replicate::inspect::Input;
+
+/// A file under the package's root.
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn files(folder: &str) -> BTreeMap<String, Vec<u8>> {
+    let Ok(entries) = std::fs::read_dir(path(folder)) else { return BTreeMap::new() };
+    let read = |path: PathBuf| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap());
+    entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).map(read).collect()
+}
+
+/// A Remus stream of libxl with two checkpoints and holes for pages.
+fn remus() -> Vec<u8> {
+    let head = [build::libxl_header(), build::record(1, &[]), build::libxc_headers(3, 2), build::hvm_static()].concat();
+    let page = build::record(1, &build::pages(&[0xf << 60 | 1, 0xe << 60 | 2], 0));
+    let round = [page, build::hvm_state(), build::record(14, &[]), build::libxl_checkpoint()].concat();
+    [head, round.clone(), round].concat()
+}
+
+/// The same in lock-step.
+fn colo() -> Vec<u8> {
+    let head = [build::libxl_header(), build::record(1, &[]), build::libxc_headers(3, 2), build::hvm_static()].concat();
+    let page = build::record(1, &build::pages(&[0xf << 60 | 1], 0));
+    let round = [page, build::hvm_state(), build::record(14, &[]), build::libxl_checkpoint()].concat();
+    [head, round.clone(), build::state(0), round].concat()
+}
+
+/// What the secondary answers, banner first.
+fn back() -> Vec<u8> {
+    let round = [build::state(1), build::record(15, &[7u64.to_le_bytes(), 9u64.to_le_bytes()].concat())].concat();
+    let running = [build::state(2), build::state(3)].concat();
+    [&b"xl migration receiver ready, send binary domain data.\n"[..], &running, &round, &running].concat()
+}
+
+/// A HVM stream of libxl in version 2 with every kind of thing that is worth a remark.
+fn remarks() -> Vec<u8> {
+    let head = [build::xl_preamble(b"{}\0"), build::libxl_header(), build::record(1, &[]), build::libxc_headers(2, 2)];
+    let pages = build::record(1, &build::pages(&[0xf << 60 | 0x21 << 52 | 1, 0xd << 60 | 3], 0));
+    let mut odd = build::record(0x8000_0042, b"skip me");
+    *odd.last_mut().unwrap() = 1;
+    let verify = [build::record(13, &[]), build::record(1, &build::pages(&[0xf << 60 | 1], 0))].concat();
+    let state = [build::record(9, &build::small_context()), build::record(10, &build::hvm_params(&[(1, 2)]))].concat();
+    let end = [build::record(11, b"toolstack"), build::record(0, &[]), build::record(0, &[])].concat();
+    let trailer = b"domain is yours, you are cleared to unpause\0".to_vec();
+    [head.concat(), pages, odd, verify, state, end, trailer].concat()
+}
+
+/// QEMU's container with a machine type and one section.
+fn qevm() -> Vec<u8> {
+    let mut out = b"QEVM\0\0\0\x03\x07\0\0\0\x02pc".to_vec();
+    out.extend_from_slice(b"\x04\0\0\0\x02\x05timer\0\0\0\0\0\0\0\x02");
+    out.extend_from_slice(&[0; 24]);
+    out.extend_from_slice(b"\x7e\0\0\0\x02\0");
+    out
+}
+
+/// The seeds: small, whole streams of every kind behind control octets, and blobs behind the decoder's number.
+fn seeds() -> BTreeMap<String, Vec<u8>> {
+    let mut seeds = BTreeMap::new();
+    let splits = [0, 0, 0, 1, 7, 200, 8, 3];
+    for (name, control, stream) in [
+        ("hvm-libxc", [0; 8], build::hvm_libxc()),
+        ("hvm-xl", splits, build::hvm_xl()),
+        ("pv-libxc", splits, build::pv_libxc()),
+        ("remus", splits, remus()),
+        (
+            "remus-libxc",
+            [3, 2, 0, 8, 0, 0, 0, 0],
+            [build::hvm_libxc()[..288].to_vec(), build::record(14, &[])].concat(),
+        ),
+        ("colo", [2, 3, 1, 16, 255, 2, 1, 1], colo()),
+        ("back", [0, 4, 0, 1, 1, 1, 1, 1], back()),
+        ("remarks", [0, 0, 4, 1, 0, 9, 0, 0], remarks()),
+        ("small-limits", [1, 1, 2, 8, 8, 8, 8, 8], build::hvm_xl()),
+    ] {
+        seeds.insert(format!("stream/{name}"), [&control[..], &stream].concat());
+    }
+    let params = build::hvm_params(&[(0, 1), (5, 7), (13, 2)]);
+    let cpuid: Vec<u8> = [0u32, u32::MAX, 0xd, 0x756e_6547, 0x6c65_746e, 0x4965_6e69].map(u32::to_le_bytes).concat();
+    for (name, pick, blob) in [
+        ("xl-config", 0, b"{\"c_info\": {\"type\": \"pvh\", \"name\": \"t\"}, \"disks\": [{}]}\0".to_vec()),
+        ("cpuid", 1, cpuid),
+        ("msrs", 2, [0x10a_u64.to_le_bytes(), 3u64.to_le_bytes()].concat()),
+        ("tsc", 3, build::tsc_info()),
+        ("hvm-context", 4, build::small_context()),
+        ("hvm-params", 5, params),
+        ("vcpu-extended", 8, vec![1; 128]),
+        ("vcpu-xsave", 9, vec![1; 600]),
+        ("qevm", 11, qevm()),
+        ("entry-cpu", 13 + 2, vec![0; 1032]),
+        ("entry-pic", 13 + 3, vec![0; 8]),
+        ("entry-rtc", 13 + 11, vec![0; 16]),
+        ("entry-mtrr", 13 + 14, vec![0; 400]),
+        ("entry-cpu-msr", 13 + 20, vec![0; 24]),
+    ] {
+        seeds.insert(format!("decode/{name}"), [&[pick][..], &blob].concat());
+    }
+    seeds
+}
+
+/// The seeds on disk are what this file makes; with `UPDATE_GOLDEN` in the environment they are written anew.
+#[test]
+fn seeds_are_as_generated() {
+    let expected = seeds();
+    let mut total = 0;
+    for (name, octets) in &expected {
+        let file = path("fuzz/seeds").join(name);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(&file, octets).unwrap();
+        }
+        assert!(std::fs::read(&file).unwrap() == *octets, "{} (UPDATE_GOLDEN=1 writes it anew)", file.display());
+        total += octets.len();
+    }
+    assert_eq!(files("fuzz/seeds/stream").len() + files("fuzz/seeds/decode").len(), expected.len());
+    assert!(total < 100 << 10, "{total} octets of seeds");
+}
+
+/// Everything that there is, through every target: a finding of one may be news to another. The targets' own checks
+/// panic where the ways in disagree.
+#[test]
+fn every_target_takes_every_seed_and_finding() {
+    let mut inputs = files("fixtures/fuzz");
+    for folder in ["stream", "decode", "packed"] {
+        let seeds = files(&format!("fuzz/seeds/{folder}"));
+        assert!(!seeds.is_empty(), "fuzz/seeds/{folder} is empty");
+        inputs.extend(seeds.into_iter().map(|(name, octets)| (format!("{folder}/{name}"), octets)));
+    }
+    for (name, octets) in &inputs {
+        println!("{name}");
+        let steered = Steered::new(octets);
+        streams::slice(&steered);
+        streams::push_split(&steered);
+        streams::pull_exact(&steered);
+        streams::verify(&steered);
+        streams::dump(&steered);
+        streams::round_trip(&steered);
+        blobs::decode(octets);
+        packed::read(octets);
+    }
+}
+
+/// The packed seeds are one stream in every packing.
+#[test]
+fn packed_seeds_unpack_to_the_same() {
+    let plain = packed::unpacked(Input::open(&path("fuzz/seeds/packed/plain"))).unwrap();
+    assert_eq!(plain, back());
+    for name in ["gzip", "xz", "zstd"] {
+        let input = Input::open(&path("fuzz/seeds/packed").join(name));
+        assert!(matches!(input, Ok(Input::Compressed(_))), "{name}");
+        assert_eq!(packed::unpacked(input).unwrap(), plain, "{name}");
+    }
+}
+
+/// The seeds are real streams: those that should be are read to their ends, and come out of the emitter as they were.
+#[test]
+fn seeds_reach_the_end() {
+    let seeds = seeds();
+    for (name, without_remark) in
+        [("hvm-libxc", true), ("hvm-xl", true), ("pv-libxc", true), ("back", false), ("remarks", false)]
+    {
+        let steered = Steered::new(&seeds[&format!("stream/{name}")]);
+        assert_eq!(streams::is_round_trip(&steered), without_remark, "{name}");
+        let (items, error) = common::by_slice(steered.stream, steered.framing(false));
+        assert_eq!(error, None, "{name}");
+        assert!(items.len() >= 6, "{name}: {items:?}");
+    }
+}
