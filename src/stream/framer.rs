@@ -168,7 +168,7 @@ impl Framer {
             None => State::Start,
             Some(start) => first_state(start),
         };
-        let mut framer = Framer {
+        Framer {
             options,
             state,
             start,
@@ -179,10 +179,7 @@ impl Framer {
             checkpoint_end: 0,
             skipped: 0,
             wanted: ("its first octets", 1),
-        };
-        // No octets are no error yet, but tell what a stream without any lacks.
-        let _ = framer.take(&[]);
-        framer
+        }
     }
 
     /// Offset of the next item.
