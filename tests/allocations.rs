@@ -17,17 +17,20 @@ struct Counting;
 
 thread_local! {
     static CALLS: Cell<u64> = const { Cell::new(0) };
+    /// Octets asked for, those given back not taken off.
+    static OCTETS: Cell<u64> = const { Cell::new(0) };
 }
 
-fn count() {
+fn count(octets: usize) {
     CALLS.with(|calls| calls.set(calls.get() + 1));
+    OCTETS.with(|asked| asked.set(asked.get() + octets as u64));
 }
 
 // SAFETY: every call is passed on to the system's allocator as it is; counting touches a thread-local number that has
 // no destructor and never allocates.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size());
         // SAFETY: the caller keeps GlobalAlloc's contract, which is System's.
         unsafe { System.alloc(layout) }
     }
@@ -38,7 +41,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        count(size);
         // SAFETY: as above; the pointer came from System.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -235,4 +238,31 @@ fn rewriting() {
     assert!(items >= RECORDS);
     assert_eq!(CALLS.get() - since, 0, "RecordWriter::item: calls for memory");
     assert_eq!(writer.get_ref().0, stream.len() as u64);
+}
+
+/// A record that claims the longest body there is, of which a few octets are there.
+#[test]
+fn a_length_that_is_only_claimed_costs_no_memory() {
+    let head = &stream()[..40];
+    for type_id in [types::PAGE_DATA, types::HVM_CONTEXT, types::X86_PV_P2M_FRAMES] {
+        // A count that fills the body, for those who believe it.
+        let claim = [type_id.to_le_bytes(), (128u32 << 20).to_le_bytes(), [0xff; 4]].concat();
+        let stream = [head, &claim[..], &[1; 5000]].concat();
+        for skip_contents in [false, true] {
+            let options = Options { skip_contents, ..Options::default() };
+            let before = OCTETS.get();
+            let mut reader = PullReader::new(Cursor::new(&stream), options);
+            while matches!(reader.next_item(), Ok(Some(_))) {}
+            assert_eq!(reader.framer().offset(), 40);
+            let pulled = OCTETS.get() - before;
+            assert!(pulled < 4 << 20, "{pulled} octets asked for to pull {}", stream.len());
+            let mut reader = PushReader::new(options);
+            for piece in stream.chunks(100) {
+                reader.push(piece);
+                while matches!(reader.next_item(), Ok(Some(_))) {}
+            }
+            let pushed = OCTETS.get() - before - pulled;
+            assert!(pushed < 1 << 20, "{pushed} octets asked for to push {}", stream.len());
+        }
+    }
 }
