@@ -222,7 +222,7 @@ impl Restorer {
                     round.state.params.extend(params.params());
                     continue;
                 }
-                Record::Toolstack(_) | Record::Optional { .. } => continue,
+                Record::Optional { .. } => continue,
                 _ => return Err(unexpected(&record, item.offset)),
             };
             if round.state.context.is_empty() {

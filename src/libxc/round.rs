@@ -4,7 +4,7 @@
 use super::{RestoreError, SaveError};
 use crate::decode::DecodeError;
 use crate::decode::hvm_context::{DESCRIPTOR, Entries};
-use crate::decode::hvm_entry::EntryBody;
+use crate::decode::hvm_entry::{EntryBody, HVM_FILE_MAGIC, HVM_FILE_VERSION};
 use crate::hypervisor::types::{HvmParam, PAGE_SIZE, TscInfo};
 use crate::hypervisor::{PageBatch, SaveDomain};
 use crate::stream::handover::LibxcWriter;
@@ -162,7 +162,11 @@ fn check_context(blob: &[u8]) -> Result<(), DecodeError> {
     if let Some(first) = entries.next() {
         let first = first?;
         let shifted = |error: DecodeError| error.shifted(first.offset + DESCRIPTOR);
-        if let Some((EntryBody::Header(header), _)) = EntryBody::decode(first.typecode, first.data).map_err(shifted)? {
+        // Decoded, which costs an allocation, only to say what is wrong.
+        if !first.data.starts_with([HVM_FILE_MAGIC.to_le_bytes(), HVM_FILE_VERSION.to_le_bytes()].as_flattened())
+            && let Some((EntryBody::Header(header), _)) =
+                EntryBody::decode(first.typecode, first.data).map_err(shifted)?
+        {
             header.check().map_err(shifted)?;
         }
     }

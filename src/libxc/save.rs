@@ -149,8 +149,9 @@ impl Saver {
             let dirty = domain.clean_log_dirty(&mut self.dirty, CleanMode::Ongoing)?.dirty_count;
             if dirty < self.options.few_pages {
                 // What was read is gone from the log, so it has to be sent before the guest stops.
-                sent.pfns += self.send_pages(domain, out)?;
-                sent.rounds += 1;
+                let pfns = self.send_pages(domain, out)?;
+                sent.pfns += pfns;
+                sent.rounds += u32::from(pfns > 0);
                 return Ok(sent);
             }
         }

@@ -14,14 +14,23 @@ pub(super) struct EmulatorState {
     /// The device model's state; empty when there is no device model.
     context: Vec<u8>,
     header: Option<EmulatorHeader>,
-    /// Where in the stream the last of the records was.
+    /// Which records of a stream's checkpoint were taken.
+    taken: Taken,
+    /// Where in the stream the last of them was.
     pub offset: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Taken {
+    xenstore: bool,
+    context: bool,
 }
 
 impl EmulatorState {
     pub fn clear(&mut self) {
         self.xenstore.clear();
         self.context.clear();
+        self.taken = Taken::default();
     }
 
     /// Octets held.
@@ -56,20 +65,23 @@ impl EmulatorState {
         Ok(())
     }
 
-    /// Takes a record's xenstore entries.
-    pub fn set_xenstore(&mut self, data: &XenstoreData<'_>) {
+    /// Takes a record's xenstore entries; false when the checkpoint had such a record already. A domain here has one
+    /// device model.
+    pub fn set_xenstore(&mut self, data: &XenstoreData<'_>) -> bool {
         self.xenstore.clear();
         self.xenstore.extend_from_slice(&data.header.emit());
         for text in data.pairs().flat_map(|(key, value)| [key, value]) {
             self.xenstore.extend_from_slice(text);
             self.xenstore.push(0);
         }
+        !std::mem::replace(&mut self.taken.xenstore, true)
     }
 
-    /// Takes a record's device-model state.
-    pub fn set_context(&mut self, context: &EmulatorContext<'_>) {
+    /// Takes a record's device-model state; false when the checkpoint had such a record already.
+    pub fn set_context(&mut self, context: &EmulatorContext<'_>) -> bool {
         self.context.clear();
         self.context.extend_from_slice(context.context);
+        !std::mem::replace(&mut self.taken.context, true)
     }
 
     /// Loads what there is into the domain's device model; on error the device model is as it was.
@@ -77,14 +89,11 @@ impl EmulatorState {
         if !self.context.is_empty() {
             domain.load_device_model(&self.context)?;
         }
-        match XenstoreData::parse(&self.xenstore) {
-            Ok(data) => {
-                let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
-                domain.set_emulator_xenstore(data.pairs().map(|(key, value)| (text(key), text(value))).collect())
-            }
-            // No such record came.
-            Err(_) => Ok(()),
+        if let (true, Ok(data)) = (self.taken.xenstore, XenstoreData::parse(&self.xenstore)) {
+            let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+            domain.set_emulator_xenstore(data.pairs().map(|(key, value)| (text(key), text(value))).collect())?;
         }
+        Ok(())
     }
 }
 

@@ -166,12 +166,16 @@ impl Restorer {
             match record {
                 Record::EmulatorXenstoreData(data) => {
                     check_emulator("EMULATOR_XENSTORE_DATA", offset, data.header, domain)?;
-                    self.emulator.set_xenstore(&data);
+                    if !self.emulator.set_xenstore(&data) {
+                        return Err(out_of_turn("a second EMULATOR_XENSTORE_DATA", offset));
+                    }
                     self.check_limit(offset)?;
                 }
                 Record::EmulatorContext(context) => {
                     check_emulator("EMULATOR_CONTEXT", offset, context.header, domain)?;
-                    self.emulator.set_context(&context);
+                    if !self.emulator.set_context(&context) {
+                        return Err(out_of_turn("a second EMULATOR_CONTEXT", offset));
+                    }
                     self.check_limit(offset)?;
                 }
                 Record::Optional { .. } => {}

@@ -77,13 +77,6 @@ enum Place<W> {
 }
 
 impl<W: Write> Place<W> {
-    const fn written(&self) -> u64 {
-        match self {
-            Place::Image(out) => out.written(),
-            Place::Between(out) => out.written(),
-        }
-    }
-
     fn round(self) -> LibxcWriter<W, ToLibxl> {
         match self {
             Place::Image(out) => out,
@@ -108,6 +101,8 @@ pub struct Primary<W> {
     place: Option<Place<W>>,
     staging_limit: u64,
     number: u64,
+    /// Octets of stream up to the last checkpoint.
+    written: u64,
 }
 
 impl<W: Write> Primary<W> {
@@ -121,7 +116,7 @@ impl<W: Write> Primary<W> {
         match saver.begin(domain, sink) {
             Ok(out) => {
                 let place = Some(Place::Image(out));
-                Ok(Primary { saver, place, staging_limit: options.staging_limit, number: 0 })
+                Ok(Primary { saver, place, staging_limit: options.staging_limit, number: 0, written: 0 })
             }
             Err(error) => {
                 quietly(saver.stop(domain));
@@ -148,7 +143,6 @@ impl<W: Write> Primary<W> {
             let gone = std::io::Error::new(std::io::ErrorKind::NotConnected, "the stream is over");
             return Err(SaveError::Write(crate::stream::handover::WriteError::Io { offset: 0, error: gone }));
         };
-        let before = place.written();
         let mut round = RoundFigures { number: self.number + 1, ..RoundFigures::default() };
         let start = Instant::now();
         domain.suspend()?;
@@ -171,7 +165,8 @@ impl<W: Write> Primary<W> {
                 between
             }
         };
-        round.octets = between.written() - before;
+        round.octets = between.written() - self.written;
+        self.written = between.written();
         self.place = Some(Place::Between(between));
         self.number = round.number;
         observer.sent(&round);

@@ -10,7 +10,7 @@ pub struct RoundFigures {
     pub number: u64,
     /// Pages that the guest had written since the round before.
     pub dirty_pages: u64,
-    /// Octets of stream.
+    /// Octets of stream since the checkpoint before; for the first one, the whole image.
     pub octets: u64,
     /// How long the guest stood still: from the request to suspend to its resume.
     pub pause: Duration,

@@ -73,6 +73,10 @@ impl SaveDomain for Runner {
     fn hvm_param(&self, index: u64) -> Result<u64> {
         self.turn()?.hvm_param(index)
     }
+
+    fn hvm_params(&self, params: &mut Vec<HvmParam>) -> Result<()> {
+        self.turn()?.hvm_params(params)
+    }
 }
 
 impl RestoreDomain for Runner {
