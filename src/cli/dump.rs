@@ -3,6 +3,7 @@
 use super::stream_options::StreamArgs;
 use crate::inspect::dump::{Options, dump};
 use crate::inspect::progress::Progress;
+use crate::stream::Severity;
 use clap::Args as ClapArgs;
 use std::io::{self, BufWriter, IsTerminal, Write};
 
@@ -31,8 +32,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
     drop(progress);
     out.flush()?;
     let dumped = dumped.map_err(|error| args.stream.named(error))?;
-    let Some(error) = dumped.stopped else { return Ok(!dumped.refused) };
-    eprintln!("xen-replicate: {}: {error}", args.stream.file.display());
-    // That is how a checkpointed stream ends whose primary died.
-    Ok(!dumped.refused && error.is_truncation() && dumped.checkpoints > 0)
+    let Some(stopped) = dumped.stopped else { return Ok(!dumped.refused) };
+    eprintln!("xen-replicate: {}: {stopped}", args.stream.file.display());
+    Ok(!dumped.refused && stopped.problem.severity() == Severity::Remark)
 }

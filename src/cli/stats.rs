@@ -33,5 +33,5 @@ pub fn run(args: &Args) -> io::Result<bool> {
     if let Some(stopped) = &stats.stopped {
         eprintln!("xen-replicate: {}: {stopped}", args.stream.file.display());
     }
-    Ok(stats.stopped.is_none() || stats.checkpoints > 0)
+    Ok(stats.followed)
 }

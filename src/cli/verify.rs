@@ -55,7 +55,7 @@ fn text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{finding}")?;
     }
     let verdict = if report.valid { "valid" } else { "NOT valid" };
-    let start = report.start.map_or(String::new(), |start| format!(" {start}"));
+    let start = report.start.filter(|&start| start != report.mode).map_or(String::new(), |start| format!(" {start}"));
     writeln!(
         out,
         "{verdict}: {}{start} stream, {} records, {} checkpoints, {} octets",

@@ -186,3 +186,20 @@ impl Serialize for DecodeError {
         s.collect_str(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_offset_and_value_and_shift() {
+        let error = DecodeError::EntryPastEnd { offset: 16, typecode: 2, instance: 1, length: 1032, remaining: 10 };
+        assert_eq!(
+            error.clone().shifted(100).to_string(),
+            "HVM context entry at offset 116 (type 2, instance 1): length 1032 runs past the end, 10 octets left"
+        );
+        assert_eq!(serde_json::to_value(&error).unwrap(), error.to_string());
+        let far = DecodeError::MissingEnd { offset: 1 }.shifted(usize::MAX);
+        assert_eq!(far, DecodeError::MissingEnd { offset: usize::MAX });
+    }
+}

@@ -65,20 +65,24 @@ layout! {
     }
 }
 
-/// The vCPU slots of the page; JSON lists those that are not all zero, with their number as `vcpu`.
+/// The vCPU slots of the page; JSON lists those in use, with their number as `vcpu`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VcpuSlots<T>(pub Table<T, LEGACY_MAX_VCPUS>);
 
 impl<T: Wire> VcpuSlots<T> {
-    /// The slots that are not all zero.
+    /// The slots in use: vCPU 0, and those with anything set beside `evtchn_upcall_mask`, which Xen
+    /// sets in every slot when it makes the page.
     pub fn used(&self) -> impl Iterator<Item = (usize, &T)> {
-        self.0.iter().enumerate().filter(|(_, slot)| {
+        self.0.iter().enumerate().filter(|(vcpu, slot)| {
             let mut octets = Vec::with_capacity(T::SIZE);
             slot.emit(&mut octets);
-            !super::hex::all_zero(&octets)
+            *vcpu == 0 || octets.iter().enumerate().any(|(at, octet)| at != UPCALL_MASK && *octet != 0)
         })
     }
 }
+
+/// Offset of `evtchn_upcall_mask` in `vcpu_info`, the same in both widths.
+const UPCALL_MASK: usize = 1;
 
 impl<T: Wire + Serialize> Serialize for VcpuSlots<T> {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
@@ -303,9 +307,24 @@ mod tests {
         assert_eq!(narrow.encode(), page());
     }
 
+    fn shown<T: Blob + Serialize>(blob: &[u8]) -> serde_json::Value {
+        serde_json::to_value(T::decode(blob).unwrap().0).unwrap()
+    }
+
+    #[test]
+    fn fields_lie_where_a_c_compiler_puts_them() {
+        use crate::decode::c_offsets as c;
+        c::check(4096, c::SHARED_INFO, shown::<SharedInfo64>);
+        c::check(4096, c::SHARED_INFO_32, shown::<SharedInfo32>);
+        c::check(64, c::VCPU_INFO, shown::<VcpuInfo64>);
+        c::check(64, c::VCPU_INFO_32, shown::<VcpuInfo32>);
+        c::check(32, c::VCPU_TIME, shown::<VcpuTime>);
+    }
+
     #[test]
     fn fields_lie_at_their_c_offsets() {
         let mut page = vec![0u8; 4096];
+        (0..32).for_each(|vcpu| page[vcpu * 64 + 1] = 1);
         page[64] = 1;
         page[64 + 8] = 2;
         page[64 + 32 + 16] = 9;
@@ -317,8 +336,8 @@ mod tests {
         page[3112] = 0xab;
         let SharedInfo::Bits64(info) = SharedInfo::decode(&page, Width::Bits64).unwrap() else { panic!() };
         let json = serde_json::to_value(&info).unwrap();
-        assert_eq!(json["vcpu_info"].as_array().unwrap().len(), 1);
-        let slot = &json["vcpu_info"][0];
+        assert_eq!(json["vcpu_info"].as_array().unwrap().len(), 2);
+        let slot = &json["vcpu_info"][1];
         assert_eq!((&slot["vcpu"], &slot["evtchn_upcall_pending"]), (&1.into(), &1.into()));
         assert_eq!(slot["evtchn_pending_sel"], "0x2");
         assert_eq!((&slot["time"]["system_time"], &slot["time"]["tsc_shift"]), (&9.into(), &(-1).into()));

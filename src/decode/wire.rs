@@ -169,6 +169,8 @@ macro_rules! layout {
     }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, serde::Serialize)]
+        // Fields whose name is that of the register or of the C field need no more words.
+        #[allow(missing_docs)]
         pub struct $name {
             $($(#[$fmeta])*
             #[serde(skip_serializing_if = "crate::decode::wire::Wire::hidden")]
@@ -209,6 +211,8 @@ macro_rules! layout {
     }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, serde::Serialize)]
+        // Fields whose name is that of the register or of the C field need no more words.
+        #[allow(missing_docs)]
         pub struct $name {
             $($(#[$fmeta])*
             #[serde(skip_serializing_if = "crate::decode::wire::Wire::hidden")]
@@ -268,3 +272,68 @@ macro_rules! layout {
 }
 
 pub(crate) use layout;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::hex::{Hex16, Reserved};
+
+    layout! {
+        /// A structure that grew.
+        pub struct Grown = "GROWN" {
+            small: i8,
+            pad: Reserved<1>,
+            word: Hex16,
+            list: Table<u16, 2>,
+        } later {
+            wide: i64,
+            more: u32,
+        }
+    }
+
+    #[test]
+    fn fields_are_little_endian_and_in_order() {
+        let blob = [0xff, 0, 0x34, 0x12, 1, 0, 2, 0];
+        let (grown, extra) = Grown::decode(&blob).unwrap();
+        assert_eq!((grown.small, grown.word.0, grown.list.0.as_slice(), extra), (-1, 0x1234, &[1, 2][..], 0));
+        assert_eq!(grown.encode(), blob);
+        assert_eq!(serde_json::to_string(&grown).unwrap(), r#"{"small":-1,"word":"0x1234","list":[1,2]}"#);
+    }
+
+    #[test]
+    fn the_later_part_is_there_whole_or_not_at_all() {
+        let mut blob = vec![0u8; 8];
+        blob.extend_from_slice(&(-2i64).to_le_bytes());
+        blob.extend_from_slice(&[5, 0, 0, 0]);
+        for len in 0..=blob.len() {
+            let decoded = Grown::decode(&blob[..len]);
+            match len {
+                8 => assert_eq!(decoded.unwrap().0.wide, None),
+                20 => assert_eq!(decoded.unwrap().0.wide, Some(-2)),
+                _ => assert_eq!(
+                    decoded,
+                    Err(DecodeError::TooShort {
+                        what: "GROWN",
+                        offset: 0,
+                        needed: if len < 8 { 8 } else { 20 },
+                        got: len
+                    })
+                ),
+            }
+        }
+        let (mut grown, _) = Grown::decode(&blob).unwrap();
+        assert_eq!(grown.encode(), blob);
+        grown.more = None;
+        assert_eq!(grown.encode()[16..], [0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn arrays_are_whole_elements() {
+        assert_eq!(parse_array::<u16>("list", &[9, 1, 0, 2, 0], 1), Ok(vec![1, 2]));
+        assert_eq!(parse_array::<u16>("list", &[], 4), Ok(vec![]));
+        assert_eq!(
+            parse_array::<u16>("list", &[9, 1, 0, 2], 1),
+            Err(DecodeError::NotMultiple { what: "list", offset: 1, length: 3, unit: 2 })
+        );
+    }
+}

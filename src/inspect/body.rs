@@ -1,4 +1,4 @@
-//! What an item holds: a telling line, and the whole of it decoded.
+//! What an item holds, decoded.
 
 use crate::decode::cpuid::CpuidPolicy;
 use crate::decode::hvm_context::HvmContext;
@@ -8,13 +8,13 @@ use crate::decode::shared_info::{SharedInfo, Width};
 use crate::decode::tsc::tsc_mode_name;
 use crate::decode::wire::Blob;
 use crate::decode::xl_config::XlConfig;
-use crate::decode::{DecodeError, pv_vcpu};
+use crate::decode::{DecodeError, pv_vcpu, qevm};
 use crate::stream::check::Parsed;
 use crate::stream::framer::{Item, What};
-use crate::stream::libxc::{self, DomainHeader, PageData, PageType, VcpuBlob, VcpuRecord};
+use crate::stream::libxc::{self, DirtyPfnList, P2mFrames, PageData, VcpuBlob, VcpuRecord};
 use crate::stream::libxl::{self, EmulatorContext};
-use crate::stream::xl::Preamble;
-use serde::Serialize;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 /// What records before an item tell about how to decode it.
@@ -38,115 +38,130 @@ impl Context {
     }
 }
 
-/// The item in a few words.
-pub fn summary(item: &Item<'_>, parsed: Option<&Parsed<'_>>) -> String {
-    match (&item.what, parsed) {
-        (What::XlPreamble(preamble), _) => preamble_summary(preamble),
-        (What::LibxlHeader(header), _) => {
-            format!("version {}{}", libxl::VERSION, if header.is_converted() { ", converted from legacy" } else { "" })
+/// Longest blob that is decoded field by field, in octets; real ones have a few KiB. Decoded values take many times the
+/// memory of the blob.
+const MAX_BLOB: usize = 16 << 20;
+/// Most entries of an array that text shows; JSON has all of them.
+const MAX_SHOWN: usize = 4096;
+
+/// A decoded body. Arrays as long as a record can be are views, and go to JSON entry by entry.
+#[derive(Debug, Clone)]
+pub enum Body<'a> {
+    /// Anything but a long array; null for records without a body and for bodies that cannot be parsed.
+    Value(Value),
+    /// PAGE_DATA: the pfn array as runs of consecutive pfns of one type, in stream order. Only contents are left out.
+    Pages(PageData<'a>),
+    /// X86_PV_P2M_FRAMES.
+    P2mFrames(P2mFrames<'a>),
+    /// CHECKPOINT_DIRTY_PFN_LIST.
+    DirtyPfns(DirtyPfnList<'a>),
+}
+
+impl Serialize for Body<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = match self {
+            Body::Value(value) => return value.serialize(serializer),
+            _ => serializer.serialize_map(None)?,
+        };
+        match self {
+            Body::Value(_) => {}
+            Body::Pages(data) => {
+                map.serialize_entry("count", &data.count())?;
+                map.serialize_entry("entries", &Sequence(|| runs(data)))?;
+            }
+            Body::P2mFrames(frames) => {
+                map.serialize_entry("p2m_start_pfn", &frames.start)?;
+                map.serialize_entry("p2m_end_pfn", &frames.end)?;
+                map.serialize_entry("p2m_pfns", &Sequence(|| frames.pfns()))?;
+            }
+            Body::DirtyPfns(list) => map.serialize_entry("pfns", &Sequence(|| list.pfns()))?,
         }
-        (What::ImageHeader(header), _) => format!("version {}, little-endian", header.version),
-        (What::DomainHeader(header), _) => domain_summary(header),
-        (What::Handshake(message, status), _) => {
-            let status = status.map_or(String::new(), |status| format!(", status {status}"));
-            format!("{:?}{status}", message.text())
-        }
-        (What::Record(_), Some(Parsed::Libxl(record))) => libxl_summary(record),
-        (What::Record(_), Some(Parsed::Libxc(record))) => libxc_summary(record),
-        (What::Record(_), None) => String::new(),
+        map.end()
     }
 }
 
-fn preamble_summary(preamble: &Preamble<'_>) -> String {
-    let Ok(config) = preamble.config() else { return String::new() };
-    let mut text = format!("configuration of {} octets", config.len());
-    if let Ok(config) = XlConfig::decode(config) {
-        for part in [config.kind, config.name].into_iter().flatten() {
-            text += ", ";
-            text += &printable(&part);
+impl Body<'_> {
+    /// The body as a value for text, long arrays cut.
+    pub fn shown(&self) -> Value {
+        match self {
+            Body::Value(value) => value.clone(),
+            Body::Pages(data) => {
+                let mut value = json!({"count": data.count()});
+                show(&mut value, "entries", runs(data));
+                value
+            }
+            Body::P2mFrames(frames) => {
+                let mut value = json!({"p2m_start_pfn": frames.start, "p2m_end_pfn": frames.end});
+                show(&mut value, "p2m_pfns", frames.pfns());
+                value
+            }
+            Body::DirtyPfns(list) => {
+                let mut value = json!({});
+                show(&mut value, "pfns", list.pfns());
+                value
+            }
         }
-    }
-    text
-}
-
-fn domain_summary(header: &DomainHeader) -> String {
-    let kind = header.domain_type().map_or_else(|| format!("type {:#x}", header.type_id), |kind| kind.name().into());
-    match header.xen_major {
-        0 => format!("{kind}, converted from legacy by version {} of the converter", header.xen_minor),
-        major => format!("{kind}, Xen {major}.{}", header.xen_minor),
-    }
-}
-
-fn libxl_summary(record: &libxl::Record<'_>) -> String {
-    let emulator = |header: &libxl::EmulatorHeader| format!("{} {}", header.id.name(), header.index);
-    match record {
-        libxl::Record::LibxcContext => "libxc's stream follows".into(),
-        libxl::Record::EmulatorXenstoreData(data) => {
-            format!("{}, {} keys", emulator(&data.header), data.pairs().count())
-        }
-        libxl::Record::EmulatorContext(context) => {
-            format!("{}, state of {} octets", emulator(&context.header), context.context.len())
-        }
-        libxl::Record::CheckpointState(state) => state.control_id.name().into(),
-        libxl::Record::Optional { .. } => "unknown, may be skipped".into(),
-        libxl::Record::End | libxl::Record::CheckpointEnd => String::new(),
     }
 }
 
-fn libxc_summary(record: &libxc::Record<'_>) -> String {
+fn show<T: Serialize>(into: &mut Value, key: &str, mut entries: impl Iterator<Item = T>) {
+    let shown: Vec<_> = entries.by_ref().take(MAX_SHOWN).map(|entry| to_value(&entry)).collect();
+    into[key] = shown.into();
+    let more = entries.count();
+    if more > 0 {
+        into["not_shown"] = more.into();
+    }
+}
+
+/// Serialises what an iterator gives, one by one.
+struct Sequence<F>(F);
+
+impl<F, I> Serialize for Sequence<F>
+where
+    F: Fn() -> I,
+    I: Iterator<Item: Serialize>,
+{
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq((self.0)())
+    }
+}
+
+/// Consecutive pfns of one type.
+#[derive(Serialize)]
+struct Run {
+    pfn: u64,
+    count: u64,
+    #[serde(rename = "type")]
+    page_type: &'static str,
+}
+
+fn runs<'a>(data: &PageData<'a>) -> impl Iterator<Item = Run> + use<'a> {
+    let mut entries = data.entries().peekable();
+    std::iter::from_fn(move || {
+        let first = entries.next()?;
+        let mut count = 1;
+        while entries.next_if(|next| next.page_type == first.page_type && next.pfn == first.pfn + count).is_some() {
+            count += 1;
+        }
+        Some(Run { pfn: first.pfn, count, page_type: first.page_type.name() })
+    })
+}
+
+/// Decodes an item in full.
+pub fn decoded<'a>(item: &Item<'a>, parsed: Option<&Parsed<'a>>, context: &Context) -> Body<'a> {
     use libxc::Record;
-    match record {
-        Record::PageData(data) => page_data_summary(data),
-        Record::X86PvInfo(info) => format!("{}-bit guest, {} levels", u16::from(info.guest_width) * 8, info.pt_levels),
-        Record::X86PvP2mFrames(frames) => {
-            format!("pfns {:#x} to {:#x}, {} frames", frames.start, frames.end, frames.pfns().len())
-        }
-        Record::X86PvVcpu(blob) => format!("vCPU {}, {} octets", blob.vcpu_id, blob.context.len()),
-        Record::X86TscInfo(tsc) => {
-            let mode = tsc_mode_name(tsc.mode).map_or_else(|| tsc.mode.to_string(), str::to_owned);
-            format!("mode {mode}, {} kHz, {} ns, incarnation {}", tsc.khz, tsc.nsec, tsc.incarnation)
-        }
-        Record::HvmContext(context) => hvm_context_summary(context),
-        Record::HvmParams(params) => format!("{} parameters", params.params().len()),
-        Record::CheckpointDirtyPfnList(list) => format!("{} pfns", list.pfns().len()),
-        Record::X86CpuidPolicy(policy) => {
-            let vendor = CpuidPolicy::decode(policy.leaves).ok().and_then(|policy| policy.vendor);
-            let vendor = vendor.map_or(String::new(), |vendor| format!(", {}", printable(&vendor)));
-            format!("{} leaves{vendor}", policy.count())
-        }
-        Record::X86MsrPolicy(policy) => format!("{} MSRs", policy.count()),
-        Record::Optional { .. } => "unknown, may be skipped".into(),
-        Record::Verify => "pages from here on are to be compared".into(),
-        Record::End | Record::SharedInfo(_) | Record::Toolstack(_) | Record::Checkpoint | Record::StaticDataEnd => {
-            String::new()
-        }
+    match parsed {
+        Some(Parsed::Libxc(Record::PageData(data))) => Body::Pages(*data),
+        Some(Parsed::Libxc(Record::X86PvP2mFrames(frames))) => Body::P2mFrames(*frames),
+        Some(Parsed::Libxc(Record::CheckpointDirtyPfnList(list))) => Body::DirtyPfns(*list),
+        _ => match &item.what {
+            What::Record(frame) if frame.body.len() > MAX_BLOB => Body::Value(octets_body(frame.body)),
+            _ => Body::Value(value(item, parsed, context)),
+        },
     }
 }
 
-fn page_data_summary(data: &PageData<'_>) -> String {
-    let (mut low, mut high) = (u64::MAX, 0);
-    let mut counts = [0u32; 16];
-    for entry in data.entries() {
-        low = low.min(entry.pfn);
-        high = high.max(entry.pfn);
-        counts[usize::from(entry.page_type.wire() & 0xf)] += 1;
-    }
-    let types: Vec<_> = (0..16u8)
-        .filter_map(PageType::from_wire)
-        .filter(|page_type| counts[usize::from(page_type.wire())] > 0)
-        .map(|page_type| format!("{} {}", counts[usize::from(page_type.wire())], page_type.name()))
-        .collect();
-    format!("{} pfns {low:#x} to {high:#x}: {}", data.count(), types.join(", "))
-}
-
-fn hvm_context_summary(context: &[u8]) -> String {
-    let context = HvmContext::inspect(context);
-    let cpus = context.entries.iter().filter(|entry| entry.name == Some("CPU")).count();
-    format!("{} entries, {cpus} vCPUs", context.entries.len())
-}
-
-/// The item in full, as JSON; null for records without a body and for bodies that cannot be parsed.
-pub fn decoded(item: &Item<'_>, parsed: Option<&Parsed<'_>>, context: &Context) -> Value {
+fn value(item: &Item<'_>, parsed: Option<&Parsed<'_>>, context: &Context) -> Value {
     match (&item.what, parsed) {
         (What::XlPreamble(preamble), _) => json!({
             "mandatory_flags": preamble.header.mandatory_flags,
@@ -190,21 +205,22 @@ fn libxl_body(record: &libxl::Record<'_>) -> Value {
 }
 
 fn emulator_body(context: &EmulatorContext<'_>) -> Value {
-    let state =
-        if context.context.starts_with(b"QEVM") { octets_body(context.context) } else { octets_body(context.context) };
+    let state = match qevm::QemuState::decode(context.context) {
+        Ok(state) => to_value(&state),
+        // Another emulator's, or another version of QEMU's container than any that is known.
+        Err(error) => {
+            let mut octets = octets_body(context.context);
+            octets["error"] = error.to_string().into();
+            octets
+        }
+    };
     json!({"emulator": context.header.id.name(), "index": context.header.index, "context": state})
 }
 
 fn libxc_body(record: &libxc::Record<'_>, context: &Context) -> Value {
     use libxc::Record;
     match record {
-        Record::PageData(data) => json!({"count": data.count(), "entries": entry_runs(data)}),
         Record::X86PvInfo(info) => json!({"guest_width": info.guest_width, "pt_levels": info.pt_levels}),
-        Record::X86PvP2mFrames(frames) => json!({
-            "p2m_start_pfn": frames.start,
-            "p2m_end_pfn": frames.end,
-            "p2m_pfns": frames.pfns().collect::<Vec<_>>(),
-        }),
         Record::X86PvVcpu(vcpu) => {
             json!({"vcpu_id": vcpu.vcpu_id, "context": vcpu_body(vcpu, context.width())})
         }
@@ -221,10 +237,11 @@ fn libxc_body(record: &libxc::Record<'_>, context: &Context) -> Value {
             let list: Vec<_> = params.params().map(|param| HvmParam::new(param.index, param.value)).collect();
             json!({"count": list.len(), "params": to_value(&list)})
         }
-        Record::CheckpointDirtyPfnList(list) => json!({"pfns": list.pfns().collect::<Vec<_>>()}),
         Record::X86CpuidPolicy(policy) => blob(CpuidPolicy::decode(policy.leaves)),
         Record::X86MsrPolicy(policy) => json!({"msrs": blob(decode_msrs(policy.entries))}),
         Record::Toolstack(body) | Record::Optional { body, .. } => octets_body(body),
+        // Arrays are bodies of their own kind, see `decoded`.
+        Record::PageData(_) | Record::X86PvP2mFrames(_) | Record::CheckpointDirtyPfnList(_) => Value::Null,
         Record::End | Record::Verify | Record::Checkpoint | Record::StaticDataEnd => Value::Null,
     }
 }
@@ -239,26 +256,6 @@ fn vcpu_body(vcpu: &VcpuBlob<'_>, width: Width) -> Value {
         VcpuRecord::Xsave => blob(pv_vcpu::Xsave::decode(vcpu.context)),
         VcpuRecord::Msrs => blob(decode_msrs(vcpu.context)),
     }
-}
-
-/// A pfn array as runs of consecutive pfns of one type, in stream order: nothing is left out.
-fn entry_runs(data: &PageData<'_>) -> Vec<Value> {
-    #[derive(Serialize)]
-    struct Run {
-        pfn: u64,
-        count: u64,
-        #[serde(rename = "type")]
-        page_type: &'static str,
-    }
-    let mut runs: Vec<Run> = Vec::new();
-    for entry in data.entries() {
-        let page_type = entry.page_type.name();
-        match runs.last_mut() {
-            Some(run) if run.page_type == page_type && run.pfn + run.count == entry.pfn => run.count += 1,
-            _ => runs.push(Run { pfn: entry.pfn, count: 1, page_type }),
-        }
-    }
-    runs.iter().map(to_value).collect()
 }
 
 fn blob<T: Serialize>(decoded: Result<T, DecodeError>) -> Value {
@@ -276,8 +273,4 @@ fn to_value<T: Serialize>(value: &T) -> Value {
 fn octets_body(octets: &[u8]) -> Value {
     let first: String = octets.iter().take(32).map(|octet| format!("{octet:02x}")).collect();
     json!({"octets": octets.len(), "first": first})
-}
-
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -3,6 +3,7 @@
 use super::body;
 use super::input::Input;
 use super::progress::Progress;
+use super::summary::summary;
 use super::text;
 use super::walk::{Flow, walk};
 use crate::stream::Layer;
@@ -11,7 +12,7 @@ use crate::stream::error::{Severity, StreamError};
 use crate::stream::framer::{Item, Options as FramerOptions, What, record_name};
 use crate::stream::reader::ReadError;
 use crate::stream::{libxc, libxl};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 use std::io::{self, Write};
 
 /// How to print.
@@ -28,10 +29,8 @@ pub struct Options {
 pub struct Dumped {
     /// Whether an item was found that a receiver must refuse.
     pub refused: bool,
-    /// Why the stream could not be followed to a proper end.
+    /// Why the stream could not be followed to a proper end; a remark where a checkpointed stream just stops.
     pub stopped: Option<StreamError>,
-    /// Whole checkpoints.
-    pub checkpoints: u64,
 }
 
 /// Prints every item of a stream.
@@ -58,9 +57,9 @@ pub fn dump(
     let stopped = match walked.end {
         Ok(()) => None,
         Err(ReadError::Io { error, .. }) => return Err(error),
-        Err(ReadError::Stream(error)) => Some(error),
+        Err(ReadError::Stream(error)) => Some(walked.framer.judge_end(error)),
     };
-    Ok(Dumped { refused: dumper.refused, stopped, checkpoints: walked.framer.checkpoints() })
+    Ok(Dumped { refused: dumper.refused, stopped })
 }
 
 /// Prints items as they come.
@@ -107,7 +106,7 @@ impl Dumper {
             return self.json(item, parsed.as_ref(), &problems, out);
         }
         let (name, _, length) = identity(item);
-        let summary = body::summary(item, parsed.as_ref());
+        let summary = summary(item, parsed.as_ref());
         let line = format!(
             "{:>6} {:>12} {:<5} {:>5} {name:<26} {length:>10}  {summary}",
             item.index,
@@ -120,7 +119,7 @@ impl Dumper {
             writeln!(out, "{:>6} {}: {}", "!", severity(problem), problem.problem)?;
         }
         if self.options.verbose {
-            let body = body::decoded(item, parsed.as_ref(), &self.context);
+            let body = body::decoded(item, parsed.as_ref(), &self.context).shown();
             if !body.is_null() {
                 text::write(out, &body, 8)?;
             }
@@ -128,33 +127,54 @@ impl Dumper {
         Ok(())
     }
 
-    fn json(
+    fn json<'a>(
         &self,
-        item: &Item<'_>,
-        parsed: Option<&Parsed<'_>>,
+        item: &Item<'a>,
+        parsed: Option<&Parsed<'a>>,
         problems: &[StreamError],
         out: &mut dyn Write,
     ) -> io::Result<()> {
         let (name, type_id, length) = identity(item);
-        let mut line = Map::new();
-        line.insert("index".into(), json!(item.index));
-        line.insert("offset".into(), json!(item.offset));
-        line.insert("layer".into(), json!(item.layer.name()));
-        line.insert("type".into(), json!(name));
-        line.insert("type_id".into(), json!(type_id));
-        line.insert("length".into(), json!(length));
-        line.insert("round".into(), json!(item.round));
-        line.insert("body".into(), body::decoded(item, parsed, &self.context));
-        if !problems.is_empty() {
-            let list: Vec<_> = problems
-                .iter()
-                .map(|error| json!({"severity": severity(error), "message": error.problem.to_string()}))
-                .collect();
-            line.insert("problems".into(), list.into());
-        }
-        serde_json::to_writer(&mut *out, &Value::Object(line))?;
+        let problems = problems
+            .iter()
+            .map(|error| Problem { severity: severity(error), message: error.problem.to_string() })
+            .collect();
+        let line = Line {
+            index: item.index,
+            offset: item.offset,
+            layer: item.layer.name(),
+            name: &name,
+            type_id,
+            length,
+            round: item.round,
+            body: body::decoded(item, parsed, &self.context),
+            problems,
+        };
+        serde_json::to_writer(&mut *out, &line)?;
         out.write_all(b"\n")
     }
+}
+
+/// A line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    index: u64,
+    offset: u64,
+    layer: &'static str,
+    #[serde(rename = "type")]
+    name: &'a str,
+    type_id: Option<u32>,
+    length: u64,
+    round: u64,
+    body: body::Body<'a>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<Problem>,
+}
+
+#[derive(Serialize)]
+struct Problem {
+    severity: &'static str,
+    message: String,
 }
 
 const fn severity(error: &StreamError) -> &'static str {

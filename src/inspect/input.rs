@@ -46,13 +46,15 @@ impl Input {
         if metadata.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
-        if metadata.is_file() && metadata.len() > 0 && file.stream_position()? == 0 {
-            if let Ok(map) = mapped::map(&file) {
-                return Ok(match Compression::of(&map) {
-                    None => Input::Mapped(map),
-                    Some(compression) => Input::Compressed(compression.reader(BufReader::new(file))?),
-                });
-            }
+        if metadata.is_file()
+            && metadata.len() > 0
+            && file.stream_position()? == 0
+            && let Ok(map) = mapped::map(&file)
+        {
+            return Ok(match Compression::of(&map) {
+                None => Input::Mapped(map),
+                Some(compression) => Input::Compressed(compression.reader(BufReader::new(file))?),
+            });
         }
         let pipe = Pipe::new(file)?;
         Ok(match Compression::of(&pipe.head[..pipe.len]) {

@@ -10,6 +10,7 @@ pub mod input;
 mod mapped;
 pub mod progress;
 pub mod stats;
+mod summary;
 mod text;
 pub mod verify;
 mod walk;

@@ -30,7 +30,8 @@ impl Progress {
     pub fn at(&mut self, octet: u64) {
         let Some(since) = self.since else { return };
         if self.bar.is_none() && since.elapsed() > PATIENCE {
-            self.bar = Some(bar(self.total));
+            // The rate is that of all the work so far.
+            self.bar = Some(bar(self.total).with_elapsed(since.elapsed()));
         }
         if let Some(bar) = &self.bar {
             bar.set_position(octet);

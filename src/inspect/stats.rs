@@ -3,10 +3,11 @@
 use super::input::Input;
 use super::progress::Progress;
 use super::walk::{Flow, walk};
+use crate::stream::Severity;
 use crate::stream::check::Parsed;
 use crate::stream::framer::{Item, Options, What};
+use crate::stream::libxc::{self, PAGE_SIZE};
 use crate::stream::reader::ReadError;
-use crate::stream::{libxc, libxc::PAGE_SIZE};
 use serde::{Serialize, Serializer};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -57,6 +58,8 @@ pub struct Stats {
     pub rounds: Vec<Round>,
     /// Why the stream could not be read to a proper end.
     pub stopped: Option<String>,
+    /// Whether the figures cover the stream: it has a proper end, or is a checkpointed one that just stops.
+    pub followed: bool,
 }
 
 /// Entries by page type.
@@ -89,9 +92,13 @@ pub fn stats(input: Input, options: Options, progress: &mut Progress) -> io::Res
     });
     let mut stats = count.stats;
     match walked.end {
-        Ok(()) => {}
+        Ok(()) => stats.followed = true,
         Err(ReadError::Io { error, .. }) => return Err(error),
-        Err(ReadError::Stream(error)) => stats.stopped = Some(error.to_string()),
+        Err(ReadError::Stream(error)) => {
+            let error = walked.framer.judge_end(error);
+            stats.followed = error.problem.severity() == Severity::Remark;
+            stats.stopped = Some(error.to_string());
+        }
     }
     stats.mode = walked.framer.mode().name();
     stats.octets = walked.framer.offset();

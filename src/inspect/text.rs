@@ -52,24 +52,19 @@ fn element(out: &mut dyn Write, value: &Value, indent: usize) -> io::Result<()> 
 fn one_line(value: &Value, width: usize) -> Option<String> {
     let text = match value {
         Value::Object(fields) => {
-            let parts: Option<Vec<_>> = fields
-                .iter()
-                .map(|(key, value)| Some(format!("{key} {}", one_line(value, width).filter(|_| is_flat(value))?)))
-                .collect();
-            parts?.join(", ")
+            let part = |(key, value): (&String, &Value)| {
+                let text = one_line(value, width)?;
+                Some(if value.is_object() { format!("{key} {{{text}}}") } else { format!("{key} {text}") })
+            };
+            fields.iter().map(part).collect::<Option<Vec<_>>>()?.join(", ")
         }
         Value::Array(values) => {
-            let parts: Option<Vec<_>> =
-                values.iter().map(|value| one_line(value, width).filter(|_| !value.is_object())).collect();
-            format!("[{}]", parts?.join(", "))
+            let part = |value: &Value| one_line(value, width).filter(|_| !value.is_object());
+            format!("[{}]", values.iter().map(part).collect::<Option<Vec<_>>>()?.join(", "))
         }
         scalar => return Some(plain(scalar)),
     };
     (text.len() <= width).then_some(text)
-}
-
-fn is_flat(value: &Value) -> bool {
-    !value.is_object()
 }
 
 fn plain(value: &Value) -> String {
@@ -96,7 +91,7 @@ mod tests {
         });
         let mut out = Vec::new();
         write(&mut out, &value, 4).unwrap();
-        let expected = "    name: pv48\n    flags: [a, b]\n    entry: id 1, type CPU\n    list:\n      -\n        x: 1\n        deep: y 2\n      - x 2\n    evil: \"a\\u001b[2Jb\"\n";
+        let expected = "    name: pv48\n    flags: [a, b]\n    entry: id 1, type CPU\n    list:\n      - x 1, deep {y 2}\n      - x 2\n    evil: \"a\\u001b[2Jb\"\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 }

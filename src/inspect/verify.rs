@@ -6,7 +6,7 @@ use super::walk::{Flow, walk};
 use crate::decode::hvm_context::Entries;
 use crate::decode::xl_config::XlConfig;
 use crate::stream::check::{Checker, Parsed};
-use crate::stream::error::{FrameError, Problem, Severity, StreamError};
+use crate::stream::error::{Problem, Severity, StreamError};
 use crate::stream::framer::{Item, Options as FramerOptions, What};
 use crate::stream::reader::ReadError;
 use crate::stream::{Limits, Mode, Start, libxc, xl};
@@ -99,9 +99,8 @@ pub fn verify(input: Input, options: &Options, progress: &mut Progress) -> io::R
     match walked.end {
         Ok(()) => {}
         Err(ReadError::Io { error, .. }) => return Err(error),
-        Err(ReadError::Stream(error)) => {
-            judge.end(error, framer.checkpoints(), framer.checkpoint_end());
-        }
+        Err(ReadError::Stream(error)) if options.complete => judge.add(error),
+        Err(ReadError::Stream(error)) => judge.add(framer.judge_end(error)),
     }
     Ok(Report {
         valid: !judge.refused,
@@ -131,17 +130,6 @@ impl Judge<'_> {
         }
     }
 
-    /// The stream ends where it should not, or cannot be followed any further.
-    fn end(&mut self, error: StreamError, checkpoints: u64, checkpoint_end: u64) {
-        match &error.problem {
-            Problem::Frame(FrameError::Truncated { got, .. }) if checkpoints > 0 && !self.options.complete => {
-                let torn = error.offset + got - checkpoint_end;
-                self.add(StreamError { problem: Problem::Stops { checkpoint: checkpoints, torn }, ..error });
-            }
-            _ => self.add(error),
-        }
-    }
-
     fn add(&mut self, error: StreamError) {
         // Without --all the first error is the last finding.
         if self.refused && !self.options.all {
@@ -167,10 +155,8 @@ impl Judge<'_> {
 fn contents(item: &Item<'_>, parsed: Option<&Parsed<'_>>, report: &mut dyn FnMut(Problem)) {
     match (&item.what, parsed) {
         (What::XlPreamble(preamble), _) if preamble.header.mandatory_flags & xl::MANDATORY_JSON != 0 => {
-            if let Ok(config) = preamble.config() {
-                if let Err(error) = XlConfig::decode(config) {
-                    report(Problem::Content { record: "xl preamble", error });
-                }
+            if let Ok(Err(error)) = preamble.config().map(XlConfig::decode) {
+                report(Problem::Content { record: "xl preamble", error });
             }
         }
         (_, Some(Parsed::Libxc(libxc::Record::HvmContext(context)))) => {

@@ -86,7 +86,7 @@ pub enum Problem {
         value: u8,
     },
     /// A reserved field or bit that is not zero.
-    #[error("{record}: reserved field {field} is {value:#x}, not zero")]
+    #[error("{record}: {field} is {value:#x}, must be zero")]
     Reserved {
         /// The record's or header's name.
         record: &'static str,
@@ -116,7 +116,7 @@ pub enum Problem {
         record: &'static str,
     },
     /// Octets of the `xl migrate` handshake around the stream.
-    #[error("xl migration handshake: {} octets, {:?}", .0.octets().len(), .0.text())]
+    #[error("xl migration handshake: {} octets, {:?}", .0.wire_len(), .0.text())]
     Handshake(Message),
     /// A checkpointed stream that stops, as one does when its primary dies.
     #[error("the stream stops after checkpoint {checkpoint}; {torn} octets of a torn one follow")]
@@ -177,7 +177,7 @@ impl Problem {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FrameError {
     /// The stream ends inside an item, or where one must follow.
-    #[error("the stream ends inside {what}: {needed} octets expected, {got} there")]
+    #[error("{}", cut(what, *.needed, *.got))]
     Truncated {
         /// The item or the part of it.
         what: &'static str,
@@ -245,6 +245,13 @@ pub enum FrameError {
     },
 }
 
+fn cut(what: &str, needed: u64, got: u64) -> String {
+    match got {
+        0 => format!("the stream ends where {what} must follow"),
+        _ => format!("the stream ends inside {what}: {needed} octets expected, {got} there"),
+    }
+}
+
 /// Why a record's body is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum BodyError {
@@ -284,6 +291,9 @@ pub enum BodyError {
         /// The record's name.
         record: &'static str,
     },
+    /// A PAGE_DATA record without pages.
+    #[error("PAGE_DATA: count is 0")]
+    NoPages,
     /// More entries than the body has room for, also where the product would overflow 32 bits.
     #[error("{record}: count is {count}, the body of {length} octets has room for {room}")]
     Count {

@@ -304,6 +304,18 @@ impl Framer {
         }
     }
 
+    /// What an error means that ended the walk: a checkpointed stream that stops behind a whole checkpoint has just lost
+    /// its primary, [`Problem::Stops`]. Other errors stay what they are.
+    pub fn judge_end(&self, error: StreamError) -> StreamError {
+        match error.problem {
+            Problem::Frame(FrameError::Truncated { got, .. }) if self.round > 0 => {
+                let torn = error.offset + got - self.checkpoint_end;
+                StreamError { problem: Problem::Stops { checkpoint: self.round, torn }, ..error }
+            }
+            _ => error,
+        }
+    }
+
     fn take_start<'a>(&mut self, input: &'a [u8]) -> Result<Step<'a>, StreamError> {
         let Some(first) = input.first_chunk::<8>() else {
             return Ok(self.need("its first 8 octets", 8));
@@ -464,7 +476,7 @@ impl Framer {
         match found {
             Ok(Some(message)) => {
                 let status = input.get(message.octets().len()).copied().filter(|_| message == Message::Report);
-                self.item(layer, What::Handshake(message, status), message.len())
+                self.item(layer, What::Handshake(message, status), message.wire_len())
             }
             Ok(None) => self.need("a message of the migration handshake", input.len() + 1),
             Err(need) => self.need("a message of the migration handshake", need),

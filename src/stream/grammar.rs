@@ -333,11 +333,10 @@ impl Grammar {
                     self.back = Some(got);
                 }
             }
+            // A back channel of libxc alone has no sync points at all.
+            xc::CHECKPOINT_DIRTY_PFN_LIST if matches!(self.back, None | Some(ControlId::SvmSuspended)) => {}
             xc::CHECKPOINT_DIRTY_PFN_LIST => {
-                // A back channel of libxc alone has no sync points at all.
-                if !matches!(self.back, None | Some(ControlId::SvmSuspended)) {
-                    report(OrderError::Missing { record, needs: "SVM_SUSPENDED" }.into());
-                }
+                report(OrderError::Missing { record, needs: "SVM_SUSPENDED" }.into());
             }
             _ if super::libxc::type_name(type_id).is_some() => report(OrderError::ForwardOnly { record }.into()),
             _ => {}

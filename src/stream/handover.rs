@@ -16,6 +16,22 @@
 //! an octet is written. Readers give the records of their own side and then `None`; the hand-over makes the other
 //! side's reader, with the source exactly behind the last record.
 //!
+//! ```compile_fail,E0599
+//! use xen_replicate::stream::{Mode, handover::LibxlWriter, libxc::{DomainHeader, DomainType}, libxl};
+//! let libxl = LibxlWriter::start(Vec::new(), Mode::Plain, None)?;
+//! let libxc = libxl.libxc_context(3, DomainHeader::new(DomainType::Hvm, 4, 17))?;
+//! libxc.checkpoint_end()?; // a record of libxl, while libxc owns the stream
+//! # Ok::<(), xen_replicate::stream::handover::WriteError>(())
+//! ```
+//!
+//! ```compile_fail,E0382
+//! use xen_replicate::stream::{Mode, handover::LibxlWriter, libxc::{DomainHeader, DomainType}, libxl};
+//! let mut libxl = LibxlWriter::start(Vec::new(), Mode::Plain, None)?;
+//! let libxc = libxl.libxc_context(3, DomainHeader::new(DomainType::Hvm, 4, 17))?;
+//! libxl.flush()?; // libxl's writer is gone
+//! # Ok::<(), xen_replicate::stream::handover::WriteError>(())
+//! ```
+//!
 //! [`Alone`] is the libxc side without libxl in the same program: a save helper, which is told of hand-overs by other
 //! means and keeps its place in the stream meanwhile.
 
@@ -387,6 +403,7 @@ impl<R: Read> LibxlReader<R> {
     ///
     /// # Errors
     /// Gives the reader back when it is not libxc's turn.
+    #[expect(clippy::result_large_err, reason = "the reader is what the caller goes on with")]
     pub fn into_libxc(self) -> Result<LibxcReader<R, ToLibxl>, Self> {
         match self.eye.source.framer().owner() {
             Some(Layer::Libxc) => Ok(LibxcReader { eye: self.eye, home: PhantomData }),
@@ -460,6 +477,7 @@ impl<R: Read> LibxcReader<R, ToLibxl> {
     ///
     /// # Errors
     /// Gives the reader back when it is not libxl's turn.
+    #[expect(clippy::result_large_err, reason = "the reader is what the caller goes on with")]
     pub fn into_libxl(self) -> Result<LibxlReader<R>, Self> {
         match self.eye.source.framer().owner() {
             Some(Layer::Libxl) => Ok(LibxlReader { eye: self.eye }),

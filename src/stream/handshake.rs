@@ -31,7 +31,7 @@ impl Message {
     }
 
     /// Octets that belong to the message, the status included.
-    pub const fn len(self) -> usize {
+    pub const fn wire_len(self) -> usize {
         self.octets().len() + matches!(self, Message::Report) as usize
     }
 
@@ -50,7 +50,7 @@ impl Message {
             let octets = message.octets();
             let common = octets.len().min(input.len());
             if octets[..common] == input[..common] {
-                return if input.len() < message.len() { Err(message.len()) } else { Ok(Some(message)) };
+                return if input.len() < message.wire_len() { Err(message.wire_len()) } else { Ok(Some(message)) };
             }
         }
         Ok(None)
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn the_trailer_has_44_octets() {
-        assert_eq!(Message::PermissionToGo.len(), 44);
+        assert_eq!(Message::PermissionToGo.wire_len(), 44);
         assert_eq!(Message::PermissionToGo.text(), "domain is yours, you are cleared to unpause");
     }
 }

@@ -83,8 +83,8 @@ pub struct PushReader {
     buffer: Vec<u8>,
     /// Octets at the front of `buffer` that belong to items already given.
     taken: usize,
-    /// Octets of page contents still to drop behind the first `keep` of the rest, and how many were dropped.
-    keep: usize,
+    /// Octets of page contents still to drop as they come, and how many were dropped. While there are some to drop, the
+    /// buffer holds what stands before them and nothing else.
     to_drop: u64,
     dropped: u64,
     over: bool,
@@ -93,15 +93,7 @@ pub struct PushReader {
 impl PushReader {
     /// A reader before the first octet.
     pub fn new(options: Options) -> Self {
-        PushReader {
-            framer: Framer::new(options),
-            buffer: Vec::new(),
-            taken: 0,
-            keep: 0,
-            to_drop: 0,
-            dropped: 0,
-            over: false,
-        }
+        PushReader { framer: Framer::new(options), buffer: Vec::new(), taken: 0, to_drop: 0, dropped: 0, over: false }
     }
 
     /// The walker, for what it knows: offset, mode, checkpoints.
@@ -112,13 +104,10 @@ impl PushReader {
     /// Hands over the next octets of the stream. Take all items that they complete before pushing more: what is not
     /// taken stays in memory.
     pub fn push(&mut self, mut octets: &[u8]) {
-        let waiting = (self.buffer.len() - self.taken) as u64;
-        if self.to_drop > 0 && waiting == self.keep as u64 {
-            let drop = self.to_drop.min(octets.len() as u64);
-            octets = &octets[drop as usize..];
-            self.to_drop -= drop;
-            self.dropped += drop;
-        }
+        let drop = self.to_drop.min(octets.len() as u64);
+        octets = &octets[drop as usize..];
+        self.to_drop -= drop;
+        self.dropped += drop;
         if self.taken > 0 {
             self.buffer.drain(..self.taken);
             self.taken = 0;
@@ -149,11 +138,16 @@ impl PushReader {
     ///
     /// # Errors
     /// The stream has ended too early.
-    pub fn finish(&self) -> Result<(), StreamError> {
-        if self.over {
+    pub fn finish(&mut self) -> Result<(), StreamError> {
+        if std::mem::replace(&mut self.over, true) {
             return Ok(());
         }
-        self.framer.finish(&self.buffer[self.taken..], self.dropped)
+        let rest = &self.buffer[self.taken..];
+        if self.to_drop == 0 {
+            // So that the walker knows what is missing, also where nothing came behind the last item.
+            self.framer.advance(rest)?;
+        }
+        self.framer.finish(rest, self.dropped)
     }
 
     fn give(&mut self) -> Result<Option<Item<'_>>, StreamError> {

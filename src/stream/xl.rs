@@ -39,10 +39,8 @@ impl Header {
     /// # Errors
     /// A wrong magic, a foreign byte order, a mandatory flag that is not known, or a legacy stream behind it.
     pub fn parse(input: &[u8]) -> Result<Option<Self>, FrameError> {
-        fn fields(input: &[u8]) -> IResult<&[u8], (&[u8], u32, u32, u32, u32)> {
-            (take(MAGIC.len()), le_u32, le_u32, le_u32, le_u32).parse(input)
-        }
-        let Ok((_, (magic, byteorder, mandatory_flags, optional_flags, optional_data_len))) = fields(input) else {
+        let parsed: IResult<&[u8], _> = (take(MAGIC.len()), le_u32, le_u32, le_u32, le_u32).parse(input);
+        let Ok((_, (magic, byteorder, mandatory_flags, optional_flags, optional_data_len))) = parsed else {
             return Ok(None);
         };
         if magic != MAGIC {

@@ -63,6 +63,19 @@ fn unknown_types_and_end_have_no_body() {
     assert_eq!(entry_name(21), None);
 }
 
+/// Decodes and gives the JSON form.
+fn shown<T: Blob + serde::Serialize>(blob: &[u8]) -> serde_json::Value {
+    serde_json::to_value(T::decode(blob).unwrap().0).unwrap()
+}
+
+#[test]
+fn fields_lie_where_a_c_compiler_puts_them() {
+    use crate::decode::c_offsets::{CPU, HPET, VIRIDIAN_VCPU, check};
+    check(1032, CPU, shown::<Cpu>);
+    check(1048, HPET, shown::<Hpet>);
+    check(216, VIRIDIAN_VCPU, shown::<ViridianVcpu>);
+}
+
 #[test]
 fn cpu_fields_lie_at_their_c_offsets() {
     let mut blob = pattern(Cpu::NATIVE);

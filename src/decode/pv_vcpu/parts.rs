@@ -145,11 +145,11 @@ impl<T: Wire> Wire for GdtFrames<T> {
 pub trait Cr3Fold {
     /// The pfn in a folded CR3.
     fn pfn(cr3: u64) -> u64;
-    /// The folded CR3 of the user page table in CTRLREG[1], where the width has one and it is set.
+    /// The folded CR3 of the user page table in `ctrlreg[1]`, where the width has one and it is set.
     fn user_cr3(ctrlreg1: u64) -> Option<u64>;
 }
 
-/// 64-bit: the pfn is CR3 shifted by 12; CTRLREG[1] holds the user page table with bit 0 set.
+/// 64-bit: the pfn is CR3 shifted by 12; `ctrlreg[1]` holds the user page table with bit 0 set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fold64 {}
 

@@ -22,6 +22,21 @@ fn sizes_are_those_of_the_c_structures() {
     assert_eq!((Extended::SHORT, Extended::LONG), (56, 64));
 }
 
+/// Decodes and gives the JSON form.
+fn shown<T: Blob + Serialize>(blob: &[u8]) -> serde_json::Value {
+    serde_json::to_value(T::decode(blob).unwrap().0).unwrap()
+}
+
+#[test]
+fn fields_lie_where_a_c_compiler_puts_them() {
+    use crate::decode::c_offsets::{EXTENDED, USER_REGS, USER_REGS_32, VCPU_CONTEXT, VCPU_CONTEXT_32, check};
+    check(5168, VCPU_CONTEXT, shown::<VcpuContext64>);
+    check(200, USER_REGS, shown::<UserRegs64>);
+    check(2800, VCPU_CONTEXT_32, shown::<VcpuContext32>);
+    check(68, USER_REGS_32, shown::<UserRegs32>);
+    check(64, EXTENDED, shown::<Extended>);
+}
+
 #[test]
 fn fields_of_a_64_bit_context_lie_at_their_c_offsets() {
     let mut blob = vec![0u8; 5168];

@@ -86,7 +86,7 @@ pub fn emit_hvm_params(params: &[HvmParam], out: &mut Vec<u8>) {
 fn whole_entries<'a>(record: &'static str, unit: usize, body: &'a [u8]) -> Result<&'a [u8], BodyError> {
     if body.is_empty() {
         Err(BodyError::Empty { record })
-    } else if body.len() % unit != 0 {
+    } else if !body.len().is_multiple_of(unit) {
         Err(BodyError::NotMultiple { record, unit: unit as u64, got: body.len() as u64 })
     } else {
         Ok(body)
@@ -144,7 +144,7 @@ pub struct DirtyPfnList<'a> {
 impl<'a> DirtyPfnList<'a> {
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, BodyError> {
         const RECORD: &str = "CHECKPOINT_DIRTY_PFN_LIST";
-        if body.len() % 8 != 0 {
+        if !body.len().is_multiple_of(8) {
             return Err(BodyError::NotMultiple { record: RECORD, unit: 8, got: body.len() as u64 });
         }
         let list = DirtyPfnList { pfns: body };

@@ -147,7 +147,7 @@ impl<'a> PageData<'a> {
             return Err(BodyError::TooShort { record: RECORD, least: FIXED as u64, got: length });
         };
         if count == 0 {
-            return Err(BodyError::Empty { record: RECORD });
+            return Err(BodyError::NoPages);
         }
         let room = (length - FIXED as u64) / ENTRY as u64;
         // On every platform here usize has 64 bits or the body already fits it, so the product cannot wrap.
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn bad_bodies_are_named() {
         assert_eq!(parse(&[0; 7]), Err(BodyError::TooShort { record: RECORD, least: 8, got: 7 }));
-        assert_eq!(parse(&body(&[], 0)), Err(BodyError::Empty { record: RECORD }));
+        assert_eq!(parse(&body(&[], 0)), Err(BodyError::NoPages));
         for wire in 5..=8u64 {
             let value = wire << 60 | 1;
             assert_eq!(parse(&body(&[0, value], 2)), Err(BodyError::PageType { entry: 1, value }));
