@@ -58,15 +58,20 @@ fn the_recorded_stream_is_valid() {
     let ran = command(temp.path()).args(["--seconds", "0.1", "--record"]).arg(&file).output().unwrap();
     let text = String::from_utf8_lossy(&ran.stdout).into_owned();
     assert!(ran.status.success(), "{text}{}", String::from_utf8_lossy(&ran.stderr));
-    for line in ["A guest of 2 MiB with 2 vCPUs", "  checkpoint     1", "The primary is killed (SIGKILL)", "equal: "] {
+    for line in [
+        "A guest of 2 MiB with 2 vCPUs",
+        "  checkpoint     1",
+        "The primary is killed (SIGKILL)",
+        "equal octet for octet: ",
+    ] {
         assert!(text.contains(line), "{line}: {text}");
     }
-    assert!(text.lines().last().unwrap().starts_with("The guest survived: at checkpoint "), "{text}");
+    assert!(text.lines().last().unwrap().starts_with("The guest survived, at checkpoint "), "{text}");
     let verified = Command::new(PROGRAM).args(["verify", "--json"]).arg(&file).output().unwrap();
     assert!(verified.status.success());
     let report: Value = serde_json::from_slice(&verified.stdout).unwrap();
     assert_eq!((&report["valid"], &report["mode"]), (&true.into(), &"remus".into()), "{report}");
-    let survived = format!("at checkpoint {},", report["checkpoints"]);
+    let survived = format!("at checkpoint {}.", report["checkpoints"]);
     assert!(text.contains(&survived), "{survived} {text}");
     let remarks = report["findings"].as_array().unwrap();
     assert!(remarks.iter().any(|f| f["message"].as_str().unwrap().starts_with("the stream stops after checkpoint")));

@@ -7,7 +7,7 @@ use xen_replicate::hypervisor::sim::{MemoryLayout, Pace, Runner, SimConfig, SimD
 use xen_replicate::hypervisor::{Domain, GrantSeed, SaveDomain, hvm_param};
 use xen_replicate::libxc::restore::Rings;
 use xen_replicate::libxc::{self, RestoreError};
-use xen_replicate::libxl::{self, Restorer, Saver, Turn};
+use xen_replicate::libxl::{self, Restorer, Saver, Started, Turn};
 use xen_replicate::stream::Mode;
 use xen_replicate::stream::framer::Options as Framing;
 use xen_replicate::stream::handover::{LibxcReader, LibxcWriter};
@@ -20,8 +20,8 @@ fn restored<'s>(
     options: libxl::restore::Options,
 ) -> (SimDomain, Restorer, &'s [u8]) {
     let mut domain = SimDomain::empty(config).unwrap();
-    let (mut restorer, reader, text) = Restorer::start(stream, &domain, options).unwrap();
-    assert!(text.unwrap().starts_with(b"{\"c_info\""));
+    let Started { mut restorer, reader, config } = Restorer::start(stream, &domain, options).unwrap();
+    assert!(config.unwrap().starts_with(b"{\"c_info\""));
     let Turn::Ended(rest) = restorer.first_image(reader, &mut domain).unwrap() else { panic!("a checkpoint") };
     restorer.complete(&mut domain).unwrap();
     (domain, restorer, rest)

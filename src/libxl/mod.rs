@@ -9,5 +9,5 @@ mod emulator;
 pub mod restore;
 pub mod save;
 
-pub use restore::{Restorer, Turn};
+pub use restore::{Restorer, Started, Turn};
 pub use save::Saver;

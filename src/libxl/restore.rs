@@ -36,6 +36,17 @@ pub enum Turn<R> {
     Checkpoint(LibxcReader<R, ToLibxl>),
 }
 
+/// A stream whose start has been read.
+#[derive(Debug)]
+pub struct Started<R> {
+    /// What restores it.
+    pub restorer: Restorer,
+    /// libxl's turn, for [`Restorer::first_image`].
+    pub reader: LibxlReader<R>,
+    /// The domain's configuration from the preamble of xl, without its NUL; `None` without a preamble.
+    pub config: Option<Vec<u8>>,
+}
+
 /// Restores one domain.
 #[derive(Debug)]
 pub struct Restorer {
@@ -46,7 +57,7 @@ pub struct Restorer {
 }
 
 impl Restorer {
-    /// Starts reading. Gives the domain's configuration from the preamble of xl, without its NUL, when there is one.
+    /// Starts reading: the preamble of xl, if there is to be one, and libxl's header.
     ///
     /// # Errors
     /// The stream's, or the hypervisor's.
@@ -54,14 +65,15 @@ impl Restorer {
         source: R,
         domain: &D,
         options: Options,
-    ) -> Result<(Self, LibxlReader<R>, Option<Vec<u8>>), RestoreError> {
+    ) -> Result<Started<R>, RestoreError> {
         let (reader, config) = LibxlReader::start(source, options.stream)?;
         let config = config.map(|mut config| {
             config.pop_if(|last| *last == 0);
             config
         });
         let libxc = libxc::Restorer::new(domain, options.libxc)?;
-        Ok((Restorer { libxc, round: Round::default(), emulator: EmulatorState::default() }, reader, config))
+        let restorer = Restorer { libxc, round: Round::default(), emulator: EmulatorState::default() };
+        Ok(Started { restorer, reader, config })
     }
 
     /// What a VERIFY pass found; `None` when the stream has none.

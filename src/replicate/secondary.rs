@@ -2,7 +2,7 @@
 
 use crate::hypervisor::{DeviceModel, RestoreDomain};
 use crate::libxc::RestoreError;
-use crate::libxl::restore::{ApplyError, Options, Restorer, Turn};
+use crate::libxl::restore::{ApplyError, Options, Restorer, Started, Turn};
 use crate::stream::handover::{LibxcReader, ToLibxl};
 use std::io::Read;
 
@@ -75,7 +75,7 @@ pub fn receive<R: Read, D: RestoreDomain + DeviceModel>(
         true => Refusal::TooEarly(error),
         false => Refusal::Refused { checkpoint: 0, error },
     };
-    let (mut restorer, reader, _config) = Restorer::start(source, domain, options).map_err(early)?;
+    let Started { mut restorer, reader, .. } = Restorer::start(source, domain, options).map_err(early)?;
     let reader = match restorer.first_image(reader, domain).map_err(early)? {
         Turn::Ended(_) => {
             restorer.complete(domain).map_err(early)?;

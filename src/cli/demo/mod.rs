@@ -160,11 +160,13 @@ impl Show {
         };
         let primary = spawn(Host::Primary, &setup, to_secondary.into(), tell)?;
         screen.say(&format!(
-            "A guest of {} MiB with {} vCPUs runs on the primary (process {}); every {} ms a checkpoint goes to the \
-             secondary (process {}).",
+            "A guest of {} MiB with {} vCPUs runs on the primary, process {}.",
             args.memory,
             args.vcpus,
-            primary.0.id(),
+            primary.0.id()
+        ));
+        screen.say(&format!(
+            "Every {} ms a Remus checkpoint goes to the secondary, process {}, over a socket.",
             args.interval,
             secondary.0.id()
         ));

@@ -89,7 +89,7 @@ impl Report {
         }
         match (&self.failover, &self.trouble) {
             (Some(failover), None) if self.survived => {
-                println!("The guest survived: at checkpoint {}, equal octet for octet.", failover.checkpoint);
+                println!("The guest survived, at checkpoint {}.", failover.checkpoint);
             }
             (_, Some(trouble)) => println!("The guest did NOT survive: {trouble}"),
             _ => println!("The guest did NOT survive as it was."),
@@ -106,12 +106,12 @@ impl Report {
         );
         println!("  dirty pages   {} a checkpoint (median)", HumanCount(sent.pages.quantile(500)));
         println!(
-            "  guest paused  {:.2} ms a checkpoint (median), {:.2} ms (99 %), {:.2} ms at most; the copy of the state that is \
-             kept for the comparison is not counted",
+            "  guest paused  {:.2} ms a checkpoint (median), {:.2} ms (99 %), {:.2} ms at most",
             ms(pause.p50),
             ms(pause.p99),
             ms(pause.max)
         );
+        println!("                (not counted: the copy of its state that is kept for the comparison below)");
         if let Some(failover) = &self.failover {
             println!(
                 "  failover      to checkpoint {}: noticed after {:.1} ms, guest running {:.1} ms later",
@@ -125,7 +125,7 @@ impl Report {
             None if self.trouble.is_none() => {
                 let rings: Vec<_> = self.pages_left_out.iter().map(|pfn| format!("{pfn:#x}")).collect();
                 println!(
-                    "  guest state   equal: {} pages, vCPUs and platform, parameters, TSC, policies, device model",
+                    "  guest state   equal octet for octet: {} pages, vCPUs, platform, parameters, TSC, policies, devices",
                     HumanCount(self.pages_compared)
                 );
                 println!(
@@ -137,7 +137,7 @@ impl Report {
             None => {}
         }
         match &self.damage {
-            Some(damage) => println!("  afterwards    {damage}"),
+            Some(damage) => println!("  afterwards    the guest finds itself DAMAGED: {damage}"),
             None => {
                 println!("  afterwards    {} steps run; the guest finds itself sound", HumanCount(self.steps_after))
             }
