@@ -20,7 +20,8 @@ use std::io::Read;
 pub struct Options {
     /// Pages at and beyond this pfn are refused; without a value what the domain says of itself counts.
     pub nr_pfns: Option<u64>,
-    /// Most octets that a buffered checkpoint may take. The reader's own buffer for one record comes on top.
+    /// Most octets that a buffered checkpoint may have. Buffers double as they grow, so up to twice that is allocated;
+    /// the reader's own buffer for one record comes on top.
     pub round_limit: u64,
     /// The domain's rings on this host.
     pub rings: Rings,

@@ -1,4 +1,9 @@
 //! The secondary: whole checkpoints in, and the domain ready to run when there are no more.
+//!
+//! A bare stream has no checksum. What breaks its form, or what the hypervisor or the device model does not take, is
+//! refused; damage that keeps the form is not seen: inside page contents, in most values of registers and parameters, and
+//! in bit 31 of a type, which turns a record into one that may be passed over. A length that claims more than there is
+//! cannot be told from a primary that died, and leaves the last whole checkpoint as such a death does.
 
 use crate::hypervisor::{DeviceModel, RestoreDomain};
 use crate::libxc::RestoreError;
@@ -98,6 +103,7 @@ fn follow<R: Read, D: RestoreDomain + DeviceModel>(
         let turn = match restorer.receive(reader, domain) {
             Ok(turn) => turn,
             Err(stopped) if stopped.is_sender_gone() => {
+                log::info!("{stopped}; failing over to checkpoint {checkpoint}");
                 observer.sender_gone(checkpoint);
                 restorer.complete(domain).map_err(|error| Refusal::Refused { checkpoint, error })?;
                 return Ok(Outcome::FailOver { checkpoint, stopped });

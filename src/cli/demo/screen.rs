@@ -68,7 +68,9 @@ impl Screen {
     /// Ends the figures with a line that stays.
     pub fn done(&mut self, text: &str) {
         if let Some(bar) = self.bar.take() {
-            bar.finish();
+            let last = bar.message();
+            bar.finish_and_clear();
+            println!("{last}");
         }
         self.say(text);
     }

@@ -207,7 +207,7 @@ mod tests {
         let changes: [Change; 5] = [
             ("", |_| {}),
             ("HVM parameters: differs from octet 0x48", |d| d.set_hvm_param(HvmParam { index: 9, value: 1 }).unwrap()),
-            ("TSC: differs from octet 0x4", |d| d.set_tsc_info(Default::default()).unwrap()),
+            ("TSC: differs from octet 0x5", |d| d.set_tsc_info(Default::default()).unwrap()),
             ("device model's xenstore keys: differs", |d| d.set_emulator_xenstore(Vec::new()).unwrap()),
             ("pfn 0x14, octet 0x3e7: ", |d| {
                 d.map_pages_mut(&[0x14]).unwrap().page_mut(0).unwrap()[999] ^= 0x40;
