@@ -6,4 +6,7 @@ pub mod cli;
 pub mod decode;
 pub mod hypervisor;
 pub mod inspect;
+pub mod libxc;
+pub mod libxl;
+pub mod replicate;
 pub mod stream;

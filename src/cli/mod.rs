@@ -1,5 +1,6 @@
 //! The commands. Thin: options in, a room's function called, its result printed, an exit code.
 
+mod demo;
 mod dump;
 mod stats;
 mod stream_options;
@@ -30,6 +31,12 @@ enum Command {
     Verify(verify::Args),
     /// Count a stream's pages
     Stats(stats::Args),
+    /// Watch a simulated guest survive the death of its host
+    Demo(demo::Args),
+    #[command(hide = true)]
+    DemoPrimary(demo::ChildArgs),
+    #[command(hide = true)]
+    DemoSecondary(demo::ChildArgs),
 }
 
 /// Runs the program with the arguments of this process.
@@ -42,6 +49,9 @@ pub fn run() -> ExitCode {
         Command::Dump(args) => dump::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::DemoPrimary(args) => demo::primary(&args),
+        Command::DemoSecondary(args) => demo::secondary(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use super::bitmap::BoundMismatch;
 use super::types::{Pfn, ShutdownReason};
+use crate::decode::DecodeError;
 
 /// A result of a hypervisor operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -79,6 +80,9 @@ pub enum Error {
         /// The domain.
         domid: u32,
     },
+    /// A HVM context that is no chain of entries.
+    #[error(transparent)]
+    HvmContextChain(#[from] DecodeError),
     /// A HVM context that the hypervisor does not take.
     #[error("HVM context, offset {offset}: {problem}")]
     HvmContext {
@@ -137,26 +141,10 @@ pub enum Error {
     },
 }
 
-/// What is wrong with a HVM context.
+/// What is wrong with an entry of a HVM context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum HvmContextProblem {
-    /// The chain stops within an entry's descriptor or body.
-    #[error("the chain runs past its end ({needed} octets needed, {left} left)")]
-    Truncated {
-        /// Octets that the entry needs.
-        needed: usize,
-        /// Octets that are left.
-        left: usize,
-    },
-    /// The first entry is not a header, or it has the wrong magic or version.
-    #[error("no header of magic {expected:#x} version 1 (found {found:#x})")]
-    NoHeader {
-        /// The magic of a header.
-        expected: u32,
-        /// What is there.
-        found: u32,
-    },
     /// A CPU entry of another size than the hypervisor's.
     #[error("CPU entry of {found} octets instead of {expected}")]
     CpuSize {
@@ -175,9 +163,6 @@ pub enum HvmContextProblem {
         /// How many vCPUs the domain has.
         nr_vcpus: u32,
     },
-    /// Octets after the end entry.
-    #[error("{0} octets after the end entry")]
-    Trailing(usize),
 }
 
 /// What is wrong with a device-model state.

@@ -28,9 +28,8 @@ pub mod types;
 pub use bitmap::DirtyBitmap;
 pub use error::{DeviceModelProblem, Error, GuestDamage, HvmContextProblem, Result};
 pub use types::{
-    CPUID_LEAF_SIZE, CleanMode, CpuPolicy, DirtyStats, DomainInfo, DomainKind, EmulatorId, GrantSeed, HvmParam,
-    MSR_ENTRY_SIZE, PAGE_SHIFT, PAGE_SIZE, Packet, Page, PageType, ParseUuidError, Pfn, ShutdownReason, TscInfo,
-    UnknownPageType, Uuid, ZERO_PAGE,
+    CleanMode, CpuPolicy, DirtyStats, DomainInfo, DomainKind, EmulatorHeader, GrantSeed, HvmParam, PAGE_SHIFT,
+    PAGE_SIZE, Packet, Page, PageType, ParseUuidError, Pfn, ShutdownReason, TscInfo, Uuid, ZERO_PAGE,
 };
 
 /// A domain's identity and life.
@@ -104,12 +103,12 @@ pub trait SaveDomain: Domain + LogDirty {
     where
         Self: 'a;
 
-    /// The types of a batch of pages, one for each pfn: [`PageType::XTab`] for holes, also those beyond the domain's maximum.
+    /// The types of a batch of pages, one for each pfn: [`PageType::XTAB`] for holes, also those beyond the domain's maximum.
     /// The slices must have the same length.
     fn page_types(&self, pfns: &[Pfn], types: &mut [PageType]) -> Result<()>;
 
     /// Maps the pages of a batch for reading, in the order given; nothing is copied where the guest stands still. All of them
-    /// must have contents ([`PageType::has_data`]), else [`Error::NotPopulated`] with the first that has none.
+    /// must have contents ([`PageType::has_contents`]), else [`Error::NotPopulated`] with the first that has none.
     fn map_pages<'a>(&'a self, pfns: &'a [Pfn]) -> Result<Self::Pages<'a>>;
 
     /// The domain's CPU policy, as the stream's static records carry it.
@@ -198,7 +197,7 @@ pub trait RestoreDomain: Domain + LogDirty {
 /// The emulator beside a HVM domain. libxl looks after it, not libxc, hence a trait of its own.
 pub trait DeviceModel {
     /// Which emulator this is, for the sub-header of its records.
-    fn emulator(&self) -> EmulatorId;
+    fn emulator(&self) -> EmulatorHeader;
 
     /// Puts the emulator's state into `blob`, replacing what it had: opaque to everybody else. The domain must be suspended or
     /// paused.

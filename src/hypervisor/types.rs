@@ -6,8 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
-/// Octets in a page of guest memory. x86 streams have a page shift of 12 and nothing else.
-pub const PAGE_SIZE: usize = 4096;
+pub use crate::stream::libxc::{HvmParam, PAGE_SIZE, PageType, TscInfo};
+pub use crate::stream::libxl::EmulatorHeader;
 
 /// log2 of [`PAGE_SIZE`].
 pub const PAGE_SHIFT: u32 = 12;
@@ -147,104 +147,6 @@ impl<'de> Deserialize<'de> for Uuid {
     }
 }
 
-/// The type of a page: the four bits of `XEN_DOMCTL_PFINFO_*`, in the stream bits 63 to 60 of a PAGE_DATA entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-#[repr(u8)]
-pub enum PageType {
-    /// An ordinary page (0).
-    #[default]
-    NoTab = 0,
-    /// A PV guest's level 1 page table.
-    L1Tab = 1,
-    /// A PV guest's level 2 page table.
-    L2Tab = 2,
-    /// A PV guest's level 3 page table.
-    L3Tab = 3,
-    /// A PV guest's level 4 page table.
-    L4Tab = 4,
-    /// A level 1 page table that the guest has pinned.
-    L1TabPinned = 9,
-    /// A level 2 page table that the guest has pinned.
-    L2TabPinned = 10,
-    /// A level 3 page table that the guest has pinned.
-    L3TabPinned = 11,
-    /// A level 4 page table that the guest has pinned.
-    L4TabPinned = 12,
-    /// The machine frame behind it is broken: no contents (13).
-    Broken = 13,
-    /// To be allocated by the restorer, contents do not matter (14).
-    XAlloc = 14,
-    /// No page at all: a hole (15).
-    XTab = 15,
-}
-
-/// Values 5 to 8 and those over 15 name no page type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("{0} is not a page type")]
-pub struct UnknownPageType(pub u8);
-
-impl TryFrom<u8> for PageType {
-    type Error = UnknownPageType;
-
-    fn try_from(value: u8) -> Result<Self, Self::Error> {
-        Ok(match value {
-            0 => PageType::NoTab,
-            1 => PageType::L1Tab,
-            2 => PageType::L2Tab,
-            3 => PageType::L3Tab,
-            4 => PageType::L4Tab,
-            9 => PageType::L1TabPinned,
-            10 => PageType::L2TabPinned,
-            11 => PageType::L3TabPinned,
-            12 => PageType::L4TabPinned,
-            13 => PageType::Broken,
-            14 => PageType::XAlloc,
-            15 => PageType::XTab,
-            other => return Err(UnknownPageType(other)),
-        })
-    }
-}
-
-impl From<PageType> for u8 {
-    fn from(value: PageType) -> u8 {
-        value as u8
-    }
-}
-
-impl PageType {
-    /// Whether a page of this type has contents, in the stream and as something that can be mapped.
-    pub fn has_data(self) -> bool {
-        !matches!(self, PageType::Broken | PageType::XAlloc | PageType::XTab)
-    }
-
-    /// Whether a restorer gives the guest memory for a page of this type.
-    pub fn is_populated(self) -> bool {
-        !matches!(self, PageType::Broken | PageType::XTab)
-    }
-}
-
-/// How a domain sees the time stamp counter (`XEN_DOMCTL_gettscinfo`, record X86_TSC_INFO).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct TscInfo {
-    /// `TSC_MODE_*`: 0 default, 1 always emulated, 2 never emulated.
-    pub mode: u32,
-    /// The counter's frequency in kHz.
-    pub khz: u32,
-    /// Nanoseconds that have passed in the guest.
-    pub nsec: u64,
-    /// How often the domain has been migrated or restored.
-    pub incarnation: u32,
-}
-
-/// One HVM parameter, as in the record HVM_PARAMS. [`super::hvm_param`] has the indices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct HvmParam {
-    /// `HVM_PARAM_*` of Xen's `public/hvm/params.h`.
-    pub index: u64,
-    /// Its value.
-    pub value: u64,
-}
-
 /// A domain's CPU policy in the octets of its stream records. An empty part is an absent record.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CpuPolicy {
@@ -253,12 +155,6 @@ pub struct CpuPolicy {
     /// The body of X86_MSR_POLICY: entries of 16 octets (index, flags, value).
     pub msrs: Vec<u8>,
 }
-
-/// Octets of one X86_CPUID_POLICY entry.
-pub const CPUID_LEAF_SIZE: usize = 24;
-
-/// Octets of one X86_MSR_POLICY entry.
-pub const MSR_ENTRY_SIZE: usize = 16;
 
 /// What reading the log-dirty bitmap reports besides the bitmap (`xen_domctl_shadow_op_stats`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -291,15 +187,6 @@ pub struct GrantSeed {
     pub xenstore_domid: u32,
 }
 
-/// Which emulator a device-model blob belongs to: the sub-header of libxl's emulator records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct EmulatorId {
-    /// 0 unknown, 1 qemu-traditional, 2 qemu-upstream.
-    pub id: u32,
-    /// Which of several emulators of the domain.
-    pub index: u32,
-}
-
 /// A packet that the guest has sent and that has not left the host yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
@@ -312,26 +199,6 @@ pub struct Packet {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn page_types_keep_their_numbers_and_five_to_eight_do_not_exist() {
-        let known: Vec<u8> = (0..=255).filter(|&v| PageType::try_from(v).is_ok()).collect();
-        assert_eq!(known, [0, 1, 2, 3, 4, 9, 10, 11, 12, 13, 14, 15]);
-        for value in known {
-            assert_eq!(PageType::try_from(value).map(u8::from), Ok(value));
-        }
-        assert_eq!(PageType::try_from(7), Err(UnknownPageType(7)));
-    }
-
-    #[test]
-    fn only_three_types_carry_no_data_and_allocate_only_is_populated() {
-        let without: Vec<u8> =
-            (0..16).filter_map(|v| PageType::try_from(v).ok()).filter(|t| !t.has_data()).map(u8::from).collect();
-        assert_eq!(without, [13, 14, 15]);
-        assert!(PageType::XAlloc.is_populated());
-        assert!(!PageType::XTab.is_populated());
-        assert!(!PageType::Broken.is_populated());
-    }
 
     #[test]
     fn uuids_round_trip_as_text_and_through_json() {

@@ -20,7 +20,7 @@ use nom::{IResult, Parser, bytes::complete::take};
 use super::nic::NicCounters;
 use super::workload::hash::mix;
 use crate::hypervisor::error::{DeviceModelProblem, Error, Result};
-use crate::hypervisor::types::EmulatorId;
+use crate::stream::libxl::{EmulatorHeader, EmulatorId};
 
 /// The octets `XRDM`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"XRDM");
@@ -30,7 +30,7 @@ pub const VERSION: u32 = 1;
 pub const BLOB_SIZE: usize = 144;
 
 /// Whose records carry the blob: neither of the two QEMUs'.
-pub(super) const EMULATOR: EmulatorId = EmulatorId { id: 0, index: 0 };
+pub(super) const EMULATOR: EmulatorHeader = EmulatorHeader { id: EmulatorId::Unknown, index: 0 };
 
 const CHECKED: usize = BLOB_SIZE - 8;
 

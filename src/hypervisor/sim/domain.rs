@@ -48,7 +48,7 @@ impl SimDomain {
         }
         domain.hvm = HvmState::from_entries(platform::power_on(config.vcpus, config.tsc_khz), config.vcpus)?;
         domain.policy = policy::policy(config.vcpus);
-        domain.tsc = TscInfo { mode: 0, khz: config.tsc_khz, nsec: 0, incarnation: 1 };
+        domain.tsc = TscInfo { mode: 0, khz: config.tsc_khz, nsec: 0, incarnation: 1, reserved: 0 };
         domain.devices = DeviceModelState::power_on(config.seed);
         if config.emulator_xenstore {
             domain.xenstore = physmap_keys();

@@ -105,11 +105,11 @@ impl GuestMemory {
     /// The type of the page at `pfn`.
     pub fn page_type(&self, pfn: Pfn) -> PageType {
         if self.slot(pfn).is_none() {
-            PageType::XTab
+            PageType::XTAB
         } else if self.broken.contains(&pfn) {
-            PageType::Broken
+            PageType::BROKEN
         } else {
-            PageType::NoTab
+            PageType::NOTAB
         }
     }
 
@@ -246,9 +246,9 @@ mod tests {
     #[test]
     fn holes_have_no_page_and_the_type_xtab() {
         let memory = memory();
-        assert_eq!(memory.page_type(3), PageType::NoTab);
-        assert_eq!(memory.page_type(5), PageType::XTab);
-        assert_eq!(memory.page_type(u64::MAX), PageType::XTab);
+        assert_eq!(memory.page_type(3), PageType::NOTAB);
+        assert_eq!(memory.page_type(5), PageType::XTAB);
+        assert_eq!(memory.page_type(u64::MAX), PageType::XTAB);
         assert!(memory.page(5).is_none());
         assert_eq!(memory.populated_pfns().collect::<Vec<_>>(), [3, 4, 1999]);
     }
@@ -301,7 +301,7 @@ mod tests {
     fn broken_pages_are_typed_so_and_have_no_data() {
         let mut memory = memory();
         memory.break_page(4).unwrap();
-        assert_eq!(memory.page_type(4), PageType::Broken);
+        assert_eq!(memory.page_type(4), PageType::BROKEN);
         assert!(!memory.has_data(4));
         assert!(matches!(memory.break_page(5), Err(Error::NotPopulated { pfn: 5 })));
     }

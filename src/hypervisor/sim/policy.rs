@@ -69,16 +69,16 @@ fn msrs() -> std::io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hypervisor::types::{CPUID_LEAF_SIZE, MSR_ENTRY_SIZE};
+    use crate::stream::libxc::{CpuidPolicy, MsrPolicy};
 
     #[test]
     fn entries_are_whole_and_leaves_ascend() {
         let policy = policy(2);
-        assert_eq!(policy.cpuid.len() % CPUID_LEAF_SIZE, 0);
-        assert_eq!(policy.msrs.len(), 2 * MSR_ENTRY_SIZE);
+        assert_eq!(policy.cpuid.len() % CpuidPolicy::LEAF, 0);
+        assert_eq!(policy.msrs.len(), 2 * MsrPolicy::ENTRY);
         let leaves: Vec<(u32, u32)> = policy
             .cpuid
-            .chunks_exact(CPUID_LEAF_SIZE)
+            .chunks_exact(CpuidPolicy::LEAF)
             .map(|e| (u32::from_le_bytes(e[..4].try_into().unwrap()), u32::from_le_bytes(e[4..8].try_into().unwrap())))
             .collect();
         assert!(leaves.is_sorted() && leaves.len() > 10, "{leaves:x?}");

@@ -210,8 +210,11 @@ impl Deref for Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        // The guest's thread wakes now and gets the lock as soon as this turn lets go of it.
-        self.shared.turn_over.notify_all();
+        // The guest's thread wakes now and gets the lock as soon as this turn lets go of it. A guest that stands still has no
+        // use for it, and whoever saves its state takes many turns.
+        if self.guest.domain.is_running() {
+            self.shared.turn_over.notify_all();
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::runner::{Runner, RunnerPages, RunnerPagesMut};
 use crate::hypervisor::error::Result;
 use crate::hypervisor::types::{
-    CleanMode, CpuPolicy, DirtyStats, DomainInfo, EmulatorId, GrantSeed, HvmParam, Packet, PageType, Pfn, TscInfo,
+    CleanMode, CpuPolicy, DirtyStats, DomainInfo, EmulatorHeader, GrantSeed, HvmParam, Packet, PageType, Pfn, TscInfo,
 };
 use crate::hypervisor::{DeviceModel, DirtyBitmap, Domain, LogDirty, RestoreDomain, SaveDomain, VirtualNic};
 
@@ -73,6 +73,10 @@ impl SaveDomain for Runner {
     fn hvm_param(&self, index: u64) -> Result<u64> {
         self.turn()?.hvm_param(index)
     }
+
+    fn hvm_params(&self, params: &mut Vec<HvmParam>) -> Result<()> {
+        self.turn()?.hvm_params(params)
+    }
 }
 
 impl RestoreDomain for Runner {
@@ -108,7 +112,7 @@ impl RestoreDomain for Runner {
 }
 
 impl DeviceModel for Runner {
-    fn emulator(&self) -> EmulatorId {
+    fn emulator(&self) -> EmulatorHeader {
         super::device_model::EMULATOR
     }
 

@@ -210,7 +210,7 @@ impl State {
         let memory = pages.fold(0u64, |sum, (pfn, page)| sum.wrapping_add(mix(pfn)).wrapping_add(page_sum(pfn, page)));
         let blobs = [&self.context, &self.policy.cpuid, &self.policy.msrs];
         let vcpus = blobs.into_iter().fold(0, |sum, blob| octets_digest(sum, blob));
-        let TscInfo { mode, khz, nsec, incarnation } = self.tsc;
+        let TscInfo { mode, khz, nsec, incarnation, .. } = self.tsc;
         let words = [mode.into(), khz.into(), nsec, incarnation.into()];
         let vcpus = self.params.iter().chain(&words).fold(vcpus, |sum, &word| mix(sum ^ word));
         let strings = self.xenstore.iter().flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]);

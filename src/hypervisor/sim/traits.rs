@@ -5,10 +5,11 @@ use super::domain::{SimDomain, SimPages, SimPagesMut};
 use super::vcpu::HvmState;
 use crate::hypervisor::error::{Error, Result};
 use crate::hypervisor::types::{
-    CPUID_LEAF_SIZE, CleanMode, CpuPolicy, DirtyStats, DomainInfo, EmulatorId, GrantSeed, HvmParam, MSR_ENTRY_SIZE,
-    Packet, PageType, Pfn, ShutdownReason, TscInfo,
+    CleanMode, CpuPolicy, DirtyStats, DomainInfo, EmulatorHeader, GrantSeed, HvmParam, Packet, PageType, Pfn,
+    ShutdownReason, TscInfo,
 };
 use crate::hypervisor::{DeviceModel, DirtyBitmap, Domain, LogDirty, RestoreDomain, SaveDomain, VirtualNic, hvm_param};
+use crate::stream::libxc::{CpuidPolicy, MsrPolicy};
 
 impl Domain for SimDomain {
     fn info(&self) -> Result<DomainInfo> {
@@ -135,7 +136,7 @@ impl RestoreDomain for SimDomain {
     }
 
     fn set_cpu_policy(&mut self, policy: &CpuPolicy) -> Result<()> {
-        let parts = [("CPUID", &policy.cpuid, CPUID_LEAF_SIZE), ("MSR", &policy.msrs, MSR_ENTRY_SIZE)];
+        let parts = [("CPUID", &policy.cpuid, CpuidPolicy::LEAF), ("MSR", &policy.msrs, MsrPolicy::ENTRY)];
         for (part, octets, entry) in parts {
             if octets.len() % entry != 0 {
                 return Err(Error::CpuPolicyLength { part, length: octets.len(), entry });
@@ -178,7 +179,7 @@ impl RestoreDomain for SimDomain {
 }
 
 impl DeviceModel for SimDomain {
-    fn emulator(&self) -> EmulatorId {
+    fn emulator(&self) -> EmulatorHeader {
         EMULATOR
     }
 

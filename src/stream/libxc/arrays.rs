@@ -9,10 +9,10 @@ use nom::IResult;
 use nom::Parser;
 use nom::number::complete::le_u32;
 
-/// One parameter of a HVM domain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// One parameter of a HVM domain. [`crate::hypervisor::hvm_param`] has the indices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct HvmParam {
-    /// `HVM_PARAM_*`.
+    /// `HVM_PARAM_*` of Xen's `public/hvm/params.h`.
     pub index: u64,
     /// Its value.
     pub value: u64,
@@ -26,7 +26,11 @@ pub struct HvmParams<'a> {
 }
 
 impl<'a> HvmParams<'a> {
-    pub(super) fn parse(body: &'a [u8]) -> Result<Self, BodyError> {
+    /// Checks a body, as [`emit_hvm_params`] makes it.
+    ///
+    /// # Errors
+    /// A count that does not fit the body's length.
+    pub fn parse(body: &'a [u8]) -> Result<Self, BodyError> {
         const RECORD: &str = "HVM_PARAMS";
         let length = body.len() as u64;
         if body.is_empty() {

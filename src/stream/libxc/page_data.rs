@@ -16,8 +16,8 @@ const ENTRY: usize = 8;
 const PFN_MASK: u64 = (1 << 52) - 1;
 const RESERVED_MASK: u64 = 0xff << 52;
 
-/// The type of a page: `XEN_DOMCTL_PFINFO_*`, 4 bits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// The type of a page: `XEN_DOMCTL_PFINFO_*`, 4 bits. [`PageType::NOTAB`] by default.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct PageType(u8);
 
 impl PageType {
@@ -54,6 +54,11 @@ impl PageType {
     /// Whether a page of contents stands in the stream.
     pub const fn has_contents(self) -> bool {
         self.0 < 0xd
+    }
+
+    /// Whether a restorer gives the guest memory for a page of this type.
+    pub const fn is_populated(self) -> bool {
+        !matches!(self, PageType::BROKEN | PageType::XTAB)
     }
 
     /// 1 to 4 for page tables, pinned or not.
@@ -246,6 +251,15 @@ mod tests {
         emit_head(view.entries(), &mut head);
         assert_eq!(head, octets[..head.len()]);
         assert_eq!(head_len(octets.len() as u32, octets[..8].try_into().unwrap()), head.len() as u64);
+    }
+
+    #[test]
+    fn only_three_types_carry_no_contents_and_allocate_only_is_populated() {
+        let types = || (0..=255).filter_map(PageType::from_wire);
+        assert_eq!(types().map(PageType::wire).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 9, 10, 11, 12, 13, 14, 15]);
+        let empty: Vec<_> = types().filter(|t| !t.has_contents()).map(|t| (t, t.is_populated())).collect();
+        assert_eq!(empty, [(PageType::BROKEN, false), (PageType::XALLOC, true), (PageType::XTAB, false)]);
+        assert_eq!(PageType::default(), PageType::NOTAB);
     }
 
     #[test]

@@ -9,16 +9,16 @@ use nom::IResult;
 use nom::Parser;
 use nom::number::complete::{le_u32, le_u64};
 
-/// An X86_TSC_INFO body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// How a domain sees the time stamp counter (`XEN_DOMCTL_gettscinfo`): an X86_TSC_INFO body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct TscInfo {
-    /// `TSC_MODE_*`.
+    /// `TSC_MODE_*`: 0 default, 1 always emulated, 2 never emulated.
     pub mode: u32,
-    /// Frequency in kHz.
+    /// The counter's frequency in kHz.
     pub khz: u32,
-    /// Elapsed time in ns.
+    /// Nanoseconds that have passed in the guest.
     pub nsec: u64,
-    /// Incarnation.
+    /// How often the domain has been migrated or restored.
     pub incarnation: u32,
     /// Reserved; written as zero.
     pub reserved: u32,

@@ -104,7 +104,11 @@ pub struct XenstoreData<'a> {
 }
 
 impl<'a> XenstoreData<'a> {
-    pub(super) fn parse(body: &'a [u8]) -> Result<Self, BodyError> {
+    /// Checks a body: sub-header, then data as [`emit_xenstore_data`] makes it.
+    ///
+    /// # Errors
+    /// A body too short, strings unterminated or without a partner, a key that [`check_key`] refuses.
+    pub fn parse(body: &'a [u8]) -> Result<Self, BodyError> {
         let (header, data) = EmulatorHeader::parse("EMULATOR_XENSTORE_DATA", body)?;
         let tail = data.iter().rev().take_while(|&&octet| octet != 0).count();
         if tail != 0 {

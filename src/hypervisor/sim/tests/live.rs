@@ -53,7 +53,7 @@ fn pages_of_a_suspended_guest_are_mapped_in_place_and_several_batches_may_live()
     let (first, second) = (runner.map_pages(&[20, 21]).unwrap(), runner.map_pages(&[21]).unwrap());
     assert!(std::ptr::eq(first.page(1).unwrap(), second.page(0).unwrap()));
     assert!(first.page(2).is_none());
-    runner.page_types(&[20], &mut [PageType::XTab]).unwrap();
+    runner.page_types(&[20], &mut [PageType::XTAB]).unwrap();
     drop((first, second));
     runner.map_pages_mut(&[20]).unwrap().page_mut(0).unwrap().fill(9);
     assert_eq!(runner.map_pages(&[20]).unwrap().page(0), Some(&[9; PAGE_SIZE]));

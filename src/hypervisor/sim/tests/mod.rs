@@ -18,9 +18,9 @@ fn copy_memory(from: &impl SaveDomain, to: &mut impl RestoreDomain, dirty: &Dirt
     let (mut batch, mut next) = (Vec::new(), Some(0));
     while let Some(start) = next {
         next = dirty.next_batch(start, BATCH, &mut batch);
-        let mut types = vec![PageType::XTab; batch.len()];
+        let mut types = vec![PageType::XTAB; batch.len()];
         from.page_types(&batch, &mut types)?;
-        let mut keep = types.iter().map(|t| t.has_data());
+        let mut keep = types.iter().map(|t| t.has_contents());
         batch.retain(|_| keep.next().unwrap());
         let pages = from.map_pages(&batch)?;
         to.populate(&batch)?;

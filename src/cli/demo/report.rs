@@ -1,0 +1,146 @@
+//! The verdict.
+
+use super::child::Round;
+use super::state::Comparison;
+use crate::replicate::{RoundFigures, Statistics};
+use indicatif::{HumanBytes, HumanCount};
+use serde::{Serialize, Serializer};
+use std::time::Duration;
+
+/// What came of the demonstration.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Report {
+    /// The guest runs, with the state that it had, and is sound.
+    pub survived: bool,
+    /// Checkpoints that the secondary has received whole.
+    pub received: u64,
+    /// What the primary told.
+    #[serde(serialize_with = "statistics")]
+    pub sent: Statistics,
+    pub failover: Option<Failover>,
+    /// Pages compared octet by octet.
+    pages_compared: u64,
+    /// Pages not compared: rings that a restore clears.
+    pages_left_out: Vec<u64>,
+    /// The first difference between the primary's state at the checkpoint and the survivor's.
+    difference: Option<String>,
+    /// Steps that the guest has run on the secondary.
+    steps_after: u64,
+    /// What the guest's check of itself found afterwards.
+    damage: Option<String>,
+    /// Why the secondary has not failed over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// How the secondary took over.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Failover {
+    /// To which checkpoint.
+    pub checkpoint: u64,
+    /// From the kill to the moment when the secondary said that the stream has stopped.
+    #[serde(rename = "noticed_ms", serialize_with = "milliseconds")]
+    pub noticed: Duration,
+    /// From then until the guest ran.
+    #[serde(rename = "took_ms", serialize_with = "milliseconds")]
+    pub took: Duration,
+}
+
+fn milliseconds<S: Serializer>(time: &Duration, out: S) -> Result<S::Ok, S::Error> {
+    out.serialize_f64(ms(time.as_nanos()))
+}
+
+fn statistics<S: Serializer>(sent: &Statistics, out: S) -> Result<S::Ok, S::Error> {
+    serde_json::json!({
+        "checkpoints": sent.checkpoints,
+        "octets": sent.octets,
+        "dirty_pages": sent.pages.summary(),
+        "pause_ns": sent.pause.summary(),
+        "transmission_ns": sent.transmission.summary(),
+    })
+    .serialize(out)
+}
+
+fn ms(nanoseconds: impl TryInto<u64>) -> f64 {
+    nanoseconds.try_into().unwrap_or(u64::MAX) as f64 / 1e6
+}
+
+impl Report {
+    pub fn count(&mut self, round: &Round) {
+        let &Round { number, dirty_pages, octets, pause, transmission } = round;
+        self.sent.add(&RoundFigures { number, dirty_pages, octets, pause, transmission });
+    }
+
+    pub fn ran_on(&mut self, steps: u64, damage: Option<String>) {
+        (self.steps_after, self.damage) = (steps, damage);
+    }
+
+    /// Takes the comparison and comes to the verdict.
+    pub fn compared(&mut self, comparison: Comparison) {
+        self.pages_compared = comparison.pages;
+        self.pages_left_out = comparison.left_out;
+        self.difference = comparison.difference;
+        self.survived = self.difference.is_none() && self.damage.is_none() && self.steps_after > 0;
+    }
+
+    pub fn print(&self, brief: bool) {
+        if !brief {
+            self.details();
+        }
+        match (&self.failover, &self.trouble) {
+            (Some(failover), None) if self.survived => {
+                println!("The guest survived, at checkpoint {}.", failover.checkpoint);
+            }
+            (_, Some(trouble)) => println!("The guest did NOT survive: {trouble}"),
+            _ => println!("The guest did NOT survive as it was."),
+        }
+    }
+
+    fn details(&self) {
+        let (pause, sent) = (self.sent.pause.summary(), &self.sent);
+        println!(
+            "  checkpoints   {} told sent, {} received whole; {} in all",
+            sent.checkpoints,
+            self.received,
+            HumanBytes(sent.octets)
+        );
+        println!("  dirty pages   {} a checkpoint (median)", HumanCount(sent.pages.quantile(500)));
+        println!(
+            "  guest paused  {:.2} ms a checkpoint (median), {:.2} ms (99 %), {:.2} ms at most",
+            ms(pause.p50),
+            ms(pause.p99),
+            ms(pause.max)
+        );
+        println!("                (not counted: the copy of its state that is kept for the comparison below)");
+        if let Some(failover) = &self.failover {
+            println!(
+                "  failover      to checkpoint {}: noticed after {:.1} ms, guest running {:.1} ms later",
+                failover.checkpoint,
+                ms(failover.noticed.as_nanos()),
+                ms(failover.took.as_nanos())
+            );
+        }
+        match &self.difference {
+            Some(difference) => println!("  guest state   DIFFERS: {difference}"),
+            None if self.trouble.is_none() => {
+                let rings: Vec<_> = self.pages_left_out.iter().map(|pfn| format!("{pfn:#x}")).collect();
+                println!(
+                    "  guest state   equal octet for octet: {} pages, vCPUs, platform, parameters, TSC, policies, devices",
+                    HumanCount(self.pages_compared)
+                );
+                println!(
+                    "                (left out: the {} ring pages that a restore clears, pfns {})",
+                    rings.len(),
+                    rings.join(" ")
+                );
+            }
+            None => {}
+        }
+        match &self.damage {
+            Some(damage) => println!("  afterwards    the guest finds itself DAMAGED: {damage}"),
+            None => {
+                println!("  afterwards    {} steps run; the guest finds itself sound", HumanCount(self.steps_after))
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Live figures: one line that changes on a terminal, else a line a second.
+
+use super::child::Round;
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// From one line to the next where lines stay.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Where the figures go.
+pub(super) struct Screen {
+    bar: Option<ProgressBar>,
+    silent: bool,
+    /// When the last line was written, and what had been sent by then.
+    last: Instant,
+    octets: u64,
+}
+
+impl Screen {
+    pub fn new(silent: bool) -> Self {
+        let bar = (!silent && std::io::stdout().is_terminal() && std::io::stderr().is_terminal()).then(|| {
+            let style =
+                ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            ProgressBar::new_spinner().with_style(style)
+        });
+        Screen { bar, silent, last: Instant::now(), octets: 0 }
+    }
+
+    /// A line that stays.
+    pub fn say(&mut self, text: &str) {
+        match &self.bar {
+            _ if self.silent => {}
+            Some(bar) => bar.suspend(|| println!("{text}")),
+            None => println!("{text}"),
+        }
+    }
+
+    /// The figures of a round.
+    pub fn round(&mut self, round: &Round) {
+        self.octets += round.octets;
+        let since = self.last.elapsed();
+        // On a terminal the line follows each round; the rate is taken over a second all the same.
+        if self.silent || (since < EVERY && self.bar.is_none() && round.number != 1) {
+            return;
+        }
+        let rate = self.octets as f64 / since.as_secs_f64().max(0.001);
+        let line = format!(
+            "  checkpoint {:>5}   {:>6} dirty pages   pause {:>7.2} ms   {:>10}   {:>10}/s",
+            round.number,
+            round.dirty_pages,
+            round.pause.as_secs_f64() * 1e3,
+            HumanBytes(round.octets).to_string(),
+            HumanBytes(rate as u64).to_string(),
+        );
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(line);
+                bar.tick();
+            }
+            None => println!("{line}"),
+        }
+        if since >= EVERY || round.number == 1 {
+            (self.last, self.octets) = (Instant::now(), 0);
+        }
+    }
+
+    /// Ends the figures with a line that stays.
+    pub fn done(&mut self, text: &str) {
+        if let Some(bar) = self.bar.take() {
+            let last = bar.message();
+            bar.finish_and_clear();
+            println!("{last}");
+        }
+        self.say(text);
+    }
+}

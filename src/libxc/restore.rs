@@ -1,0 +1,439 @@
+//! A domain's memory and vCPUs from a stream.
+//!
+//! The first image is applied as it arrives ([`Restorer::first_image`]). Every later round of a checkpointed stream is
+//! taken whole into a [`Round`] ([`Restorer::receive`]) and only then applied ([`Restorer::prepare`],
+//! [`Restorer::commit`]), so that the domain is at one checkpoint or at the next and never between two. At the end
+//! [`Restorer::complete`] makes the domain fit to run.
+//!
+//! Pages, TSC and parameters are set in stream order and the HVM context behind them, as Xen's restorer does. In later
+//! rounds the context goes first: it is what the hypervisor may refuse, and then nothing else has changed yet.
+
+use super::{RestoreError, Round};
+use crate::hypervisor::types::{CpuPolicy, GrantSeed, HvmParam, PAGE_SIZE, Pfn, TscInfo};
+use crate::hypervisor::{self, PageBatch, PageBatchMut, RestoreDomain, hvm_param};
+use crate::stream::handover::LibxcReader;
+use crate::stream::libxc::{BATCH, DomainHeader, DomainType, PageData, PageEntry, Record};
+use std::io::Read;
+
+/// How to restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Pages at and beyond this pfn are refused; without a value what the domain says of itself counts.
+    pub nr_pfns: Option<u64>,
+    /// Most octets that a buffered checkpoint may have. Buffers double as they grow, so up to twice that is allocated;
+    /// the reader's own buffer for one record comes on top.
+    pub round_limit: u64,
+    /// The domain's rings on this host.
+    pub rings: Rings,
+}
+
+impl Default for Options {
+    /// A limit of 1 GiB: a guest that dirties a quarter of a million pages between two checkpoints.
+    fn default() -> Self {
+        Options { nr_pfns: None, round_limit: 1 << 30, rings: Rings::default() }
+    }
+}
+
+/// Who serves the restored domain's xenstore and console rings, and over which event channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rings {
+    /// The domain's event channel for xenstore.
+    pub store_evtchn: u32,
+    /// The domain that serves xenstore.
+    pub store_domid: u32,
+    /// The domain's event channel for the console.
+    pub console_evtchn: u32,
+    /// The domain that serves the console.
+    pub console_domid: u32,
+}
+
+/// How libxc's turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// END: the image is complete.
+    End,
+    /// CHECKPOINT: libxl's part of the checkpoint follows.
+    Checkpoint,
+}
+
+/// What a VERIFY pass found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Verified {
+    /// Pages compared.
+    pub pages: u64,
+    /// Pages that differ.
+    pub different: u64,
+    /// The first of them.
+    pub first: Option<Pfn>,
+}
+
+/// Which static data the stream did not have, so that the toolstack has to make it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Missing {
+    /// No X86_CPUID_POLICY.
+    pub cpuid: bool,
+    /// No X86_MSR_POLICY.
+    pub msrs: bool,
+}
+
+/// Restores one domain.
+#[derive(Debug)]
+pub struct Restorer {
+    options: Options,
+    nr_pfns: u64,
+    policy: CpuPolicy,
+    missing: Option<Missing>,
+    verified: Option<Verified>,
+    /// The context to be set; behind the first checkpoint the one that is set.
+    context: Vec<u8>,
+    store_gfn: Pfn,
+    console_gfn: Pfn,
+    pfns: Vec<Pfn>,
+    offset: u64,
+}
+
+impl Restorer {
+    /// A restorer for an empty, paused domain.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn new(domain: &impl RestoreDomain, options: Options) -> Result<Self, RestoreError> {
+        let nr_pfns = match options.nr_pfns {
+            Some(nr_pfns) => nr_pfns,
+            None => domain.info().map_err(|error| RestoreError::Hypervisor { offset: 0, error })?.nr_pfns,
+        };
+        Ok(Restorer {
+            options,
+            nr_pfns,
+            policy: CpuPolicy::default(),
+            missing: None,
+            verified: None,
+            context: Vec::new(),
+            store_gfn: 0,
+            console_gfn: 0,
+            pfns: Vec::with_capacity(BATCH),
+            offset: 0,
+        })
+    }
+
+    /// What the VERIFY pass found; `None` when the stream has none. A difference is no error, as with Xen's restorer.
+    pub const fn verified(&self) -> Option<Verified> {
+        self.verified
+    }
+
+    /// Which static data was missing; `None` before its end.
+    pub const fn missing(&self) -> Option<Missing> {
+        self.missing
+    }
+
+    /// gfns of the xenstore and console rings, 0 when the stream has not named them.
+    pub const fn ring_gfns(&self) -> (Pfn, Pfn) {
+        (self.store_gfn, self.console_gfn)
+    }
+
+    /// Reads libxc's headers.
+    ///
+    /// # Errors
+    /// The stream's, or [`RestoreError::Kind`].
+    pub fn headers<R: Read, Home>(&mut self, reader: &mut LibxcReader<R, Home>) -> Result<DomainHeader, RestoreError> {
+        let (_, header) = reader.headers()?;
+        match header.domain_type() {
+            Some(DomainType::Hvm) => Ok(header),
+            // The reader has refused other types than these two.
+            _ => Err(RestoreError::Kind(DomainType::Pv)),
+        }
+    }
+
+    /// Reads the first image, or the only one, and applies it as it arrives.
+    ///
+    /// # Errors
+    /// The stream's, the hypervisor's, [`RestoreError::Pfn`], [`RestoreError::HvmContext`].
+    pub fn first_image<R: Read, Home, D: RestoreDomain>(
+        &mut self,
+        reader: &mut LibxcReader<R, Home>,
+        domain: &mut D,
+    ) -> Result<Ending, RestoreError> {
+        while let Some((item, record)) = reader.next_record()? {
+            self.offset = item.offset;
+            match record {
+                Record::End => return Ok(Ending::End),
+                Record::Checkpoint => return Ok(Ending::Checkpoint),
+                Record::X86CpuidPolicy(policy) => self.policy.cpuid = policy.leaves.to_vec(),
+                Record::X86MsrPolicy(policy) => self.policy.msrs = policy.entries.to_vec(),
+                Record::StaticDataEnd => self.end_static_data(domain)?,
+                Record::PageData(pages) => {
+                    if self.missing.is_none() {
+                        self.end_static_data(domain)?;
+                    }
+                    self.page_data(&pages, domain)?;
+                }
+                Record::Verify => self.verified = Some(Verified::default()),
+                Record::X86TscInfo(tsc) => self.set_tsc(tsc, domain)?,
+                Record::HvmParams(params) => self.set_params(params.params(), domain)?,
+                Record::HvmContext(blob) => {
+                    let mut state = super::round::HvmState::default();
+                    state.set_context(item.offset, blob)?;
+                    self.context = state.context;
+                }
+                // Of no use to a HVM domain, or not known and optional.
+                Record::Toolstack(_) | Record::Optional { .. } => {}
+                _ => return Err(unexpected(&record, item.offset)),
+            }
+        }
+        Err(RestoreError::Unexpected { record: "the end of libxc's turn", offset: reader.offset() })
+    }
+
+    /// Reads a later round into `round`, replacing what it had. Nothing of it is applied.
+    ///
+    /// # Errors
+    /// The stream's, [`RestoreError::RoundLimit`], [`RestoreError::Pfn`], [`RestoreError::HvmContext`],
+    /// [`RestoreError::NoHvmContext`]. The domain is at the checkpoint before, and `round` is of no use.
+    pub fn receive<R: Read, Home>(
+        &mut self,
+        reader: &mut LibxcReader<R, Home>,
+        round: &mut Round,
+    ) -> Result<Ending, RestoreError> {
+        round.clear();
+        while let Some((item, record)) = reader.next_record()? {
+            self.offset = item.offset;
+            let ending = match record {
+                Record::End => Ending::End,
+                Record::Checkpoint => Ending::Checkpoint,
+                Record::PageData(pages) => {
+                    let more = pages.contents().map_or(0, <[u8]>::len) + pages.count() * size_of::<PageEntry>();
+                    self.check_limit(round, more)?;
+                    for entry in pages.entries() {
+                        self.check_pfn(entry)?;
+                    }
+                    round.add_record(&pages);
+                    continue;
+                }
+                Record::X86TscInfo(tsc) => {
+                    round.state.tsc = Some(tsc);
+                    continue;
+                }
+                Record::HvmContext(blob) => {
+                    self.check_limit(round, blob.len())?;
+                    round.state.set_context(item.offset, blob)?;
+                    continue;
+                }
+                Record::HvmParams(params) => {
+                    self.check_limit(round, params.params().len() * size_of::<HvmParam>())?;
+                    round.state.params.clear();
+                    round.state.params.extend(params.params());
+                    continue;
+                }
+                Record::Optional { .. } => continue,
+                _ => return Err(unexpected(&record, item.offset)),
+            };
+            if round.state.context.is_empty() {
+                return Err(RestoreError::NoHvmContext { offset: item.offset });
+            }
+            return Ok(ending);
+        }
+        Err(RestoreError::Unexpected { record: "the end of libxc's turn", offset: reader.offset() })
+    }
+
+    /// Does what may be refused of a whole round: gives the domain the memory that it lacks, and sets the HVM context.
+    ///
+    /// # Errors
+    /// The hypervisor's. The domain is at the checkpoint before, except that pfns which were holes may have zero pages.
+    pub fn prepare<D: RestoreDomain>(&mut self, round: &Round, domain: &mut D) -> Result<(), RestoreError> {
+        for (entries, _) in round.batches() {
+            self.populate(entries.iter().copied(), domain)?;
+        }
+        domain.set_hvm_context(&round.state.context).map_err(|error| self.failed(error))
+    }
+
+    /// Takes back the HVM context that [`Restorer::prepare`] has set.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn take_back<D: RestoreDomain>(&mut self, domain: &mut D) -> Result<(), RestoreError> {
+        domain.set_hvm_context(&self.context).map_err(|error| self.failed(error))
+    }
+
+    /// Applies the rest of a round that is prepared. The round's context is exchanged for the one before.
+    ///
+    /// # Errors
+    /// The hypervisor's. The domain is then at no checkpoint any more and must not run.
+    pub fn commit<D: RestoreDomain>(&mut self, round: &mut Round, domain: &mut D) -> Result<(), RestoreError> {
+        for (entries, contents) in round.batches() {
+            self.write(entries.iter().copied(), contents, domain)?;
+        }
+        if let Some(tsc) = round.state.tsc {
+            self.set_tsc(tsc, domain)?;
+        }
+        self.set_params(round.state.params.iter().copied(), domain)?;
+        std::mem::swap(&mut self.context, &mut round.state.context);
+        Ok(())
+    }
+
+    /// Sets the HVM context of the first image.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn set_context<D: RestoreDomain>(&mut self, domain: &mut D) -> Result<(), RestoreError> {
+        if self.context.is_empty() {
+            log::warn!("the stream has no HVM_CONTEXT: the domain has no vCPU state");
+            return Ok(());
+        }
+        domain.set_hvm_context(&self.context).map_err(|error| self.failed(error))
+    }
+
+    /// Makes the domain fit to run on this host: event channels of the rings, HVM context, grants. It stays paused.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn complete<D: RestoreDomain>(&mut self, domain: &mut D) -> Result<(), RestoreError> {
+        let rings = self.options.rings;
+        for (index, port) in
+            [(hvm_param::STORE_EVTCHN, rings.store_evtchn), (hvm_param::CONSOLE_EVTCHN, rings.console_evtchn)]
+        {
+            let param = HvmParam { index, value: port.into() };
+            domain.set_hvm_param(param).map_err(|error| self.failed(error))?;
+        }
+        self.set_context(domain)?;
+        let seed = GrantSeed {
+            console_gfn: self.console_gfn,
+            console_domid: rings.console_domid,
+            xenstore_gfn: self.store_gfn,
+            xenstore_domid: rings.store_domid,
+        };
+        domain.seed_grant_table(seed).map_err(|error| self.failed(error))
+    }
+
+    /// Octets that a buffered checkpoint may take.
+    pub(crate) const fn round_limit(&self) -> u64 {
+        self.options.round_limit
+    }
+
+    fn failed(&self, error: hypervisor::Error) -> RestoreError {
+        RestoreError::Hypervisor { offset: self.offset, error }
+    }
+
+    fn check_limit(&self, round: &Round, more: usize) -> Result<(), RestoreError> {
+        let (needed, limit) = (round.octets().saturating_add(more as u64), self.options.round_limit);
+        if needed > limit { Err(RestoreError::RoundLimit { offset: self.offset, needed, limit }) } else { Ok(()) }
+    }
+
+    /// Holes may be listed anywhere: the sender's p2m may be longer than ours.
+    fn check_pfn(&self, PageEntry { page_type, pfn }: PageEntry) -> Result<(), RestoreError> {
+        if page_type.is_populated() && pfn >= self.nr_pfns {
+            return Err(RestoreError::Pfn { offset: self.offset, pfn, nr_pfns: self.nr_pfns });
+        }
+        Ok(())
+    }
+
+    fn end_static_data<D: RestoreDomain>(&mut self, domain: &mut D) -> Result<(), RestoreError> {
+        self.missing = Some(Missing { cpuid: self.policy.cpuid.is_empty(), msrs: self.policy.msrs.is_empty() });
+        domain.set_cpu_policy(&self.policy).map_err(|error| self.failed(error))
+    }
+
+    fn set_tsc<D: RestoreDomain>(&self, tsc: TscInfo, domain: &mut D) -> Result<(), RestoreError> {
+        domain.set_tsc_info(TscInfo { reserved: 0, ..tsc }).map_err(|error| self.failed(error))
+    }
+
+    fn set_params<D: RestoreDomain>(
+        &mut self,
+        params: impl Iterator<Item = HvmParam>,
+        domain: &mut D,
+    ) -> Result<(), RestoreError> {
+        for param in params {
+            match param.index {
+                hvm_param::STORE_PFN => self.store_gfn = param.value,
+                hvm_param::CONSOLE_PFN => self.console_gfn = param.value,
+                _ => {}
+            }
+            domain.restore_hvm_param(param).map_err(|error| self.failed(error))?;
+        }
+        Ok(())
+    }
+
+    /// Applies a record of pages, batch by batch: a record may be longer than any that Xen writes.
+    fn page_data<D: RestoreDomain>(&mut self, pages: &PageData<'_>, domain: &mut D) -> Result<(), RestoreError> {
+        for entry in pages.entries() {
+            self.check_pfn(entry)?;
+        }
+        let mut contents = pages.contents().unwrap_or_default();
+        let (count, mut done) = (pages.count(), 0);
+        while done < count {
+            let batch = pages.entries().skip(done).take(BATCH);
+            let octets = batch.clone().filter(|entry| entry.page_type.has_contents()).count() * PAGE_SIZE;
+            let (here, rest) = contents.split_at(octets.min(contents.len()));
+            self.populate(batch.clone(), domain)?;
+            if self.verified.is_some() {
+                self.compare(batch, here, domain)?;
+            } else {
+                self.write(batch, here, domain)?;
+            }
+            contents = rest;
+            done += BATCH;
+        }
+        Ok(())
+    }
+
+    fn populate<D: RestoreDomain>(
+        &mut self,
+        entries: impl Iterator<Item = PageEntry>,
+        domain: &mut D,
+    ) -> Result<(), RestoreError> {
+        self.pfns.clear();
+        self.pfns.extend(entries.filter(|entry| entry.page_type.is_populated()).map(|entry| entry.pfn));
+        if self.pfns.is_empty() {
+            return Ok(());
+        }
+        domain.populate(&self.pfns).map_err(|error| self.failed(error))
+    }
+
+    fn select(&mut self, entries: impl Iterator<Item = PageEntry>) -> bool {
+        self.pfns.clear();
+        self.pfns.extend(entries.filter(|entry| entry.page_type.has_contents()).map(|entry| entry.pfn));
+        !self.pfns.is_empty()
+    }
+
+    fn write<D: RestoreDomain>(
+        &mut self,
+        entries: impl Iterator<Item = PageEntry>,
+        contents: &[u8],
+        domain: &mut D,
+    ) -> Result<(), RestoreError> {
+        if !self.select(entries) {
+            return Ok(());
+        }
+        let mut pages = domain.map_pages_mut(&self.pfns).map_err(|error| self.failed(error))?;
+        for (index, source) in contents.chunks_exact(PAGE_SIZE).enumerate() {
+            // PV: localise here.
+            if let Some(page) = pages.page_mut(index) {
+                page.copy_from_slice(source);
+            }
+        }
+        Ok(())
+    }
+
+    fn compare<D: RestoreDomain>(
+        &mut self,
+        entries: impl Iterator<Item = PageEntry>,
+        contents: &[u8],
+        domain: &mut D,
+    ) -> Result<(), RestoreError> {
+        if !self.select(entries) {
+            return Ok(());
+        }
+        let pages = domain.map_pages_mut(&self.pfns).map_err(|error| self.failed(error))?;
+        let Some(verified) = &mut self.verified else { return Ok(()) };
+        for (index, (source, &pfn)) in contents.chunks_exact(PAGE_SIZE).zip(&self.pfns).enumerate() {
+            verified.pages += 1;
+            if pages.page(index).is_none_or(|page| page[..] != *source) {
+                verified.different += 1;
+                verified.first.get_or_insert(pfn);
+                log::warn!("VERIFY: pfn {pfn:#x} differs");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unexpected(record: &Record<'_>, offset: u64) -> RestoreError {
+    RestoreError::Unexpected { record: crate::stream::libxc::type_name(record.type_id()).unwrap_or("a record"), offset }
+}

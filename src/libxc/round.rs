@@ -1,0 +1,202 @@
+//! One checkpoint in memory of our own: what a saver copies while the guest stands still, and what a restorer holds
+//! until it has all of it.
+
+use super::{RestoreError, SaveError};
+use crate::decode::DecodeError;
+use crate::decode::hvm_context::{DESCRIPTOR, Entries};
+use crate::decode::hvm_entry::{EntryBody, HVM_FILE_MAGIC, HVM_FILE_VERSION};
+use crate::hypervisor::types::{HvmParam, PAGE_SIZE, TscInfo};
+use crate::hypervisor::{PageBatch, SaveDomain};
+use crate::stream::handover::LibxcWriter;
+use crate::stream::libxc::{BATCH, HvmParams, PageData, PageEntry, Record, emit_hvm_params};
+use std::io::Write;
+
+/// Pages and state of one checkpoint. Cleared and filled again it keeps its memory, so that a round of the usual size
+/// costs no allocation.
+#[derive(Debug, Clone, Default)]
+pub struct Round {
+    /// Pages with their types, in stream order.
+    entries: Vec<PageEntry>,
+    /// Contents of those entries that have some, in the same order.
+    contents: Vec<u8>,
+    /// Everything but memory.
+    pub state: HvmState,
+}
+
+/// What the hypervisor keeps of a HVM domain besides its memory.
+#[derive(Debug, Clone, Default)]
+pub struct HvmState {
+    /// How the guest sees the time stamp counter.
+    pub tsc: Option<TscInfo>,
+    /// Xen's save blob; empty when there is none.
+    pub context: Vec<u8>,
+    /// The parameters, in stream order; those of value 0 are left out.
+    pub params: Vec<HvmParam>,
+    /// The body of HVM_PARAMS, kept for its memory.
+    params_body: Vec<u8>,
+}
+
+impl Round {
+    /// Drops everything and keeps the memory.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.contents.clear();
+        self.state.clear();
+    }
+
+    /// Pages with their types, in stream order.
+    pub fn entries(&self) -> &[PageEntry] {
+        &self.entries
+    }
+
+    /// Octets that the round holds: contents, entries and state.
+    pub fn octets(&self) -> u64 {
+        (self.contents.len() + size_of_val(&self.entries[..]) + self.state.context.len()) as u64
+            + size_of_val(&self.state.params[..]) as u64
+    }
+
+    /// The round's pages in parts of at most a batch, each part's entries with their contents.
+    pub fn batches(&self) -> impl Iterator<Item = (&[PageEntry], &[u8])> {
+        let mut contents = &self.contents[..];
+        self.entries.chunks(BATCH).map(move |entries| {
+            let pages = entries.iter().filter(|entry| entry.page_type.has_contents()).count();
+            // Entries and contents grow together only, so there are never fewer contents than that.
+            let (here, rest) = contents.split_at(contents.len().min(pages * PAGE_SIZE));
+            contents = rest;
+            (entries, here)
+        })
+    }
+
+    /// Makes room for so many pages with contents.
+    pub(super) fn reserve(&mut self, pages: usize) {
+        self.entries.reserve(pages);
+        self.contents.reserve(pages.saturating_mul(PAGE_SIZE));
+    }
+
+    /// Adds pages of a domain: `pages` are those of `entries` that have contents.
+    pub(super) fn add_pages(&mut self, entries: &[PageEntry], pages: &impl PageBatch) {
+        self.entries.extend_from_slice(entries);
+        for run in Runs::new(pages) {
+            self.contents.extend_from_slice(run);
+        }
+    }
+
+    /// Adds entries none of which has contents.
+    pub(super) fn add_empty(&mut self, entries: &[PageEntry]) {
+        self.entries.extend_from_slice(entries);
+    }
+
+    /// Adds the pages of a record.
+    pub(super) fn add_record(&mut self, pages: &PageData<'_>) {
+        self.entries.extend(pages.entries());
+        self.contents.extend_from_slice(pages.contents().unwrap_or_default());
+    }
+
+    /// Writes pages and state.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub fn write<W: Write, Home>(&mut self, out: &mut LibxcWriter<W, Home>) -> Result<(), SaveError> {
+        for (entries, contents) in self.batches() {
+            out.page_data(entries, [contents].into_iter().filter(|contents| !contents.is_empty()))?;
+        }
+        self.state.write(out)
+    }
+}
+
+impl HvmState {
+    fn clear(&mut self) {
+        self.tsc = None;
+        self.context.clear();
+        self.params.clear();
+    }
+
+    /// Takes the state of a domain that is suspended.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn take(&mut self, domain: &impl SaveDomain) -> Result<(), SaveError> {
+        self.tsc = Some(domain.tsc_info()?);
+        domain.hvm_context(&mut self.context)?;
+        domain.hvm_params(&mut self.params)?;
+        Ok(())
+    }
+
+    /// Writes X86_TSC_INFO, HVM_CONTEXT and HVM_PARAMS, in the order in which Xen's saver does; the specification's text
+    /// has the last two the other way round.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub fn write<W: Write, Home>(&mut self, out: &mut LibxcWriter<W, Home>) -> Result<(), SaveError> {
+        if let Some(tsc) = self.tsc {
+            out.record(&Record::X86TscInfo(tsc))?;
+        }
+        if !self.context.is_empty() {
+            out.record(&Record::HvmContext(&self.context))?;
+        }
+        if !self.params.is_empty() {
+            self.params_body.clear();
+            emit_hvm_params(&self.params, &mut self.params_body);
+            if let Ok(params) = HvmParams::parse(&self.params_body) {
+                out.record(&Record::HvmParams(params))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a HVM context from a stream, if it is a chain of entries that Xen can have written. What the entries say is
+    /// the hypervisor's matter.
+    ///
+    /// # Errors
+    /// What is wrong with the chain.
+    pub(super) fn set_context(&mut self, offset: u64, blob: &[u8]) -> Result<(), RestoreError> {
+        check_context(blob).map_err(|error| RestoreError::HvmContext { offset, error })?;
+        self.context.clear();
+        self.context.extend_from_slice(blob);
+        Ok(())
+    }
+}
+
+fn check_context(blob: &[u8]) -> Result<(), DecodeError> {
+    let mut entries = Entries::new(blob);
+    if let Some(first) = entries.next() {
+        let first = first?;
+        let shifted = |error: DecodeError| error.shifted(first.offset + DESCRIPTOR);
+        // Decoded, which costs an allocation, only to say what is wrong.
+        if !first.data.starts_with([HVM_FILE_MAGIC.to_le_bytes(), HVM_FILE_VERSION.to_le_bytes()].as_flattened())
+            && let Some((EntryBody::Header(header), _)) =
+                EntryBody::decode(first.typecode, first.data).map_err(shifted)?
+        {
+            header.check().map_err(shifted)?;
+        }
+    }
+    entries.try_for_each(|entry| entry.map(|_| ()))
+}
+
+/// The pages of a batch as few slices as possible, in order.
+pub(super) struct Runs<'p, P> {
+    pages: &'p P,
+    index: usize,
+}
+
+impl<'p, P: PageBatch> Runs<'p, P> {
+    pub(super) fn new(pages: &'p P) -> Self {
+        Runs { pages, index: 0 }
+    }
+}
+
+impl<P> Clone for Runs<'_, P> {
+    fn clone(&self) -> Self {
+        Runs { ..*self }
+    }
+}
+
+impl<'p, P: PageBatch> Iterator for Runs<'p, P> {
+    type Item = &'p [u8];
+
+    fn next(&mut self) -> Option<&'p [u8]> {
+        let run = self.pages.run(self.index).filter(|run| run.len() >= PAGE_SIZE)?;
+        self.index += run.len() / PAGE_SIZE;
+        Some(run)
+    }
+}

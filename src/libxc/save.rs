@@ -1,0 +1,292 @@
+//! A domain's memory and vCPUs onto a stream.
+//!
+//! The steps stand for themselves, because their order is the caller's business:
+//!
+//! | | plain | live | first round of a checkpointed stream | every later one |
+//! |---|---|---|---|---|
+//! | [`Saver::static_data`] | x | x | x | |
+//! | [`Saver::start_log`], [`Saver::precopy`] | | x | x | |
+//! | suspend (the domain's) | x | x | x | x |
+//! | [`Saver::collect`] | [`Saver::everything`] | x | x | x |
+//! | [`Saver::send_pages`], [`Saver::send_state`]; or [`Saver::stage`], resume, [`Round::write`] | x | x | x | x |
+//!
+//! [`Saver::image`] is the first two columns in one call. The saver keeps its buffers from batch to batch and from round
+//! to round; contents are written from where the domain has them.
+
+use super::round::Runs;
+use super::{Round, SaveError};
+use crate::hypervisor::types::{CleanMode, DomainKind, PageType, Pfn};
+use crate::hypervisor::{DirtyBitmap, SaveDomain};
+use crate::stream::handover::LibxcWriter;
+use crate::stream::libxc::{BATCH, CpuidPolicy, DomainHeader, DomainType, MsrPolicy, PageEntry, Record};
+use std::io::Write;
+
+/// The version of libxc's stream that is written: the one that has STATIC_DATA_END.
+pub const STREAM_VERSION: u32 = 3;
+
+/// How to save.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Xen's version for the domain header, major and minor.
+    pub xen: (u32, u32),
+    /// Rounds that send a running guest's pages: at most so many, the first of which sends all. Xen's value by default.
+    pub live_rounds: u32,
+    /// Fewer dirty pages than this end the live rounds. Xen's value by default.
+    pub few_pages: u64,
+    /// Behind a plain live image send VERIFY and all pages once more, for the receiver to compare.
+    pub verify: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { xen: (4, 17), live_rounds: 5, few_pages: 50, verify: false }
+    }
+}
+
+/// What was sent while the guest ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Precopy {
+    /// Rounds.
+    pub rounds: u32,
+    /// Pfns listed in them, holes included.
+    pub pfns: u64,
+}
+
+/// Saves one domain.
+#[derive(Debug)]
+pub struct Saver {
+    options: Options,
+    domid: u32,
+    dirty: DirtyBitmap,
+    batch: Vec<Pfn>,
+    types: Vec<PageType>,
+    /// Those of the batch that have contents.
+    mapped: Vec<Pfn>,
+    entries: Vec<PageEntry>,
+    round: Round,
+}
+
+impl Saver {
+    /// A saver for a domain whose p2m does not grow meanwhile.
+    ///
+    /// # Errors
+    /// [`SaveError::Pv`], or the hypervisor's.
+    pub fn new(domain: &impl SaveDomain, options: Options) -> Result<Self, SaveError> {
+        let info = domain.info()?;
+        if info.kind == DomainKind::Pv {
+            return Err(SaveError::Pv { domid: info.domid });
+        }
+        Ok(Saver {
+            options,
+            domid: info.domid,
+            dirty: DirtyBitmap::new(info.nr_pfns),
+            batch: Vec::with_capacity(BATCH),
+            types: Vec::with_capacity(BATCH),
+            mapped: Vec::with_capacity(BATCH),
+            entries: Vec::with_capacity(BATCH),
+            round: Round::default(),
+        })
+    }
+
+    /// The header that the stream begins with.
+    pub const fn header(&self) -> DomainHeader {
+        DomainHeader::new(DomainType::Hvm, self.options.xen.0, self.options.xen.1)
+    }
+
+    /// Writes what does not change while the guest lives: the CPU policies, and STATIC_DATA_END.
+    ///
+    /// # Errors
+    /// The hypervisor's, or the stream's.
+    pub fn static_data<W: Write, Home>(
+        &self,
+        domain: &impl SaveDomain,
+        out: &mut LibxcWriter<W, Home>,
+    ) -> Result<(), SaveError> {
+        let policy = domain.cpu_policy()?;
+        if !policy.cpuid.is_empty() {
+            out.record(&Record::X86CpuidPolicy(CpuidPolicy { leaves: &policy.cpuid }))?;
+        }
+        if !policy.msrs.is_empty() {
+            out.record(&Record::X86MsrPolicy(MsrPolicy { entries: &policy.msrs }))?;
+        }
+        Ok(out.record(&Record::StaticDataEnd)?)
+    }
+
+    /// Has the hypervisor track what the guest writes. The device model's part is libxl's.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn start_log(&mut self, domain: &mut impl SaveDomain) -> Result<(), SaveError> {
+        Ok(domain.enable_log_dirty()?)
+    }
+
+    /// Ends the tracking.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn stop_log(&mut self, domain: &mut impl SaveDomain) -> Result<(), SaveError> {
+        Ok(domain.disable_log_dirty()?)
+    }
+
+    /// Sends the memory of a running guest: all of it, then in rounds what it wrote meanwhile. The first round lists
+    /// every pfn, holes as XTAB.
+    ///
+    /// # Errors
+    /// The hypervisor's, or the stream's.
+    pub fn precopy<D: SaveDomain, W: Write, Home>(
+        &mut self,
+        domain: &mut D,
+        out: &mut LibxcWriter<W, Home>,
+    ) -> Result<Precopy, SaveError> {
+        let mut sent = Precopy::default();
+        self.everything();
+        loop {
+            sent.pfns += self.send_pages(domain, out)?;
+            sent.rounds += 1;
+            if sent.rounds >= self.options.live_rounds {
+                return Ok(sent);
+            }
+            let dirty = domain.clean_log_dirty(&mut self.dirty, CleanMode::Ongoing)?.dirty_count;
+            if dirty < self.options.few_pages {
+                // What was read is gone from the log, so it has to be sent before the guest stops.
+                let pfns = self.send_pages(domain, out)?;
+                sent.pfns += pfns;
+                sent.rounds += u32::from(pfns > 0);
+                return Ok(sent);
+            }
+        }
+    }
+
+    /// Names every pfn as one to be sent.
+    pub fn everything(&mut self) {
+        self.dirty.set_all();
+    }
+
+    /// Reads which pages a suspended guest has written since the last time; gives their number.
+    ///
+    /// # Errors
+    /// [`SaveError::NotSuspended`], or the hypervisor's.
+    pub fn collect(&mut self, domain: &mut impl SaveDomain) -> Result<u64, SaveError> {
+        self.must_be_suspended(domain)?;
+        domain.clean_log_dirty(&mut self.dirty, CleanMode::Final)?;
+        Ok(self.dirty.count())
+    }
+
+    fn must_be_suspended(&self, domain: &impl SaveDomain) -> Result<(), SaveError> {
+        if domain.info()?.is_suspended() { Ok(()) } else { Err(SaveError::NotSuspended { domid: self.domid }) }
+    }
+
+    /// Sends the pages named, from where the domain has them. Gives the number of pfns.
+    ///
+    /// # Errors
+    /// The hypervisor's, or the stream's.
+    pub fn send_pages<D: SaveDomain, W: Write, Home>(
+        &mut self,
+        domain: &D,
+        out: &mut LibxcWriter<W, Home>,
+    ) -> Result<u64, SaveError> {
+        let (mut sent, mut next) = (0, Some(0));
+        while let Some(from) = next {
+            next = self.next_batch(domain, from)?;
+            sent += self.entries.len() as u64;
+            if !self.mapped.is_empty() {
+                // PV: normalise here, before the contents are seen.
+                let pages = domain.map_pages(&self.mapped)?;
+                out.page_data(&self.entries, Runs::new(&pages))?;
+            } else if !self.entries.is_empty() {
+                out.page_data(&self.entries, [])?;
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Sends the state of a suspended domain.
+    ///
+    /// # Errors
+    /// The hypervisor's, or the stream's.
+    pub fn send_state<W: Write, Home>(
+        &mut self,
+        domain: &impl SaveDomain,
+        out: &mut LibxcWriter<W, Home>,
+    ) -> Result<(), SaveError> {
+        self.round.state.take(domain)?;
+        self.round.state.write(out)
+    }
+
+    /// Copies the pages named and the state of a suspended domain into `round`, replacing what it had. The guest may run
+    /// on as soon as this has returned; [`Round::write`] sends the copy.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn stage<D: SaveDomain>(&mut self, domain: &D, round: &mut Round) -> Result<(), SaveError> {
+        round.clear();
+        round.reserve(usize::try_from(self.dirty.count()).unwrap_or(0));
+        let mut next = Some(0);
+        while let Some(from) = next {
+            next = self.next_batch(domain, from)?;
+            if self.mapped.is_empty() {
+                round.add_empty(&self.entries);
+            } else {
+                let pages = domain.map_pages(&self.mapped)?;
+                round.add_pages(&self.entries, &pages);
+            }
+        }
+        round.state.take(domain)
+    }
+
+    /// Saves a whole plain image, up to END: of a running domain, which is suspended on the way and stays so. With
+    /// `live` the guest runs while most of its memory is sent.
+    ///
+    /// # Errors
+    /// The hypervisor's, or the stream's. The domain may be suspended then, and tracking may be on.
+    pub fn image<D: SaveDomain, W: Write, Home>(
+        &mut self,
+        domain: &mut D,
+        out: &mut LibxcWriter<W, Home>,
+        live: bool,
+    ) -> Result<Precopy, SaveError> {
+        self.static_data(domain, out)?;
+        let mut sent = Precopy::default();
+        if live {
+            self.start_log(domain)?;
+            sent = self.precopy(domain, out)?;
+        }
+        domain.suspend()?;
+        if live {
+            self.collect(domain)?;
+        } else {
+            self.must_be_suspended(domain)?;
+            self.everything();
+        }
+        self.send_pages(domain, out)?;
+        if live && self.options.verify {
+            out.record(&Record::Verify)?;
+            self.everything();
+            self.send_pages(domain, out)?;
+        }
+        self.send_state(domain, out)?;
+        if live {
+            self.stop_log(domain)?;
+        }
+        Ok(sent)
+    }
+
+    /// Looks up the next pages to send; gives where to go on.
+    fn next_batch(&mut self, domain: &impl SaveDomain, from: Pfn) -> Result<Option<Pfn>, SaveError> {
+        let next = self.dirty.next_batch(from, BATCH, &mut self.batch);
+        self.types.clear();
+        self.types.resize(self.batch.len(), PageType::XTAB);
+        if !self.batch.is_empty() {
+            domain.page_types(&self.batch, &mut self.types)?;
+        }
+        self.entries.clear();
+        self.mapped.clear();
+        for (&pfn, &page_type) in self.batch.iter().zip(&self.types) {
+            self.entries.push(PageEntry { page_type, pfn });
+            if page_type.has_contents() {
+                self.mapped.push(pfn);
+            }
+        }
+        Ok(next)
+    }
+}

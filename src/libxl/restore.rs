@@ -1,0 +1,227 @@
+//! A whole domain from a stream, as libxl restores it.
+//!
+//! ```text
+//!   Restorer::start -> first_image -> Turn::Ended ------------------------> complete
+//!                                  -> Turn::Checkpoint -> receive -> apply
+//!                                            ^----------------------|
+//!                                     the stream stops ------------------> complete
+//! ```
+//! A checkpoint counts once [`Restorer::apply`] (for the first: [`Restorer::first_image`]) has returned. Whatever happens
+//! to the stream later, the domain is at that checkpoint, and [`Restorer::complete`] makes it fit to run.
+
+use super::emulator::{EmulatorState, check_emulator};
+use crate::hypervisor::{DeviceModel, RestoreDomain};
+use crate::libxc::restore::{Ending, Options as LibxcOptions, Verified};
+use crate::libxc::{self, RestoreError, Round};
+use crate::stream::framer;
+use crate::stream::handover::{LibxcReader, LibxlReader, ToLibxl};
+use crate::stream::libxl::Record;
+use std::io::Read;
+
+/// How to restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// The stream's outermost layer, what it is for, and bounds. By default it starts with xl's preamble.
+    pub stream: framer::Options,
+    /// libxc's options. The limit of a buffered checkpoint covers libxl's part too.
+    pub libxc: LibxcOptions,
+}
+
+/// Whose turn it is once an image or a round has been read.
+#[derive(Debug)]
+pub enum Turn<R> {
+    /// Nobody's: the stream is complete, the source stands behind it.
+    Ended(R),
+    /// libxc's: a checkpoint is whole, the next round follows.
+    Checkpoint(LibxcReader<R, ToLibxl>),
+}
+
+/// A stream whose start has been read.
+#[derive(Debug)]
+pub struct Started<R> {
+    /// What restores it.
+    pub restorer: Restorer,
+    /// libxl's turn, for [`Restorer::first_image`].
+    pub reader: LibxlReader<R>,
+    /// The domain's configuration from the preamble of xl, without its NUL; `None` without a preamble.
+    pub config: Option<Vec<u8>>,
+}
+
+/// Restores one domain.
+#[derive(Debug)]
+pub struct Restorer {
+    libxc: libxc::Restorer,
+    /// The round being read.
+    round: Round,
+    emulator: EmulatorState,
+}
+
+impl Restorer {
+    /// Starts reading: the preamble of xl, if there is to be one, and libxl's header.
+    ///
+    /// # Errors
+    /// The stream's, or the hypervisor's.
+    pub fn start<R: Read, D: RestoreDomain>(
+        source: R,
+        domain: &D,
+        options: Options,
+    ) -> Result<Started<R>, RestoreError> {
+        let (reader, config) = LibxlReader::start(source, options.stream)?;
+        let config = config.map(|mut config| {
+            config.pop_if(|last| *last == 0);
+            config
+        });
+        let libxc = libxc::Restorer::new(domain, options.libxc)?;
+        let restorer = Restorer { libxc, round: Round::default(), emulator: EmulatorState::default() };
+        Ok(Started { restorer, reader, config })
+    }
+
+    /// What a VERIFY pass found; `None` when the stream has none.
+    pub const fn verified(&self) -> Option<Verified> {
+        self.libxc.verified()
+    }
+
+    /// Reads the first image, or the only one, and applies it as it arrives. Behind a checkpoint the domain is fit for
+    /// [`Restorer::complete`].
+    ///
+    /// # Errors
+    /// The stream's, the hypervisor's, the device model's. The domain is of no use then.
+    pub fn first_image<R: Read, D: RestoreDomain + DeviceModel>(
+        &mut self,
+        mut reader: LibxlReader<R>,
+        domain: &mut D,
+    ) -> Result<Turn<R>, RestoreError> {
+        let mut reader = loop {
+            match reader.next_record()? {
+                Some((_, Record::LibxcContext)) => {
+                    break reader.into_libxc().map_err(|reader| out_of_turn("LIBXC_CONTEXT", reader.offset()))?;
+                }
+                Some((_, Record::Optional { .. })) => {}
+                Some((item, _)) => return Err(out_of_turn("a record before LIBXC_CONTEXT", item.offset)),
+                None => return Err(out_of_turn("the end of libxl's turn", reader.offset())),
+            }
+        };
+        self.libxc.headers(&mut reader)?;
+        let ending = self.libxc.first_image(&mut reader, domain)?;
+        let turn = self.libxl_part(reader, ending, domain)?;
+        self.libxc.set_context(domain)?;
+        self.load_emulator(domain)?;
+        Ok(turn)
+    }
+
+    /// Reads a later round, whole, into memory of our own. The domain stays at the checkpoint before.
+    ///
+    /// # Errors
+    /// The stream's, or a round that must be refused. When [`RestoreError::is_sender_gone`], the domain may go on from
+    /// the checkpoint before.
+    pub fn receive<R: Read, D: RestoreDomain + DeviceModel>(
+        &mut self,
+        mut reader: LibxcReader<R, ToLibxl>,
+        domain: &D,
+    ) -> Result<Turn<R>, RestoreError> {
+        let ending = self.libxc.receive(&mut reader, &mut self.round)?;
+        self.libxl_part(reader, ending, domain)
+    }
+
+    /// Octets of the round last received.
+    pub fn round_octets(&self) -> u64 {
+        self.round.octets() + self.emulator.octets()
+    }
+
+    /// Pfns that the round last received lists.
+    pub fn round_pages(&self) -> usize {
+        self.round.entries().len()
+    }
+
+    /// Applies the round last received.
+    ///
+    /// # Errors
+    /// The hypervisor's, or the device model's; [`ApplyError`] tells whether the domain is at the checkpoint before, or
+    /// at none.
+    pub fn apply<D: RestoreDomain + DeviceModel>(&mut self, domain: &mut D) -> Result<(), ApplyError> {
+        self.libxc.prepare(&self.round, domain).map_err(ApplyError::Refused)?;
+        if let Err(refused) = self.load_emulator(domain) {
+            self.libxc.take_back(domain).map_err(ApplyError::Torn)?;
+            return Err(ApplyError::Refused(refused));
+        }
+        self.libxc.commit(&mut self.round, domain).map_err(ApplyError::Torn)
+    }
+
+    /// Makes the domain fit to run on this host, at the last checkpoint applied. It stays paused.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn complete<D: RestoreDomain>(&mut self, domain: &mut D) -> Result<(), RestoreError> {
+        self.libxc.complete(domain)
+    }
+
+    fn load_emulator(&self, domain: &mut impl DeviceModel) -> Result<(), RestoreError> {
+        let offset = self.emulator.offset;
+        self.emulator.load(domain).map_err(|error| RestoreError::Hypervisor { offset, error })
+    }
+
+    /// Reads libxl's part behind libxc's.
+    fn libxl_part<R: Read, D: DeviceModel>(
+        &mut self,
+        reader: LibxcReader<R, ToLibxl>,
+        ending: Ending,
+        domain: &D,
+    ) -> Result<Turn<R>, RestoreError> {
+        let mut reader = reader.into_libxl().map_err(|reader| out_of_turn("libxc's hand-over", reader.offset()))?;
+        self.emulator.clear();
+        loop {
+            let Some((item, record)) = reader.next_record()? else {
+                return Err(out_of_turn("the end of libxl's turn", reader.offset()));
+            };
+            let offset = item.offset;
+            self.emulator.offset = offset;
+            match record {
+                Record::EmulatorXenstoreData(data) => {
+                    check_emulator("EMULATOR_XENSTORE_DATA", offset, data.header, domain)?;
+                    if !self.emulator.set_xenstore(&data) {
+                        return Err(out_of_turn("a second EMULATOR_XENSTORE_DATA", offset));
+                    }
+                    self.check_limit(offset)?;
+                }
+                Record::EmulatorContext(context) => {
+                    check_emulator("EMULATOR_CONTEXT", offset, context.header, domain)?;
+                    if !self.emulator.set_context(&context) {
+                        return Err(out_of_turn("a second EMULATOR_CONTEXT", offset));
+                    }
+                    self.check_limit(offset)?;
+                }
+                Record::Optional { .. } => {}
+                Record::End if ending == Ending::End => return Ok(Turn::Ended(reader.into_inner())),
+                Record::CheckpointEnd if ending == Ending::Checkpoint => {
+                    let reader =
+                        reader.into_libxc().map_err(|reader| out_of_turn("CHECKPOINT_END", reader.offset()))?;
+                    return Ok(Turn::Checkpoint(reader));
+                }
+                Record::End => return Err(out_of_turn("END", offset)),
+                Record::CheckpointEnd => return Err(out_of_turn("CHECKPOINT_END", offset)),
+                Record::LibxcContext => return Err(out_of_turn("LIBXC_CONTEXT", offset)),
+                Record::CheckpointState(_) => return Err(out_of_turn("CHECKPOINT_STATE", offset)),
+            }
+        }
+    }
+
+    fn check_limit(&self, offset: u64) -> Result<(), RestoreError> {
+        let (needed, limit) = (self.round_octets(), self.libxc.round_limit());
+        if needed > limit { Err(RestoreError::RoundLimit { offset, needed, limit }) } else { Ok(()) }
+    }
+}
+
+/// Why a round was not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// It was refused as a whole: the domain is at the checkpoint before.
+    #[error(transparent)]
+    Refused(RestoreError),
+    /// It was applied in part: the domain must not run any more.
+    #[error("the domain is damaged, a checkpoint was applied in part: {0}")]
+    Torn(RestoreError),
+}
+
+fn out_of_turn(record: &'static str, offset: u64) -> RestoreError {
+    RestoreError::Unexpected { record, offset }
+}
