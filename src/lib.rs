@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod decode;
+pub mod demo;
 pub mod hypervisor;
 pub mod inspect;
 pub mod libxc;

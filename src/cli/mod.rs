@@ -1,11 +1,11 @@
 //! The commands. Thin: options in, a room's function called, its result printed, an exit code.
 
-mod demo;
 mod dump;
 mod stats;
 mod stream_options;
 mod verify;
 
+use crate::demo;
 use clap::{Parser, Subcommand};
 use std::io;
 use std::process::ExitCode;

@@ -356,9 +356,9 @@ impl Restorer {
             self.check_pfn(entry)?;
         }
         let mut contents = pages.contents().unwrap_or_default();
-        let (count, mut done) = (pages.count(), 0);
-        while done < count {
-            let batch = pages.entries().skip(done).take(BATCH);
+        let mut entries = pages.entries();
+        while entries.len() > 0 {
+            let batch = entries.clone().take(BATCH);
             let octets = batch.clone().filter(|entry| entry.page_type.has_contents()).count() * PAGE_SIZE;
             let (here, rest) = contents.split_at(octets.min(contents.len()));
             self.populate(batch.clone(), domain)?;
@@ -368,7 +368,7 @@ impl Restorer {
                 self.write(batch, here, domain)?;
             }
             contents = rest;
-            done += BATCH;
+            entries.by_ref().take(BATCH).for_each(drop);
         }
         Ok(())
     }
