@@ -6,4 +6,5 @@ pub mod cli;
 pub mod decode;
 pub mod hypervisor;
 pub mod inspect;
+pub mod remus;
 pub mod stream;
