@@ -16,15 +16,17 @@ enum Sent {
 }
 
 fn hello() -> impl Strategy<Value = Control> {
-    (0u32..128, 1u8..4, any::<u64>(), any::<u32>(), any::<u32>()).prop_map(|(bits, rule, generation, heartbeat, timeout)| {
-        Control::Hello(Hello {
-            capabilities: Capabilities::from_bits_truncate(bits),
-            rule: Rule::from_wire(rule).expect("1 to 3 exist"),
-            generation: Generation(generation),
-            heartbeat_ms: heartbeat,
-            timeout_ms: timeout,
-        })
-    })
+    (0u32..128, 1u8..4, any::<u64>(), any::<u32>(), any::<u32>()).prop_map(
+        |(bits, rule, generation, heartbeat, timeout)| {
+            Control::Hello(Hello {
+                capabilities: Capabilities::from_bits_truncate(bits),
+                rule: Rule::from_wire(rule).expect("1 to 3 exist"),
+                generation: Generation(generation),
+                heartbeat_ms: heartbeat,
+                timeout_ms: timeout,
+            })
+        },
+    )
 }
 
 fn sent(direction: Direction) -> BoxedStrategy<Sent> {
@@ -38,7 +40,8 @@ fn sent(direction: Direction) -> BoxedStrategy<Sent> {
     match direction {
         Direction::Forward => prop_oneof![
             both,
-            (any::<u32>(), number()).prop_map(move |(number, checkpoint)| plain(Control::Stream { number, checkpoint })),
+            (any::<u32>(), number())
+                .prop_map(move |(number, checkpoint)| plain(Control::Stream { number, checkpoint })),
             (number(), number(), any::<u128>()).prop_map(move |(number, octets, checksum)| {
                 plain(Control::Checkpoint(Seal { number, octets, checksum }))
             }),
@@ -55,9 +58,8 @@ fn sent(direction: Direction) -> BoxedStrategy<Sent> {
                 let reason = RefuseReason::from_wire(reason).expect("1 to 7 exist");
                 Sent::Control(Control::Refuse { checkpoint, reason }, text)
             }),
-            (number(), number()).prop_map(move |(checkpoint, g)| {
-                plain(Control::Active { checkpoint, generation: Generation(g) })
-            }),
+            (number(), number())
+                .prop_map(move |(checkpoint, g)| { plain(Control::Active { checkpoint, generation: Generation(g) }) }),
         ]
         .boxed(),
     }
@@ -65,10 +67,12 @@ fn sent(direction: Direction) -> BoxedStrategy<Sent> {
 
 fn row() -> impl Strategy<Value = (Direction, u64, Vec<Sent>)> {
     prop::sample::select(vec![Direction::Forward, Direction::Backward]).prop_flat_map(|direction| {
-        (Just(direction), any::<u64>(), hello(), vec(sent(direction), 0..12)).prop_map(|(direction, session, hello, mut rest)| {
-            rest.insert(0, Sent::Control(hello, Vec::new()));
-            (direction, session, rest)
-        })
+        (Just(direction), any::<u64>(), hello(), vec(sent(direction), 0..12)).prop_map(
+            |(direction, session, hello, mut rest)| {
+                rest.insert(0, Sent::Control(hello, Vec::new()));
+                (direction, session, rest)
+            },
+        )
     })
 }
 

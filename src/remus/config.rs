@@ -90,12 +90,9 @@ impl Config {
         const MS: Duration = Duration::from_millis(1);
         const HOUR: Duration = Duration::from_secs(3600);
         Self::interval_in_bounds(self.interval)?;
-        for (name, value) in [
-            ("heartbeat", self.heartbeat),
-            ("timeout", self.timeout),
-            ("answer", self.answer),
-            ("retry", self.retry),
-        ] {
+        for (name, value) in
+            [("heartbeat", self.heartbeat), ("timeout", self.timeout), ("answer", self.answer), ("retry", self.retry)]
+        {
             bounds(name, value, MS, HOUR)?;
         }
         if self.heartbeat >= self.timeout / 3 {

@@ -28,8 +28,11 @@ impl Timers {
     /// Takes the earliest timer whose deadline has come. Call until it gives `None`, with the events that have arrived
     /// handled first: after a pause of this process the peer's frames are there, and only the clock says that it was silent.
     pub fn expired(&mut self, now: Time) -> Option<Timer> {
-        let (at, timer) =
-            Timer::ALL.iter().filter_map(|&t| self.deadlines[t as usize].map(|at| (at, t))).min().filter(|d| d.0 <= now)?;
+        let (at, timer) = Timer::ALL
+            .iter()
+            .filter_map(|&t| self.deadlines[t as usize].map(|at| (at, t)))
+            .min()
+            .filter(|d| d.0 <= now)?;
         debug_assert!(at <= now);
         self.cancel(timer);
         Some(timer)

@@ -48,6 +48,7 @@ pub fn explore(setting: &Setting, invariant: impl Fn(&World) -> Result<(), Flaw>
     while let Some(world) = queue.pop_front() {
         let from = fingerprint(&world);
         explored.states += 1;
+        assert!(explored.states < 3_000_000, "the model has grown past its bounds");
         explored.failed_over += usize::from(world.sites.iter().any(|site| site.active.is_some()));
         explored.alone += usize::from(world.primary.went_alone);
         explored.ended += usize::from(world.primary.paused);
@@ -138,9 +139,8 @@ fn at_rest(world: &World, setting: &Setting) -> Result<(), Flaw> {
         && p.running
         && matches!(p.machine.phase(), Phase::Alone | Phase::Protected | Phase::Greeting | Phase::Connecting);
     let active = usize::from(primary) + world.sites.iter().filter(|site| site.active.is_some()).count();
-    let usable = |at: usize| {
-        world.sites[at].alive && !matches!(world.sites[at].machine.phase(), secondary::Phase::Ended(_))
-    };
+    let usable =
+        |at: usize| world.sites[at].alive && !matches!(world.sites[at].machine.phase(), secondary::Phase::Ended(_));
     let nobody_left = !p.alive && !(0..world.sites.len()).any(usable);
     let entitled_is_dead = setting.config.rule == Rule::Witness
         && match world.witness.1 {

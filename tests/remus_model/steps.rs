@@ -404,6 +404,13 @@ impl World {
     fn check(&self, setting: &Setting) -> Result<(), Flaw> {
         let p = &self.primary;
         let rule = setting.config.rule;
+        // What the primary takes for acknowledged is acknowledged, by the secondary of this session.
+        if let (Some(site), taken @ 1..) = (self.sites.last(), p.machine.checkpoints().1)
+            && p.machine.phase() == primary::Phase::Protected
+            && site.acknowledged.is_none_or(|a| a.number < taken)
+        {
+            return Err(format!("P1: {taken} is taken for acknowledged, it is {:?}", site.acknowledged));
+        }
         let mut active = 0;
         for (at, site) in (0u8..).zip(&self.sites) {
             if let Some(counter) = site.active {

@@ -209,8 +209,15 @@ impl World {
     /// Carries out what nobody else can notice.
     fn settle_primary(&mut self, setting: &Setting) -> Result<(), Flaw> {
         use primary::Action::*;
-        while let Some(SetTimer { .. } | CancelTimer(_) | Notice(_) | Suspend | CopyState { .. } | Resume { .. } | StopTransmit { .. }) =
-            self.primary.todo.front()
+        while let Some(
+            SetTimer { .. }
+            | CancelTimer(_)
+            | Notice(_)
+            | Suspend
+            | CopyState { .. }
+            | Resume { .. }
+            | StopTransmit { .. },
+        ) = self.primary.todo.front()
         {
             self.act_primary(setting)?;
         }
@@ -247,8 +254,7 @@ impl World {
                 if p.running || p.free {
                     return Err(format!("P1: copying checkpoint {checkpoint} of a guest that runs or emits"));
                 }
-                p.copy =
-                    Some(Snapshot { number: checkpoint, counter: p.counter, base: p.last_copied, damaged: false });
+                p.copy = Some(Snapshot { number: checkpoint, counter: p.counter, base: p.last_copied, damaged: false });
                 p.last_copied = Some(checkpoint);
                 p.events.push_back(Event::StateCopied { checkpoint });
             }
@@ -324,7 +330,9 @@ impl World {
             }
             Action::SendFrame(frame) => self.send(Forward::Frame(self.primary.machine.session(), frame)),
             Action::AskWitness { generation } => {
-                if setting.mutant == Mutant::PrimaryAsksNobody {
+                if setting.mutant == Mutant::PrimaryAsksNobody
+                    && matches!(p.machine.phase(), primary::Phase::Leaving { .. })
+                {
                     p.events.push_back(Event::Witness(Answer { generation, verdict: Verdict::Granted }));
                 } else {
                     p.asking = Some(generation);
@@ -351,7 +359,11 @@ impl World {
         for (epoch, counter) in self.primary.nic.extract_if(.., |(epoch, _)| *epoch <= up_to) {
             match acknowledged {
                 Some(a) if a.number > epoch && a.counter >= counter => self.seen = self.seen.max(counter),
-                _ => return Err(format!("P1: packet {counter} of epoch {epoch} left, acknowledged is {acknowledged:?}")),
+                _ => {
+                    return Err(format!(
+                        "P1: packet {counter} of epoch {epoch} left, acknowledged is {acknowledged:?}"
+                    ));
+                }
             }
         }
         Ok(())
@@ -375,8 +387,9 @@ impl World {
 
     fn settle_site(&mut self, at: usize, setting: &Setting) -> Result<(), Flaw> {
         use secondary::Action::*;
-        while let Some(SetTimer { .. } | CancelTimer(_) | Notice(_) | ApplyCheckpoint { .. } | DropCheckpoint { .. } | DropCopy) =
-            self.sites[at].todo.front()
+        while let Some(
+            SetTimer { .. } | CancelTimer(_) | Notice(_) | ApplyCheckpoint { .. } | DropCheckpoint { .. } | DropCopy,
+        ) = self.sites[at].todo.front()
         {
             self.act_site(at, setting)?;
         }

@@ -237,8 +237,7 @@ struct Header {
 
 impl Header {
     fn parse(header: &[u8; HEADER_LEN], offset: u64) -> Result<Self, WireError> {
-        let parsed: IResult<&[u8], _> =
-            (le_u8, le_u8, le_u16, le_u32, le_u64, le_u32, le_u32).parse(header.as_slice());
+        let parsed: IResult<&[u8], _> = (le_u8, le_u8, le_u16, le_u32, le_u64, le_u32, le_u32).parse(header.as_slice());
         // The array has exactly the octets that the fields take.
         let Ok((_, (type_id, _, _, length, session, sequence, check))) = parsed else {
             return Err(WireError::Truncated { offset, got: header.len() });
