@@ -198,7 +198,7 @@ proptest! {
 
 #[test]
 fn the_data_is_the_stream_octet_for_octet_and_is_not_copied() {
-    let stream: Vec<u8> = (0..3 * MAX_DATA + 5).map(|i| (i * 7 >> 3) as u8).collect();
+    let stream: Vec<u8> = (0..3 * MAX_DATA + 5).map(|i| ((i * 7) >> 3) as u8).collect();
     let mut row: Vec<Sent> = stream.chunks(MAX_DATA).map(|data| Sent::Data(data.to_vec())).collect();
     row.insert(2, Sent::Control(Control::Heartbeat { generation: Generation(1) }, Vec::new()));
     row.insert(0, Sent::Control(Control::Stream { number: 1, checkpoint: 1 }, Vec::new()));

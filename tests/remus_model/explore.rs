@@ -92,6 +92,7 @@ fn path(parents: &HashMap<u128, (u128, Option<Step>)>, mut at: u128) -> Vec<Step
 }
 
 /// With faults off, one fair way on: exactly one copy must be active where nothing more happens.
+#[expect(clippy::result_large_err, reason = "once, at the end of a failed test")]
 fn rest(from: &World, setting: &Setting, known: &mut HashSet<u128>) -> Result<(), (Flaw, Vec<Step>, World)> {
     let mut world = from.clone();
     let mut way = Vec::new();

@@ -99,6 +99,8 @@ pub struct Link {
     /// What is written now does not arrive; the reader sees the end once the rest is read.
     pub forward_ended: bool,
     pub backward_ended: bool,
+    /// Late of the session before; turns up behind the first frame of this one.
+    pub late: VecDeque<(Session, Control)>,
     /// The primary has seen the end.
     pub backward_seen: bool,
     /// Damaged framing: nothing can be read from here on.
@@ -303,7 +305,7 @@ impl World {
             Action::Connect { session, .. } => {
                 // What is late of the session before turns up in the new one.
                 let stale = self.sites.last().map(|site| site.link.backward.clone()).unwrap_or_default();
-                let link = Link { backward: stale, ..Link::default() };
+                let link = Link { late: stale, ..Link::default() };
                 self.sites.push(Site {
                     machine: Secondary::new(setting.config),
                     alive: true,
@@ -445,6 +447,8 @@ impl World {
                 if !site.link.backward_ended {
                     let session = site.machine.session();
                     site.link.backward.push_back((session, frame));
+                    let late = std::mem::take(&mut site.link.late);
+                    site.link.backward.extend(late);
                 }
             }
             Action::AskWitness { generation } => {
