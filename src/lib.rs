@@ -9,5 +9,6 @@ pub mod hypervisor;
 pub mod inspect;
 pub mod libxc;
 pub mod libxl;
+pub mod remus;
 pub mod replicate;
 pub mod stream;

@@ -1,0 +1,271 @@
+//! What goes into a primary and what comes out.
+
+use crate::remus::types::{Generation, Image, Level, RefuseReason, Session, Time, Timer, Verdict};
+use crate::remus::wire::{Control, Farewell};
+use std::time::Duration;
+
+/// Something that has happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// [`Action::Suspend`] is done.
+    GuestSuspended,
+    /// [`Action::Suspend`] failed; the guest runs.
+    SuspendFailed,
+    /// [`Action::Resume`] is done.
+    GuestResumed,
+    /// The live rounds of [`Action::BeginStream`] are done: what is left is small enough to suspend for.
+    ImageReady {
+        /// The checkpoint that the stream's first image will be.
+        checkpoint: u64,
+    },
+    /// [`Action::CopyState`] is done: the checkpoint is in memory of its own, and the guest may run.
+    StateCopied {
+        /// Its number.
+        checkpoint: u64,
+    },
+    /// [`Action::BeginStream`] or [`Action::CopyState`] failed here, not on the link.
+    CopyFailed {
+        /// The checkpoint.
+        checkpoint: u64,
+    },
+    /// [`Action::Transmit`] is done, the CHECKPOINT frame included, or was given up for [`Action::StopTransmit`].
+    CheckpointSent {
+        /// The checkpoint.
+        checkpoint: u64,
+    },
+    /// The connection asked for is there, and the peer is [`crate::remus::wire::Peer::Framed`].
+    Connected,
+    /// The connection asked for is there, and the peer is [`crate::remus::wire::Peer::Bare`].
+    ConnectedBare,
+    /// A frame from the secondary.
+    Frame {
+        /// The session in its header.
+        session: Session,
+        /// The frame.
+        frame: Control,
+    },
+    /// The back channel cannot be read any further: [`crate::remus::wire::WireError`].
+    Garbled,
+    /// The connection could not be made, has ended, or a write to it failed.
+    LinkLost {
+        /// The session that it carried.
+        session: Session,
+    },
+    /// A deadline has come.
+    Timer(Timer),
+    /// The witness has answered.
+    Witness(Answer),
+    /// The operator wants something.
+    Command(Command),
+}
+
+/// An answer of the witness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Answer {
+    /// What was asked for.
+    pub generation: Generation,
+    /// What it said.
+    pub verdict: Verdict,
+}
+
+/// What an operator can ask of a primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Command {
+    /// Take a secondary, while the guest runs.
+    Protect {
+        /// A random number that no session had before.
+        session: Session,
+    },
+    /// Stop protecting and run on. With a witness that cannot be reached it is not done, unless forced.
+    Unprotect {
+        /// The operator's word that no other copy is or will be active. The witness is not asked; also starts a guest again
+        /// that was ended.
+        force: bool,
+    },
+    /// Hand the guest to the secondary, without loss.
+    SwitchOver,
+    /// Change the interval, within [`crate::remus::Config::INTERVAL`].
+    SetInterval(Duration),
+}
+
+/// Something to do. In order; each that is marked with an event answers with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Suspend the guest: [`Event::GuestSuspended`] or [`Event::SuspendFailed`].
+    Suspend,
+    /// Send STREAM, switch the dirty log on, and send a whole image while the guest runs, as the start of a new
+    /// migration-v2 stream: [`Event::ImageReady`] or [`Event::CopyFailed`]. Abandons what was under way of an older stream.
+    BeginStream {
+        /// Number of the stream in the session.
+        stream: u32,
+        /// The checkpoint it will make.
+        checkpoint: u64,
+    },
+    /// Copy what is dirty, and the state, to memory of its own; the guest is suspended: [`Event::StateCopied`] or
+    /// [`Event::CopyFailed`].
+    CopyState {
+        /// Number of the checkpoint.
+        checkpoint: u64,
+    },
+    /// Stamp packets with this epoch from now on, and let the guest run: [`Event::GuestResumed`].
+    Resume {
+        /// The checkpoint it goes on from.
+        epoch: u64,
+    },
+    /// Send what was copied, then CHECKPOINT, heartbeats in between: [`Event::CheckpointSent`].
+    Transmit {
+        /// Number of the checkpoint.
+        checkpoint: u64,
+        /// What it is.
+        image: Image,
+    },
+    /// The checkpoint under way is refused already; drop the rest of it, at a frame's end:
+    /// [`Event::CheckpointSent`] if [`Action::Transmit`] was asked for.
+    StopTransmit {
+        /// Number of the checkpoint.
+        checkpoint: u64,
+    },
+    /// Let out what has been sent so far, then hold. The guest is suspended.
+    HoldOutput,
+    /// Let out packets of all epochs up to this one.
+    ReleaseOutput {
+        /// The last epoch.
+        up_to_epoch: u64,
+    },
+    /// Let out everything, from now on as it is sent.
+    FreeOutput,
+    /// Drop what is held.
+    DiscardOutput,
+    /// Stop the guest and keep it stopped. It is not the active copy any more.
+    PauseGuest,
+    /// Connect to the secondary: [`Event::Connected`], [`Event::ConnectedBare`] or [`Event::LinkLost`].
+    Connect {
+        /// The session.
+        session: Session,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// Close the connection, what was written before sent if that needs no waiting. No event.
+    CloseLink {
+        /// Its session.
+        session: Session,
+    },
+    /// Send a frame, ahead of DATA that waits.
+    SendFrame(Control),
+    /// Take this generation: [`Event::Witness`].
+    AskWitness {
+        /// The one after the newest known.
+        generation: Generation,
+    },
+    /// Set a timer, in place of the deadline it had.
+    SetTimer {
+        /// Which.
+        timer: Timer,
+        /// When.
+        at: Time,
+    },
+    /// Unset a timer.
+    CancelTimer(Timer),
+    /// Tell the operator.
+    Notice(Notice),
+}
+
+/// Why a primary wants to go on alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The secondary has been silent for the time-out.
+    Silent,
+    /// The secondary lives and does not acknowledge.
+    AckLate,
+    /// The connection is gone.
+    LinkLost,
+    /// The back channel is damaged.
+    Garbled,
+    /// Too many refusals in a row.
+    Refused,
+    /// Suspending or copying failed here.
+    LocalFailure,
+    /// The operator asked for it.
+    Asked,
+    /// The secondary has not taken over after SWITCH_OVER.
+    NotTakenOver,
+}
+
+impl Cause {
+    /// Whether a sign of life of the peer makes it void.
+    pub(super) const fn can_pass(self) -> bool {
+        matches!(self, Cause::Silent | Cause::AckLate | Cause::NotTakenOver)
+    }
+
+    pub(super) const fn farewell(self) -> Farewell {
+        match self {
+            Cause::Asked => Farewell::Asked,
+            _ => Farewell::Alone,
+        }
+    }
+}
+
+/// Why a guest stands still for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum End {
+    /// The other side holds a newer generation.
+    Fenced,
+    /// The same, as asked.
+    SwitchedOver,
+}
+
+/// A word to the operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Notice {
+    /// How loud.
+    pub level: Level,
+    /// What.
+    pub code: Code,
+}
+
+/// What a notice says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The first checkpoint is acknowledged: the domain is protected.
+    Protected,
+    /// The peer has come back before anything was decided.
+    BackAgain,
+    /// The guest dirties faster than the link carries: checkpoints come later than asked.
+    IntervalStretched,
+    /// The secondary has discarded a checkpoint; a whole image follows.
+    Refused(RefuseReason),
+    /// Protection is being given up; output stays held until that is decided.
+    Leaving(Cause),
+    /// The domain runs on, unprotected.
+    Unprotected,
+    /// The secondary has ended its part.
+    SecondaryLeft,
+    /// The witness cannot be reached. Nothing changes until it can.
+    WitnessUnreachable,
+    /// Nobody answered.
+    NoAnswer,
+    /// The connection failed before a session was there.
+    NotConnected,
+    /// The peer's HELLO does not suit: capability, rule or generation.
+    Unsuited,
+    /// The peer has no framing and settings forbid to go on without.
+    BareRefused,
+    /// The peer has no framing: see [`crate::remus::wire::Capabilities::cost`].
+    Bare,
+    /// The back channel cannot be read.
+    BackChannelDamaged,
+    /// Suspending or copying failed here.
+    LocalFailure,
+    /// The guest stands still: the other side holds a newer generation.
+    Fenced,
+    /// The other side is active, as asked.
+    SwitchedOver,
+    /// After SWITCH_OVER nobody answers and there is no witness: only the operator knows who is active.
+    OperatorNeeded,
+    /// Done on the operator's word.
+    Forced,
+    /// A command that cannot be obeyed in this state.
+    NotNow,
+    /// An interval outside its bounds.
+    BadInterval,
+}

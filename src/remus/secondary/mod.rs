@@ -1,0 +1,325 @@
+//! The secondary: keeps the newest whole checkpoint, says so, and knows when it may go active.
+//!
+//! ```text
+//!  Greeting --HELLO--> Passive <--heard again-- Lost (waits: witness out of reach, operator, or fence)
+//!                        |  silent, EOF, SWITCH_OVER, fail-over      |  ^
+//!                        v                                           v  | unreachable
+//!                     Claiming --granted--> Fencing --success--> Activating --> Active
+//!                        |                     | failure: Lost
+//!                        +--held--> Ended
+//! ```
+//!
+//! It acknowledges in every state before Activating: whichever checkpoint it goes on from is then the newest it has
+//! acknowledged, and from Activating on it acknowledges nothing.
+
+mod event;
+mod takeover;
+
+pub use event::{Action, Code, Command, End, Event, Notice};
+
+use super::config::Config;
+use super::types::{Generation, Level, RefuseReason, Session, Time, Timer};
+use super::wire::{Capabilities, Control, Farewell, Hello};
+use std::time::Duration;
+
+/// Where a secondary is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Waits for the primary's HELLO.
+    Greeting,
+    /// Receives checkpoints.
+    Passive,
+    /// The primary is not there, and nothing is being done: a retry or the operator must come.
+    Lost,
+    /// The witness has been asked and has not answered.
+    Claiming,
+    /// The fencing command runs.
+    Fencing,
+    /// May be active; the guest is about to start.
+    Activating,
+    /// The guest runs here. A [`super::Primary`] takes over from here.
+    Active,
+    /// No part any more.
+    Ended(End),
+}
+
+/// The machine. A clone behaves as the original; equal machines behave the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Secondary {
+    config: Config,
+    phase: Phase,
+    /// The session's until one is taken.
+    generation: Generation,
+    /// The generation after the session's is ours.
+    granted: bool,
+    session: Session,
+    link: bool,
+    /// Newest checkpoint acknowledged.
+    newest: Option<u64>,
+    applying: Option<u64>,
+    /// Whole and sound, to be applied and acknowledged next.
+    staged: Option<u64>,
+    /// The next whole checkpoint's number; `None` while a STREAM frame must come first.
+    expected: Option<u64>,
+    /// A switch-over: the primary has stopped its guest for us.
+    delegated: bool,
+    /// GOODBYE came while the fencing command ran.
+    dismissed: bool,
+    /// Where to start the guest once it is applied.
+    start: bool,
+}
+
+impl Secondary {
+    /// At the start of a connection.
+    pub const fn new(config: Config) -> Self {
+        Secondary {
+            config,
+            phase: Phase::Greeting,
+            generation: Generation(0),
+            granted: false,
+            session: Session(0),
+            link: true,
+            newest: None,
+            applying: None,
+            staged: None,
+            expected: None,
+            delegated: false,
+            dismissed: false,
+            start: false,
+        }
+    }
+
+    /// Where it is.
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The newest generation it holds, or that of the session.
+    pub const fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The session.
+    pub const fn session(&self) -> Session {
+        self.session
+    }
+
+    /// The newest checkpoint acknowledged.
+    pub const fn newest(&self) -> Option<u64> {
+        self.newest
+    }
+
+    /// The settings in use.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Takes one event and adds what is to be done to `actions`, which the driver carries out in order.
+    pub fn handle(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
+        let out = actions;
+        if let Phase::Ended(_) = self.phase {
+            return;
+        }
+        match event {
+            Event::Frame { session, frame } => self.frame(now, session, frame, out),
+            Event::Checkpoint { session, number, verdict } => {
+                if self.takes(session) {
+                    self.received(number, verdict, out);
+                    self.heard(now, out);
+                }
+            }
+            Event::Damaged { reason } => {
+                if let Some(number) = self.expected
+                    && self.link
+                    && self.receives()
+                {
+                    self.refuse(number, reason, out);
+                }
+            }
+            Event::Applied { checkpoint } => self.applied(checkpoint, out),
+            Event::ApplyFailed { checkpoint } => {
+                if self.applying == Some(checkpoint) {
+                    self.copy_lost(checkpoint, out);
+                }
+            }
+            Event::Garbled => self.garbled(out),
+            Event::LinkLost => {
+                if std::mem::take(&mut self.link) {
+                    // One direction may be whole: without this, the primary would learn of it by its time-out only.
+                    out.push(Action::CloseLink);
+                    self.lost(out);
+                }
+            }
+            Event::Timer(timer) => self.timer(now, timer, out),
+            Event::Witness(answer) => {
+                if answer.generation == self.generation.next() && self.phase == Phase::Claiming {
+                    self.answered(now, answer.verdict, out);
+                }
+            }
+            Event::Fenced { success } => {
+                if self.phase == Phase::Fencing {
+                    self.fenced(now, success, out);
+                }
+            }
+            Event::Activated => {
+                if self.phase == Phase::Activating {
+                    self.phase = Phase::Active;
+                    self.notice(Level::Critical, Code::Active, out);
+                }
+            }
+            Event::Command(command) => self.command(command, out),
+        }
+    }
+
+    /// Whether checkpoints are still taken.
+    const fn receives(&self) -> bool {
+        matches!(self.phase, Phase::Passive | Phase::Lost | Phase::Claiming | Phase::Fencing)
+    }
+
+    fn takes(&self, session: Session) -> bool {
+        self.link && session == self.session && self.receives()
+    }
+
+    fn frame(&mut self, now: Time, session: Session, frame: Control, out: &mut Vec<Action>) {
+        if self.phase == Phase::Greeting {
+            if let Control::Hello(hello) = frame {
+                self.greeted(now, session, hello, out);
+            }
+            return;
+        }
+        if !self.takes(session) {
+            return;
+        }
+        match frame {
+            Control::Stream { checkpoint, .. } => {
+                if let Some(old) = self.expected.replace(checkpoint) {
+                    out.push(Action::DropCheckpoint { checkpoint: old, reason: None });
+                }
+            }
+            Control::SwitchOver { checkpoint, generation } => {
+                if self.newest == Some(checkpoint) && generation == self.generation && !self.granted {
+                    return self.delegate(out);
+                }
+                self.notice(Level::Critical, Code::BadSwitchOver, out);
+            }
+            Control::Goodbye { .. } => return self.goodbye(out),
+            _ => {}
+        }
+        self.heard(now, out);
+    }
+
+    fn greeted(&mut self, now: Time, session: Session, hello: Hello, out: &mut Vec<Action>) {
+        self.session = session;
+        self.generation = hello.generation;
+        let ms = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
+        out.push(Action::SendFrame(Control::Hello(Hello {
+            capabilities: Capabilities::OFFERED & hello.capabilities,
+            rule: self.config.rule,
+            generation: hello.generation,
+            heartbeat_ms: ms(self.config.heartbeat),
+            timeout_ms: ms(self.config.timeout),
+        })));
+        if !hello.capabilities.contains(Capabilities::REQUIRED) || hello.rule != self.config.rule {
+            out.push(Action::SendFrame(Control::Goodbye { reason: Farewell::Unsuited }));
+            return self.end(End::Unsuited, out);
+        }
+        self.phase = Phase::Passive;
+        self.set(Timer::Heartbeat, self.config.heartbeat, now, out);
+        self.set(Timer::Peer, self.config.timeout, now, out);
+    }
+
+    fn received(&mut self, number: u64, verdict: Result<(), RefuseReason>, out: &mut Vec<Action>) {
+        let Some(expected) = self.expected else {
+            // The rest of a stream that was refused already.
+            out.push(Action::DropCheckpoint { checkpoint: number, reason: None });
+            return;
+        };
+        let verdict = if number == expected { verdict } else { Err(RefuseReason::Order) };
+        match verdict {
+            Err(reason) => self.refuse(number, reason, out),
+            Ok(()) => {
+                self.expected = number.checked_add(1);
+                // One is being applied and one waits, at the most: the primary sends none before this is acknowledged.
+                if self.applying.is_none() { self.apply(number, out) } else { self.staged = Some(number) }
+            }
+        }
+    }
+
+    /// It is whole and in memory of our own: from here on this side can go on from it without the primary.
+    fn apply(&mut self, number: u64, out: &mut Vec<Action>) {
+        if self.newest.is_none() {
+            self.notice(Level::Info, Code::Ready, out);
+        }
+        self.applying = Some(number);
+        self.newest = Some(number);
+        out.push(Action::ApplyCheckpoint { checkpoint: number });
+        self.send(Control::Ack { checkpoint: number }, out);
+    }
+
+    fn applied(&mut self, checkpoint: u64, out: &mut Vec<Action>) {
+        if self.applying != Some(checkpoint) {
+            return;
+        }
+        self.applying = None;
+        if self.start {
+            return self.activate(out);
+        }
+        if let Some(number) = self.staged.take() {
+            self.apply(number, out);
+        }
+    }
+
+    fn refuse(&mut self, number: u64, reason: RefuseReason, out: &mut Vec<Action>) {
+        self.expected = None;
+        out.push(Action::DropCheckpoint { checkpoint: number, reason: Some(reason) });
+        self.send(Control::Refuse { checkpoint: number, reason }, out);
+        self.notice(Level::Warning, Code::Refused(reason), out);
+    }
+
+    /// Nothing more can be read, which is no sign of the primary's death: say so, and wait for it to end the connection or
+    /// for the time-out.
+    fn garbled(&mut self, out: &mut Vec<Action>) {
+        if !self.link || !self.receives() {
+            return;
+        }
+        self.notice(Level::Critical, Code::LinkDamaged, out);
+        let number = self.expected.or(self.newest).unwrap_or_default();
+        self.refuse(number, RefuseReason::Framing, out);
+    }
+
+    fn timer(&mut self, now: Time, timer: Timer, out: &mut Vec<Action>) {
+        match timer {
+            Timer::Heartbeat => {
+                if self.link && self.receives() {
+                    self.send(Control::Heartbeat { generation: self.generation }, out);
+                    self.set(Timer::Heartbeat, self.config.heartbeat, now, out);
+                }
+            }
+            Timer::Peer => {
+                if self.phase == Phase::Passive {
+                    self.lost(out);
+                }
+            }
+            Timer::Retry => {
+                if self.phase == Phase::Lost {
+                    self.take_over(out);
+                }
+            }
+            Timer::Round | Timer::Answer => {}
+        }
+    }
+
+    fn send(&self, frame: Control, out: &mut Vec<Action>) {
+        if self.link {
+            out.push(Action::SendFrame(frame));
+        }
+    }
+
+    fn set(&self, timer: Timer, span: Duration, now: Time, out: &mut Vec<Action>) {
+        out.push(Action::SetTimer { timer, at: now.after(span) });
+    }
+
+    fn notice(&self, level: Level, code: Code, out: &mut Vec<Action>) {
+        out.push(Action::Notice(Notice { level, code }));
+    }
+}

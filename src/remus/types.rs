@@ -1,0 +1,196 @@
+//! The small values that both machines and the wire share.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A point on the caller's monotonic clock, in nanoseconds from an origin of its own choice. The clocks of the two sides
+/// are never compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// The time `span` later; the clock's end when that is nearer.
+    pub fn after(self, span: Duration) -> Time {
+        Time(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    /// The span since `earlier`, zero when that is later.
+    pub fn since(self, earlier: Time) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// The fencing number. The witness gives each number to one side at most, and who wants to be active alone must hold the
+/// newest. Every session has a generation that no earlier session had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The one after this. Saturates: after 2^64 fail-overs nobody can take another.
+    pub const fn next(self) -> Generation {
+        Generation(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "generation {}", self.0)
+    }
+}
+
+/// Names one connection between one primary and one secondary. Random, chosen by the primary, in every frame; frames of
+/// another session are dropped unseen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Session(pub u64);
+
+/// Who may be active alone after the two sides have lost each other. Both sides must be given the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Rule {
+    /// A lease with a generation number decides. Nobody is active alone without the newest.
+    Witness = 1,
+    /// The primary goes on alone at once. The secondary goes active when the operator says so, and only then.
+    Manual = 2,
+    /// The primary goes on alone at once. The secondary goes active when the fencing command has succeeded. At most one copy
+    /// is active, but what a primary released after it went on alone is lost when it is fenced then.
+    PrimaryWins = 3,
+}
+
+impl Rule {
+    /// `witness`, `manual` or `primary-wins`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Rule::Witness => "witness",
+            Rule::Manual => "manual",
+            Rule::PrimaryWins => "primary-wins",
+        }
+    }
+
+    /// The rule of a number on the wire.
+    pub const fn from_wire(value: u8) -> Option<Rule> {
+        match value {
+            1 => Some(Rule::Witness),
+            2 => Some(Rule::Manual),
+            3 => Some(Rule::PrimaryWins),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a secondary has discarded a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum RefuseReason {
+    /// The checksum over its octets is another.
+    Checksum = 1,
+    /// It has more or fewer octets than its CHECKPOINT frame says.
+    Length = 2,
+    /// Its octets are no sound continuation of the migration-v2 stream.
+    Malformed = 3,
+    /// It needs more memory than the secondary may use.
+    Budget = 4,
+    /// Its number does not follow.
+    Order = 5,
+    /// The link's framing was damaged; nothing behind that can be read.
+    Framing = 6,
+    /// It could not be applied. The secondary's copy is lost; a GOODBYE follows.
+    Apply = 7,
+}
+
+impl RefuseReason {
+    /// The reason of a number on the wire.
+    pub const fn from_wire(value: u32) -> Option<RefuseReason> {
+        match value {
+            1 => Some(RefuseReason::Checksum),
+            2 => Some(RefuseReason::Length),
+            3 => Some(RefuseReason::Malformed),
+            4 => Some(RefuseReason::Budget),
+            5 => Some(RefuseReason::Order),
+            6 => Some(RefuseReason::Framing),
+            7 => Some(RefuseReason::Apply),
+            _ => None,
+        }
+    }
+
+    /// One word for logs and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            RefuseReason::Checksum => "checksum",
+            RefuseReason::Length => "length",
+            RefuseReason::Malformed => "malformed",
+            RefuseReason::Budget => "budget",
+            RefuseReason::Order => "order",
+            RefuseReason::Framing => "framing",
+            RefuseReason::Apply => "apply",
+        }
+    }
+}
+
+impl fmt::Display for RefuseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a checkpoint carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Image {
+    /// The last of a whole image: a new migration-v2 stream began with it.
+    Whole,
+    /// What has changed since the checkpoint before.
+    Delta,
+}
+
+/// What the witness says to "take this generation".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It is the asker's, now or since an earlier request of the asker.
+    Granted,
+    /// It, or a newer one, is somebody else's. `newest` is the newest given.
+    Held {
+        /// The newest generation the witness has given.
+        newest: Generation,
+    },
+    /// The request has had no effect and never will have one. A driver that does not know whether its request took effect
+    /// must not report this: it asks again until it knows.
+    Unreachable,
+}
+
+/// The timers of both machines. A machine keeps no time; the driver keeps one deadline for each ([`super::Timers`]).
+///
+/// Nothing that must hold depends on when a timer fires. One that fires early, late or twice costs protection at worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Timer {
+    /// A heartbeat is due.
+    Heartbeat,
+    /// The peer has been silent for the time-out.
+    Peer,
+    /// The next checkpoint is due (primary).
+    Round,
+    /// An answer (HELLO, ACK, ACTIVE) is overdue (primary).
+    Answer,
+    /// Ask the witness, or run the fencing command, again.
+    Retry,
+}
+
+impl Timer {
+    /// All timers.
+    pub const ALL: [Timer; 5] = [Timer::Heartbeat, Timer::Peer, Timer::Round, Timer::Answer, Timer::Retry];
+}
+
+/// How loud a notice is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Level {
+    /// Worth a line in the log.
+    Info,
+    /// Protection is worse than asked for.
+    Warning,
+    /// The domain is not protected, not running, or in need of the operator.
+    Critical,
+}
