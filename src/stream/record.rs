@@ -2,6 +2,7 @@
 //!
 //! Source: "Records" of the libxc specification, "Record Overview" of the libxl specification.
 
+use super::error::BodyError;
 use byteorder::{ByteOrder, LittleEndian};
 use nom::IResult;
 use nom::Parser;
@@ -74,6 +75,14 @@ impl Frame<'_> {
     /// Whether the body lacks page contents that stood in the stream.
     pub const fn is_elided(&self) -> bool {
         self.body.len() < self.header.length as usize
+    }
+
+    /// Holds a record that only signals to having no body.
+    pub(super) fn expect_empty(&self, record: &'static str) -> Result<(), BodyError> {
+        match self.header.length {
+            0 => Ok(()),
+            length => Err(BodyError::Size { record, expected: 0, got: length.into() }),
+        }
     }
 }
 

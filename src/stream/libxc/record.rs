@@ -103,13 +103,7 @@ impl<'a> Record<'a> {
     pub fn parse(frame: &Frame<'a>) -> Result<Self, BodyError> {
         let type_id = frame.header.type_id;
         let body = frame.body;
-        let empty = |record, value| {
-            if body.is_empty() {
-                Ok(value)
-            } else {
-                Err(BodyError::Size { record, expected: 0, got: body.len() as u64 })
-            }
-        };
+        let empty = |record, value| frame.expect_empty(record).map(|()| value);
         match type_id {
             types::END => empty("END", Record::End),
             types::PAGE_DATA => PageData::parse(body, frame.header.length).map(Record::PageData),
