@@ -230,7 +230,7 @@ fn compressed_streams_are_read_as_they_are() {
     assert_eq!(run(&["verify", "-"], &packed).status.code(), Some(0), "xz pipe");
     let output = run(&["verify", "-"], &packed[..packed.len() / 2]);
     assert_eq!(output.status.code(), Some(2), "a cut xz file cannot be read");
-    assert!(text(&output.stderr).starts_with("xen-replicate: -: "), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).starts_with("xen-replicate: -: unpacking xz: "), "{}", text(&output.stderr));
 }
 
 #[test]
