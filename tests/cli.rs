@@ -102,6 +102,24 @@ fn verify_options() {
 }
 
 #[test]
+fn findings_do_not_fill_the_memory() {
+    // A remark in every 8 octets, then one error.
+    let optional = common::build::record(0x8000_0099, &[]);
+    let headers = [common::build::libxc_headers(3, 2), common::build::hvm_static()].concat();
+    let stream = [headers, optional.repeat(20_000), common::build::record(0x99, &[])].concat();
+    for all in [&[][..], &["--all"]] {
+        let report: Value =
+            serde_json::from_slice(&run(&[&["verify", "--json", "-"], all].concat(), &stream).stdout).unwrap();
+        let findings = report["findings"].as_array().unwrap();
+        assert_eq!(findings.len(), 10_001, "{all:?}");
+        assert_eq!(findings[10_000]["severity"], "error", "the error that decides is always there");
+        assert_eq!(report["valid"], false);
+        assert!(report["left_out"].as_u64().unwrap() >= 10_000, "{}", report["left_out"]);
+    }
+    assert!(text(&run(&["verify", "-"], &stream).stdout).contains(" more findings are left out\n"));
+}
+
+#[test]
 fn dump_json_has_everything() {
     let output = on_file(&["dump", "--json"], &fixture("helper/hvm-remus-libxl.xz"));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -212,7 +230,7 @@ fn compressed_streams_are_read_as_they_are() {
     assert_eq!(run(&["verify", "-"], &packed).status.code(), Some(0), "xz pipe");
     let output = run(&["verify", "-"], &packed[..packed.len() / 2]);
     assert_eq!(output.status.code(), Some(2), "a cut xz file cannot be read");
-    assert!(text(&output.stderr).starts_with("xen-replicate: -: "), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).starts_with("xen-replicate: -: unpacking xz: "), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -86,6 +86,24 @@ fn quiet_is_one_line() {
 }
 
 #[test]
+fn a_closed_pipe_leaves_the_verdict_to_the_exit_code() {
+    let temp = TempDir::new().unwrap();
+    for format in ["--json", "--quiet", "--memory=2"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ran = std::process::Command::new(PROGRAM)
+            .env("TMPDIR", temp.path())
+            .args(["demo", "--interval", "5", "--seconds", "0.02", format])
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!((ran.status.code(), &*errors), (Some(0), ""), "{format}");
+    }
+}
+
+#[test]
 fn senseless_options_are_usage_errors() {
     for arguments in [["--interval", "0"], ["--seconds", "-1"], ["--memory", "0"], ["--vcpus", "200"]] {
         Command::new(PROGRAM).arg("demo").args(arguments).assert().code(2);
@@ -130,7 +148,9 @@ fn nothing_is_left_when_the_demonstration_itself_is_killed() {
 #[test]
 fn a_host_that_dies_by_itself_is_trouble_and_nothing_is_left() {
     let temp = TempDir::new().unwrap();
-    for which in ["demo-primary", "demo-secondary"] {
+    for (which, told) in
+        [("demo-primary", "the primary has ended before it was to be killed"), ("demo-secondary", "xen-replicate: ")]
+    {
         let (mut demo, _out) = under_way(temp.path());
         let mark = format!("\"parent\":{},", demo.id());
         let mut killed = 0;
@@ -149,6 +169,7 @@ fn a_host_that_dies_by_itself_is_trouble_and_nothing_is_left() {
         let mut errors = String::new();
         demo.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
         assert_eq!(demo.wait().unwrap().code(), Some(2), "{errors}");
+        assert!(errors.contains(told), "{errors}");
         assert_eq!(children(id), 0);
         assert!(is_empty(temp.path()));
     }

@@ -151,3 +151,32 @@ fn a_guest_that_does_not_suspend_is_left_running() {
     assert!(error.to_string().contains("did not acknowledge"), "{error}");
     runs_unprotected(guest);
 }
+
+/// Fails behind the first flush, which ends the image that is sent while the guest runs.
+#[derive(Default)]
+struct UntilFlushed(bool);
+
+impl Write for UntilFlushed {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        if self.0 { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(octets.len()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0 = true;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_guest_that_cannot_be_resumed_is_not_said_to_run() {
+    // Behind a copy, and behind a stream that has failed while the guest stood still.
+    for staging_limit in [1 << 30, 0] {
+        let mut domain = SimDomain::create(&SimConfig::small(9)).unwrap();
+        domain.set_resumes(false);
+        let mut guest = Runner::start(domain, Pace::Free).unwrap();
+        let sink = UntilFlushed::default();
+        let error = protect(&mut guest, sink, &fast(staging_limit), &Stop::default(), &mut ()).unwrap_err();
+        assert!(!error.guest_runs() && error.to_string().ends_with("; it is still suspended"), "{error}");
+        assert!(!guest.stop().unwrap().is_running());
+    }
+}

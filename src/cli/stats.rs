@@ -4,7 +4,7 @@ use super::stream_options::StreamArgs;
 use crate::inspect::progress::Progress;
 use crate::inspect::stats::stats;
 use clap::Args as ClapArgs;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 /// Options of the command.
 #[derive(Debug, ClapArgs)]
@@ -22,7 +22,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
     let mut progress = Progress::new(input.len());
     let stats = stats(input, args.stream.framing(), &mut progress).map_err(|error| args.stream.named(error))?;
     drop(progress);
-    let mut out = io::stdout().lock();
+    let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
         serde_json::to_writer_pretty(&mut out, &stats)?;
         writeln!(out)?;

@@ -4,7 +4,7 @@ use super::stream_options::StreamArgs;
 use crate::inspect::progress::Progress;
 use crate::inspect::verify::{Options, Report, verify};
 use clap::Args as ClapArgs;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 /// Options of the command.
 #[derive(Debug, ClapArgs)]
@@ -39,7 +39,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
     let mut progress = Progress::new(input.len());
     let report = verify(input, &options, &mut progress).map_err(|error| args.stream.named(error))?;
     drop(progress);
-    let mut out = io::stdout().lock();
+    let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
         serde_json::to_writer_pretty(&mut out, &report)?;
         writeln!(out)?;
@@ -53,6 +53,9 @@ pub fn run(args: &Args) -> io::Result<bool> {
 fn text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     for finding in &report.findings {
         writeln!(out, "{finding}")?;
+    }
+    if report.left_out > 0 {
+        writeln!(out, "{} more findings are left out", report.left_out)?;
     }
     let verdict = if report.valid { "valid" } else { "NOT valid" };
     let start = report.start.filter(|&start| start != report.mode).map_or(String::new(), |start| format!(" {start}"));

@@ -149,7 +149,10 @@ pub fn primary(args: &ChildArgs) -> io::Result<bool> {
     let ended = replicate::protect(&mut guest, socket()?, &options, &Stop::default(), &mut keeper);
     let text = match (keeper.failed, ended) {
         (Some(error), _) => error.to_string(),
-        (None, Err(unprotected)) => format!("the primary is {unprotected}; its guest runs on"),
+        (None, Err(unprotected)) if unprotected.guest_runs() => {
+            format!("the primary is {unprotected}; its guest runs on")
+        }
+        (None, Err(unprotected)) => format!("the primary is {unprotected}"),
         (None, Ok(_)) => "the primary has stopped".into(),
     };
     tell(&Event::Trouble { text })?;

@@ -19,7 +19,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use screen::Screen;
 use serde::Serialize;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -88,12 +88,17 @@ pub fn run(args: &Args) -> io::Result<bool> {
     let mut show = Show::start(args, config, &mut screen)?;
     show.until_killed(args.seconds, &mut screen)?;
     let report = show.verdict(&mut screen)?;
-    if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+    let mut out = io::stdout().lock();
+    let told = if args.json {
+        writeln!(out, "{}", serde_json::to_string(&report)?)
     } else {
-        report.print(args.quiet);
+        report.print(args.quiet, &mut out)
+    };
+    match told {
+        // Whoever read the lines has seen enough; the exit code says the rest.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(report.survived),
     }
-    Ok(report.survived)
 }
 
 /// Which child told something.
@@ -164,12 +169,12 @@ impl Show {
             args.memory,
             args.vcpus,
             primary.0.id()
-        ));
+        ))?;
         screen.say(&format!(
             "Every {} ms a Remus checkpoint goes to the secondary, process {}, over a socket.",
             args.interval,
             secondary.0.id()
-        ));
+        ))?;
         let killed = Instant::now();
         Ok(Show { primary, _secondary: secondary, told, states, survivor, report: Report::default(), killed })
     }
@@ -183,7 +188,7 @@ impl Show {
             match (host, event) {
                 (_, Some(Event::Round(round))) => {
                     self.report.count(&round);
-                    screen.round(&round);
+                    screen.round(&round)?;
                 }
                 (_, Some(Event::Applied { number })) => {
                     self.report.received = number;
@@ -193,8 +198,11 @@ impl Show {
                     }
                 }
                 (_, Some(Event::Trouble { text })) => return Err(io::Error::other(text)),
-                (_, Some(event)) => return Err(io::Error::other(format!("before the primary's death: {event:?}"))),
-                (host, None) => return Err(io::Error::other(format!("the {host:?} process has ended by itself"))),
+                (_, Some(Event::Refused { text })) => return Err(io::Error::other(format!("the secondary: {text}"))),
+                (_, Some(_)) | (Host::Primary, None) => {
+                    return Err(io::Error::other("the primary has ended before it was to be killed"));
+                }
+                (Host::Secondary, None) => return Err(io::Error::other("the secondary has ended by itself")),
             }
         }
         if !protected {
@@ -205,7 +213,7 @@ impl Show {
         screen.done(&format!(
             "The primary is killed (SIGKILL), {:.1} s after its start.",
             started.elapsed().as_secs_f64()
-        ));
+        ))?;
         Ok(())
     }
 
@@ -224,7 +232,7 @@ impl Show {
                     if let Some(failover) = &mut self.report.failover {
                         failover.took = took;
                     }
-                    screen.say("The secondary has failed over, the guest runs there.");
+                    screen.say("The secondary has failed over, the guest runs there.")?;
                 }
                 Some((_, Some(Event::RanOn { steps, damage }))) => {
                     self.report.ran_on(steps, damage);

@@ -5,6 +5,7 @@ use super::state::Comparison;
 use crate::replicate::{RoundFigures, Statistics};
 use indicatif::{HumanBytes, HumanCount};
 use serde::{Serialize, Serializer};
+use std::io::{self, Write};
 use std::time::Duration;
 
 /// What came of the demonstration.
@@ -83,63 +84,72 @@ impl Report {
         self.survived = self.difference.is_none() && self.damage.is_none() && self.steps_after > 0;
     }
 
-    pub fn print(&self, brief: bool) {
+    pub fn print(&self, brief: bool, out: &mut dyn Write) -> io::Result<()> {
         if !brief {
-            self.details();
+            self.details(out)?;
         }
         match (&self.failover, &self.trouble) {
             (Some(failover), None) if self.survived => {
-                println!("The guest survived, at checkpoint {}.", failover.checkpoint);
+                writeln!(out, "The guest survived, at checkpoint {}.", failover.checkpoint)
             }
-            (_, Some(trouble)) => println!("The guest did NOT survive: {trouble}"),
-            _ => println!("The guest did NOT survive as it was."),
+            (_, Some(trouble)) => writeln!(out, "The guest did NOT survive: {trouble}"),
+            _ => writeln!(out, "The guest did NOT survive as it was."),
         }
     }
 
-    fn details(&self) {
+    fn details(&self, out: &mut dyn Write) -> io::Result<()> {
         let (pause, sent) = (self.sent.pause.summary(), &self.sent);
-        println!(
+        writeln!(
+            out,
             "  checkpoints   {} told sent, {} received whole; {} in all",
             sent.checkpoints,
             self.received,
             HumanBytes(sent.octets)
-        );
-        println!("  dirty pages   {} a checkpoint (median)", HumanCount(sent.pages.quantile(500)));
-        println!(
+        )?;
+        writeln!(out, "  dirty pages   {} a checkpoint (median)", HumanCount(sent.pages.quantile(500)))?;
+        writeln!(
+            out,
             "  guest paused  {:.2} ms a checkpoint (median), {:.2} ms (99 %), {:.2} ms at most",
             ms(pause.p50),
             ms(pause.p99),
             ms(pause.max)
-        );
-        println!("                (not counted: the copy of its state that is kept for the comparison below)");
+        )?;
+        writeln!(out, "                (not counted: the copy of its state that is kept for the comparison below)")?;
         if let Some(failover) = &self.failover {
-            println!(
+            writeln!(
+                out,
                 "  failover      to checkpoint {}: noticed after {:.1} ms, guest running {:.1} ms later",
                 failover.checkpoint,
                 ms(failover.noticed.as_nanos()),
                 ms(failover.took.as_nanos())
-            );
+            )?;
         }
         match &self.difference {
-            Some(difference) => println!("  guest state   DIFFERS: {difference}"),
+            Some(difference) => writeln!(out, "  guest state   DIFFERS: {difference}")?,
             None if self.trouble.is_none() => {
                 let rings: Vec<_> = self.pages_left_out.iter().map(|pfn| format!("{pfn:#x}")).collect();
-                println!(
+                writeln!(
+                    out,
                     "  guest state   equal octet for octet: {} pages, vCPUs, platform, parameters, TSC, policies, devices",
                     HumanCount(self.pages_compared)
-                );
-                println!(
+                )?;
+                writeln!(
+                    out,
                     "                (left out: the {} ring pages that a restore clears, pfns {})",
                     rings.len(),
                     rings.join(" ")
-                );
+                )?;
             }
             None => {}
         }
         match &self.damage {
-            Some(damage) => println!("  afterwards    the guest finds itself DAMAGED: {damage}"),
+            Some(damage) => writeln!(out, "  afterwards    the guest finds itself DAMAGED: {damage}"),
             None => {
-                println!("  afterwards    {} steps run; the guest finds itself sound", HumanCount(self.steps_after))
+                writeln!(
+                    out,
+                    "  afterwards    {} steps run; the guest finds itself sound",
+                    HumanCount(self.steps_after)
+                )
             }
         }
     }

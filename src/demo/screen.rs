@@ -2,7 +2,7 @@
 
 use super::child::Round;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// From one line to the next where lines stay.
@@ -27,22 +27,30 @@ impl Screen {
         Screen { bar, silent, last: Instant::now(), octets: 0 }
     }
 
-    /// A line that stays.
-    pub fn say(&mut self, text: &str) {
-        match &self.bar {
-            _ if self.silent => {}
-            Some(bar) => bar.suspend(|| println!("{text}")),
-            None => println!("{text}"),
+    /// A line that stays. Once nobody reads the lines any more there are none: what the demonstration comes to is told by
+    /// its exit code all the same.
+    pub fn say(&mut self, text: &str) -> io::Result<()> {
+        let written = match &self.bar {
+            _ if self.silent => Ok(()),
+            Some(bar) => bar.suspend(|| line(text)),
+            None => line(text),
+        };
+        match written {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                self.silent = true;
+                Ok(())
+            }
+            written => written,
         }
     }
 
     /// The figures of a round.
-    pub fn round(&mut self, round: &Round) {
+    pub fn round(&mut self, round: &Round) -> io::Result<()> {
         self.octets += round.octets;
         let since = self.last.elapsed();
         // On a terminal the line follows each round; the rate is taken over a second all the same.
         if self.silent || (since < EVERY && self.bar.is_none() && round.number != 1) {
-            return;
+            return Ok(());
         }
         let rate = self.octets as f64 / since.as_secs_f64().max(0.001);
         let line = format!(
@@ -58,20 +66,25 @@ impl Screen {
                 bar.set_message(line);
                 bar.tick();
             }
-            None => println!("{line}"),
+            None => self.say(&line)?,
         }
         if since >= EVERY || round.number == 1 {
             (self.last, self.octets) = (Instant::now(), 0);
         }
+        Ok(())
     }
 
     /// Ends the figures with a line that stays.
-    pub fn done(&mut self, text: &str) {
+    pub fn done(&mut self, text: &str) -> io::Result<()> {
         if let Some(bar) = self.bar.take() {
             let last = bar.message();
             bar.finish_and_clear();
-            println!("{last}");
+            self.say(&last)?;
         }
-        self.say(text);
+        self.say(text)
     }
+}
+
+fn line(text: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{text}")
 }

@@ -190,11 +190,35 @@ impl Compression {
         }
     }
 
+    const fn name(self) -> &'static str {
+        match self {
+            Compression::Gzip => "gzip",
+            Compression::Xz => "xz",
+            Compression::Zstd => "zstd",
+        }
+    }
+
     fn reader<R: io::BufRead + Send + 'static>(self, source: R) -> io::Result<Box<dyn Read + Send>> {
-        Ok(match self {
+        let unpacked: Box<dyn Read + Send> = match self {
             Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
             Compression::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(source, true, XZ_MEMORY_KIB)),
             Compression::Zstd => Box::new(ZstdFrames { decoder: None, source: Some(source) }),
+        };
+        Ok(Box::new(Unpacked { unpacked, name: self.name() }))
+    }
+}
+
+/// Says with each error that it is the packing that is wrong, or cut, and not the stream in it.
+struct Unpacked {
+    unpacked: Box<dyn Read + Send>,
+    name: &'static str,
+}
+
+impl Read for Unpacked {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.unpacked.read(out).map_err(|error| match error.kind() {
+            io::ErrorKind::Interrupted => error,
+            kind => io::Error::new(kind, format!("unpacking {}: {error}", self.name)),
         })
     }
 }
@@ -218,8 +242,10 @@ impl<R: io::BufRead> Read for ZstdFrames<R> {
             if source.fill_buf()?.is_empty() {
                 return Ok(0);
             }
-            let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, format!("zstd: {error}"));
-            self.decoder = Some(ruzstd::decoding::StreamingDecoder::new(source).map_err(invalid)?);
+            self.decoder = Some(
+                ruzstd::decoding::StreamingDecoder::new(source)
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?,
+            );
         }
     }
 }

@@ -80,7 +80,7 @@ impl Serialize for Types {
     }
 }
 
-/// Counts a stream's pages. Memory: 16 octets and some for each different pfn.
+/// Counts a stream's pages. Memory: 16 octets and some for each different pfn, 64 for each round.
 ///
 /// # Errors
 /// The input cannot be read. A stream that cannot be followed to its end gives the figures up to there.

@@ -13,6 +13,9 @@ use crate::stream::{Limits, Mode, Start, libxc, xl};
 use serde::Serialize;
 use std::io;
 
+/// Most findings that a report holds. A hostile stream has one in every 8 octets.
+pub const MAX_FINDINGS: usize = 10_000;
+
 /// What to verify and how strictly.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
@@ -77,8 +80,10 @@ pub struct Report {
     pub checkpoints: u64,
     /// Octets up to the end of the last item.
     pub octets: u64,
-    /// What was found, in stream order.
+    /// What was found, in stream order: the first [`MAX_FINDINGS`], and the first error in any case.
     pub findings: Vec<Finding>,
+    /// Findings beyond those.
+    pub left_out: u64,
 }
 
 /// Verifies a stream.
@@ -88,7 +93,8 @@ pub struct Report {
 pub fn verify(input: Input, options: &Options, progress: &mut Progress) -> io::Result<Report> {
     let framing =
         FramerOptions { start: options.start, mode: options.mode, limits: options.limits, skip_contents: true };
-    let mut judge = Judge { options, checker: Checker::new(options.mode), findings: Vec::new(), refused: false };
+    let mut judge =
+        Judge { options, checker: Checker::new(options.mode), findings: Vec::new(), left_out: 0, refused: false };
     let mut records = 0;
     let walked = walk(input, framing, progress, &mut |item| {
         records += u64::from(matches!(item.what, What::Record(_)));
@@ -110,6 +116,7 @@ pub fn verify(input: Input, options: &Options, progress: &mut Progress) -> io::R
         checkpoints: framer.checkpoints(),
         octets: framer.offset(),
         findings: judge.findings,
+        left_out: judge.left_out,
     })
 }
 
@@ -117,6 +124,7 @@ struct Judge<'o> {
     options: &'o Options,
     checker: Checker,
     findings: Vec<Finding>,
+    left_out: u64,
     refused: bool,
 }
 
@@ -140,7 +148,13 @@ impl Judge<'_> {
             Severity::Tolerated if !self.options.lenient => "error",
             Severity::Tolerated | Severity::Remark => "remark",
         };
-        self.refused |= severity == "error";
+        let is_error = severity == "error";
+        let decides = is_error && !self.refused;
+        self.refused |= is_error;
+        if self.findings.len() >= MAX_FINDINGS && !decides {
+            self.left_out += 1;
+            return;
+        }
         self.findings.push(Finding {
             severity,
             layer: error.layer.name(),

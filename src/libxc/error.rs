@@ -15,6 +15,9 @@ pub enum SaveError {
     /// The hypervisor, the guest or its device model refused.
     #[error("saving the domain: {0}")]
     Hypervisor(#[from] hypervisor::Error),
+    /// The suspended domain could not be resumed: it stands still, and its state is intact.
+    #[error("resuming the domain: {0}; it is still suspended")]
+    Resume(hypervisor::Error),
     /// The stream could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),

@@ -133,7 +133,7 @@ impl<W: Write> Primary<W> {
     /// Takes a checkpoint, lets the guest run on, and sends it.
     ///
     /// # Errors
-    /// The hypervisor's or the stream's; the guest runs, as far as the hypervisor lets it. The stream is over.
+    /// The hypervisor's or the stream's; the guest runs, except behind [`SaveError::Resume`]. The stream is over.
     pub fn checkpoint<D: SaveDomain + DeviceModel>(
         &mut self,
         domain: &mut D,
@@ -154,8 +154,14 @@ impl<W: Write> Primary<W> {
         let resuming = Instant::now();
         let resumed = domain.resume();
         round.pause += resuming.elapsed();
+        if let Err(error) = resumed {
+            // Worse than what may have gone wrong before it.
+            if let Err(error) = &taken {
+                log::error!("checkpoint {}: {error}", round.number);
+            }
+            return Err(SaveError::Resume(error));
+        }
         let taken = taken?;
-        resumed?;
         let between = match taken {
             Taken::Sent(between) => between,
             Taken::Staged(out) => {
@@ -202,7 +208,7 @@ impl<W: Write> Primary<W> {
     }
 }
 
-/// Protection that ended by a failure. The guest runs on without it.
+/// Protection that ended by a failure. The guest runs on without it where [`Unprotected::guest_runs`] says so.
 #[derive(Debug, thiserror::Error)]
 #[error("unprotected after checkpoint {checkpoint}: {error}")]
 pub struct Unprotected {
@@ -215,7 +221,8 @@ pub struct Unprotected {
 /// Protects a domain until `stop` is asked for: checkpoints at the interval, from suspend to suspend.
 ///
 /// # Errors
-/// [`Unprotected`] when the stream or the hypervisor fails. The guest runs on, and its writes are not tracked any more.
+/// [`Unprotected`] when the stream or the hypervisor fails. The guest runs on where [`Unprotected::guest_runs`], and its
+/// writes are not tracked any more.
 pub fn protect<D: SaveDomain + DeviceModel, W: Write>(
     domain: &mut D,
     sink: W,
@@ -243,9 +250,16 @@ pub fn protect<D: SaveDomain + DeviceModel, W: Write>(
     }
 }
 
+impl Unprotected {
+    /// Whether the guest runs. It does not when it could not be resumed behind a checkpoint.
+    pub const fn guest_runs(&self) -> bool {
+        !matches!(self.error, SaveError::Resume(_))
+    }
+}
+
 fn unprotected(checkpoint: u64, error: SaveError) -> Unprotected {
     let unprotected = Unprotected { checkpoint, error };
-    log::error!("{unprotected}; the guest runs on");
+    log::error!("{unprotected}{}", if unprotected.guest_runs() { "; the guest runs on" } else { "" });
     unprotected
 }
 

@@ -51,6 +51,8 @@ pub struct SimConfig {
     pub disk_every: u32,
     /// Whether the guest answers when it is asked to suspend.
     pub acknowledge_suspend: bool,
+    /// Whether the hypervisor lets the suspended guest go on when it is asked to.
+    pub resumes: bool,
     /// Whether the device model has xenstore keys to hand over.
     pub emulator_xenstore: bool,
 }
@@ -79,6 +81,7 @@ impl Default for SimConfig {
             packet_octets: 64,
             disk_every: 25,
             acknowledge_suspend: true,
+            resumes: true,
             emulator_xenstore: true,
         }
     }

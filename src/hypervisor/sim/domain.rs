@@ -146,6 +146,11 @@ impl SimDomain {
         self.config.acknowledge_suspend = answers;
     }
 
+    /// Whether the hypervisor resumes the guest from now on.
+    pub fn set_resumes(&mut self, resumes: bool) {
+        self.config.resumes = resumes;
+    }
+
     /// What the domain is doing, for error messages.
     pub(super) fn state(&self) -> &'static str {
         match (self.shutdown, self.paused) {

@@ -39,7 +39,7 @@ impl Domain for SimDomain {
     }
 
     fn resume(&mut self) -> Result<()> {
-        if self.shutdown != Some(ShutdownReason::Suspend) {
+        if self.shutdown != Some(ShutdownReason::Suspend) || !self.config.resumes {
             return Err(self.wrong_state("resume"));
         }
         self.shutdown = None;
