@@ -120,6 +120,32 @@ fn findings_do_not_fill_the_memory() {
 }
 
 #[test]
+fn what_a_stream_was_taken_for_is_said_when_it_is_not_that() {
+    let output = run(&["verify", "--mode", "remus", "-"], &hvm_xl());
+    assert_eq!(output.status.code(), Some(0));
+    assert!(
+        text(&output.stdout).contains(
+            "remark: xl record 16 at offset 4518 (0x11a6): no checkpoint in a stream that is taken for remus"
+        )
+    );
+    let output = run(&["verify", "--json", "-"], b"rubbish, and more of it");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["mode"], &report["start"]), (&"unknown".into(), &Value::Null));
+}
+
+#[test]
+fn stats_of_a_stream_that_must_be_refused() {
+    // Checkpoints of nothing at all.
+    let rounds = common::build::record(14, &[]).repeat(5);
+    let output = run(&["stats", "--json", "-"], &[common::build::libxc_headers(3, 2), rounds].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let stats: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(stats["checkpoints"], 5);
+    assert!(stats["refused"].as_str().unwrap().contains("CHECKPOINT before STATIC_DATA_END"));
+    assert!(text(&output.stderr).contains("CHECKPOINT before STATIC_DATA_END"));
+}
+
+#[test]
 fn dump_json_has_everything() {
     let output = on_file(&["dump", "--json"], &fixture("helper/hvm-remus-libxl.xz"));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));

@@ -174,3 +174,13 @@ fn a_host_that_dies_by_itself_is_trouble_and_nothing_is_left() {
         assert!(is_empty(temp.path()));
     }
 }
+
+#[test]
+fn a_full_disk_costs_the_record_and_not_the_guest() {
+    let temp = TempDir::new().unwrap();
+    let ran = command(temp.path()).args(["--quiet", "--seconds", "0.05", "--record", "/dev/full"]).output().unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(text.starts_with("The guest survived"), "{text}{errors}");
+    assert_eq!(ran.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("/dev/full: the record is not whole"), "{errors}");
+}

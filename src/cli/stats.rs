@@ -16,7 +16,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the command; false when the stream could not be followed to its end.
+/// Runs the command; false when the stream could not be followed to its end, or a receiver must refuse it.
 pub fn run(args: &Args) -> io::Result<bool> {
     let input = args.stream.open()?;
     let mut progress = Progress::new(input.len());
@@ -33,5 +33,8 @@ pub fn run(args: &Args) -> io::Result<bool> {
     if let Some(stopped) = &stats.stopped {
         eprintln!("xen-replicate: {}: {stopped}", args.stream.file.display());
     }
-    Ok(stats.followed)
+    if let Some(refused) = &stats.refused {
+        eprintln!("xen-replicate: {}: {refused}", args.stream.file.display());
+    }
+    Ok(stats.followed && stats.refused.is_none())
 }

@@ -61,6 +61,8 @@ pub(super) enum Event {
     Resumed { took: Duration },
     /// Secondary: the guest has run on for so many steps; what its own check found.
     RanOn { steps: u64, damage: Option<String> },
+    /// Secondary: the record of the stream is not whole. That costs nobody the guest.
+    Unrecorded { text: String },
     /// Secondary: the stream is refused.
     Refused { text: String },
     /// Either: something that has no place in a demonstration.
@@ -211,7 +213,9 @@ pub fn secondary(args: &ChildArgs) -> io::Result<bool> {
             return Ok(false);
         }
     };
-    source.finish()?;
+    if let Err(error) = source.finish() {
+        tell(&Event::Unrecorded { text: error.to_string() })?;
+    }
     state::keep(&domain, checkpoint, &state)?;
     let resuming = Instant::now();
     let before = domain.steps().map_err(io::Error::other)?;

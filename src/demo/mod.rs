@@ -42,8 +42,8 @@ pub struct Args {
     /// Seconds from the first checkpoint to the death of the primary
     #[arg(long, value_name = "N", default_value = "3", value_parser = seconds)]
     seconds: Duration,
-    /// The guest's memory in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    /// The guest's memory in MiB; both hosts and the copies for the comparison hold as much
+    #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1024))]
     memory: u64,
     /// The guest's vCPUs
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=128))]
@@ -96,7 +96,13 @@ pub fn run(args: &Args) -> io::Result<bool> {
     };
     match told {
         // Whoever read the lines has seen enough; the exit code says the rest.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
+        _ => {}
+    }
+    match (show.unrecorded, &args.record) {
+        (Some(text), Some(file)) if report.survived => {
+            Err(io::Error::other(format!("{}: the record is not whole: {text}", file.display())))
+        }
         _ => Ok(report.survived),
     }
 }
@@ -137,6 +143,8 @@ struct Show {
     survivor: File,
     report: Report,
     killed: Instant,
+    /// Why the record is not whole.
+    unrecorded: Option<String>,
 }
 
 impl Show {
@@ -176,7 +184,16 @@ impl Show {
             secondary.0.id()
         ))?;
         let killed = Instant::now();
-        Ok(Show { primary, _secondary: secondary, told, states, survivor, report: Report::default(), killed })
+        Ok(Show {
+            primary,
+            _secondary: secondary,
+            told,
+            states,
+            survivor,
+            report: Report::default(),
+            killed,
+            unrecorded: None,
+        })
     }
 
     /// Watches until the time has come, and kills the primary in whatever it is doing.
@@ -238,6 +255,7 @@ impl Show {
                     self.report.ran_on(steps, damage);
                     break;
                 }
+                Some((_, Some(Event::Unrecorded { text }))) => self.unrecorded = Some(text),
                 Some((_, Some(Event::Refused { text }))) => {
                     self.report.trouble = Some(text);
                     return Ok(std::mem::take(&mut self.report));

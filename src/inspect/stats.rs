@@ -4,8 +4,8 @@ use super::input::Input;
 use super::progress::Progress;
 use super::walk::{Flow, walk};
 use crate::stream::Severity;
-use crate::stream::check::Parsed;
-use crate::stream::framer::{Item, Options, What};
+use crate::stream::check::{Checker, Parsed};
+use crate::stream::framer::{Item, Options};
 use crate::stream::libxc::{self, PAGE_SIZE};
 use crate::stream::reader::ReadError;
 use serde::{Serialize, Serializer};
@@ -13,6 +13,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io::{self, Write};
 use xxhash_rust::xxh3::xxh3_64;
+
+/// Rounds that are listed one by one.
+pub const MAX_ROUNDS: usize = 100_000;
+
+fn is_zero_count(count: &u64) -> bool {
+    *count == 0
+}
 
 /// Pages of one round.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -38,7 +45,7 @@ pub struct Round {
 /// Figures of a whole stream.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Stats {
-    /// `plain`, `remus`, `colo` or `back`.
+    /// `plain`, `remus`, `colo` or `back`; `unknown` when not even the start could be recognised.
     pub mode: &'static str,
     /// Octets up to the end of the last item.
     pub octets: u64,
@@ -54,8 +61,14 @@ pub struct Stats {
     pub sent_more_than_once: u64,
     /// The share of pages sent again that differ from the version sent before, 0 to 1; `None` when none was sent again.
     pub changed_share: Option<f64>,
-    /// Each round for itself.
+    /// Each of the first [`MAX_ROUNDS`] rounds for itself.
     pub rounds: Vec<Round>,
+    /// Further rounds, which only the sums know.
+    #[serde(skip_serializing_if = "is_zero_count")]
+    pub rounds_left_out: u64,
+    /// The first thing for which a receiver must refuse the stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
     /// Why the stream could not be read to a proper end.
     pub stopped: Option<String>,
     /// Whether the figures cover the stream: it has a proper end, or is a checkpointed one that just stops.
@@ -80,16 +93,18 @@ impl Serialize for Types {
     }
 }
 
-/// Counts a stream's pages. Memory: 16 octets and some for each different pfn, 64 for each round.
+/// Counts a stream's pages. Memory: 16 octets and some for each different pfn, 64 for each of the first [`MAX_ROUNDS`] rounds.
 ///
 /// # Errors
 /// The input cannot be read. A stream that cannot be followed to its end gives the figures up to there.
 pub fn stats(input: Input, options: Options, progress: &mut Progress) -> io::Result<Stats> {
-    let mut count = Count { stats: Stats::default(), seen: HashMap::new() };
+    let checker = Checker::new(options.mode);
+    let mut count = Count { stats: Stats::default(), round: Round::default(), seen: HashMap::new(), checker };
     let walked = walk(input, Options { skip_contents: false, ..options }, progress, &mut |item| {
         count.item(item);
         Flow::Next
     });
+    count.end_round();
     let mut stats = count.stats;
     match walked.end {
         Ok(()) => stats.followed = true,
@@ -100,21 +115,11 @@ pub fn stats(input: Input, options: Options, progress: &mut Progress) -> io::Res
             stats.stopped = Some(error.to_string());
         }
     }
-    stats.mode = walked.framer.mode().name();
+    stats.mode = walked.framer.mode_name();
     stats.octets = walked.framer.offset();
     stats.checkpoints = walked.framer.checkpoints();
     stats.distinct_pages = count.seen.len() as u64;
     stats.sent_more_than_once = count.seen.values().filter(|page| page.again).count() as u64;
-    for round in &stats.rounds {
-        let total = &mut stats.total;
-        total.octets += round.octets;
-        total.page_records += round.page_records;
-        total.entries += round.entries;
-        total.pages += round.pages;
-        total.zero += round.zero;
-        total.again += round.again;
-        total.changed += round.changed;
-    }
     let Round { again, changed, .. } = stats.total;
     stats.changed_share = (again > 0).then(|| changed as f64 / again as f64);
     Ok(stats)
@@ -127,19 +132,26 @@ struct Page {
 
 struct Count {
     stats: Stats,
+    /// The round under way.
+    round: Round,
     seen: HashMap<u64, Page>,
+    checker: Checker,
 }
 
 impl Count {
     fn item(&mut self, item: &Item<'_>) {
-        while self.stats.rounds.len() as u64 <= item.round {
-            let round = self.stats.rounds.len() as u64;
-            self.stats.rounds.push(Round { round, ..Round::default() });
+        while self.round.round < item.round {
+            self.end_round();
         }
-        let Some(round) = self.stats.rounds.last_mut() else { return };
-        round.octets += item.size;
-        let What::Record(frame) = &item.what else { return };
-        let Ok(Parsed::Libxc(libxc::Record::PageData(data))) = Parsed::new(item.layer, frame) else { return };
+        self.round.octets += item.size;
+        let refused = &mut self.stats.refused;
+        let parsed = self.checker.item(item, &mut |error| {
+            if refused.is_none() && error.is_refused() {
+                *refused = Some(error.to_string());
+            }
+        });
+        let Some(Parsed::Libxc(libxc::Record::PageData(data))) = parsed else { return };
+        let round = &mut self.round;
         round.page_records += 1;
         for (entry, contents) in data.pages() {
             round.entries += 1;
@@ -159,6 +171,26 @@ impl Count {
                     *page = Page { hash, again: true };
                 }
             }
+        }
+    }
+}
+
+impl Count {
+    fn end_round(&mut self) {
+        let next = Round { round: self.round.round + 1, ..Round::default() };
+        let round = std::mem::replace(&mut self.round, next);
+        let total = &mut self.stats.total;
+        total.octets += round.octets;
+        total.page_records += round.page_records;
+        total.entries += round.entries;
+        total.pages += round.pages;
+        total.zero += round.zero;
+        total.again += round.again;
+        total.changed += round.changed;
+        if self.stats.rounds.len() < MAX_ROUNDS {
+            self.stats.rounds.push(round);
+        } else {
+            self.stats.rounds_left_out += 1;
         }
     }
 }
@@ -198,6 +230,9 @@ impl Stats {
                 "{:>6} {:>14} {:>9} {mib:>10.2} {:>9} {:>9} {:>9}",
                 round.round, round.octets, round.pages, round.zero, round.again, round.changed
             )?;
+        }
+        if self.rounds_left_out > 0 {
+            writeln!(out, "{:>6} more rounds", self.rounds_left_out)?;
         }
         Ok(())
     }

@@ -7,9 +7,9 @@ use crate::decode::hvm_context::Entries;
 use crate::decode::xl_config::XlConfig;
 use crate::stream::check::{Checker, Parsed};
 use crate::stream::error::{Problem, Severity, StreamError};
-use crate::stream::framer::{Item, Options as FramerOptions, What};
+use crate::stream::framer::{Framer, Item, Options as FramerOptions, What};
 use crate::stream::reader::ReadError;
-use crate::stream::{Limits, Mode, Start, libxc, xl};
+use crate::stream::{Layer, Limits, Mode, Start, libxc, xl};
 use serde::Serialize;
 use std::io;
 
@@ -70,7 +70,7 @@ impl std::fmt::Display for Finding {
 pub struct Report {
     /// No errors.
     pub valid: bool,
-    /// `plain`, `remus`, `colo` or `back`.
+    /// `plain`, `remus`, `colo` or `back`; `unknown` when not even the start could be recognised.
     pub mode: &'static str,
     /// The outermost layer; `None` when nothing could be recognised.
     pub start: Option<&'static str>,
@@ -103,14 +103,14 @@ pub fn verify(input: Input, options: &Options, progress: &mut Progress) -> io::R
     });
     let framer = walked.framer;
     match walked.end {
-        Ok(()) => {}
+        Ok(()) => judge.proper_end(&framer),
         Err(ReadError::Io { error, .. }) => return Err(error),
         Err(ReadError::Stream(error)) if options.complete => judge.add(error),
         Err(ReadError::Stream(error)) => judge.add(framer.judge_end(error)),
     }
     Ok(Report {
         valid: !judge.refused,
-        mode: framer.mode().name(),
+        mode: framer.mode_name(),
         start: framer.start().map(Start::name),
         records,
         checkpoints: framer.checkpoints(),
@@ -135,6 +135,17 @@ impl Judge<'_> {
         contents(item, parsed.as_ref(), &mut |problem| errors.push(item.error(problem)));
         for error in errors {
             self.add(error);
+        }
+    }
+
+    /// A stream that was taken for a checkpointed one should have a checkpoint.
+    fn proper_end(&mut self, framer: &Framer) {
+        if let Some(mode @ (Mode::Remus | Mode::Colo)) = self.options.mode
+            && framer.checkpoints() == 0
+        {
+            let layer = framer.start().map_or(Layer::Xl, Start::layer);
+            let problem = Problem::NoCheckpoint { mode: mode.name() };
+            self.add(StreamError { layer, index: Some(framer.items()), offset: framer.offset(), problem });
         }
     }
 

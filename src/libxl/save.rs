@@ -134,7 +134,12 @@ impl Saver {
     /// The hypervisor's, or the device model's; both are tried.
     pub fn stop<D: SaveDomain + DeviceModel>(&mut self, domain: &mut D) -> Result<(), SaveError> {
         let device_model = domain.set_device_model_log_dirty(false);
-        self.libxc.stop_log(domain)?;
+        if let Err(error) = self.libxc.stop_log(domain) {
+            if let Err(second) = device_model {
+                log::warn!("ending the device model's part of the tracking: {second}");
+            }
+            return Err(error);
+        }
         Ok(device_model?)
     }
 

@@ -126,6 +126,12 @@ pub enum Problem {
         /// Octets after its end.
         torn: u64,
     },
+    /// A stream that was said to be checkpointed, and is not.
+    #[error("no checkpoint in a stream that is taken for {mode}")]
+    NoCheckpoint {
+        /// What it is taken for.
+        mode: &'static str,
+    },
     /// The stream was made by the converter for streams of Xen 4.5 and earlier.
     #[error("converted from a legacy stream")]
     Converted,
@@ -167,6 +173,7 @@ impl Problem {
             | Problem::Stops { .. }
             | Problem::Converted
             | Problem::NoVcpuState { .. }
+            | Problem::NoCheckpoint { .. }
             | Problem::TableInHvm { .. }
             | Problem::UsualOrder { .. } => Severity::Remark,
         }

@@ -212,6 +212,19 @@ impl Framer {
         }
     }
 
+    /// The name of [`Framer::mode`]; `unknown` where nothing was said of it and not even the start was recognised.
+    pub fn mode_name(&self) -> &'static str {
+        match (self.options.mode, self.start) {
+            (None, None) => "unknown",
+            _ => self.mode().name(),
+        }
+    }
+
+    /// Items so far, which is the number of the next.
+    pub const fn items(&self) -> u64 {
+        self.index
+    }
+
     /// Who reads the next octets; behind CHECKPOINT_END that is libxl only when the mode was given as COLO. `None` before the first and behind the last record.
     pub const fn owner(&self) -> Option<Layer> {
         match self.state {
@@ -512,12 +525,7 @@ impl Framer {
     }
 
     fn error(&self, problem: FrameError) -> StreamError {
-        let layer = self.owner().unwrap_or(match self.start {
-            None | Some(Start::Xl) => Layer::Xl,
-            Some(Start::Libxl) => Layer::Libxl,
-            Some(Start::Libxc) => Layer::Libxc,
-            Some(Start::Back) => Layer::Back,
-        });
+        let layer = self.owner().unwrap_or(self.start.map_or(Layer::Xl, Start::layer));
         StreamError { layer, index: Some(self.index), offset: self.offset, problem: problem.into() }
     }
 }

@@ -116,6 +116,16 @@ pub enum Start {
 }
 
 impl Start {
+    /// The layer that the stream starts with.
+    pub const fn layer(self) -> Layer {
+        match self {
+            Start::Xl => Layer::Xl,
+            Start::Libxl => Layer::Libxl,
+            Start::Libxc => Layer::Libxc,
+            Start::Back => Layer::Back,
+        }
+    }
+
     /// `xl`, `libxl`, `libxc` or `back`.
     pub const fn name(self) -> &'static str {
         match self {
