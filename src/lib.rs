@@ -3,8 +3,10 @@
 #![warn(missing_docs)]
 
 pub mod cli;
+pub mod control;
 pub mod decode;
 pub mod demo;
+pub mod host;
 pub mod hypervisor;
 pub mod inspect;
 pub mod libxc;
@@ -12,3 +14,5 @@ pub mod libxl;
 pub mod remus;
 pub mod replicate;
 pub mod stream;
+pub mod transport;
+pub mod witness;

@@ -7,7 +7,7 @@ use xen_replicate::hypervisor::Domain;
 use xen_replicate::hypervisor::sim::{MemoryLayout, SimConfig, SimDomain};
 use xen_replicate::libxc::RestoreError;
 use xen_replicate::libxl::restore::Options;
-use xen_replicate::replicate::{Outcome, Refusal, receive};
+use xen_replicate::replicate::bare::{Outcome, Refusal, receive};
 use xen_replicate::stream::What;
 use xen_replicate::stream::framer::{Item, record_name};
 

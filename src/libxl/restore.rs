@@ -66,14 +66,31 @@ impl Restorer {
         domain: &D,
         options: Options,
     ) -> Result<Started<R>, RestoreError> {
+        let (reader, config) = Restorer::open(source, options)?;
+        Ok(Started { restorer: Restorer::new(domain, options)?, reader, config })
+    }
+
+    /// The first half of [`Restorer::start`], for who creates the domain by the configuration found: libxl's turn, and the
+    /// configuration without its NUL.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub fn open<R: Read>(source: R, options: Options) -> Result<(LibxlReader<R>, Option<Vec<u8>>), RestoreError> {
         let (reader, config) = LibxlReader::start(source, options.stream)?;
         let config = config.map(|mut config| {
             config.pop_if(|last| *last == 0);
             config
         });
+        Ok((reader, config))
+    }
+
+    /// The second half of [`Restorer::start`].
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn new<D: RestoreDomain>(domain: &D, options: Options) -> Result<Self, RestoreError> {
         let libxc = libxc::Restorer::new(domain, options.libxc)?;
-        let restorer = Restorer { libxc, round: Round::default(), emulator: EmulatorState::default() };
-        Ok(Started { restorer, reader, config })
+        Ok(Restorer { libxc, round: Round::default(), emulator: EmulatorState::default() })
     }
 
     /// What a VERIFY pass found; `None` when the stream has none.

@@ -1,21 +1,28 @@
-//! Drivers: a domain on one side, a stream on the other, a clock, and what has to happen when.
+//! Drivers: a domain on one side, a link on the other, a clock, and what has to happen when.
 //!
-//! * [`Primary`] sends one checkpoint after the other, [`protect`] does so at an interval. Whatever fails, the guest goes
-//!   on running: unprotected, and loudly so.
-//! * [`receive`] is the secondary: it takes whole checkpoints, and when the stream stops leaves the domain at the last of
-//!   them, ready to run. A stream that must be refused is no reason for that.
-//! * [`Recorder`] keeps a copy of what a secondary reads.
-//! * [`stats`] is what both count.
+//! * [`primary`] drives [`crate::remus::Primary`]: it checkpoints a running guest, holds its output, and keeps it running
+//!   whatever happens;
+//! * [`secondary`] drives [`crate::remus::Secondary`]: it keeps the newest whole checkpoint and gives the domain back as a
+//!   survivor when it may go active;
+//! * [`link`] is what both say to each other: frames out and in over a [`crate::transport::Link`];
+//! * [`bare`] speaks to Xen's own tools, which have none of this;
+//! * [`stats`] is what all of them count, [`failpoint`] where tests let them die.
 //!
-//! The wire is the bare migration-v2 stream in one direction; nothing comes back.
+//! All of it is plain threads: one that owns the state machine and never waits for anything but the next message or the
+//! next deadline; one for the guest's memory and one for each direction of the link, which may wait.
 #![forbid(unsafe_code)]
 
+pub mod bare;
+mod clock;
+pub mod failpoint;
+pub mod fence;
+pub mod link;
+mod operator;
 pub mod primary;
-pub mod recorder;
 pub mod secondary;
+pub mod signals;
 pub mod stats;
+mod witness;
 
-pub use primary::{Primary, Stop, Unprotected, protect};
-pub use recorder::Recorder;
-pub use secondary::{Outcome, Refusal, receive};
+pub use operator::{Ask, Handle};
 pub use stats::{Histogram, RoundFigures, Statistics};

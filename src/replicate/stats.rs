@@ -16,23 +16,38 @@ pub struct RoundFigures {
     pub pause: Duration,
     /// How long it took to write the checkpoint to the stream.
     pub transmission: Duration,
+    /// From the end of the transmission to the acknowledgement; zero where nothing is acknowledged.
+    pub acknowledgement: Duration,
+    /// The longest that a packet can have been held: from the guest's resume at the start of the epoch to the release of
+    /// its packets. `None` where no output was released.
+    pub output_delay: Option<Duration>,
 }
 
 /// Sums over all rounds.
 #[derive(Debug, Clone, Default)]
 pub struct Statistics {
-    /// Checkpoints sent.
+    /// Checkpoints sent, or taken.
     pub checkpoints: u64,
+    /// Checkpoints that the secondary refused.
+    pub refused: u64,
+    /// Times that a checkpoint took longer than the interval.
+    pub stretched: u64,
     /// Octets of stream.
     pub octets: u64,
     /// Dirty pages.
     pub dirty_pages: u64,
     /// Pauses, in nanoseconds.
     pub pause: Histogram,
-    /// Transmission times, in nanoseconds.
+    /// Transmission times, in nanoseconds; on a secondary the times to apply.
     pub transmission: Histogram,
+    /// Times from the end of the transmission to the acknowledgement, in nanoseconds.
+    pub acknowledgement: Histogram,
+    /// The longest that packets can have been held, in nanoseconds.
+    pub output_delay: Histogram,
     /// Dirty pages per checkpoint.
     pub pages: Histogram,
+    /// Octets of stream per checkpoint.
+    pub octets_each: Histogram,
 }
 
 impl Statistics {
@@ -43,7 +58,26 @@ impl Statistics {
         self.dirty_pages = self.dirty_pages.saturating_add(round.dirty_pages);
         self.pause.add_time(round.pause);
         self.transmission.add_time(round.transmission);
+        self.acknowledgement.add_time(round.acknowledgement);
+        if let Some(delay) = round.output_delay {
+            self.output_delay.add_time(delay);
+        }
         self.pages.add(round.dirty_pages);
+        self.octets_each.add(round.octets);
+    }
+
+    /// Counts a checkpoint that a secondary has taken.
+    pub fn arrived(&mut self, pages: u64, octets: u64) {
+        self.checkpoints += 1;
+        self.octets = self.octets.saturating_add(octets);
+        self.dirty_pages = self.dirty_pages.saturating_add(pages);
+        self.pages.add(pages);
+        self.octets_each.add(octets);
+    }
+
+    /// Counts that it is applied.
+    pub fn applied(&mut self, took: Duration) {
+        self.transmission.add_time(took);
     }
 }
 

@@ -27,10 +27,15 @@ impl Encoder {
     /// The header to write before `data` as it is. `None` when `data` is empty or longer than [`MAX_DATA`], or the direction
     /// has no DATA; nothing is to be written then.
     pub fn data(&mut self, data: &[u8]) -> Option<[u8; HEADER_LEN]> {
-        if data.is_empty() || data.len() > MAX_DATA || self.direction == Direction::Backward {
+        self.data_of(data.len())
+    }
+
+    /// The same for a payload that lies in several places and has `octets` in all.
+    pub fn data_of(&mut self, octets: usize) -> Option<[u8; HEADER_LEN]> {
+        if octets == 0 || octets > MAX_DATA || self.direction == Direction::Backward {
             return None;
         }
-        Some(self.header(DATA, data.len() as u32, &[]))
+        Some(self.header(DATA, octets as u32, &[]))
     }
 
     /// A whole frame. `None` when it does not run in this direction.

@@ -1,6 +1,6 @@
 //! The primary: checkpoints out, at an interval, and a guest that goes on running whatever happens.
 
-use super::stats::{RoundFigures, Statistics};
+use crate::replicate::stats::{RoundFigures, Statistics};
 use crate::hypervisor::{DeviceModel, SaveDomain};
 use crate::libxc::SaveError;
 use crate::libxl;

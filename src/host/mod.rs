@@ -1,0 +1,78 @@
+//! One host: what the commands `remus` and `receive` do, from options to an exit code.
+//!
+//! | file | what |
+//! |---|---|
+//! | `primary.rs` | a domain of this host, protected |
+//! | `secondary.rs` | a copy of another host's domain, and its life after a failover |
+//! | `operator.rs` | the control socket and signals, whoever is in charge of the domain |
+//! | `sim.rs` | the backend: simulated guests, their cables |
+
+pub mod operator;
+pub mod primary;
+pub mod secondary;
+pub mod sim;
+
+use crate::remus::{Config, Generation, Rule};
+use crate::replicate::fence::Fence;
+use crate::witness::{DirectoryWitness, Holder, Witness, WitnessError};
+use std::path::PathBuf;
+
+/// Who may be active alone, and who makes sure of it, as the operator says.
+#[derive(Debug, Clone)]
+pub struct Protection {
+    /// The domain's name.
+    pub domain: String,
+    /// The machine's settings.
+    pub config: Config,
+    /// The directory of generations, with [`Rule::Witness`].
+    pub witness: Option<PathBuf>,
+    /// The fencing command.
+    pub fence: Option<Fence>,
+    /// This process, as the witness knows it.
+    pub holder: Holder,
+}
+
+impl Protection {
+    /// The witness, opened anew: each of this process's roles has its own way to the same one.
+    ///
+    /// # Errors
+    /// Its directory or the domain's name is of no use.
+    pub fn witness(&self) -> Result<Option<Box<dyn Witness>>, WitnessError> {
+        match (&self.witness, self.config.rule) {
+            (Some(directory), Rule::Witness) => {
+                let witness = DirectoryWitness::open(directory, &self.domain, self.holder.clone())?;
+                Ok(Some(Box::new(witness)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The newest generation given, which a primary starts from.
+    ///
+    /// # Errors
+    /// As [`Protection::witness`], or the witness is out of reach.
+    pub fn newest(&self) -> Result<Generation, WitnessError> {
+        self.witness()?.map_or(Ok(Generation::default()), |mut witness| witness.newest())
+    }
+
+    /// What the rule in use means, for the operator.
+    pub const fn rule_in_words(&self) -> &'static str {
+        match (self.config.rule, self.fence.is_some()) {
+            (Rule::Witness, _) => {
+                "rule witness: whoever takes the next generation from the witness is active; the other side stands still"
+            }
+            (Rule::Manual, _) => {
+                "rule manual: the primary goes on alone when the secondary is lost; the secondary goes active on \
+                 `ctl fail-over` only. Nobody but the operator makes sure that one copy runs"
+            }
+            (Rule::PrimaryWins, true) => {
+                "rule primary-wins: the primary goes on alone when the secondary is lost; the secondary goes active when \
+                 its fencing command has succeeded"
+            }
+            (Rule::PrimaryWins, false) => {
+                "rule primary-wins: the primary goes on alone when the secondary is lost; without a fencing command the \
+                 secondary goes active on `ctl fail-over` only"
+            }
+        }
+    }
+}

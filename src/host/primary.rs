@@ -1,0 +1,72 @@
+//! `remus`: a domain of this host, protected.
+
+use super::operator::Desk;
+use super::sim::Guest;
+use super::Protection;
+use crate::hypervisor::Domain;
+use crate::hypervisor::sim::Runner;
+use crate::libxl;
+use crate::remus::Generation;
+use crate::remus::pacing::Pacing;
+use crate::replicate::failpoint::Failpoints;
+use crate::replicate::primary::{Driver, Ended, Ending, Observer, Resolve, Settings, Trouble};
+use crate::transport::Address;
+
+/// How to protect.
+pub struct Job {
+    /// Who may be active alone.
+    pub protection: Protection,
+    /// The newest generation that this side holds, or that the witness has given.
+    pub generation: Generation,
+    /// Whom to take as secondary at once.
+    pub to: Option<Address>,
+    /// What `ctl protect HOST` means.
+    pub resolve: Resolve,
+    /// How the interval moves by itself.
+    pub pacing: Option<Pacing>,
+    /// Most octets copied before the guest runs on.
+    pub staging_limit: u64,
+    /// The configuration for xl's preamble.
+    pub config: String,
+    /// Whether to end when protection does.
+    pub once: bool,
+    /// Where tests let this process die.
+    pub failpoints: Failpoints,
+}
+
+/// Protects a guest until it is gone, or this process is told to end.
+///
+/// # Errors
+/// [`Trouble`]; or the domain that is left cannot be asked how it is.
+pub fn protect(guest: Guest, job: Job, desk: &Desk, observer: impl Observer<Runner> + 'static) -> Result<Ending, Trouble> {
+    let Guest { runner, output, wire } = guest;
+    let domain = job.protection.domain.clone();
+    log::info!("{domain}: {}", job.protection.rule_in_words());
+    let settings = Settings {
+        witness: job.protection.witness().map_err(|error| Trouble::Io(std::io::Error::other(error)))?,
+        domain: job.protection.domain,
+        config: job.protection.config,
+        generation: job.generation,
+        pacing: job.pacing,
+        staging_limit: job.staging_limit,
+        save: libxl::save::Options { config: Some(job.config), ..libxl::save::Options::default() },
+        output,
+        resolve: job.resolve,
+        once: job.once,
+        failpoints: job.failpoints,
+    };
+    let driver = Driver::default();
+    desk.assign(Some(driver.handle()));
+    let ended = driver.run(runner, job.to, observer, settings);
+    desk.assign(None);
+    let Ended { how, domain: runner, .. } = ended?;
+    if how == Ending::Stopped || how == Ending::Unprotected {
+        // A simulated guest lives in this process; a real one would go on.
+        match runner.info() {
+            Ok(info) => log::info!("{domain}: the guest {}", if info.is_running() { "runs" } else { "stands still" }),
+            Err(error) => log::error!("{domain}: {error}"),
+        }
+    }
+    drop(wire);
+    Ok(how)
+}

@@ -1,0 +1,41 @@
+//! What two sides say to each other: frames out, frames in.
+//!
+//! | | primary | secondary |
+//! |---|---|---|
+//! | out | [`Outbox`] for control frames, [`Lane`] for the stream's octets | [`Outbox`] |
+//! | in | [`backward`] | [`Forward`], which is the stream's source too |
+
+mod backward;
+mod forward;
+mod lane;
+mod outbox;
+
+pub use backward::{Heard, backward, silence};
+pub use forward::{Forward, Heading, Record};
+pub use lane::{Lane, StopFlag};
+pub use outbox::Outbox;
+
+use crate::transport::LinkReader;
+use std::io::{self, Read};
+
+/// Reads octets one step at a time until `recognise` knows them. `Ok(None)`: the connection ended before that.
+pub(super) fn first_octets<T>(
+    reader: &mut LinkReader,
+    octets: &mut Vec<u8>,
+    recognise: impl Fn(&[u8]) -> Result<T, usize>,
+) -> io::Result<Option<T>> {
+    loop {
+        match recognise(octets) {
+            Ok(known) => return Ok(Some(known)),
+            Err(needed) => {
+                let start = octets.len();
+                octets.resize(needed.max(start + 1), 0);
+                let got = reader.read(octets.get_mut(start..).unwrap_or_default())?;
+                octets.truncate(start + got);
+                if got == 0 {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}

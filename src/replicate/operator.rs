@@ -1,0 +1,84 @@
+//! The operator's way to a driver, and the driver's words to the operator.
+
+use crate::control::{Notice as Told, Reply, Request};
+use crate::remus::Level;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Instant;
+
+/// What an operator wants of a driver.
+#[derive(Debug)]
+pub enum Ask {
+    /// Something over the control socket; the answer goes to the sender.
+    Request(Request, Sender<Reply>),
+    /// SIGTERM or SIGINT: end in a defined state. Asked twice: end at once.
+    Terminate,
+}
+
+/// A way to a running driver. Clones lead to the same one; when it has ended, requests are answered with an error.
+#[derive(Clone)]
+pub struct Handle(Arc<dyn Fn(Ask) -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Handle")
+    }
+}
+
+impl Handle {
+    /// `tell` gives false when nobody hears any more.
+    pub(super) fn new(tell: impl Fn(Ask) -> bool + Send + Sync + 'static) -> Self {
+        Handle(Arc::new(tell))
+    }
+
+    /// Asks, and waits for the answer.
+    pub fn request(&self, request: Request) -> Reply {
+        let (answer, answered) = channel();
+        let gone = || Reply::error("this side has ended");
+        if !(self.0)(Ask::Request(request, answer)) {
+            return gone();
+        }
+        answered.recv().unwrap_or_else(|_| gone())
+    }
+
+    /// What a signal asks for.
+    pub fn terminate(&self) {
+        (self.0)(Ask::Terminate);
+    }
+}
+
+/// Notices kept for the status.
+const KEPT: usize = 16;
+
+/// The newest notices. Each is a line in the log too.
+#[derive(Debug, Default)]
+pub(super) struct Notices(VecDeque<(Instant, Level, String)>);
+
+impl Notices {
+    pub(super) fn add(&mut self, domain: &str, level: Level, text: String) {
+        let line = match level {
+            Level::Info => log::Level::Info,
+            Level::Warning => log::Level::Warn,
+            Level::Critical => log::Level::Error,
+        };
+        log::log!(line, "{domain}: {text}");
+        if self.0.len() == KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back((Instant::now(), level, text));
+    }
+
+    pub(super) fn list(&self) -> Vec<Told> {
+        let age = |at: &Instant| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let level = |level: &Level| match level {
+            Level::Info => "info",
+            Level::Warning => "warning",
+            Level::Critical => "critical",
+        };
+        self.0
+            .iter()
+            .map(|(at, l, text)| Told { age_ms: age(at), level: level(l).into(), text: text.clone() })
+            .collect()
+    }
+}

@@ -1,0 +1,73 @@
+//! From an address to a peer that is known, on a thread of its own: starting a command and waiting for its first octets
+//! may take any time.
+
+use crate::remus::Session;
+use crate::remus::wire::{MAGIC, Peer, recognise_secondary};
+use crate::replicate::link::first_octets;
+use crate::stream::handshake::Message as Handshake;
+use crate::transport::{Address, Cancel, LinkReader, LinkWriter, connect, is_cancelled};
+use std::io::{self, IoSlice};
+use std::thread;
+
+/// A connection whose other end is known.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub peer: Peer,
+    /// For people.
+    pub name: String,
+    pub reader: LinkReader,
+    /// Octets of the peer that have been read already.
+    pub first: Vec<u8>,
+    pub writer: LinkWriter,
+    pub cancel: Cancel,
+}
+
+/// Starts to connect. `tell` gets the connection, or why there is none; after `cancel` it may get either, soon.
+pub(super) fn start(
+    address: Address,
+    session: Session,
+    cancel: Cancel,
+    tell: impl FnOnce(Session, io::Result<Connected>) + Send + 'static,
+) -> io::Result<()> {
+    thread::Builder::new()
+        .name("connect".into())
+        .spawn(move || {
+            let connected = reach(&address, cancel);
+            tell(session, connected);
+        })
+        .map(drop)
+}
+
+fn reach(address: &Address, cancel: Cancel) -> io::Result<Connected> {
+    let link = connect(address, &cancel)?;
+    let name = link.peer().to_owned();
+    let (mut reader, mut writer) = link.split();
+    if let Address::Null = address {
+        // Nobody is there to say anything.
+        return Ok(Connected { peer: Peer::Bare, name, reader, first: Vec::new(), writer, cancel });
+    }
+    let mut first = Vec::new();
+    let peer = first_octets(&mut reader, &mut first, recognise_secondary)
+        .map_err(|error| if is_cancelled(&error) { io::ErrorKind::TimedOut.into() } else { error })?;
+    match peer {
+        None => {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("{name} ended before it said anything this program knows"),
+            ));
+        }
+        Some(Peer::Unknown) => {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{name} is neither xen-replicate nor xl: it says {:?}", String::from_utf8_lossy(&first)),
+            ));
+        }
+        Some(Peer::Framed) => writer.write_all_vectored(&mut [IoSlice::new(&MAGIC)])?,
+        Some(Peer::Bare) => {
+            // The banner is read whole, and is no part of anything.
+            let banner = Handshake::Banner.octets().len();
+            first.drain(..banner.min(first.len()));
+        }
+    }
+    Ok(Connected { peer: peer.unwrap_or(Peer::Unknown), name, reader, first, writer, cancel })
+}

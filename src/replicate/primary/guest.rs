@@ -1,0 +1,260 @@
+//! The guest's side of a primary, on a thread of its own: suspends, copies, resumes, writes to the stream.
+
+use super::SharedOutput;
+use crate::hypervisor::{DeviceModel, PAGE_SIZE, SaveDomain};
+use crate::libxc::SaveError;
+use crate::libxl;
+use crate::replicate::failpoint::{Failpoints, Step};
+use crate::replicate::link::{Lane, Outbox, StopFlag};
+use crate::stream::handover::{BetweenCheckpoints, LibxcWriter, ToLibxl};
+use std::sync::PoisonError;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+/// What to do, in order.
+#[derive(Debug)]
+pub(super) enum Job {
+    Suspend,
+    /// Send all memory while the guest runs, as the start of a new stream.
+    Begin {
+        outbox: Outbox,
+        stream: u32,
+        checkpoint: u64,
+    },
+    Copy {
+        checkpoint: u64,
+    },
+    Resume {
+        epoch: u64,
+    },
+    Transmit {
+        checkpoint: u64,
+    },
+    /// Stand still for good.
+    Pause,
+    /// No stream any more: writes need not be tracked.
+    Forget,
+    Quit,
+}
+
+/// What has been done, or not.
+#[derive(Debug)]
+pub(super) enum Done {
+    Suspended,
+    SuspendFailed(SaveError),
+    Image {
+        checkpoint: u64,
+    },
+    /// The hypervisor's doing, not the link's.
+    CopyFailed {
+        checkpoint: u64,
+        error: SaveError,
+    },
+    Copied {
+        checkpoint: u64,
+        pages: u64,
+    },
+    Resumed {
+        at: Instant,
+        pause: Duration,
+    },
+    /// Packets cannot be told apart by epochs any more.
+    EpochFailed(crate::hypervisor::Error),
+    /// The guest stands still and cannot be helped.
+    ResumeFailed(crate::hypervisor::Error),
+    Sent {
+        checkpoint: u64,
+        octets: u64,
+        took: Duration,
+    },
+    /// Given up, as asked.
+    Stopped {
+        checkpoint: u64,
+    },
+    WriteFailed(SaveError),
+}
+
+/// Told of the guest at each checkpoint.
+pub trait Observer<D>: Send {
+    /// The guest stands at checkpoint `number` and its state is taken. The time this takes is not counted as pause.
+    fn suspended(&mut self, number: u64, domain: &D) {
+        let _ = (number, domain);
+    }
+}
+
+/// Nobody watches.
+impl<D> Observer<D> for () {}
+
+/// Where the stream is. A failed write leaves none.
+#[derive(Debug)]
+enum Place {
+    Image(LibxcWriter<Lane, ToLibxl>),
+    Between(BetweenCheckpoints<Lane>),
+}
+
+/// A stream under way.
+struct Stream {
+    lane: Lane,
+    place: Option<Place>,
+    /// The checkpoint was too large to be copied and is written already.
+    direct: bool,
+}
+
+/// The thread's own.
+pub(super) struct Guest<D, O> {
+    pub domain: D,
+    pub saver: libxl::Saver,
+    pub output: SharedOutput,
+    pub observer: O,
+    pub staging_limit: u64,
+    pub failpoints: Failpoints,
+    pub stop: StopFlag,
+    pub domain_name: String,
+}
+
+impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
+    /// Does jobs until told to quit. Gives the domain back.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>, mut done: impl FnMut(Done)) -> D {
+        let mut stream: Option<Stream> = None;
+        let mut suspended_at = Instant::now();
+        // Not the guest's time.
+        let mut watched = Duration::ZERO;
+        for job in jobs {
+            match job {
+                Job::Suspend => {
+                    suspended_at = Instant::now();
+                    watched = Duration::ZERO;
+                    done(match self.domain.suspend() {
+                        Ok(()) => Done::Suspended,
+                        Err(error) => Done::SuspendFailed(error.into()),
+                    });
+                }
+                Job::Begin { outbox, stream: number, checkpoint } => {
+                    stream = None;
+                    match self.begin(outbox, number, checkpoint) {
+                        Ok(begun) => {
+                            stream = Some(begun);
+                            done(Done::Image { checkpoint });
+                        }
+                        // The machine has gone on to another stream, or will hear of the link's end.
+                        Err(SaveError::Write(_)) if self.stop.stops(checkpoint) => {}
+                        Err(error @ SaveError::Write(_)) => done(Done::WriteFailed(error)),
+                        Err(error) => done(Done::CopyFailed { checkpoint, error }),
+                    }
+                }
+                Job::Copy { checkpoint } => match self.copy(stream.as_mut(), checkpoint) {
+                    Ok(pages) => {
+                        let started = Instant::now();
+                        self.observer.suspended(checkpoint, &self.domain);
+                        watched += started.elapsed();
+                        done(Done::Copied { checkpoint, pages });
+                    }
+                    Err(error) => {
+                        stream = None;
+                        done(Done::CopyFailed { checkpoint, error });
+                    }
+                },
+                Job::Resume { epoch } => {
+                    let epoch = self.output.lock().unwrap_or_else(PoisonError::into_inner).begin_epoch(epoch);
+                    if let Err(error) = epoch {
+                        // Before the guest runs: nothing may be released from here on.
+                        done(Done::EpochFailed(error));
+                    }
+                    match self.domain.resume() {
+                        Ok(()) => {
+                            let at = Instant::now();
+                            self.failpoints.pass(Step::Resumed);
+                            done(Done::Resumed { at, pause: (at - suspended_at).saturating_sub(watched) });
+                        }
+                        Err(error) => done(Done::ResumeFailed(error)),
+                    }
+                }
+                Job::Transmit { checkpoint } => {
+                    self.failpoints.pass(Step::TransmitBegun);
+                    let started = Instant::now();
+                    match self.transmit(stream.as_mut(), checkpoint) {
+                        Ok(octets) => {
+                            self.failpoints.pass(Step::Sealed);
+                            done(Done::Sent { checkpoint, octets, took: started.elapsed() });
+                        }
+                        Err(_) if self.stop.stops(checkpoint) => {
+                            stream = None;
+                            done(Done::Stopped { checkpoint });
+                        }
+                        Err(error) => {
+                            stream = None;
+                            done(Done::WriteFailed(error));
+                        }
+                    }
+                }
+                Job::Pause => {
+                    if let Err(error) = self.domain.pause() {
+                        // Its output goes nowhere any more, whatever it does.
+                        log::error!("{}: pausing the guest: {error}", self.domain_name);
+                    }
+                }
+                Job::Forget => {
+                    stream = None;
+                    if let Err(error) = self.saver.stop(&mut self.domain) {
+                        log::warn!("{}: ending the tracking of writes: {error}", self.domain_name);
+                    }
+                }
+                Job::Quit => break,
+            }
+        }
+        self.domain
+    }
+
+    fn begin(&mut self, outbox: Outbox, number: u32, checkpoint: u64) -> Result<Stream, SaveError> {
+        let write = |error| SaveError::Write(crate::stream::handover::WriteError::Io { offset: 0, error });
+        let lane = Lane::begin(outbox, number, checkpoint, self.stop.clone(), self.failpoints.clone()).map_err(write)?;
+        self.failpoints.pass(Step::ImageBegun);
+        let out = self.saver.begin(&mut self.domain, lane.clone())?;
+        Ok(Stream { lane, place: Some(Place::Image(out)), direct: false })
+    }
+
+    /// Takes the state of the suspended guest: as a copy, or, where there is too much for that, onto the stream.
+    fn copy(&mut self, stream: Option<&mut Stream>, checkpoint: u64) -> Result<u64, SaveError> {
+        let pages = self.saver.collect(&mut self.domain)?;
+        let Some(stream) = stream else { return Ok(pages) };
+        stream.lane.enter(checkpoint);
+        stream.direct = pages.saturating_mul(PAGE_SIZE as u64) > self.staging_limit;
+        if !stream.direct {
+            self.saver.stage(&self.domain)?;
+            return Ok(pages);
+        }
+        log::warn!(
+            "{}: checkpoint {checkpoint}: {pages} pages are over the staging limit, the guest waits for the link",
+            self.domain_name
+        );
+        let Some(place) = stream.place.take() else { return Ok(pages) };
+        match self.saver.send_direct(&self.domain, round(place)) {
+            Ok(between) => stream.place = Some(Place::Between(between)),
+            // The guest's state is not in danger; sending what follows will find the link as it is.
+            Err(error @ SaveError::Write(_)) => log::warn!("{}: {error}", self.domain_name),
+            Err(error) => return Err(error),
+        }
+        Ok(pages)
+    }
+
+    fn transmit(&mut self, stream: Option<&mut Stream>, checkpoint: u64) -> Result<u64, SaveError> {
+        let write = |error| SaveError::Write(crate::stream::handover::WriteError::Io { offset: 0, error });
+        let gone = || write(std::io::ErrorKind::NotConnected.into());
+        let stream = stream.ok_or_else(gone)?;
+        let place = stream.place.take().ok_or_else(gone)?;
+        let between = match place {
+            Place::Between(between) if stream.direct => between,
+            place => self.saver.send(round(place))?,
+        };
+        let octets = stream.lane.seal(checkpoint).map_err(write)?;
+        stream.place = Some(Place::Between(between));
+        Ok(octets)
+    }
+}
+
+fn round(place: Place) -> LibxcWriter<Lane, ToLibxl> {
+    match place {
+        Place::Image(out) => out,
+        Place::Between(out) => out.next_round(),
+    }
+}

@@ -1,0 +1,142 @@
+//! The primary in words: what its operator reads in the log and in the status.
+
+use super::round::Rounds;
+use crate::control::{Figures, Status};
+use crate::remus::pacing::Target;
+use crate::remus::primary::{Action, Cause, Code, End, Notice, Phase};
+use crate::remus::wire::Capabilities;
+use crate::remus::{Level, Primary, RefuseReason};
+use crate::replicate::operator::Notices;
+
+/// What is told of a primary besides the machine's own state.
+#[derive(Debug)]
+pub(super) struct Words {
+    pub domain: String,
+    pub witness: String,
+    pub notices: Notices,
+    pub peer: Option<String>,
+    pub bare: bool,
+}
+
+/// A phase by its name.
+pub(super) const fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Alone => "alone",
+        Phase::Claiming => "claiming",
+        Phase::Connecting => "connecting",
+        Phase::Greeting => "greeting",
+        Phase::Protected => "protected",
+        Phase::Delegated => "delegated",
+        Phase::Leaving { .. } => "leaving",
+        Phase::Ended(End::Fenced) => "fenced",
+        Phase::Ended(End::SwitchedOver) => "switched-over",
+    }
+}
+
+/// What the machine has against a command, if it has not obeyed.
+pub(super) fn refusal(actions: &[Action], now: Phase) -> Option<String> {
+    actions.iter().find_map(|action| match action {
+        Action::Notice(Notice { code: Code::NotNow, .. }) => Some(format!("cannot be done while {}", phase(now))),
+        Action::Notice(Notice { code: Code::BadInterval, .. }) => Some("the interval must be 1 ms to 60 s".into()),
+        _ => None,
+    })
+}
+
+const fn cause(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Silent => "the secondary is silent",
+        Cause::AckLate => "the secondary lives but does not acknowledge",
+        Cause::LinkLost => "the connection to the secondary has ended",
+        Cause::Garbled => "the back channel is damaged",
+        Cause::Refused => "the secondary refuses one checkpoint after another",
+        Cause::LocalFailure => "a checkpoint could not be taken on this side",
+        Cause::Asked => "the operator asked for it",
+        Cause::NotTakenOver => "the secondary has not taken over",
+    }
+}
+
+fn text(code: Code) -> String {
+    let text = match code {
+        Code::Protected => "protected: the secondary has the first checkpoint",
+        Code::BackAgain => "the secondary is heard again, or is kept: going on as before",
+        Code::IntervalStretched => "the guest dirties faster than the link carries: checkpoints come later than asked",
+        Code::Refused(reason) => return format!("the secondary has refused a checkpoint ({reason}); a whole image follows"),
+        Code::Leaving(why) => return format!("giving up protection: {}; output is held until that is decided", cause(why)),
+        Code::Unprotected => "UNPROTECTED: the guest runs on, nothing survives this host's death",
+        Code::SecondaryLeft => "the secondary has ended its part",
+        Code::WitnessUnreachable => "the witness cannot be reached: nothing changes until it can",
+        Code::NoAnswer => "nobody answered",
+        Code::NotConnected => "no connection to a secondary",
+        Code::Unsuited => "the two sides do not suit: compare --rule, and the versions",
+        Code::BareRefused => "the other side is Xen's own receiver, without acknowledgements: --allow-bare takes it",
+        Code::Bare => "the other side is Xen's own receiver",
+        Code::BackChannelDamaged => "the back channel is damaged",
+        Code::LocalFailure => "a checkpoint could not be taken on this side",
+        Code::Fenced => "FENCED: the other side is active, this guest stands still for good",
+        Code::SwitchedOver => "switched over: the guest runs on the other side",
+        Code::OperatorNeeded => "the secondary was told to take over and does not answer: only the operator knows who is active",
+        Code::Forced => "going on alone on the operator's word that no other copy runs",
+        Code::NotNow => "that cannot be done now",
+        Code::BadInterval => "the interval must be 1 ms to 60 s",
+    };
+    text.to_owned()
+}
+
+impl Words {
+    pub(super) fn notice(&mut self, notice: Notice) {
+        self.notices.add(&self.domain, notice.level, text(notice.code));
+        if notice.code == Code::Bare {
+            for (level, cost) in Capabilities::BARE.cost() {
+                self.notices.add(&self.domain, level, cost.to_owned());
+            }
+        }
+    }
+
+    pub(super) fn trouble(&mut self, text: String) {
+        self.notices.add(&self.domain, Level::Critical, text);
+    }
+
+    /// What the secondary says of its refusal.
+    pub(super) fn refused(&mut self, checkpoint: u64, reason: RefuseReason, detail: &[u8]) {
+        if !detail.is_empty() {
+            let detail = String::from_utf8_lossy(detail);
+            let text = format!("the secondary on checkpoint {checkpoint}: {reason}: {}", detail.escape_debug());
+            self.notices.add(&self.domain, Level::Warning, text);
+        }
+    }
+
+    pub(super) fn status(&self, machine: &Primary, rounds: &Rounds) -> Status {
+        let (checkpoint, acknowledged) = machine.checkpoints();
+        let config = machine.config();
+        Status {
+            domain: self.domain.clone(),
+            role: "primary".into(),
+            phase: phase(machine.phase()).into(),
+            guest: match machine.phase() {
+                Phase::Ended(_) => "stopped",
+                Phase::Delegated => "suspended",
+                _ => "running",
+            }
+            .into(),
+            protected: machine.is_protected(),
+            peer: self.peer.clone(),
+            framed: !self.bare,
+            rule: config.rule.name().into(),
+            generation: machine.generation().0,
+            session: format!("{:016x}", machine.session().0),
+            interval_ms: u64::try_from(config.interval.as_millis()).unwrap_or(u64::MAX),
+            output: if machine.is_held() { "held" } else { "free" }.into(),
+            checkpoint,
+            acknowledged,
+            since_last_ms: rounds.last().map_or(0, |at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            witness: self.witness.clone(),
+            fence: false,
+            adaptive: rounds.pacing().map(|pacing| match pacing.target {
+                Target::PausedShare(share) => format!("paused at most {}.{} %", share / 10, share % 10),
+                Target::OutputDelay(delay) => format!("output delayed at most {} ms", delay.as_millis()),
+            }),
+            notices: self.notices.list(),
+            statistics: Figures::from(rounds.statistics()),
+        }
+    }
+}

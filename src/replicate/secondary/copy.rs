@@ -1,0 +1,307 @@
+//! The secondary's copy, on a thread of its own: reads the stream, keeps what is whole, applies what it is told to.
+
+use super::Target;
+use crate::hypervisor;
+use crate::libxl::restore::{Options, Restorer, Turn};
+use crate::libxc::RestoreError;
+use crate::remus::types::{RefuseReason, Session};
+use crate::remus::wire::{Control, WireError};
+use crate::replicate::failpoint::{Failpoints, Step};
+use crate::replicate::link::{Forward, Heading};
+use crate::stream::handover::{LibxcReader, LibxlReader, ToLibxl};
+use std::cell::RefCell;
+use std::io::{self, Read};
+use std::rc::Rc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+/// What the thread has to say.
+#[derive(Debug)]
+pub(super) enum Said<D> {
+    /// A frame, as it came.
+    Frame(Session, Control),
+    /// A whole checkpoint, or one that is not. The thread waits for an [`Order`].
+    Checkpoint { session: Session, number: u64, verdict: Result<(), RefuseReason>, text: String, figures: Arrived },
+    /// The stream is unsound before its checkpoint is whole.
+    Damaged { reason: RefuseReason, text: String },
+    /// The framing is damaged.
+    Garbled(WireError),
+    /// The connection has ended. The thread waits for an [`Order`].
+    Ended,
+    /// The checkpoint is applied.
+    Applied { number: u64, took: Duration },
+    /// It could not be.
+    ApplyFailed { number: u64, text: String },
+    /// The domain, fit to run: the last word.
+    Survivor(Box<D>),
+    /// It could not be made fit: the last word.
+    Unfit(String),
+}
+
+/// What a checkpoint brought.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Arrived {
+    pub pages: u64,
+    pub octets: u64,
+}
+
+/// What the thread is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Load the checkpoint just received.
+    Apply,
+    /// Forget it.
+    Drop,
+    /// Make the domain fit to run and give it away.
+    Activate,
+    /// Free everything and end.
+    Quit,
+}
+
+/// A domain at a checkpoint, and what continues it.
+#[derive(Debug)]
+struct Copy<D> {
+    restorer: Restorer,
+    domain: D,
+}
+
+/// The stream's octets, for readers that come and go.
+#[derive(Debug, Clone)]
+struct Octets(Rc<RefCell<Forward>>);
+
+impl Read for Octets {
+    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
+        self.0.borrow_mut().read(octets)
+    }
+}
+
+/// Where a stream's handling goes on.
+enum Next {
+    /// With whatever comes.
+    Heading,
+    /// With this order.
+    Order(Order),
+}
+
+/// The thread.
+pub(super) struct Keeper<T: Target, S> {
+    forward: Octets,
+    target: T,
+    options: Options,
+    failpoints: Failpoints,
+    orders: Receiver<Order>,
+    say: S,
+    copy: Option<Copy<T::Domain>>,
+}
+
+impl<T: Target, S: FnMut(Said<T::Domain>)> Keeper<T, S> {
+    pub(super) fn new(
+        forward: Forward,
+        target: T,
+        options: Options,
+        failpoints: Failpoints,
+        orders: Receiver<Order>,
+        say: S,
+    ) -> Self {
+        let forward = Octets(Rc::new(RefCell::new(forward)));
+        Keeper { forward, target, options, failpoints, orders, say, copy: None }
+    }
+
+    /// Runs until an order ends it.
+    pub(super) fn run(mut self) {
+        loop {
+            let heading = self.forward.0.borrow_mut().next_heading();
+            let next = match heading {
+                Heading::Stream { .. } => self.stream(),
+                // The end of a checkpoint whose beginning was unsound.
+                Heading::Checkpoint(..) => Next::Heading,
+                Heading::Garbled(error) => {
+                    (self.say)(Said::Garbled(error));
+                    self.forward.0.borrow_mut().drain();
+                    Next::Heading
+                }
+                Heading::Ended => {
+                    (self.say)(Said::Ended);
+                    // Orders for checkpoints are of no meaning any more.
+                    Next::Order(self.final_order())
+                }
+            };
+            match next {
+                Next::Heading => {}
+                Next::Order(Order::Activate) => return self.activate(),
+                Next::Order(_) => return,
+            }
+        }
+    }
+
+    fn final_order(&self) -> Order {
+        loop {
+            match self.orders.recv() {
+                Ok(Order::Activate) => return Order::Activate,
+                Ok(Order::Quit) | Err(_) => return Order::Quit,
+                Ok(Order::Apply | Order::Drop) => {}
+            }
+        }
+    }
+
+    /// One stream, from its first octet to wherever it goes no further.
+    fn stream(&mut self) -> Next {
+        self.arm(Step::ImageArriving);
+        let (copy, reader) = match self.image() {
+            Ok(image) => image,
+            Err(unsound) => return self.unsound(&unsound),
+        };
+        self.failpoints.pass(Step::Received);
+        let number = match self.report(Arrived::default()) {
+            Ok((number, Order::Apply)) => number,
+            Ok((_, Order::Drop)) => return Next::Heading,
+            Ok((_, order)) => return Next::Order(order),
+            Err(next) => return next,
+        };
+        self.failpoints.pass(Step::Applying);
+        // The image is in the new domain already. Only now is the one before of no use any more.
+        let started = Instant::now();
+        self.copy = Some(copy);
+        self.failpoints.pass(Step::Applied);
+        (self.say)(Said::Applied { number, took: started.elapsed() });
+        self.rounds(reader)
+    }
+
+    /// The first image, into a domain of its own: the copy there is stays as it is.
+    fn image(&mut self) -> Result<(Copy<T::Domain>, LibxcReader<Octets, ToLibxl>), Unsound> {
+        let (reader, config): (LibxlReader<Octets>, _) = Restorer::open(self.forward.clone(), self.options)?;
+        let mut domain = self.target.create(config.as_deref()).map_err(Unsound::Budget)?;
+        let mut restorer = Restorer::new(&domain, self.options)?;
+        match restorer.first_image(reader, &mut domain)? {
+            Turn::Checkpoint(reader) => Ok((Copy { restorer, domain }, reader)),
+            Turn::Ended(_) => Err(Unsound::Ended),
+        }
+    }
+
+    /// The checkpoints behind the first.
+    fn rounds(&mut self, mut reader: LibxcReader<Octets, ToLibxl>) -> Next {
+        loop {
+            self.arm(Step::Arriving);
+            let Some(copy) = &mut self.copy else { return Next::Heading };
+            reader = match copy.restorer.receive(reader, &copy.domain) {
+                Ok(Turn::Checkpoint(reader)) => reader,
+                Ok(Turn::Ended(_)) => return self.unsound(&Unsound::Ended),
+                Err(error) => return self.unsound(&error.into()),
+            };
+            let figures =
+                Arrived { pages: copy.restorer.round_pages() as u64, octets: copy.restorer.round_octets() };
+            self.failpoints.pass(Step::Received);
+            let number = match self.report(figures) {
+                Ok((number, Order::Apply)) => number,
+                Ok((_, Order::Drop)) => return Next::Heading,
+                Ok((_, order)) => return Next::Order(order),
+                Err(next) => return next,
+            };
+            let Some(copy) = &mut self.copy else { return Next::Heading };
+            self.failpoints.pass(Step::Applying);
+            let started = Instant::now();
+            match copy.restorer.apply(&mut copy.domain) {
+                Ok(()) => {
+                    self.failpoints.pass(Step::Applied);
+                    (self.say)(Said::Applied { number, took: started.elapsed() });
+                }
+                Err(error) => {
+                    (self.say)(Said::ApplyFailed { number, text: error.to_string() });
+                    self.copy = None;
+                    return Next::Order(self.final_order());
+                }
+            }
+        }
+    }
+
+    /// Holds the checkpoint just parsed against its frame, says what came of it, and waits for the order.
+    fn report(&mut self, figures: Arrived) -> Result<(u64, Order), Next> {
+        let sealed = self.forward.0.borrow_mut().checkpoint();
+        match sealed {
+            Ok((session, seal, verdict)) => {
+                let text = String::new();
+                Ok((seal.number, self.ask(session, seal.number, verdict, text, figures)))
+            }
+            Err(None) => Err(Next::Heading),
+            Err(Some(reason)) => {
+                let text = "octets behind the checkpoint's last record".to_owned();
+                (self.say)(Said::Damaged { reason, text });
+                Err(Next::Heading)
+            }
+        }
+    }
+
+    fn ask(
+        &mut self,
+        session: Session,
+        number: u64,
+        verdict: Result<(), RefuseReason>,
+        text: String,
+        figures: Arrived,
+    ) -> Order {
+        (self.say)(Said::Checkpoint { session, number, verdict, text, figures });
+        self.orders.recv().unwrap_or(Order::Quit)
+    }
+
+    /// The stream cannot be parsed any further.
+    fn unsound(&mut self, unsound: &Unsound) -> Next {
+        let (reason, text) = (unsound.reason(), unsound.to_string());
+        let seen = self.forward.0.borrow().seen();
+        match seen {
+            // It was the checkpoint's end, or the connection's, that came too early.
+            Some(Heading::Checkpoint(..)) => {
+                let sealed = self.forward.0.borrow_mut().checkpoint();
+                let Ok((session, seal, verdict)) = sealed else { return Next::Heading };
+                let verdict = verdict.and(Err(reason));
+                match self.ask(session, seal.number, verdict, text, Arrived::default()) {
+                    Order::Apply | Order::Drop => Next::Heading,
+                    order => Next::Order(order),
+                }
+            }
+            Some(_) => Next::Heading,
+            None => {
+                (self.say)(Said::Damaged { reason, text });
+                Next::Heading
+            }
+        }
+    }
+
+    fn activate(mut self) {
+        let said = match self.copy.take() {
+            None => Said::Unfit("there is no copy".into()),
+            Some(Copy { mut restorer, mut domain }) => match restorer.complete(&mut domain) {
+                Ok(()) => Said::Survivor(Box::new(domain)),
+                Err(error) => Said::Unfit(error.to_string()),
+            },
+        };
+        (self.say)(said);
+    }
+
+    fn arm(&self, step: Step) {
+        self.forward.0.borrow_mut().arm(step);
+    }
+}
+
+/// Why a stream goes no further.
+#[derive(Debug, thiserror::Error)]
+enum Unsound {
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error("no domain for the image: {0}")]
+    Budget(hypervisor::Error),
+    #[error("the stream ends as a plain one does")]
+    Ended,
+}
+
+impl Unsound {
+    const fn reason(&self) -> RefuseReason {
+        match self {
+            Unsound::Budget(_)
+            | Unsound::Restore(
+                RestoreError::RoundLimit { .. }
+                | RestoreError::Hypervisor { error: hypervisor::Error::OutOfMemory { .. }, .. },
+            ) => RefuseReason::Budget,
+            Unsound::Restore(_) | Unsound::Ended => RefuseReason::Malformed,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The secondary in words: what its operator reads in the log and in the status.
+
+use crate::control::{Figures, Status};
+use crate::remus::secondary::{Action, Code, End, Notice, Phase};
+use crate::remus::{Level, RefuseReason, Secondary};
+use crate::replicate::operator::Notices;
+use crate::replicate::stats::Statistics;
+use std::time::Instant;
+
+/// What is told of a secondary besides the machine's own state.
+#[derive(Debug)]
+pub(super) struct Words {
+    pub domain: String,
+    pub peer: String,
+    pub witness: String,
+    pub fence: bool,
+    pub notices: Notices,
+    pub statistics: Statistics,
+    /// When the newest checkpoint came.
+    pub last: Option<Instant>,
+}
+
+/// A phase by its name.
+pub(super) const fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Greeting => "greeting",
+        Phase::Passive => "passive",
+        Phase::Lost => "lost",
+        Phase::Claiming => "claiming",
+        Phase::Fencing => "fencing",
+        Phase::Activating => "activating",
+        Phase::Active => "active",
+        Phase::Ended(_) => "ended",
+    }
+}
+
+/// Whether the machine has said no to a command.
+pub(super) const fn is_not_now(action: &Action) -> bool {
+    matches!(action, Action::Notice(Notice { code: Code::NotNow, .. }))
+}
+
+fn text(code: Code) -> String {
+    let text = match code {
+        Code::Ready => "the first checkpoint is whole: this side could take over",
+        Code::PrimaryLost => "the primary is silent, or its connection has ended",
+        Code::BackAgain => "the primary is heard again",
+        Code::Refused(reason) => return format!("a checkpoint was refused ({reason}); the one before it stands"),
+        Code::LinkDamaged => "the link is damaged, nothing more can be read from it",
+        Code::WitnessUnreachable => "the witness cannot be reached: this side stays passive until it can",
+        Code::OperatorNeeded => "the rule in use leaves it to the operator who is active: ctl fail-over starts the guest here",
+        Code::FenceFailed => "the fencing command has failed: this side stays passive",
+        Code::Activating => "going active",
+        Code::Active => "active",
+        Code::Ended(end) => match end {
+            End::Dismissed => "the primary has ended the session; the copy is freed",
+            End::Superseded => "the primary, or somebody else, holds a newer generation; the copy is freed",
+            End::Empty => "the connection ended before one checkpoint was whole",
+            End::CopyLost => "a checkpoint could not be applied: the copy is lost",
+            End::Stopped => "stopped; the copy is freed",
+            End::Unsuited => "the two sides do not suit: compare --rule on both",
+        },
+        Code::Forced => "going active on the operator's word that no other copy runs",
+        Code::NotNow => "that cannot be done now",
+        Code::BadSwitchOver => "the primary asked for a switch-over to another checkpoint than the newest here",
+    };
+    text.to_owned()
+}
+
+impl Words {
+    pub(super) fn notice(&mut self, notice: Notice) {
+        self.notices.add(&self.domain, notice.level, text(notice.code));
+    }
+
+    pub(super) fn refused(&mut self, checkpoint: u64, reason: RefuseReason, detail: Option<&str>) {
+        self.statistics.refused += 1;
+        let text = format!("checkpoint {checkpoint} is refused: {}", super::refusal(reason, detail));
+        self.notices.add(&self.domain, Level::Warning, text);
+    }
+
+    pub(super) fn status(&self, machine: &Secondary) -> Status {
+        let newest = machine.newest().unwrap_or_default();
+        let config = machine.config();
+        Status {
+            domain: self.domain.clone(),
+            role: "secondary".into(),
+            phase: phase(machine.phase()).into(),
+            guest: match machine.phase() {
+                Phase::Active => "running",
+                Phase::Ended(_) => "absent",
+                _ => "stopped",
+            }
+            .into(),
+            protected: machine.newest().is_some() && machine.phase() == Phase::Passive,
+            peer: Some(self.peer.clone()),
+            framed: true,
+            rule: config.rule.name().into(),
+            generation: machine.generation().0,
+            session: format!("{:016x}", machine.session().0),
+            interval_ms: 0,
+            output: "held".into(),
+            checkpoint: newest,
+            acknowledged: newest,
+            since_last_ms: self.last.map_or(0, |at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            witness: self.witness.clone(),
+            fence: self.fence,
+            adaptive: None,
+            notices: self.notices.list(),
+            statistics: Figures::from(&self.statistics),
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! A connection.
+
+use super::cancel::ready;
+use super::{Address, Cancel};
+use rustix::event::PollFlags;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::net::{Shutdown, shutdown, sockopt};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, IoSlice, Read};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// How long a command may take to end once its stdin is closed, and once more when it was told to.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A connection to another process, both ways.
+#[derive(Debug)]
+pub struct Link {
+    read: Arc<OwnedFd>,
+    write: OwnedFd,
+    peer: String,
+    cancel: Cancel,
+    behind: Behind,
+}
+
+/// What has to live as long as a link does.
+#[derive(Debug, Clone, Default)]
+#[expect(dead_code, reason = "they are held, not looked at")]
+enum Behind {
+    #[default]
+    Somebody,
+    Command(Arc<Running>),
+    Nobody(Arc<OwnedFd>),
+}
+
+/// A command at the other end. Dropped, it is seen to its end by a thread of its own.
+#[derive(Debug)]
+struct Running(Mutex<Option<Child>>);
+
+/// The end that is read.
+#[derive(Debug)]
+pub struct LinkReader {
+    fd: Arc<OwnedFd>,
+    cancel: Cancel,
+    _behind: Behind,
+}
+
+/// The end that is written.
+#[derive(Debug)]
+pub struct LinkWriter {
+    fd: Option<OwnedFd>,
+    cancel: Cancel,
+    /// A socket is shut down in one direction; a pipe is closed.
+    socket: bool,
+    _behind: Behind,
+}
+
+/// Looks at the end that is read, from anywhere.
+#[derive(Debug, Clone)]
+pub struct Probe(Arc<OwnedFd>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("called off")]
+struct Cancelled;
+
+pub(super) fn cancelled() -> io::Error {
+    io::Error::new(ErrorKind::ConnectionAborted, Cancelled)
+}
+
+/// Whether reading or writing was called off by a [`Cancel`].
+pub fn is_cancelled(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Cancelled>())
+}
+
+/// Connects. `cancel` calls off this, and later whatever is done with the link.
+///
+/// # Errors
+/// The system's; a command that cannot be started. A command that ends at once is an end of file.
+pub fn connect(address: &Address, cancel: &Cancel) -> io::Result<Link> {
+    let cancel = cancel.clone();
+    match address {
+        Address::Command(command) => run(command, cancel),
+        Address::Unix(path) => Link::socket(UnixStream::connect(path)?.into(), address.to_string(), cancel),
+        Address::Tcp(peer) => {
+            let socket = TcpStream::connect_timeout(peer, Duration::from_secs(10))?;
+            Link::tcp(socket, address.to_string(), cancel)
+        }
+        Address::Fds { read, write } => Link::from_fds(*read, *write, cancel),
+        Address::Null => {
+            let null = OpenOptions::new().write(true).open("/dev/null")?;
+            // Its other end stays open, and silent, as long as this one lives.
+            let (silent, other) = UnixStream::pair()?;
+            let mut link = Link::new(silent.into(), null.into(), address.to_string(), cancel)?;
+            link.behind = Behind::Nobody(Arc::new(other.into()));
+            Ok(link)
+        }
+    }
+}
+
+impl Link {
+    fn new(read: OwnedFd, write: OwnedFd, peer: String, cancel: Cancel) -> io::Result<Self> {
+        for fd in [&read, &write] {
+            fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?;
+        }
+        Ok(Link { read: Arc::new(read), write, peer, cancel, behind: Behind::Somebody })
+    }
+
+    pub(super) fn socket(socket: OwnedFd, peer: String, cancel: Cancel) -> io::Result<Self> {
+        let other = socket.try_clone()?;
+        Link::new(socket, other, peer, cancel)
+    }
+
+    pub(super) fn tcp(socket: TcpStream, peer: String, cancel: Cancel) -> io::Result<Self> {
+        socket.set_nodelay(true)?;
+        Link::socket(socket.into(), peer, cancel)
+    }
+
+    /// This process's standard input and output.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn stdio(cancel: Cancel) -> io::Result<Self> {
+        let read = io::stdin().as_fd().try_clone_to_owned()?;
+        let write = io::stdout().as_fd().try_clone_to_owned()?;
+        Link::new(read, write, "standard input and output".into(), cancel)
+    }
+
+    /// Descriptors that this process has inherited. They are opened anew where they are files or pipes, and shared where
+    /// they are sockets.
+    ///
+    /// # Errors
+    /// No such descriptor.
+    pub fn from_fds(read: RawFd, write: RawFd, cancel: Cancel) -> io::Result<Self> {
+        let peer = format!("fd:{read},{write}");
+        Link::new(inherited(read, true)?, inherited(write, false)?, peer, cancel)
+    }
+
+    /// The other end, for people.
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// Both ends.
+    pub fn split(self) -> (LinkReader, LinkWriter) {
+        let socket = sockopt::socket_type(&self.write).is_ok();
+        let reader = LinkReader { fd: self.read, cancel: self.cancel.clone(), _behind: self.behind.clone() };
+        let writer = LinkWriter { fd: Some(self.write), cancel: self.cancel, socket, _behind: self.behind };
+        (reader, writer)
+    }
+}
+
+fn run(command: &str, cancel: Cancel) -> io::Result<Link> {
+    let mut child = Command::new("sh")
+        .args(["-c", command])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        // An interrupt from the terminal is for us: we say goodbye first.
+        .process_group(0)
+        .spawn()
+        .map_err(|error| io::Error::new(error.kind(), format!("starting {command:?}: {error}")))?;
+    let ends = child.stdout.take().zip(child.stdin.take());
+    let running = Arc::new(Running(Mutex::new(Some(child))));
+    let (read, write) = ends.ok_or(ErrorKind::BrokenPipe)?;
+    let mut link = Link::new(read.into(), write.into(), format!("exec:{command}"), cancel)?;
+    link.behind = Behind::Command(running);
+    Ok(link)
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(mut child) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let reaper = thread::Builder::new().name("reaper".into()).spawn(move || {
+            let group = Pid::from_child(&child);
+            let (ended, end) = channel();
+            let waiter = thread::spawn(move || {
+                let status = child.wait();
+                let _ = ended.send(());
+                status
+            });
+            for signal in [Signal::TERM, Signal::KILL] {
+                if let Err(RecvTimeoutError::Timeout) = end.recv_timeout(GRACE) {
+                    // Not reaped yet, so the number is still its own.
+                    let _ = kill_process(group, signal);
+                }
+            }
+            match waiter.join() {
+                Ok(Ok(status)) if !status.success() => log::warn!("the remote command has ended with {status}"),
+                Ok(Err(error)) => log::warn!("waiting for the remote command: {error}"),
+                _ => {}
+            }
+        });
+        if let Err(error) = reaper {
+            log::warn!("nobody waits for the remote command: {error}");
+        }
+    }
+}
+
+impl LinkReader {
+    /// Has `cancel` call reading off, and nothing else.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: Cancel) -> Self {
+        self.cancel = cancel;
+        self
+    }
+
+    /// A look at this end, for somebody else.
+    pub fn probe(&self) -> Probe {
+        Probe(Arc::clone(&self.fd))
+    }
+}
+
+impl Probe {
+    /// Whether octets wait to be read.
+    pub fn has_input(&self) -> bool {
+        ready(self.0.as_fd(), PollFlags::IN)
+    }
+}
+
+impl Read for LinkReader {
+    /// Waits for octets, the end, or to be called off ([`is_cancelled`]).
+    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match rustix::io::read(&*self.fd, &mut *octets) {
+                Ok(got) if self.cancel.is_cancelled() && got == 0 => return Err(cancelled()),
+                Ok(got) => return Ok(got),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    if !self.cancel.wait(self.fd.as_fd(), PollFlags::IN)? {
+                        return Err(cancelled());
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl LinkWriter {
+    /// Writes all of it, waiting for room.
+    ///
+    /// # Errors
+    /// The connection's; called off ([`is_cancelled`]). Nobody knows how much was written then.
+    pub fn write_all_vectored(&mut self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let fd = self.fd.as_ref().ok_or(ErrorKind::BrokenPipe)?;
+        let mut rest = parts;
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            let now = rest.len().min(MAX_PARTS);
+            match rustix::io::writev(fd, rest.get(..now).unwrap_or_default()) {
+                Ok(written) => IoSlice::advance_slices(&mut rest, written),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    if !self.cancel.wait(fd.as_fd(), PollFlags::OUT)? {
+                        return Err(cancelled());
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more will be written. What was written arrives.
+    pub fn shutdown(&mut self) {
+        if let Some(fd) = self.fd.take()
+            && self.socket
+        {
+            // The other end may be gone already.
+            let _ = shutdown(&fd, Shutdown::Write);
+        }
+    }
+}
+
+/// Most parts of one call: Linux's `UIO_MAXIOV`.
+const MAX_PARTS: usize = 1024;
+
+/// An inherited descriptor as one of our own.
+fn inherited(fd: RawFd, read: bool) -> io::Result<OwnedFd> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("descriptor {fd}: {error}"));
+    let path = format!("/proc/self/fd/{fd}");
+    match OpenOptions::new().read(read).write(!read).open(&path) {
+        Ok(file) => Ok(file.into()),
+        // A socket cannot be opened by name.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => duplicate(fd).map_err(named),
+        Err(error) => Err(named(error)),
+    }
+}
+
+fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // By way of the kernel's own list, for a number is no descriptor until somebody vouches for it.
+    let this = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())?;
+    Ok(rustix::process::pidfd_getfd(&this, fd, rustix::process::PidfdGetfdFlags::empty())?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! Waiting for another host.
+
+use super::{Address, Cancel, Link, is_cancelled};
+use rustix::event::PollFlags;
+use rustix::fs::{Mode, chmod};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// A socket that others connect to.
+#[derive(Debug)]
+pub enum Listener {
+    /// With its file, which goes when this does.
+    Unix(UnixListener, SocketFile),
+    /// On a port.
+    Tcp(TcpListener),
+}
+
+/// The file of a Unix socket: its path, device and inode.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf, (u64, u64));
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        let file = fs::symlink_metadata(path)?;
+        Ok(SocketFile(path.to_owned(), (file.dev(), file.ino())))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody else's may stand there by now.
+        if SocketFile::of(&self.0).is_ok_and(|now| now.1 == self.1) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+}
+
+impl Listener {
+    /// Listens. A Unix socket's file that nobody listens behind is replaced; the new one is for this user alone.
+    ///
+    /// # Errors
+    /// The system's; [`ErrorKind::AddrInUse`]; an address that nobody can listen on.
+    pub fn bind(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Unix(path) => {
+                let listener = match UnixListener::bind(path) {
+                    Err(error) if error.kind() == ErrorKind::AddrInUse && is_stale(path) => {
+                        fs::remove_file(path)?;
+                        UnixListener::bind(path)?
+                    }
+                    bound => bound?,
+                };
+                chmod(path, Mode::RUSR | Mode::WUSR)?;
+                listener.set_nonblocking(true)?;
+                let file = SocketFile::of(path)?;
+                Ok(Listener::Unix(listener, file))
+            }
+            Address::Tcp(address) => {
+                let listener = TcpListener::bind(address)?;
+                listener.set_nonblocking(true)?;
+                Ok(Listener::Tcp(listener))
+            }
+            _ => Err(io::Error::new(ErrorKind::InvalidInput, format!("nobody can listen on {address}"))),
+        }
+    }
+
+    /// Where it listens, with the port that was chosen.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn address(&self) -> io::Result<Address> {
+        Ok(match self {
+            Listener::Unix(_, file) => Address::Unix(file.0.clone()),
+            Listener::Tcp(listener) => Address::Tcp(listener.local_addr()?),
+        })
+    }
+
+    /// Waits for the next connection, which is called off by `link` later on.
+    ///
+    /// # Errors
+    /// The system's; called off by `cancel` ([`is_cancelled`]).
+    pub fn accept(&self, cancel: &Cancel, link: Cancel) -> io::Result<Link> {
+        loop {
+            let fd = match self {
+                Listener::Unix(listener, _) => listener.as_fd(),
+                Listener::Tcp(listener) => listener.as_fd(),
+            };
+            if !cancel.wait(fd, PollFlags::IN)? {
+                return Err(super::link::cancelled());
+            }
+            let accepted = match self {
+                Listener::Unix(listener, file) => listener
+                    .accept()
+                    .and_then(|(socket, _)| Link::socket(socket.into(), format!("unix:{}", file.0.display()), link.clone())),
+                Listener::Tcp(listener) => listener
+                    .accept()
+                    .and_then(|(socket, peer)| Link::tcp(socket, format!("tcp:{peer}"), link.clone())),
+            };
+            match accepted {
+                // Gone again before we looked.
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => {
+                    if is_cancelled(&error) {
+                        return Err(error);
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+fn is_stale(path: &Path) -> bool {
+    matches!(UnixStream::connect(path), Err(error) if error.kind() == ErrorKind::ConnectionRefused)
+}

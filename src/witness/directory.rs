@@ -1,0 +1,311 @@
+//! A directory that both sides share, with one file for each generation.
+//!
+//! To take a number is to link a file of that name, which succeeds for one side only, on a local file system as over NFS
+//! (`hard` mounts; with `soft` ones an error does not tell whether the request took effect). There is no lock: a side that
+//! is stopped at any moment is in nobody's way.
+//!
+//! The files are never removed. A number whose file is gone could be taken again, by a side that has slept through what
+//! happened since.
+
+use super::{Holder, Witness};
+use crate::remus::{Generation, Verdict};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+/// Between two tries to learn what became of a request.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// Why a witness is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum WitnessError {
+    /// A name that cannot be a part of a file's.
+    #[error("domain name {0:?} cannot name files: it must not be empty, begin with a dot, or hold a slash or NUL")]
+    Name(String),
+    /// The directory.
+    #[error("witness {path}: {error}")]
+    Io {
+        /// What was touched.
+        path: PathBuf,
+        /// The system's word.
+        error: io::Error,
+    },
+}
+
+/// The directory.
+#[derive(Debug)]
+pub struct DirectoryWitness {
+    directory: PathBuf,
+    domain: String,
+    holder: Holder,
+}
+
+/// What a file says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Given {
+    domain: String,
+    generation: u64,
+    holder: String,
+    /// Seconds since 1970 on the holder's clock; for people.
+    taken: u64,
+}
+
+/// What has become of a request.
+enum Fate {
+    Ours,
+    Others,
+    /// Nobody has the number.
+    Free,
+}
+
+impl DirectoryWitness {
+    /// The numbers of one domain in a directory, which need not be there yet.
+    ///
+    /// # Errors
+    /// [`WitnessError::Name`].
+    pub fn open(directory: &Path, domain: &str, holder: Holder) -> Result<Self, WitnessError> {
+        if domain.is_empty() || domain.starts_with('.') || domain.contains(['/', '\0']) {
+            return Err(WitnessError::Name(domain.into()));
+        }
+        Ok(DirectoryWitness { directory: directory.to_owned(), domain: domain.to_owned(), holder })
+    }
+
+    fn path(&self, generation: Generation) -> PathBuf {
+        self.directory.join(format!("{}.{:020}", self.domain, generation.0))
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        let digits = name.strip_prefix(self.domain.as_str())?.strip_prefix('.')?;
+        (digits.len() == 20 && digits.bytes().all(|d| d.is_ascii_digit())).then(|| digits.parse().ok())?
+    }
+
+    fn list(&self) -> io::Result<Generation> {
+        let mut newest = 0;
+        for entry in fs::read_dir(&self.directory)? {
+            if let Some(number) = entry?.file_name().to_str().and_then(|name| self.number(name)) {
+                newest = newest.max(number);
+            }
+        }
+        Ok(Generation(newest))
+    }
+
+    /// Whose a number is.
+    fn look(&self, generation: Generation) -> io::Result<Fate> {
+        let path = self.path(generation);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Fate::Free),
+            Err(error) => return Err(error),
+        };
+        match serde_json::from_slice::<Given>(&text) {
+            Ok(given) if given.generation == generation.0 && given.domain == self.domain => {
+                Ok(if given.holder == self.holder.0 { Fate::Ours } else { Fate::Others })
+            }
+            _ => {
+                log::error!("{}: not what a witness holds; {generation} counts as given to somebody else", path.display());
+                Ok(Fate::Others)
+            }
+        }
+    }
+
+    /// Puts our name to a number. Without effect where this fails.
+    fn prepare(&self, generation: Generation) -> io::Result<PathBuf> {
+        let random = self.holder.0.rsplit('/').next().unwrap_or_default();
+        let path = self.directory.join(format!(".{}.{random}", self.domain));
+        let taken = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+        let given =
+            Given { domain: self.domain.clone(), generation: generation.0, holder: self.holder.0.clone(), taken };
+        let mut line = serde_json::to_string(&given)?;
+        line.push('\n');
+        let mut file = File::create(&path)?;
+        file.write_all(line.as_bytes())?;
+        file.sync_all()?;
+        Ok(path)
+    }
+
+    /// Asks on until it is known whose the number is, and that this is on disk.
+    fn settle(&self, generation: Generation, mut first: Option<io::Error>) -> Fate {
+        loop {
+            let known = self.look(generation).and_then(|fate| {
+                // The name itself must outlive a crash.
+                File::open(&self.directory)?.sync_all()?;
+                Ok(fate)
+            });
+            match known {
+                Ok(fate) => return fate,
+                Err(error) => {
+                    if let Some(before) = first.take() {
+                        log::error!("witness {}: {before}, {error}; asking on", self.directory.display());
+                    }
+                    thread::sleep(AGAIN);
+                }
+            }
+        }
+    }
+
+    fn newest_for_sure(&self) -> Generation {
+        loop {
+            match self.list() {
+                Ok(newest) => return newest,
+                Err(error) => log::error!("witness {}: {error}; asking on", self.directory.display()),
+            }
+            thread::sleep(AGAIN);
+        }
+    }
+
+    fn held(&self, generation: Generation) -> Verdict {
+        // Out of reach by now: at least this one is given.
+        Verdict::Held { newest: self.list().unwrap_or(generation).max(generation) }
+    }
+}
+
+impl Witness for DirectoryWitness {
+    fn newest(&mut self) -> Result<Generation, WitnessError> {
+        self.list().map_err(|error| WitnessError::Io { path: self.directory.clone(), error })
+    }
+
+    fn take(&mut self, generation: Generation) -> Verdict {
+        let unreachable = |error: &io::Error| {
+            log::warn!("witness {}: {error}", self.directory.display());
+            Verdict::Unreachable
+        };
+        match self.list() {
+            Ok(newest) if newest > generation => return Verdict::Held { newest },
+            Ok(_) => {}
+            Err(error) => return unreachable(&error),
+        }
+        let prepared = match self.prepare(generation) {
+            Ok(path) => path,
+            Err(error) => {
+                // Ours from before, on a directory that cannot be written to any more?
+                return match self.look(generation) {
+                    Ok(Fate::Ours) => Verdict::Granted,
+                    Ok(Fate::Others) => self.held(generation),
+                    _ => unreachable(&error),
+                };
+            }
+        };
+        let linked = fs::hard_link(&prepared, self.path(generation));
+        let fate = match linked {
+            Ok(()) => self.settle(generation, None),
+            Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+                // Said before anything was done.
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOSPC) => {
+                    match self.look(generation) {
+                        Ok(fate) => fate,
+                        Err(_) => Fate::Free,
+                    }
+                }
+                // Given already, perhaps to us by a request whose answer was lost; or nobody knows.
+                _ => self.settle(generation, Some(error)),
+            },
+        };
+        let _ = fs::remove_file(&prepared);
+        match fate {
+            // A number that was passed by while this process slept is of no use.
+            Fate::Ours => match self.newest_for_sure() {
+                newest if newest > generation => Verdict::Held { newest },
+                _ => Verdict::Granted,
+            },
+            Fate::Others => self.held(generation),
+            Fate::Free => Verdict::Unreachable,
+        }
+    }
+
+    fn describe(&self) -> String {
+        format!("directory {}", self.directory.display())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Barrier};
+
+    fn witness(directory: &Path) -> DirectoryWitness {
+        DirectoryWitness::open(directory, "guest", Holder::new()).unwrap()
+    }
+
+    #[test]
+    fn of_many_who_ask_at_once_one_is_given_each_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let start = Arc::new(Barrier::new(6));
+        let threads: Vec<_> = (0..6)
+            .map(|_| {
+                let (mut witness, start) = (witness(folder.path()), Arc::clone(&start));
+                thread::spawn(move || {
+                    start.wait();
+                    (1..=60)
+                        .filter(|&number| match witness.take(Generation(number)) {
+                            Verdict::Granted => true,
+                            Verdict::Held { newest } => {
+                                assert!(newest.0 >= number);
+                                false
+                            }
+                            Verdict::Unreachable => panic!("it is there"),
+                        })
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let mut given: Vec<u64> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        given.sort_unstable();
+        // A number may be passed by when all have seen a newer one; none is given twice.
+        assert!(given.windows(2).all(|pair| pair[0] < pair[1]), "{given:?}");
+        assert_eq!(given.last(), Some(&60));
+        let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names.len(), given.len(), "nothing is left behind: {names:?}");
+    }
+
+    #[test]
+    fn the_holder_may_ask_again_and_others_hear_the_newest() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut a, mut b) = (witness(folder.path()), witness(folder.path()));
+        assert_eq!(a.newest().unwrap(), Generation(0));
+        assert_eq!(a.take(Generation(3)), Verdict::Granted);
+        assert_eq!(a.take(Generation(3)), Verdict::Granted);
+        assert_eq!(b.take(Generation(3)), Verdict::Held { newest: Generation(3) });
+        assert_eq!(b.take(Generation(900)), Verdict::Granted);
+        assert_eq!(a.take(Generation(4)), Verdict::Held { newest: Generation(900) });
+        assert_eq!(a.take(Generation(3)), Verdict::Held { newest: Generation(900) });
+        assert_eq!(a.newest().unwrap(), Generation(900));
+    }
+
+    #[test]
+    fn domains_do_not_meet() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut a = witness(folder.path());
+        let mut other = DirectoryWitness::open(folder.path(), "guest.2", Holder::new()).unwrap();
+        assert_eq!(a.take(Generation(1)), Verdict::Granted);
+        assert_eq!(other.take(Generation(1)), Verdict::Granted);
+        for bad in ["", ".hidden", "a/b", "a\0b"] {
+            assert!(matches!(DirectoryWitness::open(folder.path(), bad, Holder::new()), Err(WitnessError::Name(_))));
+        }
+    }
+
+    #[test]
+    fn out_of_reach_is_without_effect() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("shared");
+        let mut a = witness(&directory);
+        assert_eq!(a.take(Generation(1)), Verdict::Unreachable);
+        assert!(matches!(a.newest(), Err(WitnessError::Io { .. })));
+        fs::create_dir(&directory).unwrap();
+        assert_eq!(a.newest().unwrap(), Generation(0));
+        assert_eq!(witness(&directory).take(Generation(1)), Verdict::Granted);
+        assert_eq!(a.take(Generation(1)), Verdict::Held { newest: Generation(1) });
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_somebody_elses() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut a = witness(folder.path());
+        fs::write(a.path(Generation(7)), "torn").unwrap();
+        assert_eq!(a.take(Generation(7)), Verdict::Held { newest: Generation(7) });
+        assert_eq!(a.take(Generation(8)), Verdict::Granted);
+    }
+}
