@@ -3,12 +3,12 @@
 mod live;
 mod replication;
 mod rules;
+mod wire;
 
 use super::*;
 use crate::hypervisor::{
     CleanMode, DeviceModel, DirtyBitmap, Domain, DomainKind, Error, GrantSeed, GuestDamage, HvmParam, LogDirty,
-    PAGE_SIZE, Packet, PageBatch, PageBatchMut, PageType, Pfn, RestoreDomain, Result, SaveDomain, VirtualNic,
-    hvm_param,
+    PAGE_SIZE, PageBatch, PageBatchMut, PageType, Pfn, RestoreDomain, Result, SaveDomain, hvm_param,
 };
 
 const BATCH: usize = 64;
@@ -72,8 +72,6 @@ fn created(config: &SimConfig, steps: u64) -> SimDomain {
     domain
 }
 
-fn packets(domain: &mut SimDomain) -> Vec<Packet> {
-    let mut packets = Vec::new();
-    domain.take_packets(u64::MAX, &mut packets).unwrap();
-    packets
+fn packets(domain: &SimDomain) -> Vec<WorkloadPacket> {
+    domain.nic().take_ready().iter().map(|octets| WorkloadPacket::parse(octets).unwrap()).collect()
 }
