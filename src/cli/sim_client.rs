@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
     };
     let stdin = io::stdin();
     let stop = args.seconds.is_none().then(|| stdin.as_fd());
-    client.run(stop, args.seconds.map(Duration::from_secs), PROGRESS, tell)?;
+    client.run(stop, args.seconds.map(Duration::from_secs), PROGRESS / 4, tell)?;
     written?;
     let seen = client.seen();
     if args.json {

@@ -1,6 +1,7 @@
 //! Tests of the simulated guest as a whole, through the hypervisor's traits.
 
 mod live;
+mod load;
 mod replication;
 mod rules;
 mod wire;
