@@ -11,6 +11,7 @@ pub mod hypervisor;
 pub mod inspect;
 pub mod libxc;
 pub mod libxl;
+pub mod outside;
 pub mod remus;
 pub mod replicate;
 pub mod stream;

@@ -1,6 +1,7 @@
 //! The commands. Thin: options in, a room's function called, its result printed, an exit code.
 
 mod dump;
+mod sim_client;
 mod stats;
 mod stream_options;
 mod verify;
@@ -37,6 +38,8 @@ enum Command {
     DemoPrimary(demo::ChildArgs),
     #[command(hide = true)]
     DemoSecondary(demo::ChildArgs),
+    #[command(hide = true)]
+    SimClient(sim_client::Args),
 }
 
 /// Runs the program with the arguments of this process.
@@ -52,6 +55,7 @@ pub fn run() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::DemoPrimary(args) => demo::primary(&args),
         Command::DemoSecondary(args) => demo::secondary(&args),
+        Command::SimClient(args) => sim_client::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -127,6 +127,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// An epoch of output that lies before the one that has begun.
+    #[error("output epoch {asked} begun after epoch {current}")]
+    EpochOrder {
+        /// The epoch begun last.
+        current: u64,
+        /// The epoch that was to begin.
+        asked: u64,
+    },
     /// The guest's own state is not what its program left: memory or registers were lost or mixed up.
     #[error("the guest's state is damaged: {0}")]
     GuestDamaged(#[from] GuestDamage),

@@ -10,7 +10,7 @@
 //! | [`SaveDomain`] | reading memory and state | `getpageframeinfo3`, foreign mappings, `gethvmcontext` |
 //! | [`RestoreDomain`] | building a domain | `populate_physmap`, foreign mappings, `sethvmcontext` |
 //! | [`DeviceModel`] | the emulator beside the domain, libxl's business | QMP `xen-save-devices-state`, its xenstore keys |
-//! | [`VirtualNic`] | the guest's outbound packets, held back and let go | a plug qdisc on the vif |
+//! | [`OutputBuffer`] | the guest's outbound packets, held back and let go | a plug qdisc on the vif |
 //!
 //! [`sim`] is a real guest in process memory and ships as the default backend. State that only PV guests have (page-table
 //! pinning, p2m, per-vCPU records) is not part of these traits; backends that have it will offer it by further traits, and
@@ -22,14 +22,16 @@
 pub mod bitmap;
 pub mod error;
 pub mod hvm_param;
+pub mod output;
 pub mod sim;
 pub mod types;
 
 pub use bitmap::DirtyBitmap;
 pub use error::{DeviceModelProblem, Error, GuestDamage, HvmContextProblem, Result};
+pub use output::{NoBuffer, OutputBuffer};
 pub use types::{
     CleanMode, CpuPolicy, DirtyStats, DomainInfo, DomainKind, EmulatorHeader, GrantSeed, HvmParam, PAGE_SHIFT,
-    PAGE_SIZE, Packet, Page, PageType, ParseUuidError, Pfn, ShutdownReason, TscInfo, Uuid, ZERO_PAGE,
+    PAGE_SIZE, Page, PageType, ParseUuidError, Pfn, ShutdownReason, TscInfo, Uuid, ZERO_PAGE,
 };
 
 /// A domain's identity and life.
@@ -215,23 +217,4 @@ pub trait DeviceModel {
     /// Has the emulator report the pages that it writes to the dirty log (libxl's `switch_qemu_logdirty`). Without it, the
     /// log misses what devices write to guest memory.
     fn set_device_model_log_dirty(&mut self, enable: bool) -> Result<()>;
-}
-
-/// The host's end of the guest's network card: outbound packets wait here until the driver lets them go.
-///
-/// Packets on their way are no part of the guest's state. Those that the guest sent and that nobody took are lost with the host,
-/// as are inbound packets that the guest has not fetched.
-pub trait VirtualNic {
-    /// Stamps packets from now on with this epoch. The driver sets it while the guest is suspended, so that an epoch is what the
-    /// guest sent between one resume and the next suspend.
-    fn set_epoch(&mut self, epoch: u64) -> Result<()>;
-
-    /// Moves all packets of epochs up to and including `epoch` to the end of `packets`, in the order in which they were sent.
-    fn take_packets(&mut self, epoch: u64, packets: &mut Vec<Packet>) -> Result<()>;
-
-    /// Drops every packet that has not been taken, of whatever epoch. Returns how many.
-    fn discard_packets(&mut self) -> Result<usize>;
-
-    /// Hands a packet from outside to the guest. Returns false when the card's queue is full and the packet is lost.
-    fn deliver(&mut self, octets: &[u8]) -> Result<bool>;
 }

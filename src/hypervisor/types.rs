@@ -187,15 +187,6 @@ pub struct GrantSeed {
     pub xenstore_domid: u32,
 }
 
-/// A packet that the guest has sent and that has not left the host yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Packet {
-    /// The epoch that the card was in when the guest sent it.
-    pub epoch: u64,
-    /// The frame.
-    pub octets: Vec<u8>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

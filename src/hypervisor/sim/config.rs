@@ -8,6 +8,15 @@ use crate::hypervisor::error::{Error, Result};
 use crate::hypervisor::types::{DomainKind, Uuid};
 
 /// A simulated guest. Fields that are missing from serialised text take their defaults.
+///
+/// To choose how many pages it dirties: k writes that are spread evenly (`hot_permille` 0) over a working set of W pages dirty
+/// W (1 - e^(-k/W)) of them, and the control page. So 10 steps with 100 `writes_per_step` and a `working_set` of 65,536 dirty about
+/// 1,000 pages, with 1,000 about 9,300. `whole_page_permille` says how much of a page that is, and most of what a step costs.
+///
+/// To make it big: memory that is neither among the `image_pages` nor written to is zero and not backed by the host, so a guest of
+/// 4 GiB (`memory` 1 << 20) may take a few MiB. A copy that is restored from a stream is backed for all pages that the stream has.
+///
+/// To make it brisk: each step answers one inbound packet, so as many requests a second are answered as there are steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SimConfig {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{Advice, MmapMut, MmapOptions};
 
 use crate::hypervisor::bitmap::{BoundMismatch, DirtyBitmap};
 use crate::hypervisor::error::{Error, Result};
@@ -51,6 +51,8 @@ impl GuestMemory {
             .no_reserve_swap()
             .map_anon()
             .map_err(|source| Error::Os { operation: "allocating guest memory", source })?;
+        // Huge pages would back 512 pages for each that is written. A kernel that has none refuses, which is just as well.
+        let _ = pages.advise(Advice::NoHugePage);
         Ok(GuestMemory {
             pages,
             tables: vec![None; tables],

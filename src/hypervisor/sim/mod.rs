@@ -6,7 +6,8 @@
 //! [`SimDomain::self_check`] or comparison tells.
 //!
 //! [`SimDomain`] is the domain, standing still between calls of [`SimDomain::run`]; [`Runner`] lets it run on a thread of its own
-//! and implements the same traits, for live saving and checkpoints. [`SimDomain::snapshot`] keeps a state to compare with.
+//! and implements the same traits, for live saving and checkpoints. [`SimWire`] connects its network card with a UDP socket, and
+//! [`SimOutput`] holds its output back. [`SimDomain::snapshot`] keeps a state to compare with.
 //!
 //! PV guests are not simulated: [`SimDomain::create`] answers [`Error::Unsupported`](super::Error::Unsupported).
 
@@ -24,6 +25,7 @@ mod runner_traits;
 pub mod snapshot;
 mod traits;
 pub mod vcpu;
+pub mod wire;
 pub mod workload;
 
 #[cfg(test)]
@@ -35,4 +37,5 @@ pub use layout::{MemoryLayout, SpecialPages};
 pub use nic::Nic;
 pub use runner::{Pace, Runner, RunnerPages, RunnerPagesMut, Turn};
 pub use snapshot::{Difference, Digest, Snapshot};
+pub use wire::{SimOutput, SimWire, WireStats};
 pub use workload::{PacketKind, WorkloadPacket};

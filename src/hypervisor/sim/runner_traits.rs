@@ -3,9 +3,9 @@
 use super::runner::{Runner, RunnerPages, RunnerPagesMut};
 use crate::hypervisor::error::Result;
 use crate::hypervisor::types::{
-    CleanMode, CpuPolicy, DirtyStats, DomainInfo, EmulatorHeader, GrantSeed, HvmParam, Packet, PageType, Pfn, TscInfo,
+    CleanMode, CpuPolicy, DirtyStats, DomainInfo, EmulatorHeader, GrantSeed, HvmParam, PageType, Pfn, TscInfo,
 };
-use crate::hypervisor::{DeviceModel, DirtyBitmap, Domain, LogDirty, RestoreDomain, SaveDomain, VirtualNic};
+use crate::hypervisor::{DeviceModel, DirtyBitmap, Domain, LogDirty, RestoreDomain, SaveDomain};
 
 impl Domain for Runner {
     fn info(&self) -> Result<DomainInfo> {
@@ -134,23 +134,5 @@ impl DeviceModel for Runner {
 
     fn set_device_model_log_dirty(&mut self, enable: bool) -> Result<()> {
         self.with(|domain| domain.set_device_model_log_dirty(enable))
-    }
-}
-
-impl VirtualNic for Runner {
-    fn set_epoch(&mut self, epoch: u64) -> Result<()> {
-        self.nic().set_epoch(epoch)
-    }
-
-    fn take_packets(&mut self, epoch: u64, packets: &mut Vec<Packet>) -> Result<()> {
-        self.nic().take_packets(epoch, packets)
-    }
-
-    fn discard_packets(&mut self) -> Result<usize> {
-        self.nic().discard_packets()
-    }
-
-    fn deliver(&mut self, octets: &[u8]) -> Result<bool> {
-        self.nic().deliver(octets)
     }
 }

@@ -5,10 +5,10 @@ use super::domain::{SimDomain, SimPages, SimPagesMut};
 use super::vcpu::HvmState;
 use crate::hypervisor::error::{Error, Result};
 use crate::hypervisor::types::{
-    CleanMode, CpuPolicy, DirtyStats, DomainInfo, EmulatorHeader, GrantSeed, HvmParam, Packet, PageType, Pfn,
-    ShutdownReason, TscInfo,
+    CleanMode, CpuPolicy, DirtyStats, DomainInfo, EmulatorHeader, GrantSeed, HvmParam, PageType, Pfn, ShutdownReason,
+    TscInfo,
 };
-use crate::hypervisor::{DeviceModel, DirtyBitmap, Domain, LogDirty, RestoreDomain, SaveDomain, VirtualNic, hvm_param};
+use crate::hypervisor::{DeviceModel, DirtyBitmap, Domain, LogDirty, RestoreDomain, SaveDomain, hvm_param};
 use crate::stream::libxc::{CpuidPolicy, MsrPolicy};
 
 impl Domain for SimDomain {
@@ -210,23 +210,5 @@ impl DeviceModel for SimDomain {
     fn set_device_model_log_dirty(&mut self, enable: bool) -> Result<()> {
         self.memory.set_device_log(enable);
         Ok(())
-    }
-}
-
-impl VirtualNic for SimDomain {
-    fn set_epoch(&mut self, epoch: u64) -> Result<()> {
-        self.nic.set_epoch(epoch)
-    }
-
-    fn take_packets(&mut self, epoch: u64, packets: &mut Vec<Packet>) -> Result<()> {
-        self.nic.take_packets(epoch, packets)
-    }
-
-    fn discard_packets(&mut self) -> Result<usize> {
-        self.nic.discard_packets()
-    }
-
-    fn deliver(&mut self, octets: &[u8]) -> Result<bool> {
-        self.nic.deliver(octets)
     }
 }

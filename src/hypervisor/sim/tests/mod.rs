@@ -1,14 +1,15 @@
 //! Tests of the simulated guest as a whole, through the hypervisor's traits.
 
 mod live;
+mod load;
 mod replication;
 mod rules;
+mod wire;
 
 use super::*;
 use crate::hypervisor::{
     CleanMode, DeviceModel, DirtyBitmap, Domain, DomainKind, Error, GrantSeed, GuestDamage, HvmParam, LogDirty,
-    PAGE_SIZE, Packet, PageBatch, PageBatchMut, PageType, Pfn, RestoreDomain, Result, SaveDomain, VirtualNic,
-    hvm_param,
+    PAGE_SIZE, PageBatch, PageBatchMut, PageType, Pfn, RestoreDomain, Result, SaveDomain, hvm_param,
 };
 
 const BATCH: usize = 64;
@@ -72,8 +73,6 @@ fn created(config: &SimConfig, steps: u64) -> SimDomain {
     domain
 }
 
-fn packets(domain: &mut SimDomain) -> Vec<Packet> {
-    let mut packets = Vec::new();
-    domain.take_packets(u64::MAX, &mut packets).unwrap();
-    packets
+fn packets(domain: &SimDomain) -> Vec<WorkloadPacket> {
+    domain.nic().take_ready().iter().map(|octets| WorkloadPacket::parse(octets).unwrap()).collect()
 }
