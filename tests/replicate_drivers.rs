@@ -10,8 +10,8 @@ use std::time::Duration;
 use xen_replicate::hypervisor::sim::{Pace, Runner, SimConfig, SimDomain, Snapshot};
 use xen_replicate::hypervisor::{CleanMode, DirtyBitmap, Domain, Error, LogDirty};
 use xen_replicate::libxl::restore::Options as RestoreOptions;
-use xen_replicate::replicate::bare::primary::{Observer, Options};
 use xen_replicate::replicate::RoundFigures;
+use xen_replicate::replicate::bare::primary::{Observer, Options};
 use xen_replicate::replicate::bare::{Outcome, Recorder, Stop, protect, receive};
 
 /// Keeps the state of each checkpoint and ends protection after so many.

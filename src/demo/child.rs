@@ -128,7 +128,7 @@ impl primary::Observer<Runner> for Keeper {
     }
 
     fn sent(&mut self, round: &RoundFigures) {
-        let &RoundFigures { number, dirty_pages, octets, pause, transmission } = round;
+        let &RoundFigures { number, dirty_pages, octets, pause, transmission, .. } = round;
         let told = tell(&Event::Round(Round { number, dirty_pages, octets, pause, transmission }));
         if let Err(error) = told {
             self.failed.get_or_insert(error);

@@ -69,7 +69,7 @@ fn ms(nanoseconds: impl TryInto<u64>) -> f64 {
 impl Report {
     pub fn count(&mut self, round: &Round) {
         let &Round { number, dirty_pages, octets, pause, transmission } = round;
-        self.sent.add(&RoundFigures { number, dirty_pages, octets, pause, transmission });
+        self.sent.add(&RoundFigures { number, dirty_pages, octets, pause, transmission, ..RoundFigures::default() });
     }
 
     pub fn ran_on(&mut self, steps: u64, damage: Option<String>) {

@@ -1,5 +1,6 @@
 //! The control socket and the signals: one for a process, whichever driver is in charge of the domain.
 
+use crate::control::status::Role;
 use crate::control::{Reply, Request, Server, Status};
 use crate::replicate::Handle;
 use crate::replicate::signals::Signals;
@@ -93,9 +94,8 @@ impl Desk {
             return match request {
                 Request::Status | Request::Watch { .. } => Reply::status(Status {
                     domain: clerk.domain.clone(),
-                    role: "secondary".into(),
+                    role: Role::Secondary,
                     phase: "waiting".into(),
-                    guest: "absent".into(),
                     ..Status::default()
                 }),
                 _ => Reply::error("cannot be done while waiting for a primary"),

@@ -63,7 +63,7 @@ pub fn protect(guest: Guest, job: Job, desk: &Desk, observer: impl Observer<Runn
     if how == Ending::Stopped || how == Ending::Unprotected {
         // A simulated guest lives in this process; a real one would go on.
         match runner.info() {
-            Ok(info) => log::info!("{domain}: the guest {}", if info.is_running() { "runs" } else { "stands still" }),
+            Ok(info) => log::info!("{domain}: leaving it, {}", if info.is_suspended() { "suspended" } else { "running" }),
             Err(error) => log::error!("{domain}: {error}"),
         }
     }

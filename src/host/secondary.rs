@@ -60,11 +60,14 @@ pub fn receive(source: Source, job: &Job, desk: &Desk) -> io::Result<bool> {
             Source::Link(link, cancel) => {
                 return one(link, cancel, job, desk).map(|served| matches!(served, Served::Well));
             }
-            Source::Listener(ref listener) => match listener.accept(&desk.waiting()) {
-                Ok(link) => (link, Cancel::new()?),
-                Err(_) if desk.is_terminated() => return Ok(true),
-                Err(error) => return Err(error),
-            },
+            Source::Listener(ref listener) => {
+                let cancel = Cancel::new()?;
+                match listener.accept(&desk.waiting(), cancel.clone()) {
+                    Ok(link) => (link, cancel),
+                    Err(_) if desk.is_terminated() => return Ok(true),
+                    Err(error) => return Err(error),
+                }
+            }
         };
         let served = one(link, cancel, job, desk);
         if job.once || desk.is_terminated() || matches!(served, Ok(Served::Survived(_))) {

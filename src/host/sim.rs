@@ -38,6 +38,7 @@ impl Backend {
     /// The address of the card is in use, a thread cannot be started.
     pub fn house(&self, domain: SimDomain) -> hypervisor::Result<Guest> {
         let (output, wire) = SimWire::start(domain.nic().clone(), self.nic, self.nic_peer)?;
+        wire.set_inbound(true);
         let pace = self.steps.map_or(Pace::Free, Pace::StepsPerSecond);
         let runner = Runner::start(domain, pace)?;
         let output: Box<dyn OutputBuffer> = if self.unbuffered { Box::new(NoBuffer) } else { Box::new(output) };

@@ -1,6 +1,8 @@
 //! The operator's way to a driver, and the driver's words to the operator.
 
-use crate::control::{Notice as Told, Reply, Request};
+use crate::control::status::{Figures, Notice as Told, Summary};
+use crate::control::{Reply, Request};
+use crate::replicate::stats::Statistics;
 use crate::remus::Level;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -70,15 +72,32 @@ impl Notices {
     }
 
     pub(super) fn list(&self) -> Vec<Told> {
-        let age = |at: &Instant| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let level = |level: &Level| match level {
-            Level::Info => "info",
-            Level::Warning => "warning",
-            Level::Critical => "critical",
-        };
         self.0
             .iter()
-            .map(|(at, l, text)| Told { age_ms: age(at), level: level(l).into(), text: text.clone() })
+            .map(|(at, level, text)| Told { age_ms: millis_since(*at), level: (*level).into(), text: text.clone() })
             .collect()
     }
+}
+
+/// Counters and histograms as they are told.
+pub(super) fn figures(statistics: &Statistics) -> Figures {
+    Figures {
+        checkpoints: statistics.checkpoints,
+        refused: statistics.refused,
+        pages: statistics.dirty_pages,
+        octets: statistics.octets,
+        interval_stretched: statistics.stretched,
+        pause: Summary::from_nanos(statistics.pause.summary()),
+        transmission: Summary::from_nanos(statistics.transmission.summary()),
+        acknowledgement: Summary::from_nanos(statistics.acknowledgement.summary()),
+        output_delay: Summary::from_nanos(statistics.output_delay.summary()),
+        pages_per_checkpoint: statistics.pages.summary().into(),
+        octets_per_checkpoint: statistics.octets_each.summary().into(),
+        ..Figures::default()
+    }
+}
+
+/// Milliseconds since then.
+pub(super) fn millis_since(at: Instant) -> u64 {
+    u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -48,12 +48,6 @@ impl Cancel {
             }
         }
     }
-
-    /// Waits until cancelled.
-    pub(super) fn wait_for_it(&self) {
-        let mut fds = [PollFd::from_borrowed_fd(self.as_fd(), PollFlags::IN)];
-        while matches!(poll(&mut fds, None), Ok(0) | Err(rustix::io::Errno::INTR)) {}
-    }
 }
 
 impl AsFd for Cancel {

@@ -26,15 +26,14 @@ pub struct SocketFile(PathBuf, (u64, u64));
 
 impl SocketFile {
     fn of(path: &Path) -> io::Result<Self> {
-        let file = fs::symlink_metadata(path)?;
-        Ok(SocketFile(path.to_owned(), (file.dev(), file.ino())))
+        Ok(SocketFile(path.to_owned(), identity(path)?))
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Somebody else's may stand there by now.
-        if SocketFile::of(&self.0).is_ok_and(|now| now.1 == self.1) {
+        if identity(&self.0).is_ok_and(|now| now == self.1) {
             let _ = fs::remove_file(&self.0);
         }
     }
@@ -112,6 +111,11 @@ impl Listener {
             }
         }
     }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let file = fs::symlink_metadata(path)?;
+    Ok((file.dev(), file.ino()))
 }
 
 fn is_stale(path: &Path) -> bool {

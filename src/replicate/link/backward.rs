@@ -1,6 +1,6 @@
 //! What the secondary says, read on a thread of its own.
 
-use crate::remus::types::Session;
+use crate::remus::Session;
 use crate::remus::wire::{Control, Direction, FrameBuffer, WireError};
 use crate::transport::{LinkReader, is_cancelled};
 use std::io::{self, Read};

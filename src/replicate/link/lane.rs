@@ -108,14 +108,14 @@ impl State {
                 octets += now.len();
                 rest = later;
                 if octets == MAX_DATA {
-                    self.frame(&mut frame, octets)?;
+                    self.frame(&frame, octets)?;
                     frame.clear();
                     octets = 0;
                 }
             }
         }
         if octets > 0 {
-            self.frame(&mut frame, octets)?;
+            self.frame(&frame, octets)?;
         }
         drop(frame);
         self.collected = collected;
@@ -123,7 +123,7 @@ impl State {
         Ok(())
     }
 
-    fn frame(&mut self, parts: &mut Vec<IoSlice<'_>>, octets: usize) -> io::Result<()> {
+    fn frame(&mut self, parts: &[IoSlice<'_>], octets: usize) -> io::Result<()> {
         if self.stop.stops(self.checkpoint) {
             return Err(io::Error::other("the checkpoint was given up"));
         }

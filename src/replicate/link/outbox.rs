@@ -92,7 +92,7 @@ impl Outbox {
     ///
     /// # Errors
     /// The link's.
-    pub fn data(&self, parts: &mut Vec<IoSlice<'_>>, octets: usize) -> io::Result<()> {
+    pub fn data(&self, parts: &[IoSlice<'_>], octets: usize) -> io::Result<()> {
         self.0.with_writer(|writer| writer.data(parts, octets))
     }
 
@@ -204,14 +204,13 @@ impl Writer {
         self.link.write_all_vectored(&mut [IoSlice::new(&frame)])
     }
 
-    fn data(&mut self, parts: &mut Vec<IoSlice<'_>>, octets: usize) -> io::Result<()> {
-        let Some(encoder) = self.encoder.as_mut() else {
-            return self.link.write_all_vectored(parts);
+    fn data(&mut self, parts: &[IoSlice<'_>], octets: usize) -> io::Result<()> {
+        let header = match self.encoder.as_mut() {
+            None => None,
+            Some(encoder) => Some(encoder.data_of(octets).ok_or(io::ErrorKind::InvalidInput)?),
         };
-        let header = encoder.data_of(octets).ok_or(io::ErrorKind::InvalidInput)?;
-        let mut frame = Vec::with_capacity(parts.len() + 1);
-        frame.push(IoSlice::new(&header));
-        frame.append(parts);
+        let header = header.iter().map(|header| IoSlice::new(header));
+        let mut frame: Vec<_> = header.chain(parts.iter().copied()).collect();
         self.link.write_all_vectored(&mut frame)
     }
 }

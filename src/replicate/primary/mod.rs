@@ -26,6 +26,7 @@ use super::link::{Heard, Outbox, StopFlag, backward};
 use super::operator::{Ask, Handle, Notices};
 use super::stats::Statistics;
 use super::witness::WitnessThread;
+use crate::control::status::primary_phase;
 use crate::control::{Reply, Request, Status};
 use crate::hypervisor::{DeviceModel, OutputBuffer, SaveDomain};
 use crate::libxc::SaveError;
@@ -44,7 +45,7 @@ use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The output buffer, which the machine's thread and the guest's share.
 type SharedOutput = Arc<Mutex<Box<dyn OutputBuffer>>>;
@@ -210,7 +211,7 @@ impl Driver {
             resolve: settings.resolve,
             failpoints: settings.failpoints,
             rounds: Rounds::new(pacing),
-            words: words::Words { domain: name, witness: described, notices: Notices::default(), peer: None, bare: false },
+            words: words::Words { domain: name, witness: described, notices: Notices::default(), peer: None, bare: false, begun: Instant::now() },
             once: settings.once,
             buffer_failed: false,
             protecting: false,
@@ -445,8 +446,8 @@ impl Run {
             self.carry_out(*action);
         }
         let after = self.machine.phase();
-        if words::phase(before) != words::phase(after) {
-            log::info!("{}: {} -> {}", self.words.domain, words::phase(before), words::phase(after));
+        if primary_phase(before) != primary_phase(after) {
+            log::info!("{}: {} -> {}", self.words.domain, primary_phase(before), primary_phase(after));
             if after == Phase::Alone {
                 self.words.peer = None;
             }
@@ -586,7 +587,7 @@ impl Run {
             }
             Request::Protect { host, rsh, remote } => {
                 if self.machine.phase() != Phase::Alone {
-                    return Reply::error(&format!("cannot be done while {}", words::phase(self.machine.phase())));
+                    return Reply::error(&format!("cannot be done while {}", primary_phase(self.machine.phase())));
                 }
                 match (self.resolve)(&host, rsh.as_deref(), remote.as_deref()) {
                     Ok(address) => self.protect(address),

@@ -1,12 +1,14 @@
 //! The primary in words: what its operator reads in the log and in the status.
 
 use super::round::Rounds;
-use crate::control::{Figures, Status};
+use crate::control::Status;
+use crate::control::status::{Framing, Guest, Output, Role, primary_phase as phase};
 use crate::remus::pacing::Target;
-use crate::remus::primary::{Action, Cause, Code, End, Notice, Phase};
+use crate::remus::primary::{Action, Cause, Code, Notice, Phase};
 use crate::remus::wire::Capabilities;
 use crate::remus::{Level, Primary, RefuseReason};
-use crate::replicate::operator::Notices;
+use crate::replicate::operator::{Notices, figures, millis_since};
+use std::time::Instant;
 
 /// What is told of a primary besides the machine's own state.
 #[derive(Debug)]
@@ -16,21 +18,7 @@ pub(super) struct Words {
     pub notices: Notices,
     pub peer: Option<String>,
     pub bare: bool,
-}
-
-/// A phase by its name.
-pub(super) const fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Alone => "alone",
-        Phase::Claiming => "claiming",
-        Phase::Connecting => "connecting",
-        Phase::Greeting => "greeting",
-        Phase::Protected => "protected",
-        Phase::Delegated => "delegated",
-        Phase::Leaving { .. } => "leaving",
-        Phase::Ended(End::Fenced) => "fenced",
-        Phase::Ended(End::SwitchedOver) => "switched-over",
-    }
+    pub begun: Instant,
 }
 
 /// What the machine has against a command, if it has not obeyed.
@@ -110,25 +98,25 @@ impl Words {
         let config = machine.config();
         Status {
             domain: self.domain.clone(),
-            role: "primary".into(),
+            role: Role::Primary,
             phase: phase(machine.phase()).into(),
             guest: match machine.phase() {
-                Phase::Ended(_) => "stopped",
-                Phase::Delegated => "suspended",
-                _ => "running",
-            }
-            .into(),
+                Phase::Ended(_) => Guest::Stopped,
+                Phase::Delegated => Guest::Suspended,
+                _ => Guest::Running,
+            },
             protected: machine.is_protected(),
             peer: self.peer.clone(),
-            framed: !self.bare,
+            framing: self.peer.as_ref().map(|_| if self.bare { Framing::Bare } else { Framing::Framed }),
             rule: config.rule.name().into(),
             generation: machine.generation().0,
-            session: format!("{:016x}", machine.session().0),
+            session: if machine.session().0 == 0 { String::new() } else { format!("{:016x}", machine.session().0) },
             interval_ms: u64::try_from(config.interval.as_millis()).unwrap_or(u64::MAX),
-            output: if machine.is_held() { "held" } else { "free" }.into(),
+            output: if machine.is_held() { Output::Held } else { Output::Free },
             checkpoint,
             acknowledged,
-            since_last_ms: rounds.last().map_or(0, |at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            since_last_ms: rounds.last().map(millis_since),
+            elapsed_ms: millis_since(self.begun),
             witness: self.witness.clone(),
             fence: false,
             adaptive: rounds.pacing().map(|pacing| match pacing.target {
@@ -136,7 +124,7 @@ impl Words {
                 Target::OutputDelay(delay) => format!("output delayed at most {} ms", delay.as_millis()),
             }),
             notices: self.notices.list(),
-            statistics: Figures::from(rounds.statistics()),
+            statistics: figures(rounds.statistics()),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::Target;
 use crate::hypervisor;
 use crate::libxl::restore::{Options, Restorer, Turn};
 use crate::libxc::RestoreError;
-use crate::remus::types::{RefuseReason, Session};
+use crate::remus::{RefuseReason, Session};
 use crate::remus::wire::{Control, WireError};
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::link::{Forward, Heading};

@@ -15,6 +15,7 @@ use super::link::{Forward, Outbox, Record, first_octets};
 use super::operator::{Ask, Handle, Notices};
 use super::stats::Statistics;
 use super::witness::WitnessThread;
+use crate::control::status::secondary_phase;
 use crate::control::{Reply, Request, Status};
 use crate::hypervisor::{self, DeviceModel, RestoreDomain};
 use crate::libxl::restore::Options;
@@ -192,6 +193,7 @@ impl<T: Target> Driver<T> {
                 notices: Notices::default(),
                 statistics: Statistics::default(),
                 last: None,
+                begun: Instant::now(),
             },
             refusal: None,
             lost: Instant::now(),
@@ -441,7 +443,7 @@ impl<D: Send + 'static> Run<D> {
             self.carry_out(*action);
         }
         if before != after {
-            log::info!("{}: {} -> {}", self.words.domain, words::phase(before), words::phase(after));
+            log::info!("{}: {} -> {}", self.words.domain, secondary_phase(before), secondary_phase(after));
         }
     }
 
@@ -541,7 +543,7 @@ impl<D: Send + 'static> Run<D> {
         let mut actions = Vec::new();
         self.feed_into(Event::Command(command), &mut actions);
         match actions.iter().any(words::is_not_now) {
-            true => Reply::error(&format!("cannot be done while {}", words::phase(self.machine.phase()))),
+            true => Reply::error(&format!("cannot be done while {}", secondary_phase(self.machine.phase()))),
             false => Reply::status(self.status()),
         }
     }

@@ -1,9 +1,10 @@
 //! The secondary in words: what its operator reads in the log and in the status.
 
-use crate::control::{Figures, Status};
+use crate::control::Status;
+use crate::control::status::{Framing, Guest, Output, Role, secondary_phase as phase};
 use crate::remus::secondary::{Action, Code, End, Notice, Phase};
 use crate::remus::{Level, RefuseReason, Secondary};
-use crate::replicate::operator::Notices;
+use crate::replicate::operator::{Notices, figures, millis_since};
 use crate::replicate::stats::Statistics;
 use std::time::Instant;
 
@@ -18,20 +19,7 @@ pub(super) struct Words {
     pub statistics: Statistics,
     /// When the newest checkpoint came.
     pub last: Option<Instant>,
-}
-
-/// A phase by its name.
-pub(super) const fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Greeting => "greeting",
-        Phase::Passive => "passive",
-        Phase::Lost => "lost",
-        Phase::Claiming => "claiming",
-        Phase::Fencing => "fencing",
-        Phase::Activating => "activating",
-        Phase::Active => "active",
-        Phase::Ended(_) => "ended",
-    }
+    pub begun: Instant,
 }
 
 /// Whether the machine has said no to a command.
@@ -82,30 +70,26 @@ impl Words {
         let config = machine.config();
         Status {
             domain: self.domain.clone(),
-            role: "secondary".into(),
+            role: Role::Secondary,
             phase: phase(machine.phase()).into(),
-            guest: match machine.phase() {
-                Phase::Active => "running",
-                Phase::Ended(_) => "absent",
-                _ => "stopped",
-            }
-            .into(),
+            guest: if machine.phase() == Phase::Active { Guest::Running } else { Guest::Absent },
             protected: machine.newest().is_some() && machine.phase() == Phase::Passive,
             peer: Some(self.peer.clone()),
-            framed: true,
+            framing: (machine.phase() != Phase::Greeting).then_some(Framing::Framed),
             rule: config.rule.name().into(),
             generation: machine.generation().0,
-            session: format!("{:016x}", machine.session().0),
+            session: if machine.session().0 == 0 { String::new() } else { format!("{:016x}", machine.session().0) },
             interval_ms: 0,
-            output: "held".into(),
+            output: Output::Held,
             checkpoint: newest,
             acknowledged: newest,
-            since_last_ms: self.last.map_or(0, |at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            since_last_ms: self.last.map(millis_since),
+            elapsed_ms: millis_since(self.begun),
             witness: self.witness.clone(),
             fence: self.fence,
             adaptive: None,
             notices: self.notices.list(),
-            statistics: Figures::from(&self.statistics),
+            statistics: figures(&self.statistics),
         }
     }
 }

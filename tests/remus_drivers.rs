@@ -1,0 +1,96 @@
+//! Two drivers in one process, over a real socket, with a guest that runs: what each of the operator's words comes to.
+
+mod drivers_support;
+
+use drivers_support::{Pair, Wanted, patience};
+use std::time::Duration;
+use xen_replicate::control::Request;
+use xen_replicate::hypervisor::Domain;
+use xen_replicate::remus::Rule;
+use xen_replicate::replicate::primary::Ending;
+use xen_replicate::replicate::secondary::{End, Outcome};
+
+#[test]
+fn a_switch_over_loses_nothing() {
+    let pair = Pair::start(&Wanted::default());
+    pair.wait_for_checkpoint(5);
+    assert!(pair.primary.request(Request::SwitchOver).ok);
+    let (ended, outcome) = pair.join();
+    assert_eq!(ended.how, Ending::SwitchedOver);
+    let Outcome::Survivor(mut survivor) = outcome.unwrap() else { panic!("no survivor") };
+    let primary = ended.domain.stop().unwrap();
+    drivers_support::assert_same(&primary, &survivor.domain);
+    survivor.domain.unpause().unwrap();
+    survivor.domain.run(500).unwrap();
+    survivor.domain.self_check().unwrap();
+    assert!(ended.statistics.checkpoints >= 5);
+}
+
+#[test]
+fn unprotecting_dismisses_the_secondary_and_the_guest_runs_on() {
+    for rule in [Rule::Witness, Rule::Manual] {
+        let pair = Pair::start(&Wanted { rule, ..Wanted::default() });
+        pair.wait_for_checkpoint(3);
+        assert!(pair.primary.request(Request::Unprotect { force: false }).ok);
+        let outcome = pair.join_secondary();
+        assert!(matches!(outcome, Ok(Outcome::Ended(End::Dismissed))), "{rule}: {outcome:?}");
+        let status = pair.wait_for("alone");
+        assert_eq!(status.output, xen_replicate::control::status::Output::Free);
+        let guest = pair.end_primary();
+        assert_eq!(guest.how, Ending::Stopped);
+        guest.domain.stop().unwrap().self_check().unwrap();
+    }
+}
+
+#[test]
+fn a_secondary_told_to_end_leaves_the_guest_unprotected_and_running() {
+    let pair = Pair::start(&Wanted::default());
+    pair.wait_for_checkpoint(3);
+    pair.secondary.terminate();
+    assert!(matches!(pair.join_secondary(), Ok(Outcome::Ended(End::Stopped))));
+    pair.wait_for("alone");
+    // And it takes another.
+    let again = pair.again();
+    again.wait_for_checkpoint(again.status().checkpoint + 3);
+    assert!(again.primary.request(Request::SwitchOver).ok);
+    let (ended, outcome) = again.join();
+    assert_eq!(ended.how, Ending::SwitchedOver);
+    assert!(matches!(outcome, Ok(Outcome::Survivor(_))));
+}
+
+#[test]
+fn the_interval_changes_while_running() {
+    let pair = Pair::start(&Wanted { interval: Duration::from_secs(60), ..Wanted::default() });
+    pair.wait_for_checkpoint(1);
+    let refused = pair.primary.request(Request::SetInterval { ms: 0 });
+    assert!(!refused.ok && refused.error.is_some());
+    assert!(pair.primary.request(Request::SetInterval { ms: 5 }).ok);
+    pair.wait_for_checkpoint(20);
+    assert_eq!(pair.status().interval_ms, 5);
+    pair.secondary.terminate();
+    assert!(pair.join_secondary().is_ok());
+    assert_eq!(pair.end_primary().how, Ending::Stopped);
+}
+
+#[test]
+fn fail_over_by_hand_asks_the_witness_and_stops_the_primary() {
+    let pair = Pair::start(&Wanted::default());
+    pair.wait_for_checkpoint(3);
+    assert!(pair.secondary.request(Request::FailOver { force: false }).ok);
+    let outcome = pair.join_secondary();
+    let Ok(Outcome::Survivor(survivor)) = outcome else { panic!("{outcome:?}") };
+    let status = pair.wait_for("fenced");
+    assert!(survivor.checkpoint >= status.acknowledged);
+    assert_eq!(survivor.generation.0, status.generation);
+    assert_eq!(pair.end_primary().how, Ending::Fenced);
+    survivor.domain.self_check().unwrap();
+}
+
+#[test]
+fn two_rules_do_not_suit() {
+    let pair = Pair::start(&Wanted { other_rule: Some(Rule::PrimaryWins), rule: Rule::Manual, ..Wanted::default() });
+    assert!(matches!(pair.join_secondary(), Ok(Outcome::Ended(End::Unsuited))));
+    pair.wait_for("alone");
+    assert_eq!(pair.end_primary().how, Ending::Stopped);
+    assert!(patience() > Duration::ZERO);
+}
