@@ -114,7 +114,7 @@ fn one(link: Link, cancel: Cancel, job: &Job, desk: &Desk) -> io::Result<Served>
 }
 
 /// The guest's life on this host.
-fn live(survivor: Survivor<crate::hypervisor::sim::SimDomain>, job: &Job, desk: &Desk) -> io::Result<bool> {
+pub(super) fn live(survivor: Survivor<crate::hypervisor::sim::SimDomain>, job: &Job, desk: &Desk) -> io::Result<bool> {
     let Survivor { mut domain, checkpoint, generation, lost } = survivor;
     let config = sim::xl_config(domain.config());
     domain.unpause().map_err(io::Error::other)?;

@@ -13,4 +13,4 @@ pub mod secondary;
 
 pub use primary::{Primary, Stop, Unprotected, protect};
 pub use recorder::Recorder;
-pub use secondary::{Outcome, Refusal, receive};
+pub use secondary::{Outcome, Refusal, receive, receive_new};

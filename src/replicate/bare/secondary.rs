@@ -5,10 +5,10 @@
 //! in bit 31 of a type, which turns a record into one that may be passed over. A length that claims more than there is
 //! cannot be told from a primary that died, and leaves the last whole checkpoint as such a death does.
 
-use crate::hypervisor::{DeviceModel, RestoreDomain};
+use crate::hypervisor::{self, DeviceModel, RestoreDomain};
 use crate::libxc::RestoreError;
 use crate::libxl::restore::{ApplyError, Options, Restorer, Started, Turn};
-use crate::stream::handover::{LibxcReader, ToLibxl};
+use crate::stream::handover::{LibxcReader, LibxlReader, ToLibxl};
 use std::io::Read;
 
 /// Told of each checkpoint of a secondary.
@@ -76,11 +76,38 @@ pub fn receive<R: Read, D: RestoreDomain + DeviceModel>(
     options: Options,
     observer: &mut impl Observer,
 ) -> Result<Outcome, Refusal> {
-    let early = |error: RestoreError| match error.is_sender_gone() {
-        true => Refusal::TooEarly(error),
-        false => Refusal::Refused { checkpoint: 0, error },
-    };
-    let Started { mut restorer, reader, .. } = Restorer::start(source, domain, options).map_err(early)?;
+    let Started { restorer, reader, .. } = Restorer::start(source, domain, options).map_err(early)?;
+    image(restorer, reader, domain, observer)
+}
+
+/// The same into a domain that is made by the configuration in the stream's preamble.
+///
+/// # Errors
+/// As [`receive`]; the domain cannot be made.
+pub fn receive_new<R: Read, D: RestoreDomain + DeviceModel>(
+    source: R,
+    create: impl FnOnce(Option<&[u8]>) -> hypervisor::Result<D>,
+    options: Options,
+    observer: &mut impl Observer,
+) -> Result<(Outcome, D), Refusal> {
+    let (reader, config) = Restorer::open(source, options).map_err(early)?;
+    let mut domain = create(config.as_deref())
+        .map_err(|error| Refusal::Refused { checkpoint: 0, error: RestoreError::Hypervisor { offset: 0, error } })?;
+    let restorer = Restorer::new(&domain, options).map_err(early)?;
+    let outcome = image(restorer, reader, &mut domain, observer)?;
+    Ok((outcome, domain))
+}
+
+fn early(error: RestoreError) -> Refusal {
+    if error.is_sender_gone() { Refusal::TooEarly(error) } else { Refusal::Refused { checkpoint: 0, error } }
+}
+
+fn image<R: Read, D: RestoreDomain + DeviceModel>(
+    mut restorer: Restorer,
+    reader: LibxlReader<R>,
+    domain: &mut D,
+    observer: &mut impl Observer,
+) -> Result<Outcome, Refusal> {
     let reader = match restorer.first_image(reader, domain).map_err(early)? {
         Turn::Ended(_) => {
             restorer.complete(domain).map_err(early)?;
