@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod cli;
+pub mod control;
 pub mod decode;
 pub mod demo;
 pub mod hypervisor;
