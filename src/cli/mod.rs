@@ -1,9 +1,15 @@
 //! The commands. Thin: options in, a room's function called, its result printed, an exit code.
 
 mod dump;
+mod endpoint;
+mod live;
+mod protection;
+mod receive;
+mod remus;
 mod sim_client;
 mod stats;
 mod stream_options;
+mod table;
 mod verify;
 
 use crate::demo;
@@ -32,6 +38,10 @@ enum Command {
     Verify(verify::Args),
     /// Count a stream's pages
     Stats(stats::Args),
+    /// Protect a running domain by checkpoints on another host
+    Remus(Box<remus::Args>),
+    /// Be that other host
+    Receive(Box<receive::Args>),
     /// Watch a simulated guest survive the death of its host
     Demo(demo::Args),
     #[command(hide = true)]
@@ -52,6 +62,8 @@ pub fn run() -> ExitCode {
         Command::Dump(args) => dump::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Remus(args) => remus::run(&args),
+        Command::Receive(args) => receive::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DemoPrimary(args) => demo::primary(&args),
         Command::DemoSecondary(args) => demo::secondary(&args),

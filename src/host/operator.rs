@@ -47,8 +47,9 @@ impl Desk {
         let desk = self.clone();
         let server = socket
             .map(|path| {
-                Server::bind(path, Arc::new(move |request| desk.request(request)))
-                    .map_err(|error| io::Error::new(error.kind(), format!("control socket {}: {error}", path.display())))
+                Server::bind(path, Arc::new(move |request| desk.request(request))).map_err(|error| {
+                    io::Error::new(error.kind(), format!("control socket {}: {error}", path.display()))
+                })
             })
             .transpose()?;
         let desk = self.clone();
@@ -88,7 +89,8 @@ impl Desk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn request(&self, request: Request) -> Reply {
+    /// Asks whoever is in charge.
+    pub fn request(&self, request: Request) -> Reply {
         let clerk = self.clerk();
         let Some(driver) = clerk.driver.clone() else {
             return match request {

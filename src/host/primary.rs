@@ -1,8 +1,8 @@
 //! `remus`: a domain of this host, protected.
 
+use super::Protection;
 use super::operator::Desk;
 use super::sim::Guest;
-use super::Protection;
 use crate::hypervisor::Domain;
 use crate::hypervisor::sim::Runner;
 use crate::libxl;
@@ -38,7 +38,12 @@ pub struct Job {
 ///
 /// # Errors
 /// [`Trouble`]; or the domain that is left cannot be asked how it is.
-pub fn protect(guest: Guest, job: Job, desk: &Desk, observer: impl Observer<Runner> + 'static) -> Result<Ending, Trouble> {
+pub fn protect(
+    guest: Guest,
+    job: Job,
+    desk: &Desk,
+    observer: impl Observer<Runner> + 'static,
+) -> Result<Ending, Trouble> {
     let Guest { runner, output, wire } = guest;
     let domain = job.protection.domain.clone();
     log::info!("{domain}: {}", job.protection.rule_in_words());
@@ -63,7 +68,9 @@ pub fn protect(guest: Guest, job: Job, desk: &Desk, observer: impl Observer<Runn
     if how == Ending::Stopped || how == Ending::Unprotected {
         // A simulated guest lives in this process; a real one would go on.
         match runner.info() {
-            Ok(info) => log::info!("{domain}: leaving it, {}", if info.is_suspended() { "suspended" } else { "running" }),
+            Ok(info) => {
+                log::info!("{domain}: leaving it, {}", if info.is_suspended() { "suspended" } else { "running" })
+            }
             Err(error) => log::error!("{domain}: {error}"),
         }
     }

@@ -4,7 +4,7 @@ use crate::hypervisor::sim::{Pace, Runner, SimConfig, SimDomain, SimWire};
 use crate::hypervisor::{self, Error, NoBuffer, OutputBuffer};
 use crate::replicate::secondary::Target;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
@@ -99,23 +99,4 @@ impl Target for SimTarget {
         }
         SimDomain::empty(&config)
     }
-}
-
-/// A simulated guest's settings from the command line: JSON, or `@FILE` with JSON in it.
-///
-/// # Errors
-/// What is wrong with it, in words.
-pub fn config(text: Option<&str>, domain: &str) -> Result<SimConfig, String> {
-    let text = match text {
-        None => String::from("{}"),
-        Some(text) => match text.strip_prefix('@') {
-            Some(file) => std::fs::read_to_string(file).map_err(|error| format!("--sim {file}: {error}"))?,
-            None => text.to_owned(),
-        },
-    };
-    let value: Value = serde_json::from_str(&text).map_err(|error| format!("--sim: {error}"))?;
-    let mut config: SimConfig = serde_json::from_value(value).map_err(|error| format!("--sim: {error}"))?;
-    config.name = domain.to_owned();
-    config.check().map_err(|error| format!("--sim: {error}"))?;
-    Ok(config)
 }

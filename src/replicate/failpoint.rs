@@ -144,7 +144,11 @@ impl Failpoints {
     /// # Errors
     /// The first text that names no step, no count over 0, or no fate.
     pub fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, UnknownFailpoint> {
-        texts.iter().map(|text| text.as_ref().parse()).collect::<Result<Vec<Armed>, _>>().map(|all| Failpoints(all.into()))
+        texts
+            .iter()
+            .map(|text| text.as_ref().parse())
+            .collect::<Result<Vec<Armed>, _>>()
+            .map(|all| Failpoints(all.into()))
     }
 
     /// Passes a step. Does not return where its time has come to be killed.

@@ -2,8 +2,8 @@
 
 use crate::control::status::{Figures, Notice as Told, Summary};
 use crate::control::{Reply, Request};
-use crate::replicate::stats::Statistics;
 use crate::remus::Level;
+use crate::replicate::stats::Statistics;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};

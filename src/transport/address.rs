@@ -84,11 +84,6 @@ impl Address {
     pub fn is_address(text: &str) -> bool {
         ["exec:", "unix:", "tcp:", "fd:", "null:"].iter().any(|kind| text.starts_with(kind))
     }
-
-    /// What xl runs: `RSH HOST REMOTE`; with an empty remote shell HOST is itself the command.
-    pub fn ssh(rsh: &str, host: &str, remote: &str) -> Address {
-        Address::Command(if rsh.is_empty() { host.to_owned() } else { format!("exec {rsh} {host} {remote}") })
-    }
 }
 
 impl fmt::Display for Address {
@@ -120,7 +115,7 @@ mod tests {
 
     #[test]
     fn bad_texts_are_refused_by_kind() {
-        let refused = |text, private| Address::parse(text, private).unwrap_err();
+        let refused = |text: &str, private| Address::parse(text, private).unwrap_err();
         assert_eq!(refused("host", false), AddressError::Unknown("host".into()));
         assert_eq!(refused("ftp:x", false), AddressError::Unknown("ftp:x".into()));
         assert_eq!(refused("null:x", false), AddressError::Unknown("null:x".into()));
@@ -131,12 +126,5 @@ mod tests {
         for fds in ["3", "3,", "-1,4", "a,b", "3,4,5"] {
             assert_eq!(refused(&format!("fd:{fds}"), false), AddressError::Fds(fds.into()));
         }
-    }
-
-    #[test]
-    fn a_remote_command_is_what_xl_runs() {
-        let command = |rsh, host| Address::ssh(rsh, host, "xen-replicate receive");
-        assert_eq!(command("ssh -x", "b"), Address::Command("exec ssh -x b xen-replicate receive".into()));
-        assert_eq!(command("", "cat >f"), Address::Command("cat >f".into()));
     }
 }

@@ -289,7 +289,9 @@ fn inherited(fd: RawFd, read: bool) -> io::Result<OwnedFd> {
     match OpenOptions::new().read(read).write(!read).open(&path) {
         Ok(file) => Ok(file.into()),
         // A socket cannot be opened by name.
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => duplicate(fd).map_err(named),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
+            duplicate(fd).map_err(named)
+        }
         Err(error) => Err(named(error)),
     }
 }

@@ -93,12 +93,12 @@ impl Listener {
                 return Err(super::link::cancelled());
             }
             let accepted = match self {
-                Listener::Unix(listener, file) => listener
-                    .accept()
-                    .and_then(|(socket, _)| Link::socket(socket.into(), format!("unix:{}", file.0.display()), link.clone())),
-                Listener::Tcp(listener) => listener
-                    .accept()
-                    .and_then(|(socket, peer)| Link::tcp(socket, format!("tcp:{peer}"), link.clone())),
+                Listener::Unix(listener, file) => listener.accept().and_then(|(socket, _)| {
+                    Link::socket(socket.into(), format!("unix:{}", file.0.display()), link.clone())
+                }),
+                Listener::Tcp(listener) => {
+                    listener.accept().and_then(|(socket, peer)| Link::tcp(socket, format!("tcp:{peer}"), link.clone()))
+                }
             };
             match accepted {
                 // Gone again before we looked.

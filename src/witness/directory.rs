@@ -106,7 +106,10 @@ impl DirectoryWitness {
                 Ok(if given.holder == self.holder.0 { Fate::Ours } else { Fate::Others })
             }
             _ => {
-                log::error!("{}: not what a witness holds; {generation} counts as given to somebody else", path.display());
+                log::error!(
+                    "{}: not what a witness holds; {generation} counts as given to somebody else",
+                    path.display()
+                );
                 Ok(Fate::Others)
             }
         }

@@ -1,9 +1,9 @@
 //! The primary: checkpoints out, at an interval, and a guest that goes on running whatever happens.
 
-use crate::replicate::stats::{RoundFigures, Statistics};
 use crate::hypervisor::{DeviceModel, SaveDomain};
 use crate::libxc::SaveError;
 use crate::libxl;
+use crate::replicate::stats::{RoundFigures, Statistics};
 use crate::stream::handover::{BetweenCheckpoints, LibxcWriter, ToLibxl};
 use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

@@ -1,10 +1,10 @@
 //! What the primary says, and the stream inside of it: a [`Read`] that gives the octets of one stream after another, and
 //! passes on the frames between them as they come.
 
-use crate::remus::{RefuseReason, Session};
 use crate::remus::wire::{
     Body, Control, Decoder, Digest, Direction, HEADER_LEN, MAX_DATA, Seal, Step as DecodeStep, WireError,
 };
+use crate::remus::{RefuseReason, Session};
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::transport::{LinkReader, is_cancelled};
 use std::fs::File;

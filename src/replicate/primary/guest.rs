@@ -207,7 +207,8 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
 
     fn begin(&mut self, outbox: Outbox, number: u32, checkpoint: u64) -> Result<Stream, SaveError> {
         let write = |error| SaveError::Write(crate::stream::handover::WriteError::Io { offset: 0, error });
-        let lane = Lane::begin(outbox, number, checkpoint, self.stop.clone(), self.failpoints.clone()).map_err(write)?;
+        let lane =
+            Lane::begin(outbox, number, checkpoint, self.stop.clone(), self.failpoints.clone()).map_err(write)?;
         self.failpoints.pass(Step::ImageBegun);
         let out = self.saver.begin(&mut self.domain, lane.clone())?;
         Ok(Stream { lane, place: Some(Place::Image(out)), direct: false })

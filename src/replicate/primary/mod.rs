@@ -211,7 +211,14 @@ impl Driver {
             resolve: settings.resolve,
             failpoints: settings.failpoints,
             rounds: Rounds::new(pacing),
-            words: words::Words { domain: name, witness: described, notices: Notices::default(), peer: None, bare: false, begun: Instant::now() },
+            words: words::Words {
+                domain: name,
+                witness: described,
+                notices: Notices::default(),
+                peer: None,
+                bare: false,
+                begun: Instant::now(),
+            },
             once: settings.once,
             buffer_failed: false,
             protecting: false,
@@ -622,7 +629,8 @@ impl Run {
             self.feed(Event::Command(Command::Unprotect { force: false }));
         }
         if self.ending().is_none() {
-            let text = "told to end: waiting until it is decided who may be active; once more ends at once, output held";
+            let text =
+                "told to end: waiting until it is decided who may be active; once more ends at once, output held";
             self.words.notices.add(&self.words.domain, Level::Warning, text.into());
         }
     }

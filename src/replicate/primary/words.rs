@@ -48,8 +48,12 @@ fn text(code: Code) -> String {
         Code::Protected => "protected: the secondary has the first checkpoint",
         Code::BackAgain => "the secondary is heard again, or is kept: going on as before",
         Code::IntervalStretched => "the guest dirties faster than the link carries: checkpoints come later than asked",
-        Code::Refused(reason) => return format!("the secondary has refused a checkpoint ({reason}); a whole image follows"),
-        Code::Leaving(why) => return format!("giving up protection: {}; output is held until that is decided", cause(why)),
+        Code::Refused(reason) => {
+            return format!("the secondary has refused a checkpoint ({reason}); a whole image follows");
+        }
+        Code::Leaving(why) => {
+            return format!("giving up protection: {}; output is held until that is decided", cause(why));
+        }
         Code::Unprotected => "UNPROTECTED: the guest runs on, nothing survives this host's death",
         Code::SecondaryLeft => "the secondary has ended its part",
         Code::WitnessUnreachable => "the witness cannot be reached: nothing changes until it can",
@@ -62,7 +66,9 @@ fn text(code: Code) -> String {
         Code::LocalFailure => "a checkpoint could not be taken on this side",
         Code::Fenced => "FENCED: the other side is active, this guest stands still for good",
         Code::SwitchedOver => "switched over: the guest runs on the other side",
-        Code::OperatorNeeded => "the secondary was told to take over and does not answer: only the operator knows who is active",
+        Code::OperatorNeeded => {
+            "the secondary was told to take over and does not answer: only the operator knows who is active"
+        }
         Code::Forced => "going on alone on the operator's word that no other copy runs",
         Code::NotNow => "that cannot be done now",
         Code::BadInterval => "the interval must be 1 ms to 60 s",

@@ -2,10 +2,10 @@
 
 use super::Target;
 use crate::hypervisor;
-use crate::libxl::restore::{Options, Restorer, Turn};
 use crate::libxc::RestoreError;
-use crate::remus::{RefuseReason, Session};
+use crate::libxl::restore::{Options, Restorer, Turn};
 use crate::remus::wire::{Control, WireError};
+use crate::remus::{RefuseReason, Session};
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::link::{Forward, Heading};
 use crate::stream::handover::{LibxcReader, LibxlReader, ToLibxl};
@@ -188,8 +188,7 @@ impl<T: Target, S: FnMut(Said<T::Domain>)> Keeper<T, S> {
                 Ok(Turn::Ended(_)) => return self.unsound(&Unsound::Ended),
                 Err(error) => return self.unsound(&error.into()),
             };
-            let figures =
-                Arrived { pages: copy.restorer.round_pages() as u64, octets: copy.restorer.round_octets() };
+            let figures = Arrived { pages: copy.restorer.round_pages() as u64, octets: copy.restorer.round_octets() };
             self.failpoints.pass(Step::Received);
             let number = match self.report(figures) {
                 Ok((number, Order::Apply)) => number,

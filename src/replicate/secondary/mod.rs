@@ -140,13 +140,7 @@ impl<T: Target> Driver<T> {
     ///
     /// # Errors
     /// [`Trouble`]: no session came about, or the survivor is unfit.
-    pub fn run(
-        self,
-        link: Link,
-        cancel: Cancel,
-        target: T,
-        settings: Settings,
-    ) -> Result<Outcome<T::Domain>, Trouble> {
+    pub fn run(self, link: Link, cancel: Cancel, target: T, settings: Settings) -> Result<Outcome<T::Domain>, Trouble> {
         let Settings { domain, config, restore, fence, witness, record, failpoints } = settings;
         let peer = link.peer().to_owned();
         let (reader, mut writer) = link.split();
@@ -302,8 +296,8 @@ impl<D: Send + 'static> Run<D> {
 
     fn wait(&self) -> Option<Duration> {
         let timer = self.timers.next().map(|at| self.clock.until(at));
-        let greeting = (self.machine.phase() == Phase::Greeting)
-            .then(|| self.greeting.saturating_duration_since(Instant::now()));
+        let greeting =
+            (self.machine.phase() == Phase::Greeting).then(|| self.greeting.saturating_duration_since(Instant::now()));
         timer.into_iter().chain(greeting).min()
     }
 
@@ -532,10 +526,9 @@ impl<D: Send + 'static> Run<D> {
             Request::Status | Request::Watch { .. } => Reply::status(self.status()),
             Request::Capabilities => Reply::capabilities(Capabilities::OFFERED, Capabilities::OFFERED),
             Request::FailOver { force } => self.command(Command::FailOver { force }),
-            Request::SetInterval { .. }
-            | Request::SwitchOver
-            | Request::Protect { .. }
-            | Request::Unprotect { .. } => Reply::error("this side is the secondary: ask the primary"),
+            Request::SetInterval { .. } | Request::SwitchOver | Request::Protect { .. } | Request::Unprotect { .. } => {
+                Reply::error("this side is the secondary: ask the primary")
+            }
         }
     }
 

@@ -35,7 +35,9 @@ fn text(code: Code) -> String {
         Code::Refused(reason) => return format!("a checkpoint was refused ({reason}); the one before it stands"),
         Code::LinkDamaged => "the link is damaged, nothing more can be read from it",
         Code::WitnessUnreachable => "the witness cannot be reached: this side stays passive until it can",
-        Code::OperatorNeeded => "the rule in use leaves it to the operator who is active: ctl fail-over starts the guest here",
+        Code::OperatorNeeded => {
+            "the rule in use leaves it to the operator who is active: ctl fail-over starts the guest here"
+        }
         Code::FenceFailed => "the fencing command has failed: this side stays passive",
         Code::Activating => "going active",
         Code::Active => "active",

@@ -1,0 +1,249 @@
+//! `xen-replicate receive`: what it can be told.
+
+use super::endpoint::{self, Reach, SSH_COMMAND};
+use super::live;
+use super::protection::{MOST_MIB, ProtectionArgs, ms};
+use crate::host::bare;
+use crate::host::operator::Desk;
+use crate::host::secondary::{Job, Source, receive};
+use crate::host::sim::SimTarget;
+use crate::hypervisor::PAGE_SIZE;
+use crate::libxl::restore::Options;
+use crate::remus::Config;
+use crate::transport::{Address, Cancel, Link, Listener, connect};
+use clap::Args as ClapArgs;
+use std::io;
+use std::path::PathBuf;
+
+/// Options of the command: the other half of `remus`. It takes `-e` and `-r` as `xl migrate-receive` does, so that it can stand
+/// in its place.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Args {
+    /// Stay in the foreground; accepted for compatibility, for it always does
+    #[arg(short = 'e', long)]
+    pub foreground: bool,
+    /// Receive checkpoints; accepted for compatibility, for it always does
+    #[arg(short = 'r', long)]
+    pub remus: bool,
+    /// Wait for primaries there, one after the other: unix:PATH or tcp:ADDR:PORT [default: standard input and output]
+    #[arg(long, value_name = "WHERE", conflicts_with = "fd")]
+    pub listen: Option<String>,
+    /// Use these descriptors, the first to read and the second to write
+    #[arg(long, value_name = "R,W")]
+    pub fd: Option<String>,
+    /// The primary is a stock xl remus: send xl's banner, and read a bare stream
+    #[arg(long)]
+    pub bare: bool,
+    /// Most MiB of a checkpoint that is kept until it is whole; a larger one is refused
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=MOST_MIB))]
+    pub memory_budget: u64,
+    /// The domain to take; images of others are refused
+    #[arg(long, value_name = "NAME")]
+    pub domain: String,
+    /// Most MiB of memory that the domain may have here [default: what it asks for]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=MOST_MIB))]
+    pub domain_memory: Option<u64>,
+    /// Keep the migration-v2 stream as it was received
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// End when the primary leaves, instead of listening for the next
+    #[arg(long)]
+    pub once: bool,
+    /// Milliseconds from one checkpoint to the next, for when this side has become the primary
+    #[arg(long, value_name = "MS", default_value_t = ms(Config::default().interval),
+        value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub interval: u64,
+    /// What both sides can be told.
+    #[command(flatten)]
+    pub protection: ProtectionArgs,
+}
+
+/// Where the stream comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// Standard input and output.
+    Stdio,
+    /// Two inherited descriptors.
+    Fds(Address),
+    /// A Unix or TCP socket to listen at.
+    Listen(Address),
+}
+
+impl Args {
+    /// Checks what the options need of each other, and gives the machine's settings.
+    ///
+    /// # Errors
+    /// What is wrong, with the option's name.
+    pub fn config(&self) -> Result<Config, String> {
+        self.protection.config(self.interval, self.bare)
+    }
+
+    /// Where the stream comes from.
+    ///
+    /// # Errors
+    /// What is wrong, with the option's name.
+    pub fn source(&self) -> Result<Listen, String> {
+        match (&self.listen, &self.fd) {
+            (Some(text), _) => endpoint::listen(text, self.protection.allow_private)
+                .map(Listen::Listen)
+                .map_err(|error| format!("--listen: {error}")),
+            (None, Some(text)) => {
+                Address::parse(&format!("fd:{text}"), false).map(Listen::Fds).map_err(|error| format!("--fd: {error}"))
+            }
+            (None, None) => Ok(Listen::Stdio),
+        }
+    }
+
+    /// The way to another host, for `ctl protect` once this side is the primary. What it does not say has the default.
+    ///
+    /// # Errors
+    /// The host is of none of its forms.
+    pub fn endpoint_of(&self, host: &str, ssh: Option<&str>, remote: Option<&str>) -> Result<Address, String> {
+        let ours = self.protection.remote_command(&self.domain)?;
+        let reach = Reach {
+            ssh: ssh.unwrap_or(SSH_COMMAND),
+            remote: remote.unwrap_or(&ours),
+            foreground: false,
+            private: self.protection.allow_private,
+        };
+        endpoint::host(host, &reach)
+    }
+
+    /// Octets of a checkpoint that is kept until it is whole.
+    pub const fn memory_budget(&self) -> u64 {
+        self.memory_budget << 20
+    }
+}
+
+/// Runs the command. True when it ended as it should: dismissed, stopped, or, after a failover, switched over.
+pub fn run(args: &Args) -> io::Result<bool> {
+    let usage = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
+    let config = args.config().map_err(usage)?;
+    let failpoints = args.protection.failpoints().map_err(usage)?;
+    let pacing = args.protection.pacing().map_err(usage)?;
+    let socket = args.protection.control_path(&args.domain)?;
+    let cancel = Cancel::new()?;
+    let source = match args.source().map_err(usage)? {
+        Listen::Stdio => Source::Link(Link::stdio(cancel.clone())?, cancel),
+        Listen::Fds(address) => Source::Link(connect(&address, &cancel)?, cancel),
+        Listen::Listen(address) => Source::Listener(Listener::bind(&address)?),
+    };
+    let mut restore = Options::default();
+    restore.libxc.round_limit = args.memory_budget();
+    let resolving = args.clone();
+    let job = Job {
+        backend: args.protection.backend(),
+        target: SimTarget {
+            domain: args.domain.clone(),
+            memory_budget: args.domain_memory.map(|mib| mib * ((1 << 20) / PAGE_SIZE as u64)),
+        },
+        restore,
+        record: args.record.clone(),
+        once: args.once,
+        resolve: Box::new(move || {
+            let args = resolving.clone();
+            Box::new(move |host, ssh, remote| args.endpoint_of(host, ssh, remote))
+        }),
+        pacing,
+        staging_limit: args.protection.staging_limit(),
+        failpoints,
+        protection: args.protection.protection(&args.domain, config),
+    };
+    let desk = Desk::new(&args.domain)?;
+    // The remote shell that started this must not end it when it loses its own host.
+    let office = desk.open(socket.as_deref(), !args.foreground)?;
+    let table = args.protection.watch.then(|| live::start(&desk)).transpose()?;
+    let received = match source {
+        Source::Link(link, cancel) if args.bare => bare::receive(link, cancel, &job, &desk),
+        source => receive(source, &job, &desk),
+    };
+    drop(table);
+    drop(office);
+    received
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::remus::Rule;
+    use clap::{CommandFactory, Parser};
+    use std::path::Path;
+    use std::time::Duration;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(args: &[&str]) -> Result<Args, String> {
+        let line = ["receive", "--domain=web"].iter().chain(args);
+        let args = Line::try_parse_from(line).map_err(|error| error.to_string())?.args;
+        args.config()?;
+        args.source().map(|_| args)
+    }
+
+    #[track_caller]
+    fn refused(args: &[&str], parts: &[&str]) {
+        let error = parse(args).unwrap_err();
+        assert!(parts.iter().all(|part| error.contains(part)), "{args:?}: {error}");
+    }
+
+    #[test]
+    fn the_options_are_sound_and_the_defaults_known() {
+        Line::command().debug_assert();
+        let args = parse(&[]).unwrap();
+        assert_eq!(args.config(), Ok(Config::default()));
+        assert_eq!(args.source(), Ok(Listen::Stdio));
+        assert_eq!(args.memory_budget(), 1 << 30);
+        assert!(!args.bare && !args.once && args.record.is_none());
+    }
+
+    #[test]
+    fn it_takes_what_xl_passes() {
+        let args = parse(&["-r", "-e"]).unwrap();
+        assert!(args.remus && args.foreground);
+        let long = parse(&["--remus", "--foreground"]).unwrap();
+        assert_eq!(format!("{args:?}"), format!("{long:?}"));
+    }
+
+    #[test]
+    fn the_source_is_one_of_three() {
+        let source = |args: &[&str]| parse(args).unwrap().source().unwrap();
+        assert_eq!(source(&["--listen=unix:/x"]), Listen::Listen(Address::Unix("/x".into())));
+        assert_eq!(source(&["--fd=3,3"]), Listen::Fds(Address::Fds { read: 3, write: 3 }));
+        assert!(matches!(source(&["--listen=tcp:127.0.0.1:0"]), Listen::Listen(Address::Tcp(_))));
+        assert!(matches!(source(&["--listen=tcp:10.0.0.1:0", "--allow-private"]), Listen::Listen(Address::Tcp(_))));
+        refused(&["--listen=tcp:10.0.0.1:0"], &["--listen", "10.0.0.1"]);
+        refused(&["--listen=host"], &["--listen"]);
+        refused(&["--fd=3"], &["--fd"]);
+        refused(&["--fd=3,4", "--listen=unix:/x"], &["--fd", "--listen"]);
+        refused(&["host"], &["unexpected"]);
+    }
+
+    #[test]
+    fn the_settings_are_those_of_both_sides_and_its_own() {
+        let all = ["--bare", "--interval=20", "--witness=/w", "--fence=true", "--timeout=2000", "--memory-budget=3"];
+        let args = parse(&all).unwrap();
+        let config = args.config().unwrap();
+        assert_eq!((config.rule, config.fence, config.bare), (Rule::Witness, true, true));
+        assert_eq!((config.interval, config.timeout), (Duration::from_millis(20), Duration::from_secs(2)));
+        assert_eq!(args.memory_budget(), 3 << 20);
+        refused(&["--interval=0"], &["--interval"]);
+        refused(&["--memory-budget=0"], &["--memory-budget"]);
+        refused(&["--rule=witness"], &["--rule witness"]);
+        refused(&["--longest=5"], &["--adaptive"]);
+        refused(&["-i", "5"], &["-i"]);
+    }
+
+    #[test]
+    fn the_domain_names_the_socket() {
+        let args = parse(&["--once", "--record=/r"]).unwrap();
+        assert!(args.once && args.protection.control_path(&args.domain).unwrap().unwrap().ends_with("web.sock"));
+        let args = parse(&["--control=/c"]).unwrap();
+        assert_eq!(args.protection.control_path("web").unwrap().as_deref(), Some(Path::new("/c")));
+        let way = args.endpoint_of("b", None, Some("other")).unwrap();
+        assert_eq!(way, Address::Command("exec ssh b other".into()));
+        assert!(Line::try_parse_from(["receive"]).unwrap_err().to_string().contains("--domain"));
+    }
+}
