@@ -1,8 +1,14 @@
 //! The commands. Thin: options in, a room's function called, its result printed, an exit code.
 
+mod ctl;
 mod dump;
+pub mod endpoint;
+pub mod protection;
+pub mod receive;
+pub mod remus;
 mod stats;
 mod stream_options;
+pub mod table;
 mod verify;
 
 use crate::demo;
@@ -31,6 +37,8 @@ enum Command {
     Verify(verify::Args),
     /// Count a stream's pages
     Stats(stats::Args),
+    /// Ask or tell a side that protects or receives a domain
+    Ctl(ctl::Args),
     /// Watch a simulated guest survive the death of its host
     Demo(demo::Args),
     #[command(hide = true)]
@@ -49,6 +57,7 @@ pub fn run() -> ExitCode {
         Command::Dump(args) => dump::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Ctl(args) => ctl::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DemoPrimary(args) => demo::primary(&args),
         Command::DemoSecondary(args) => demo::secondary(&args),
@@ -62,5 +71,16 @@ pub fn run() -> ExitCode {
             eprintln!("xen-replicate: {error}");
             ExitCode::from(EXIT_TROUBLE)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_options_of_all_commands_are_sound() {
+        Cli::command().debug_assert();
     }
 }

@@ -1,0 +1,341 @@
+//! `xen-replicate remus`: what it can be told.
+
+use super::endpoint::{Endpoint, REMOTE_COMMAND, Reach, SSH_COMMAND};
+use super::protection::{ProtectionArgs, ms};
+use crate::hypervisor::sim::SimConfig;
+use crate::remus::Config;
+use clap::Args as ClapArgs;
+use std::path::Path;
+
+/// Options of the command. The one-letter options, their meanings and their conflicts are those of `xl remus`
+/// (`tools/xl/xl_cmdtable.c` and `main_remus` in `tools/xl/xl_migrate.c`).
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Args {
+    /// The domain to protect
+    pub domain: String,
+    /// The host that is to keep a copy: a name for SSHCOMMAND, unix:PATH, tcp:ADDR:PORT, fd:R,W or exec:COMMAND
+    pub host: String,
+
+    /// Milliseconds from one checkpoint to the next; 0 is the default, as for xl
+    #[arg(short, long, value_name = "MS", default_value_t = ms(Config::default().interval),
+        value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub interval: u64,
+    /// No compression; accepted for compatibility, for a migration-v2 stream has none
+    #[arg(short = 'u', long)]
+    pub no_compression: bool,
+    /// What reaches HOST, for sh; if empty, HOST itself is the command that is run
+    #[arg(short = 's', long, value_name = "SSHCOMMAND", default_value = SSH_COMMAND)]
+    pub ssh_command: String,
+    /// Have the receiver stay in the foreground: -e is passed to it
+    #[arg(short = 'e', long)]
+    pub foreground_receiver: bool,
+    /// The script that sets up network buffering; the simulated guest's card needs none
+    #[arg(short = 'N', long, value_name = "SCRIPT")]
+    pub netbuf_script: Option<String>,
+    /// Allow -b, -n and -d, which can make a fail-over inconsistent
+    #[arg(short = 'F', long = "unsafe")]
+    pub allow_unsafe: bool,
+    /// Write the checkpoints to nowhere, for measurements; needs -F
+    #[arg(short, long)]
+    pub blackhole: bool,
+    /// Do not buffer the guest's output: after a fail-over, clients may know what the guest does not; needs -F
+    #[arg(short = 'n', long)]
+    pub no_network_buffer: bool,
+    /// Do not replicate disks; needs -F
+    #[arg(short = 'd', long)]
+    pub no_disk_replication: bool,
+    /// Lock-step (COLO) instead of checkpoints
+    #[arg(short, long, conflicts_with_all = ["interval", "blackhole", "no_network_buffer", "no_disk_replication"])]
+    pub colo: bool,
+    /// COLO's proxy in user space; needs -c
+    #[arg(short = 'p', long)]
+    pub userspace_proxy: bool,
+
+    /// What is run on HOST: for a stock receiver, "xl migrate-receive -r" together with --allow-bare
+    #[arg(long, value_name = "CMD", default_value = REMOTE_COMMAND)]
+    pub remote_command: String,
+    /// Serve a receiver that knows no acknowledgements, as xl remus does, and at the price that has
+    #[arg(long)]
+    pub allow_bare: bool,
+    /// End, as xl remus does, when protection ends, instead of waiting for `ctl protect`
+    #[arg(long)]
+    pub once: bool,
+    /// The simulated guest: a JSON object, or @FILE with one; what is left out has its default, the name is DOMAIN
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub sim: Option<String>,
+    /// What both sides can be told.
+    #[command(flatten)]
+    pub protection: ProtectionArgs,
+}
+
+impl Args {
+    /// Checks what the options need of each other, and gives the machine's settings.
+    ///
+    /// # Errors
+    /// What is wrong, with the option's name.
+    pub fn config(&self) -> Result<Config, String> {
+        for (given, option) in [
+            (self.blackhole, "-b (--blackhole)"),
+            (self.no_network_buffer, "-n (--no-network-buffer)"),
+            (self.no_disk_replication, "-d (--no-disk-replication)"),
+        ] {
+            if given && !self.allow_unsafe {
+                return Err(format!("{option} needs -F (--unsafe)"));
+            }
+        }
+        if self.userspace_proxy && !self.colo {
+            return Err("-p (--userspace-proxy) needs -c (--colo)".into());
+        }
+        // A write to nowhere is acknowledged by nobody.
+        self.protection.config(self.interval(), self.allow_bare || self.blackhole)
+    }
+
+    /// Milliseconds from one checkpoint to the next.
+    pub fn interval(&self) -> u64 {
+        if self.interval == 0 { ms(Config::default().interval) } else { self.interval }
+    }
+
+    /// What is asked for and not part of this version.
+    pub fn unsupported(&self) -> Option<String> {
+        self.colo.then(|| "COLO is not part of this version".into())
+    }
+
+    /// The way to HOST; none for -b.
+    ///
+    /// # Errors
+    /// HOST is of none of its forms.
+    pub fn endpoint(&self) -> Result<Option<Endpoint>, String> {
+        if self.blackhole { Ok(None) } else { self.endpoint_of(&self.host, None, None).map(Some) }
+    }
+
+    /// The way to another host, for `ctl protect`: what it does not say is as it was here.
+    ///
+    /// # Errors
+    /// The host is of none of its forms.
+    pub fn endpoint_of(&self, host: &str, ssh: Option<&str>, remote: Option<&str>) -> Result<Endpoint, String> {
+        Endpoint::parse(
+            host,
+            &Reach {
+                ssh: ssh.unwrap_or(&self.ssh_command),
+                remote: remote.unwrap_or(&self.remote_command),
+                foreground: self.foreground_receiver,
+                private: self.protection.allow_private,
+            },
+        )
+    }
+
+    /// The simulated guest.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the values make no sense.
+    pub fn sim_config(&self) -> Result<SimConfig, String> {
+        let named = |error: &dyn std::fmt::Display| format!("--sim: {error}");
+        let mut config: SimConfig = match &self.sim {
+            None => SimConfig::default(),
+            Some(text) => match text.strip_prefix('@') {
+                None => serde_json::from_str(text).map_err(|error| named(&error))?,
+                Some(file) => {
+                    let named = |error: &dyn std::fmt::Display| format!("--sim: {file}: {error}");
+                    let text = std::fs::read_to_string(Path::new(file)).map_err(|error| named(&error))?;
+                    serde_json::from_str(&text).map_err(|error| named(&error))?
+                }
+            },
+        };
+        config.name.clone_from(&self.domain);
+        config.check().map_err(|error| named(&error))?;
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypervisor::sim::Pace;
+    use crate::remus::Rule;
+    use crate::remus::pacing::Target;
+    use clap::{CommandFactory, Parser};
+    use std::time::Duration;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// The arguments before `web host-b`; what clap refuses and what [`Args::config`] refuses alike.
+    fn parse(args: &[&str]) -> Result<Args, String> {
+        let line = ["remus"].iter().chain(args).chain(&["web", "host-b"]);
+        let args = Line::try_parse_from(line).map_err(|error| error.to_string())?.args;
+        args.config().map(|_| args)
+    }
+
+    #[track_caller]
+    fn refused(args: &[&str], parts: &[&str]) {
+        let error = parse(args).unwrap_err();
+        assert!(parts.iter().all(|part| error.contains(part)), "{args:?}: {error}");
+    }
+
+    #[test]
+    fn the_options_are_sound_and_the_defaults_xls() {
+        Line::command().debug_assert();
+        let args = parse(&[]).unwrap();
+        assert_eq!((args.domain.as_str(), args.host.as_str()), ("web", "host-b"));
+        assert_eq!(args.config(), Ok(Config::default()));
+        assert_eq!(args.endpoint(), Ok(Some(Endpoint::Command("exec ssh host-b xen-replicate receive".into()))));
+        assert_eq!(args.sim_config(), Ok(SimConfig { name: "web".into(), ..SimConfig::default() }));
+        assert_eq!(args.protection.pacing(), Ok(None));
+        assert!(matches!(args.protection.pace(), Pace::StepsPerSecond(n) if n.get() == 2000));
+        assert_eq!(args.protection.staging_limit(), 1 << 30);
+        assert_eq!(args.protection.fence_timeout(), Duration::from_secs(30));
+        assert_eq!(args.unsupported(), None);
+        let without_host = Line::try_parse_from(["remus", "web"]).unwrap_err();
+        assert!(without_host.to_string().contains("HOST"));
+    }
+
+    #[test]
+    fn every_letter_of_xl_and_its_long_name() {
+        let letters = parse(&["-i", "50", "-ue", "-s", "ssh -v", "-N", "script", "-Fbnd"]).unwrap();
+        let long = parse(&[
+            "--interval=50",
+            "--no-compression",
+            "--foreground-receiver",
+            "--ssh-command=ssh -v",
+            "--netbuf-script=script",
+            "--unsafe",
+            "--blackhole",
+            "--no-network-buffer",
+            "--no-disk-replication",
+        ])
+        .unwrap();
+        assert_eq!(format!("{letters:?}"), format!("{long:?}"));
+        assert!(letters.no_compression && letters.foreground_receiver && letters.allow_unsafe);
+        assert!(letters.blackhole && letters.no_network_buffer && letters.no_disk_replication);
+        assert_eq!(letters.netbuf_script.as_deref(), Some("script"));
+        assert_eq!(letters.endpoint(), Ok(None));
+        let config = letters.config().unwrap();
+        assert_eq!((config.interval, config.bare), (Duration::from_millis(50), true));
+        let colo = parse(&["-cpu"]).unwrap();
+        assert_eq!(format!("{colo:?}"), format!("{:?}", parse(&["-u", "--colo", "--userspace-proxy"]).unwrap()));
+        assert!(colo.unsupported().unwrap().contains("COLO"));
+    }
+
+    #[test]
+    fn zero_is_xls_default_interval() {
+        assert_eq!(parse(&["-i0"]).unwrap().config().unwrap().interval, Duration::from_millis(200));
+        refused(&["-i", "60001"], &["--interval"]);
+        refused(&["-i", "x"], &["--interval"]);
+    }
+
+    #[test]
+    fn an_empty_ssh_command_runs_the_host_itself() {
+        let args = parse(&["-s", "", "-e"]).unwrap();
+        assert_eq!(args.endpoint(), Ok(Some(Endpoint::Command("host-b".into()))));
+        let args = parse(&["-e", "--remote-command", "xl migrate-receive -r", "--allow-bare"]).unwrap();
+        assert!(args.config().unwrap().bare);
+        let expected = "exec ssh host-b xl migrate-receive -r -e";
+        assert_eq!(args.endpoint(), Ok(Some(Endpoint::Command(expected.into()))));
+        let expected = "exec rsh c other -e";
+        let other = args.endpoint_of("c", Some("rsh"), Some("other"));
+        assert_eq!(other, Ok(Endpoint::Command(expected.into())));
+    }
+
+    #[test]
+    fn conflicts_and_needs_are_xls() {
+        for letter in ["-b", "-n", "-d"] {
+            refused(&[letter], &[letter, "-F"]);
+            parse(&["-F", letter]).unwrap();
+            refused(&["-c", "-F", letter], &["--colo", "cannot be used with"]);
+        }
+        refused(&["-c", "-i", "200"], &["--colo", "--interval"]);
+        refused(&["-p"], &["-p", "-c"]);
+        parse(&["-c"]).unwrap();
+    }
+
+    #[test]
+    fn rule_and_witness_go_together() {
+        let rule = |args: &[&str]| parse(args).unwrap().config().unwrap().rule;
+        assert_eq!(rule(&["--witness", "/w"]), Rule::Witness);
+        assert_eq!(rule(&["--witness", "/w", "--rule", "witness"]), Rule::Witness);
+        assert_eq!(rule(&["--rule", "manual"]), Rule::Manual);
+        assert_eq!(rule(&["--rule", "primary-wins", "--fence", "true"]), Rule::PrimaryWins);
+        assert!(parse(&["--fence", "true"]).unwrap().config().unwrap().fence);
+        refused(&["--rule", "witness"], &["--rule witness", "--witness"]);
+        refused(&["--rule", "manual", "--witness", "/w"], &["--witness", "--rule manual"]);
+        refused(&["--rule", "primary-wins", "--witness", "/w"], &["--witness", "--rule primary-wins"]);
+        refused(&["--rule", "dice"], &["--rule"]);
+    }
+
+    #[test]
+    fn times_are_checked_by_their_options_names() {
+        let args = ["--heartbeat=20", "--timeout=61", "--answer-timeout=61", "--retry=1", "--refusals=0"];
+        let config = parse(&args).unwrap().config().unwrap();
+        let ms = Duration::from_millis;
+        assert_eq!((config.heartbeat, config.timeout, config.answer), (ms(20), ms(61), ms(61)));
+        assert_eq!((config.retry, config.refusals), (ms(1), 0));
+        refused(&["--heartbeat=0"], &["--heartbeat"]);
+        refused(&["--heartbeat=400"], &["--timeout", "400ms"]);
+        refused(&["--timeout=0"], &["--timeout"]);
+        refused(&["--answer-timeout=999"], &["--answer-timeout"]);
+        refused(&["--retry=0"], &["--retry"]);
+        refused(&["--fence-timeout=0"], &["--fence-timeout"]);
+        refused(&["--staging-limit=0"], &["--staging-limit"]);
+    }
+
+    #[test]
+    fn the_adaptive_interval_has_a_target_and_bounds() {
+        let pacing = |args: &[&str]| parse(args).unwrap().protection.pacing().unwrap().unwrap();
+        let by_share = pacing(&["--adaptive", "paused=2.5%"]);
+        let ms = Duration::from_millis;
+        assert_eq!((by_share.target, by_share.shortest, by_share.longest), (Target::PausedShare(25), ms(5), ms(5000)));
+        let by_delay = pacing(&["--adaptive=delay=20", "--shortest=2", "--longest=2"]);
+        assert_eq!((by_delay.target, by_delay.longest), (Target::OutputDelay(ms(20)), ms(2)));
+        for bad in ["paused=0", "paused=100", "paused=x", "paused=NaN", "delay=0", "delay=60001", "delay=", "fast", ""]
+        {
+            refused(&["--adaptive", bad], &["--adaptive"]);
+        }
+        refused(&["--shortest=1"], &["--shortest", "--adaptive"]);
+        refused(&["--longest=1"], &["--longest", "--adaptive"]);
+        refused(&["--adaptive=delay=9", "--shortest=0"], &["--shortest"]);
+        refused(&["--adaptive=delay=9", "--longest=60001"], &["--longest"]);
+        refused(&["--adaptive=delay=9", "--shortest=9", "--longest=8"], &["--shortest", "--longest"]);
+    }
+
+    #[test]
+    fn the_simulated_guest_comes_as_text_or_in_a_file() {
+        let sim = |text: &str| parse(&["--sim", text]).unwrap().sim_config();
+        let config = sim(r#"{"memory": 512, "name": "other", "working_set": 64}"#).unwrap();
+        assert_eq!((config.memory, config.name.as_str()), (512, "web"));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), r#"{"seed": 9}"#).unwrap();
+        assert_eq!(sim(&format!("@{}", file.path().display())).unwrap().seed, 9);
+        for (bad, part) in
+            [("{", "EOF"), (r#"{"memroy": 1}"#, "memroy"), (r#"{"vcpus": 0}"#, "vcpus"), ("@/none", "/none")]
+        {
+            let error = sim(bad).unwrap_err();
+            assert!(error.starts_with("--sim: ") && error.contains(part), "{error}");
+        }
+        assert!(matches!(parse(&["--sim-steps=0"]).unwrap().protection.pace(), Pace::Free));
+    }
+
+    #[test]
+    fn the_rest_is_taken_as_it_is() {
+        let args = ["--nic=127.0.0.1:0", "--nic-peer=127.0.0.1:9", "--once", "--watch", "--backend=sim"];
+        let args =
+            parse(&[&args[..], &["--failpoint=sent@3=kill", "--failpoint", "x", "--control=/c"]].concat()).unwrap();
+        assert!(args.once && args.protection.watch);
+        assert_eq!(args.protection.nic_peer.unwrap().port(), 9);
+        assert_eq!(args.protection.failpoint, ["sent@3=kill", "x"]);
+        assert_eq!(args.protection.control_path("a/b").unwrap().unwrap(), Path::new("/c"));
+        assert_eq!(parse(&["--no-control"]).unwrap().protection.control_path("web").unwrap(), None);
+        assert!(parse(&[]).unwrap().protection.control_path("a/b").is_err());
+        refused(&["--no-control", "--control=/c"], &["--no-control", "--control"]);
+        refused(&["--nic-peer=127.0.0.1:9"], &["--nic-peer", "--nic"]);
+        refused(&["--backend=xen"], &["--backend"]);
+        let tcp = |args: &[&str]| {
+            let line = ["remus"].iter().chain(args).chain(&["web", "tcp:10.0.0.1:1"]);
+            Line::try_parse_from(line).unwrap().args.endpoint()
+        };
+        assert!(tcp(&[]).is_err());
+        assert!(tcp(&["--allow-private"]).is_ok());
+    }
+}
