@@ -1,5 +1,6 @@
 //! The commands. Thin: options in, a room's function called, its result printed, an exit code.
 
+mod ctl;
 mod dump;
 mod endpoint;
 mod live;
@@ -42,6 +43,8 @@ enum Command {
     Remus(Box<remus::Args>),
     /// Be that other host
     Receive(Box<receive::Args>),
+    /// Ask or tell a side that protects or receives a domain
+    Ctl(ctl::Args),
     /// Watch a simulated guest survive the death of its host
     Demo(demo::Args),
     #[command(hide = true)]
@@ -64,6 +67,7 @@ pub fn run() -> ExitCode {
         Command::Stats(args) => stats::run(&args),
         Command::Remus(args) => remus::run(&args),
         Command::Receive(args) => receive::run(&args),
+        Command::Ctl(args) => ctl::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DemoPrimary(args) => demo::primary(&args),
         Command::DemoSecondary(args) => demo::secondary(&args),
@@ -78,5 +82,16 @@ pub fn run() -> ExitCode {
             eprintln!("xen-replicate: {error}");
             ExitCode::from(EXIT_TROUBLE)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_options_of_all_commands_are_sound() {
+        Cli::command().debug_assert();
     }
 }

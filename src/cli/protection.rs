@@ -3,7 +3,6 @@
 use super::endpoint::quoted;
 use crate::control;
 use crate::host::{Protection, sim};
-use crate::hypervisor::sim::Pace;
 use crate::remus::pacing::{Pacing, Target};
 use crate::remus::{Config, ConfigError, Rule};
 use crate::replicate::failpoint::Failpoints;
@@ -227,11 +226,6 @@ impl ProtectionArgs {
     /// A text that is none.
     pub fn failpoints(&self) -> Result<Failpoints, String> {
         Failpoints::parse(&self.failpoint).map_err(|error| format!("--failpoint: {error}"))
-    }
-
-    /// How fast the simulated guest runs.
-    pub fn pace(&self) -> Pace {
-        NonZeroU32::new(self.sim_steps).map_or(Pace::Free, Pace::StepsPerSecond)
     }
 
     /// How long the fencing command may take.

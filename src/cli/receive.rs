@@ -66,7 +66,7 @@ pub enum Listen {
     /// Two inherited descriptors.
     Fds(Address),
     /// A Unix or TCP socket to listen at.
-    Listen(Address),
+    At(Address),
 }
 
 impl Args {
@@ -85,7 +85,7 @@ impl Args {
     pub fn source(&self) -> Result<Listen, String> {
         match (&self.listen, &self.fd) {
             (Some(text), _) => endpoint::listen(text, self.protection.allow_private)
-                .map(Listen::Listen)
+                .map(Listen::At)
                 .map_err(|error| format!("--listen: {error}")),
             (None, Some(text)) => {
                 Address::parse(&format!("fd:{text}"), false).map(Listen::Fds).map_err(|error| format!("--fd: {error}"))
@@ -126,7 +126,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
     let source = match args.source().map_err(usage)? {
         Listen::Stdio => Source::Link(Link::stdio(cancel.clone())?, cancel),
         Listen::Fds(address) => Source::Link(connect(&address, &cancel)?, cancel),
-        Listen::Listen(address) => Source::Listener(Listener::bind(&address)?),
+        Listen::At(address) => Source::Listener(Listener::bind(&address)?),
     };
     let mut restore = Options::default();
     restore.libxc.round_limit = args.memory_budget();
@@ -210,10 +210,10 @@ mod tests {
     #[test]
     fn the_source_is_one_of_three() {
         let source = |args: &[&str]| parse(args).unwrap().source().unwrap();
-        assert_eq!(source(&["--listen=unix:/x"]), Listen::Listen(Address::Unix("/x".into())));
+        assert_eq!(source(&["--listen=unix:/x"]), Listen::At(Address::Unix("/x".into())));
         assert_eq!(source(&["--fd=3,3"]), Listen::Fds(Address::Fds { read: 3, write: 3 }));
-        assert!(matches!(source(&["--listen=tcp:127.0.0.1:0"]), Listen::Listen(Address::Tcp(_))));
-        assert!(matches!(source(&["--listen=tcp:10.0.0.1:0", "--allow-private"]), Listen::Listen(Address::Tcp(_))));
+        assert!(matches!(source(&["--listen=tcp:127.0.0.1:0"]), Listen::At(Address::Tcp(_))));
+        assert!(matches!(source(&["--listen=tcp:10.0.0.1:0", "--allow-private"]), Listen::At(Address::Tcp(_))));
         refused(&["--listen=tcp:10.0.0.1:0"], &["--listen", "10.0.0.1"]);
         refused(&["--listen=host"], &["--listen"]);
         refused(&["--fd=3"], &["--fd"]);

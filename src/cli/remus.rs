@@ -207,7 +207,6 @@ pub fn run(args: &Args) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hypervisor::sim::Pace;
     use crate::remus::Rule;
     use crate::remus::pacing::Target;
     use clap::{CommandFactory, Parser};
@@ -242,7 +241,7 @@ mod tests {
         assert_eq!(args.endpoint(), Ok(Address::Command(expected.into())));
         assert_eq!(args.sim_config(), Ok(SimConfig { name: "web".into(), ..SimConfig::default() }));
         assert_eq!(args.protection.pacing(), Ok(None));
-        assert!(matches!(args.protection.pace(), Pace::StepsPerSecond(n) if n.get() == 2000));
+        assert_eq!(args.protection.backend().steps.map(|steps| steps.get()), Some(2000));
         assert_eq!(args.protection.staging_limit(), 1 << 30);
         assert_eq!(args.protection.fence_timeout(), Duration::from_secs(30));
         assert_eq!(args.unsupported(), None);
@@ -372,7 +371,7 @@ mod tests {
             let error = sim(bad).unwrap_err();
             assert!(error.starts_with("--sim: ") && error.contains(part), "{error}");
         }
-        assert!(matches!(parse(&["--sim-steps=0"]).unwrap().protection.pace(), Pace::Free));
+        assert_eq!(parse(&["--sim-steps=0"]).unwrap().protection.backend().steps, None);
     }
 
     #[test]

@@ -174,6 +174,11 @@ impl<W: Write> Live<W> {
         Live { out, terminal, shown: 0, earlier: None }
     }
 
+    /// What it writes to.
+    pub(super) fn out(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     /// Shows a newer status. Its rates are those since the one before.
     ///
     /// # Errors

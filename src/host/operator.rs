@@ -17,6 +17,8 @@ pub struct Desk(Arc<Mutex<Clerk>>);
 struct Clerk {
     domain: String,
     driver: Option<Handle>,
+    /// The last word of a driver that has ended.
+    last: Option<Status>,
     /// Wakes a host that waits for a primary.
     waiting: Cancel,
     terminated: bool,
@@ -36,7 +38,13 @@ impl Desk {
     /// The system's.
     pub fn new(domain: &str) -> io::Result<Self> {
         let waiting = Cancel::new()?;
-        Ok(Desk(Arc::new(Mutex::new(Clerk { domain: domain.to_owned(), driver: None, waiting, terminated: false }))))
+        Ok(Desk(Arc::new(Mutex::new(Clerk {
+            domain: domain.to_owned(),
+            driver: None,
+            last: None,
+            waiting,
+            terminated: false,
+        }))))
     }
 
     /// Opens the control socket, unless there is to be none, and takes SIGTERM and SIGINT.
@@ -63,16 +71,24 @@ impl Desk {
         Ok(Office { _server: server, _signals: signals })
     }
 
-    /// From now on this driver is in charge, or none.
-    pub fn assign(&self, driver: Option<Handle>) {
+    /// From now on this driver is in charge.
+    pub fn assign(&self, driver: Handle) {
         let mut clerk = self.clerk();
-        clerk.driver = driver;
-        let late = clerk.driver.clone().filter(|_| clerk.terminated);
+        clerk.driver = Some(driver.clone());
+        clerk.last = None;
+        let terminated = clerk.terminated;
         drop(clerk);
-        if let Some(driver) = late {
+        if terminated {
             // The signal came when nobody was in charge.
             driver.terminate();
         }
+    }
+
+    /// The driver has ended; this is how, for who asks from now on.
+    pub fn retire(&self, last: Option<Status>) {
+        let mut clerk = self.clerk();
+        clerk.driver = None;
+        clerk.last = last;
     }
 
     /// Cancelled when this process is told to end while nobody is in charge.
@@ -93,14 +109,15 @@ impl Desk {
     pub fn request(&self, request: Request) -> Reply {
         let clerk = self.clerk();
         let Some(driver) = clerk.driver.clone() else {
+            let waiting = || Status {
+                domain: clerk.domain.clone(),
+                role: Role::Secondary,
+                phase: "waiting".into(),
+                ..Status::default()
+            };
             return match request {
-                Request::Status | Request::Watch { .. } => Reply::status(Status {
-                    domain: clerk.domain.clone(),
-                    role: Role::Secondary,
-                    phase: "waiting".into(),
-                    ..Status::default()
-                }),
-                _ => Reply::error("cannot be done while waiting for a primary"),
+                Request::Status | Request::Watch { .. } => Reply::status(clerk.last.clone().unwrap_or_else(waiting)),
+                _ => Reply::error("cannot be done while no domain is protected or received"),
             };
         };
         drop(clerk);

@@ -61,9 +61,9 @@ pub fn protect(
         failpoints: job.failpoints,
     };
     let driver = Driver::default();
-    desk.assign(Some(driver.handle()));
+    desk.assign(driver.handle());
     let ended = driver.run(runner, job.to, observer, settings);
-    desk.assign(None);
+    desk.retire(ended.as_ref().ok().map(|ended| ended.status.clone()));
     let Ended { how, domain: runner, .. } = ended?;
     if how == Ending::Stopped || how == Ending::Unprotected {
         // A simulated guest lives in this process; a real one would go on.

@@ -94,7 +94,7 @@ enum Served {
 
 fn one(link: Link, cancel: Cancel, job: &Job, desk: &Desk) -> io::Result<Served> {
     let driver = Driver::<SimTarget>::default();
-    desk.assign(Some(driver.handle()));
+    desk.assign(driver.handle());
     let settings = Settings {
         domain: job.protection.domain.clone(),
         config: job.protection.config,
@@ -105,7 +105,7 @@ fn one(link: Link, cancel: Cancel, job: &Job, desk: &Desk) -> io::Result<Served>
         failpoints: job.failpoints.clone(),
     };
     let outcome = driver.run(link, cancel, job.target.clone(), settings);
-    desk.assign(None);
+    desk.retire(None);
     match outcome.map_err(io::Error::other)? {
         Outcome::Ended(End::Dismissed | End::Stopped) => Ok(Served::Well),
         Outcome::Ended(_) => Ok(Served::Badly),

@@ -39,8 +39,8 @@ pub struct Pair {
     wanted: Wanted,
     pub primary: Handle,
     pub secondary: Handle,
-    protecting: Mutex<Option<JoinHandle<Result<Ended<Runner>, primary::Trouble>>>>,
-    receiving: Mutex<Option<JoinHandle<Result<Outcome<SimDomain>, Trouble>>>>,
+    protecting: Mutex<Option<Protecting>>,
+    receiving: Mutex<Option<Receiving>>,
 }
 
 fn config(rule: Rule, interval: Duration) -> Config {
@@ -144,6 +144,7 @@ fn witness(folder: &TempDir, rule: Rule) -> Option<Box<dyn Witness>> {
         .then(|| Box::new(DirectoryWitness::open(&path, "guest", Holder::new()).unwrap()) as Box<dyn Witness>)
 }
 
+type Protecting = JoinHandle<Result<Ended<Runner>, primary::Trouble>>;
 type Receiving = JoinHandle<Result<Outcome<SimDomain>, Trouble>>;
 
 fn receive(folder: &TempDir, wanted: &Wanted) -> (Handle, Receiving, Address) {

@@ -109,6 +109,8 @@ pub struct Ended<D> {
     pub domain: D,
     /// What was counted.
     pub statistics: Statistics,
+    /// How it was at the end, for the operator.
+    pub status: Status,
 }
 
 /// Why a primary could not do what it should.
@@ -229,10 +231,10 @@ impl Driver {
         }
         let how = run.serve(&self.inbox);
         run.shut();
-        let statistics = run.rounds.statistics().clone();
+        let (statistics, status) = (run.rounds.statistics().clone(), run.status());
         drop(run);
         let domain = guest.join().map_err(|_| Trouble::Panicked)?;
-        Ok(Ended { how: how?, domain, statistics })
+        Ok(Ended { how: how?, domain, statistics, status })
     }
 }
 
@@ -594,7 +596,7 @@ impl Run {
             }
             Request::Protect { host, rsh, remote } => {
                 if self.machine.phase() != Phase::Alone {
-                    return Reply::error(&format!("cannot be done while {}", primary_phase(self.machine.phase())));
+                    return Reply::error(format!("cannot be done while {}", primary_phase(self.machine.phase())));
                 }
                 match (self.resolve)(&host, rsh.as_deref(), remote.as_deref()) {
                     Ok(address) => self.protect(address),

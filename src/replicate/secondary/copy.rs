@@ -75,6 +75,9 @@ impl Read for Octets {
     }
 }
 
+/// An image in a domain of its own, and the stream behind it.
+type Image<D> = (Copy<D>, LibxcReader<Octets, ToLibxl>);
+
 /// Where a stream's handling goes on.
 enum Next {
     /// With whatever comes.
@@ -168,7 +171,7 @@ impl<T: Target, S: FnMut(Said<T::Domain>)> Keeper<T, S> {
     }
 
     /// The first image, into a domain of its own: the copy there is stays as it is.
-    fn image(&mut self) -> Result<(Copy<T::Domain>, LibxcReader<Octets, ToLibxl>), Unsound> {
+    fn image(&mut self) -> Result<Image<T::Domain>, Unsound> {
         let (reader, config): (LibxlReader<Octets>, _) = Restorer::open(self.forward.clone(), self.options)?;
         let mut domain = self.target.create(config.as_deref()).map_err(Unsound::Budget)?;
         let mut restorer = Restorer::new(&domain, self.options)?;

@@ -536,7 +536,7 @@ impl<D: Send + 'static> Run<D> {
         let mut actions = Vec::new();
         self.feed_into(Event::Command(command), &mut actions);
         match actions.iter().any(words::is_not_now) {
-            true => Reply::error(&format!("cannot be done while {}", secondary_phase(self.machine.phase()))),
+            true => Reply::error(format!("cannot be done while {}", secondary_phase(self.machine.phase()))),
             false => Reply::status(self.status()),
         }
     }
