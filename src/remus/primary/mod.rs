@@ -234,7 +234,8 @@ impl Primary {
             },
             Timer::Round => {
                 self.due = true;
-                if self.phase == Phase::Protected && self.round != Round::Idle && !self.stretched {
+                // A whole image takes as long as it takes.
+                if self.phase == Phase::Protected && self.round != Round::Idle && !self.whole && !self.stretched {
                     self.stretched = true;
                     self.notice(Level::Warning, Code::IntervalStretched, out);
                 }

@@ -21,6 +21,9 @@ pub(super) struct Words {
     pub begun: Instant,
 }
 
+/// How the peer is called that takes everything and keeps nothing: [`crate::transport::Address::Null`].
+const NOWHERE: &str = "null:";
+
 /// What the machine has against a command, if it has not obeyed.
 pub(super) fn refusal(actions: &[Action], now: Phase) -> Option<String> {
     actions.iter().find_map(|action| match action {
@@ -111,7 +114,8 @@ impl Words {
                 Phase::Delegated => Guest::Suspended,
                 _ => Guest::Running,
             },
-            protected: machine.is_protected(),
+            // What goes nowhere protects nobody.
+            protected: machine.is_protected() && self.peer.as_deref() != Some(NOWHERE),
             peer: self.peer.clone(),
             framing: self.peer.as_ref().map(|_| if self.bare { Framing::Bare } else { Framing::Framed }),
             rule: config.rule.name().into(),
