@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod control;
+mod copying;
 pub mod decode;
 pub mod demo;
 pub mod host;

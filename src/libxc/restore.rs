@@ -408,7 +408,7 @@ impl Restorer {
         for (index, source) in contents.chunks_exact(PAGE_SIZE).enumerate() {
             // PV: localise here.
             if let Some(page) = pages.page_mut(index) {
-                page.copy_from_slice(source);
+                crate::copying::copy(source, page);
             }
         }
         Ok(())

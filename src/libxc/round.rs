@@ -77,7 +77,7 @@ impl Round {
     pub(super) fn add_pages(&mut self, entries: &[PageEntry], pages: &impl PageBatch) {
         self.entries.extend_from_slice(entries);
         for run in Runs::new(pages) {
-            self.contents.extend_from_slice(run);
+            crate::copying::append(run, &mut self.contents);
         }
     }
 
@@ -89,7 +89,7 @@ impl Round {
     /// Adds the pages of a record.
     pub(super) fn add_record(&mut self, pages: &PageData<'_>) {
         self.entries.extend(pages.entries());
-        self.contents.extend_from_slice(pages.contents().unwrap_or_default());
+        crate::copying::append(pages.contents().unwrap_or_default(), &mut self.contents);
     }
 
     /// Writes pages and state.

@@ -255,7 +255,7 @@ pub(super) fn copy_pages(pages: &impl PageBatch, buffer: &mut Vec<u8>) {
     buffer.reserve(pages.len().saturating_mul(PAGE_SIZE));
     let mut index = 0;
     while let Some(run) = pages.run(index) {
-        buffer.extend_from_slice(run);
+        crate::copying::append(run, buffer);
         index += run.len() / PAGE_SIZE;
     }
 }

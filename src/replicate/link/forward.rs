@@ -252,9 +252,7 @@ impl Read for Forward {
         }
         let here = self.buffer.get(self.data.clone()).unwrap_or_default();
         let taken = here.len().min(octets.len());
-        if let (Some(to), Some(from)) = (octets.get_mut(..taken), here.get(..taken)) {
-            to.copy_from_slice(from);
-        }
+        crate::copying::copy(here, octets);
         self.data.start += taken;
         Ok(taken)
     }
