@@ -85,6 +85,15 @@ pub trait Observer<D>: Send {
 /// Nobody watches.
 impl<D> Observer<D> for () {}
 
+/// Somebody watches, or nobody.
+impl<D, O: Observer<D>> Observer<D> for Option<O> {
+    fn suspended(&mut self, number: u64, domain: &D) {
+        if let Some(observer) = self {
+            observer.suspended(number, domain);
+        }
+    }
+}
+
 /// Where the stream is. A failed write leaves none.
 #[derive(Debug)]
 enum Place {
