@@ -2,6 +2,7 @@
 
 use super::endpoint::quoted;
 use crate::control;
+use crate::host::digests::Digests;
 use crate::host::{Protection, sim};
 use crate::remus::pacing::{Pacing, Target};
 use crate::remus::{Config, ConfigError, Rule};
@@ -93,6 +94,9 @@ pub struct ProtectionArgs {
     /// Die or stop at a named step, for tests
     #[arg(long, value_name = "NAME[@N][=kill|stop]", hide = true)]
     pub failpoint: Vec<String>,
+    /// Keep sums of the guest's state at each checkpoint, for tests
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub keep_digests: Option<PathBuf>,
     /// Let TCP go to private networks, for tests
     #[arg(long, hide = true)]
     pub allow_private: bool,
@@ -218,6 +222,14 @@ impl ProtectionArgs {
             nic_peer: self.nic_peer,
             unbuffered: false,
         }
+    }
+
+    /// The file of sums, begun anew.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn digests(&self) -> io::Result<Option<Digests>> {
+        self.keep_digests.as_deref().map(|path| Digests::open(path, false)).transpose()
     }
 
     /// The armed failpoints.

@@ -147,8 +147,11 @@ pub fn run(args: &Args) -> io::Result<bool> {
         pacing,
         staging_limit: args.protection.staging_limit(),
         failpoints,
+        digests: args.protection.keep_digests.clone(),
         protection: args.protection.protection(&args.domain, config),
     };
+    // Begun here, so that a path of no use is told now and not at a failover.
+    drop(args.protection.digests()?);
     let desk = Desk::new(&args.domain)?;
     // The remote shell that started this must not end it when it loses its own host.
     let office = desk.open(socket.as_deref(), !args.foreground)?;

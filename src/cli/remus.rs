@@ -177,6 +177,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
     let socket = args.protection.control_path(&args.domain)?;
     let protection = args.protection.protection(&args.domain, config);
     let generation = protection.newest().map_err(io::Error::other)?;
+    let digests = args.protection.digests()?;
     let desk = Desk::new(&args.domain)?;
     let office = desk.open(socket.as_deref(), false)?;
     let domain = SimDomain::create(&sim).map_err(io::Error::other)?;
@@ -195,7 +196,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
         protection,
     };
     let table = args.protection.watch.then(|| live::start(&desk)).transpose()?;
-    let ended = protect(guest, job, &desk, ());
+    let ended = protect(guest, job, &desk, digests);
     drop(table);
     drop(office);
     match ended.map_err(io::Error::other)? {

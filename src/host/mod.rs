@@ -5,10 +5,12 @@
 //! | `bare.rs` | the same for a stock `xl remus` at the other end |
 //! | `primary.rs` | a domain of this host, protected |
 //! | `secondary.rs` | a copy of another host's domain, and its life after a failover |
+//! | `digests.rs` | what a guest was at each checkpoint, for tests |
 //! | `operator.rs` | the control socket and signals, whoever is in charge of the domain |
 //! | `sim.rs` | the backend: simulated guests, their cables |
 
 pub mod bare;
+pub mod digests;
 pub mod operator;
 pub mod primary;
 pub mod secondary;

@@ -3,7 +3,6 @@
 use super::Protection;
 use super::operator::Desk;
 use super::sim::Guest;
-use crate::hypervisor::Domain;
 use crate::hypervisor::sim::Runner;
 use crate::libxl;
 use crate::remus::Generation;
@@ -37,7 +36,7 @@ pub struct Job {
 /// Protects a guest until it is gone, or this process is told to end.
 ///
 /// # Errors
-/// [`Trouble`]; or the domain that is left cannot be asked how it is.
+/// [`Trouble`]; or the domain that is left is damaged.
 pub fn protect(
     guest: Guest,
     job: Job,
@@ -66,13 +65,11 @@ pub fn protect(
     desk.retire(ended.as_ref().ok().map(|ended| ended.status.clone()));
     let Ended { how, domain: runner, .. } = ended?;
     if how == Ending::Stopped || how == Ending::Unprotected {
-        // A simulated guest lives in this process; a real one would go on.
-        match runner.info() {
-            Ok(info) => {
-                log::info!("{domain}: leaving it, {}", if info.is_suspended() { "suspended" } else { "running" })
-            }
-            Err(error) => log::error!("{domain}: {error}"),
-        }
+        // A simulated guest lives in this process; a real one would go on. This one can say how it has fared.
+        let turn = runner.turn().map_err(std::io::Error::other)?;
+        turn.self_check().map_err(|error| std::io::Error::other(format!("the guest is damaged: {error}")))?;
+        let run = if turn.is_running() { "running" } else { "standing still" };
+        log::info!("{domain}: leaving it, {run} and sound after {} steps", turn.steps().unwrap_or_default());
     }
     drop(wire);
     Ok(how)

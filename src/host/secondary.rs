@@ -1,6 +1,7 @@
 //! `receive`: a copy of another host's domain, and its life after a failover.
 
 use super::Protection;
+use super::digests::Digests;
 use super::operator::Desk;
 use super::primary;
 use super::sim::{self, Backend, SimTarget};
@@ -36,6 +37,8 @@ pub struct Job {
     pub staging_limit: u64,
     /// Where tests let this process die.
     pub failpoints: Failpoints,
+    /// Where to keep sums of the survivor's state, and of its checkpoints.
+    pub digests: Option<PathBuf>,
 }
 
 /// Where primaries come from.
@@ -117,6 +120,10 @@ fn one(link: Link, cancel: Cancel, job: &Job, desk: &Desk) -> io::Result<Served>
 pub(super) fn live(survivor: Survivor<crate::hypervisor::sim::SimDomain>, job: &Job, desk: &Desk) -> io::Result<bool> {
     let Survivor { mut domain, checkpoint, generation, lost } = survivor;
     let config = sim::xl_config(domain.config());
+    let mut digests = job.digests.as_deref().map(|path| Digests::open(path, true)).transpose()?;
+    if let Some(digests) = &mut digests {
+        digests.survivor(checkpoint, &domain)?;
+    }
     domain.unpause().map_err(io::Error::other)?;
     let guest = job.backend.house(domain).map_err(io::Error::other)?;
     log::warn!(
@@ -139,7 +146,7 @@ pub(super) fn live(survivor: Survivor<crate::hypervisor::sim::SimDomain>, job: &
             failpoints: Failpoints::default(),
         },
         desk,
-        (),
+        digests,
     );
     let how = ended.map_err(io::Error::other)?;
     Ok(matches!(how, Ending::SwitchedOver | Ending::Stopped))

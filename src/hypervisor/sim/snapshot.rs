@@ -5,6 +5,7 @@ use std::fmt;
 use super::domain::{NR_PARAMS, SimDomain};
 use super::workload::hash::{mix, page_sum};
 use crate::hypervisor::error::Result;
+use crate::hypervisor::hvm_param;
 use crate::hypervisor::types::{CpuPolicy, Page, Pfn, TscInfo, ZERO_PAGE};
 
 /// Everything that makes the guest go on as it would have: memory, HVM context, parameters, TSC, policies, device model. What
@@ -135,6 +136,15 @@ impl SimDomain {
     /// Checksums of the guest's state, without copying its memory. Equal to those of a snapshot of it.
     pub fn digest(&self) -> Result<Digest> {
         Ok(self.state_but_memory()?.digest(self.pages()))
+    }
+
+    /// The same without the pages that a restore clears ([`hvm_param::names_cleared_page`]): what a guest and its copy have in
+    /// common.
+    pub fn digest_but_cleared(&self) -> Result<Digest> {
+        let params = (0u64..).zip(&self.params);
+        let cleared: Vec<Pfn> =
+            params.filter(|&(index, _)| hvm_param::names_cleared_page(index)).map(|(_, &pfn)| pfn).collect();
+        Ok(self.state_but_memory()?.digest(self.pages().filter(|(pfn, _)| !cleared.contains(pfn))))
     }
 
     fn pages(&self) -> impl Iterator<Item = (Pfn, &Page)> {

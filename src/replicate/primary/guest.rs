@@ -85,6 +85,15 @@ pub trait Observer<D>: Send {
 /// Nobody watches.
 impl<D> Observer<D> for () {}
 
+/// Somebody watches, or nobody.
+impl<D, O: Observer<D>> Observer<D> for Option<O> {
+    fn suspended(&mut self, number: u64, domain: &D) {
+        if let Some(observer) = self {
+            observer.suspended(number, domain);
+        }
+    }
+}
+
 /// Where the stream is. A failed write leaves none.
 #[derive(Debug)]
 enum Place {
@@ -119,6 +128,7 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
         let mut suspended_at = Instant::now();
         // Not the guest's time.
         let mut watched = Duration::ZERO;
+        let mut paused = false;
         for job in jobs {
             match job {
                 Job::Suspend => {
@@ -160,7 +170,7 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                         // Before the guest runs: nothing may be released from here on.
                         done(Done::EpochFailed(error));
                     }
-                    match self.domain.resume() {
+                    match self.run_on(&mut paused) {
                         Ok(()) => {
                             let at = Instant::now();
                             self.failpoints.pass(Step::Resumed);
@@ -188,6 +198,7 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                     }
                 }
                 Job::Pause => {
+                    paused = true;
                     if let Err(error) = self.domain.pause() {
                         // Its output goes nowhere any more, whatever it does.
                         log::error!("{}: pausing the guest: {error}", self.domain_name);
@@ -203,6 +214,17 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
             }
         }
         self.domain
+    }
+
+    /// Lets the guest run. One that stood still for good, until the operator said otherwise, need not have been suspended.
+    fn run_on(&mut self, paused: &mut bool) -> crate::hypervisor::Result<()> {
+        if std::mem::take(paused) {
+            self.domain.unpause()?;
+            if !self.domain.info()?.is_suspended() {
+                return Ok(());
+            }
+        }
+        self.domain.resume()
     }
 
     fn begin(&mut self, outbox: Outbox, number: u32, checkpoint: u64) -> Result<Stream, SaveError> {
