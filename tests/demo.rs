@@ -40,11 +40,16 @@ fn the_guest_survives_whenever_the_primary_is_killed() {
         assert_eq!(report["survived"], true, "{report}");
         assert_eq!(report["difference"], Value::Null);
         assert_eq!(report["failover"]["checkpoint"], report["received"]);
+        let client = &report["client"];
+        for fault in ["lost", "contradicted", "interleaved", "duplicates"] {
+            assert_eq!(client[fault], 0, "{fault}: {report}");
+        }
+        assert!(client["acknowledged"].as_u64().unwrap() > 0 && report["heard"] == true, "{report}");
         assert_eq!(report["pages_left_out"].as_array().unwrap().len(), 4);
         assert!(report["pages_compared"].as_u64().unwrap() >= 512, "{report}");
         assert!(report["steps_after"].as_u64().unwrap() > 0, "{report}");
         let (sent, received) = (&report["sent"]["checkpoints"], report["received"].as_u64().unwrap());
-        // The primary may die between sending and telling.
+        // The primary may die between the acknowledgement and telling of it.
         assert!((received.saturating_sub(1)..=received).contains(&sent.as_u64().unwrap()), "{report}");
     }
     assert!(is_empty(temp.path()));
@@ -63,6 +68,7 @@ fn the_recorded_stream_is_valid() {
         "  checkpoint     1",
         "The primary is killed (SIGKILL)",
         "equal octet for octet: ",
+        ": lost 0, contradicted 0, out of two copies 0",
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }

@@ -107,7 +107,7 @@ pub fn medians(load: &mut Load, rounds: usize) -> Result<Round, Box<dyn Error>> 
 pub fn all(measuring: bool) -> Result<(), Box<dyn Error>> {
     let sizes: &[u64] = if measuring { &[1_000, 10_000, 100_000] } else { &[100] };
     for &pages in sizes {
-        let mut load = Load::new(if measuring { 1 } else { 1 }, pages)?;
+        let mut load = Load::new(1, pages)?;
         let Round { pages, pause, memcpy } = medians(&mut load, if measuring { 31 } else { 1 })?;
         let bound = memcpy.mul_f64(1.3) + Duration::from_millis(1);
         let figures = format!("{:.2} ms, memcpy {:.2} ms, ratio {:.2}", ms(pause), ms(memcpy), ms(pause) / ms(memcpy));

@@ -1,25 +1,36 @@
 //! The two hosts of the demonstration, each a process of its own.
 
 use super::state;
+use crate::host::sim::{Backend, Guest, SimTarget, xl_config};
 use crate::hypervisor::Domain;
-use crate::hypervisor::sim::{Pace, Runner, SimConfig, SimDomain};
+use crate::hypervisor::sim::{Runner, SimConfig, SimDomain};
 use crate::libxl;
+use crate::remus::{Config, Generation, Rule};
 use crate::replicate::RoundFigures;
-use crate::replicate::bare::{self as replicate, Outcome, Recorder, Stop, primary, secondary};
+use crate::replicate::failpoint::Failpoints;
+use crate::replicate::fence::Fence;
+use crate::replicate::link::Record;
+use crate::replicate::primary::{self, Observer};
+use crate::replicate::secondary::{self, Outcome, Survivor};
+use crate::transport::{Address, Cancel, connect};
 use clap::Args as ClapArgs;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::os::fd::{AsFd, RawFd};
-use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 /// Steps of the guest's program in a second.
 const STEPS_PER_SECOND: NonZeroU32 = NonZeroU32::new(2000).unwrap();
 /// How long the survivor runs before it is checked.
-const RUN_ON: Duration = Duration::from_millis(250);
+const RUN_ON: Duration = Duration::from_millis(500);
+/// Standard input is the link between the two hosts.
+const LINK: Address = Address::Fds { read: 0, write: 0 };
 
 /// The setup of a child, from its parent.
 #[derive(Debug, ClapArgs)]
@@ -35,6 +46,14 @@ pub(super) struct PrimarySetup {
     pub interval_ms: u64,
     /// Open files for the states, used in turn.
     pub states: Vec<RawFd>,
+    pub cable: Cable,
+}
+
+/// Where a guest's network card is, on this machine.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Cable {
+    pub nic: SocketAddr,
+    pub client: SocketAddr,
 }
 
 /// What the secondary has to know.
@@ -46,20 +65,21 @@ pub(super) struct SecondarySetup {
     pub state: RawFd,
     /// An open file for the stream.
     pub record: Option<RawFd>,
+    pub cable: Cable,
+    /// The primary's process: fencing makes sure of its death.
+    pub primary: u32,
 }
 
 /// What a child tells its parent, one line of JSON each.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Event {
-    /// Primary: a checkpoint is sent.
+    /// Primary: a checkpoint is acknowledged.
     Round(Round),
-    /// Secondary: a checkpoint is whole and applied.
-    Applied { number: u64 },
-    /// Secondary: the stream has stopped.
-    Gone { checkpoint: u64 },
-    /// Secondary: the guest runs.
-    Resumed { took: Duration },
+    /// Secondary: a checkpoint is whole.
+    Whole { number: u64 },
+    /// Secondary: the guest runs, so long after the primary counted as lost.
+    Resumed { checkpoint: u64, took: Duration },
     /// Secondary: the guest has run on for so many steps; what its own check found.
     RanOn { steps: u64, damage: Option<String> },
     /// Secondary: the record of the stream is not whole. That costs nobody the guest.
@@ -78,6 +98,8 @@ pub(super) struct Round {
     pub octets: u64,
     pub pause: Duration,
     pub transmission: Duration,
+    pub acknowledgement: Duration,
+    pub output_delay: Option<Duration>,
 }
 
 fn tell(event: &Event) -> io::Result<()> {
@@ -107,31 +129,34 @@ fn inherited(fd: RawFd) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(format!("/proc/self/fd/{fd}"))
 }
 
-fn socket() -> io::Result<UnixStream> {
-    Ok(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))
+/// Both sides' settings. The demonstration has no third party: the primary goes on alone when it has lost the secondary, the
+/// secondary when it has made sure of the primary's death.
+fn config(interval: Duration) -> Config {
+    Config {
+        interval,
+        rule: Rule::PrimaryWins,
+        fence: true,
+        // The dead process is there until its parent has seen it.
+        retry: Duration::from_millis(10),
+        ..Config::default()
+    }
+}
+
+fn backend(cable: Cable) -> Backend {
+    Backend { steps: Some(STEPS_PER_SECOND), nic: Some(cable.nic), nic_peer: Some(cable.client), unbuffered: false }
 }
 
 /// Keeps the guest's state at each checkpoint, beside the stream and not by way of it.
-struct Keeper {
-    states: Vec<File>,
-    failed: Option<io::Error>,
-}
+struct Keeper(Vec<File>);
 
-impl primary::Observer<Runner> for Keeper {
+impl Observer<Runner> for Keeper {
     fn suspended(&mut self, number: u64, domain: &Runner) {
-        let slot = usize::try_from(number).ok().and_then(|number| number.checked_rem(self.states.len()));
-        if let Some(file) = slot.and_then(|slot| self.states.get(slot))
+        let slot = usize::try_from(number).ok().and_then(|number| number.checked_rem(self.0.len()));
+        if let Some(file) = slot.and_then(|slot| self.0.get(slot))
             && let Err(error) = state::keep(domain, number, file)
         {
-            self.failed.get_or_insert(error);
-        }
-    }
-
-    fn sent(&mut self, round: &RoundFigures) {
-        let &RoundFigures { number, dirty_pages, octets, pause, transmission, .. } = round;
-        let told = tell(&Event::Round(Round { number, dirty_pages, octets, pause, transmission }));
-        if let Err(error) = told {
-            self.failed.get_or_insert(error);
+            // The parent ends, and this process with it.
+            let _ = tell(&Event::Trouble { text: error.to_string() });
         }
     }
 }
@@ -142,55 +167,32 @@ pub fn primary(args: &ChildArgs) -> io::Result<bool> {
     follow_parent(setup.parent)?;
     let states = setup.states.iter().map(|&fd| inherited(fd)).collect::<io::Result<_>>()?;
     let domain = SimDomain::create(&setup.config).map_err(io::Error::other)?;
-    let mut guest = Runner::start(domain, Pace::StepsPerSecond(STEPS_PER_SECOND)).map_err(io::Error::other)?;
-    let options = primary::Options {
-        interval: Duration::from_millis(setup.interval_ms),
+    let Guest { runner, output, wire } = backend(setup.cable).house(domain).map_err(io::Error::other)?;
+    let settings = primary::Settings {
+        domain: setup.config.name.clone(),
+        config: config(Duration::from_millis(setup.interval_ms)),
+        generation: Generation::default(),
+        pacing: None,
+        staging_limit: 1 << 30,
         save: libxl::save::Options { config: Some(xl_config(&setup.config)), ..libxl::save::Options::default() },
-        ..primary::Options::default()
+        witness: None,
+        output,
+        resolve: Box::new(|_, _, _| Err("a demonstration has two hosts".into())),
+        once: true,
+        on_round: Some(Box::new(|round: &RoundFigures| {
+            let &RoundFigures { number, dirty_pages, octets, pause, transmission, acknowledgement, output_delay } =
+                round;
+            let round = Round { number, dirty_pages, octets, pause, transmission, acknowledgement, output_delay };
+            // Should the parent be gone, so will we be.
+            let _ = tell(&Event::Round(round));
+        })),
+        failpoints: Failpoints::default(),
     };
-    let mut keeper = Keeper { states, failed: None };
-    let ended = replicate::protect(&mut guest, socket()?, &options, &Stop::default(), &mut keeper);
-    let text = match (keeper.failed, ended) {
-        (Some(error), _) => error.to_string(),
-        (None, Err(unprotected)) if unprotected.guest_runs() => {
-            format!("the primary is {unprotected}; its guest runs on")
-        }
-        (None, Err(unprotected)) => format!("the primary is {unprotected}"),
-        (None, Ok(_)) => "the primary has stopped".into(),
-    };
-    tell(&Event::Trouble { text })?;
-    Ok(false)
-}
-
-/// A configuration as xl would put it into the preamble, as far as a simulated guest has one.
-fn xl_config(config: &SimConfig) -> String {
-    serde_json::json!({
-        "c_info": { "type": "hvm", "name": config.name, "uuid": config.uuid },
-        "b_info": {
-            "max_vcpus": config.vcpus,
-            "max_memkb": config.memory * 4,
-            "target_memkb": config.memory * 4,
-            "type.hvm": {}
-        }
-    })
-    .to_string()
-}
-
-/// Tells what the secondary sees.
-#[derive(Default)]
-struct Witness {
-    gone: Option<Instant>,
-}
-
-impl secondary::Observer for Witness {
-    fn applied(&mut self, number: u64, _pages: usize, _octets: u64) {
-        // Should the parent be gone, so will we be.
-        let _ = tell(&Event::Applied { number });
-    }
-
-    fn sender_gone(&mut self, number: u64) {
-        self.gone = Some(Instant::now());
-        let _ = tell(&Event::Gone { checkpoint: number });
+    let ended = primary::Driver::default().run(runner, Some(LINK), Keeper(states), settings);
+    drop(wire);
+    match ended {
+        Ok(ended) => trouble(&format!("the primary has ended by itself: {:?}", ended.how)),
+        Err(error) => trouble(&format!("the primary: {error}")),
     }
 }
 
@@ -199,39 +201,58 @@ pub fn secondary(args: &ChildArgs) -> io::Result<bool> {
     let setup: SecondarySetup = setup(args)?;
     follow_parent(setup.parent)?;
     let state = inherited(setup.state)?;
-    let record = setup.record.map(inherited).transpose()?.map(BufWriter::new);
-    let mut domain = SimDomain::empty(&setup.config).map_err(io::Error::other)?;
-    let mut source = Recorder::new(socket()?, record);
-    let mut witness = Witness::default();
-    let source_in_use = BufReader::with_capacity(1 << 18, &mut source);
-    let outcome = replicate::receive(source_in_use, &mut domain, libxl::restore::Options::default(), &mut witness);
-    let ready = Instant::now();
-    let checkpoint = match outcome {
-        Ok(Outcome::FailOver { checkpoint, .. }) => checkpoint,
-        Ok(Outcome::HandedOver) => return trouble("the primary has ended the stream"),
-        Err(refusal) => {
-            tell(&Event::Refused { text: refusal.to_string() })?;
+    let record = setup.record.map(|fd| Record::new(PathBuf::from(format!("/proc/self/fd/{fd}"))));
+    let unrecorded = record.as_ref().map(Record::failed);
+    let fence = Fence { command: format!("! kill -0 {} 2>&-", setup.primary), timeout: Duration::from_secs(10) };
+    let settings = secondary::Settings {
+        domain: setup.config.name.clone(),
+        config: config(Config::default().interval),
+        restore: libxl::restore::Options::default(),
+        fence: Some(fence),
+        witness: None,
+        record,
+        on_checkpoint: Some(Box::new(|number| {
+            let _ = tell(&Event::Whole { number });
+        })),
+        failpoints: Failpoints::default(),
+    };
+    let cancel = Cancel::new()?;
+    let link = connect(&LINK, &cancel)?;
+    let target = SimTarget { domain: setup.config.name.clone(), memory_budget: None };
+    let outcome = secondary::Driver::default().run(link, cancel, target, settings);
+    let Survivor { mut domain, checkpoint, lost, .. } = match outcome {
+        Ok(Outcome::Survivor(survivor)) => survivor,
+        Ok(Outcome::Ended(end)) => {
+            tell(&Event::Refused { text: format!("the secondary has ended: {end:?}") })?;
+            return Ok(false);
+        }
+        Err(error) => {
+            tell(&Event::Refused { text: error.to_string() })?;
             return Ok(false);
         }
     };
-    if let Err(error) = source.finish() {
-        tell(&Event::Unrecorded { text: error.to_string() })?;
+    let decided = lost.elapsed();
+    if let Some(text) = unrecorded.as_ref().and_then(|failed| failed.get()) {
+        tell(&Event::Unrecorded { text: text.clone() })?;
     }
+    // Not a part of a failover.
     state::keep(&domain, checkpoint, &state)?;
-    let resuming = Instant::now();
+    let resuming = std::time::Instant::now();
     let before = domain.steps().map_err(io::Error::other)?;
     domain.unpause().map_err(io::Error::other)?;
-    let guest = Runner::start(domain, Pace::StepsPerSecond(STEPS_PER_SECOND)).map_err(io::Error::other)?;
-    let took = resuming.elapsed() + witness.gone.map_or(Duration::ZERO, |gone| ready.saturating_duration_since(gone));
-    tell(&Event::Resumed { took })?;
-    Stop::default().wait_until(Instant::now() + RUN_ON);
-    let (steps, damage) = match guest.stop() {
+    let Guest { runner, output, wire } = backend(setup.cable).house(domain).map_err(io::Error::other)?;
+    tell(&Event::Resumed { checkpoint, took: decided + resuming.elapsed() })?;
+    // Nobody sends: it is a wait.
+    let (_keep, nothing) = channel::<()>();
+    let _ = nothing.recv_timeout(RUN_ON);
+    let (steps, damage) = match runner.stop() {
         Ok(domain) => {
             let damage = domain.self_check().err().map(|error| error.to_string());
             (domain.steps().map_err(io::Error::other)?.saturating_sub(before), damage)
         }
         Err(error) => (0, Some(error.to_string())),
     };
+    drop((wire, output));
     tell(&Event::RanOn { steps, damage })?;
     Ok(true)
 }

@@ -1,8 +1,8 @@
 //! `xen-replicate demo`: a guest survives the death of its host, on one machine and without Xen.
 //!
-//! Three processes: this one watches, two children of the same program are the hosts. The children share one end each of
-//! a socket as standard input, tell what happens on standard output, and keep their states in files without a name that
-//! this process has opened. So there is nothing to clean up, whichever of the three ends in whatever way.
+//! Three processes: this one watches, and is the client outside that talks to the guest; two children of the same program
+//! are the hosts, with the drivers that `remus` and `receive` use. The children share one end each of a socket as standard
+//! input, tell what happens on standard output, and keep their states in files without a name that this process has opened. So there is nothing to clean up, whichever of the three ends in whatever way.
 
 mod child;
 mod report;
@@ -12,7 +12,8 @@ mod state;
 pub use child::{ChildArgs, primary, secondary};
 
 use crate::hypervisor::sim::SimConfig;
-use child::{Event, PrimarySetup, SecondarySetup};
+use crate::outside::{ClientConfig, ClientThread};
+use child::{Cable, Event, PrimarySetup, SecondarySetup};
 use clap::Args as ClapArgs;
 use report::{Failover, Report};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -20,6 +21,7 @@ use screen::Screen;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -30,6 +32,8 @@ use std::time::{Duration, Instant};
 
 /// States that the primary keeps. The last one that was sent whole and the one that was under way are enough.
 const STATES: usize = 3;
+/// What the client asks.
+const REQUESTS_PER_SECOND: u32 = 200;
 /// How long a child may take for something that takes a moment.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -142,6 +146,8 @@ struct Show {
     states: Vec<File>,
     survivor: File,
     report: Report,
+    /// The client outside, and where it finds the guest on the secondary.
+    client: Option<(ClientThread, SocketAddr)>,
     killed: Instant,
     /// Why the record is not whole.
     unrecorded: Option<String>,
@@ -158,20 +164,32 @@ impl Show {
         }
         let parent = std::process::id();
         let (tell, told) = channel();
-        let setup = SecondarySetup {
-            parent,
-            config: config.clone(),
-            state: survivor.as_raw_fd(),
-            record: record.as_ref().map(AsRawFd::as_raw_fd),
-        };
-        let secondary = spawn(Host::Secondary, &setup, from_primary.into(), tell.clone())?;
+        let cards = cards()?;
+        let client = ClientThread::start(ClientConfig {
+            bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            to: cards.to_vec(),
+            rate: REQUESTS_PER_SECOND,
+            outstanding: 64,
+            retry: Duration::from_millis(250),
+        })?;
+        let [first, second] = cards.map(|nic| Cable { nic, client: client.address() });
         let setup = PrimarySetup {
             parent,
-            config,
+            config: config.clone(),
             interval_ms: args.interval,
             states: states.iter().map(AsRawFd::as_raw_fd).collect(),
+            cable: first,
         };
-        let primary = spawn(Host::Primary, &setup, to_secondary.into(), tell)?;
+        let primary = spawn(Host::Primary, &setup, to_secondary.into(), tell.clone())?;
+        let setup = SecondarySetup {
+            parent,
+            config,
+            state: survivor.as_raw_fd(),
+            record: record.as_ref().map(AsRawFd::as_raw_fd),
+            cable: second,
+            primary: primary.0.id(),
+        };
+        let secondary = spawn(Host::Secondary, &setup, from_primary.into(), tell)?;
         screen.say(&format!(
             "A guest of {} MiB with {} vCPUs runs on the primary, process {}.",
             args.memory,
@@ -183,6 +201,7 @@ impl Show {
             args.interval,
             secondary.0.id()
         ))?;
+        screen.say(&format!("A client outside sends the guest {REQUESTS_PER_SECOND} requests a second."))?;
         let killed = Instant::now();
         Ok(Show {
             primary,
@@ -191,6 +210,7 @@ impl Show {
             states,
             survivor,
             report: Report::default(),
+            client: Some((client, second.nic)),
             killed,
             unrecorded: None,
         })
@@ -207,7 +227,7 @@ impl Show {
                     self.report.count(&round);
                     screen.round(&round)?;
                 }
-                (_, Some(Event::Applied { number })) => {
+                (_, Some(Event::Whole { number })) => {
                     self.report.received = number;
                     if !protected {
                         protected = true;
@@ -240,15 +260,9 @@ impl Show {
         loop {
             match self.next(deadline)? {
                 Some((_, Some(Event::Round(round)))) => self.report.count(&round),
-                Some((_, Some(Event::Applied { number }))) => self.report.received = number,
-                Some((_, Some(Event::Gone { checkpoint }))) => {
-                    let noticed = self.killed.elapsed();
-                    self.report.failover = Some(Failover { checkpoint, noticed, ..Failover::default() });
-                }
-                Some((_, Some(Event::Resumed { took }))) => {
-                    if let Some(failover) = &mut self.report.failover {
-                        failover.took = took;
-                    }
+                Some((_, Some(Event::Whole { number }))) => self.report.received = number,
+                Some((_, Some(Event::Resumed { checkpoint, took }))) => {
+                    self.report.failover = Some(Failover { checkpoint, took });
                     screen.say("The secondary has failed over, the guest runs there.")?;
                 }
                 Some((_, Some(Event::RanOn { steps, damage }))) => {
@@ -267,6 +281,9 @@ impl Show {
             }
         }
         let mut report = std::mem::take(&mut self.report);
+        if let Some((client, survivor)) = self.client.take() {
+            report.client_saw(client.stop()?, survivor);
+        }
         let checkpoint = report.failover.as_ref().map_or(0, |failover| failover.checkpoint);
         let kept = state::find(&self.states, checkpoint)?;
         report.compared(state::compare(kept, &self.survivor)?);
@@ -281,6 +298,13 @@ impl Show {
             Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("both hosts are gone")),
         }
     }
+}
+
+/// Two free addresses for the guest's card, one on each host.
+fn cards() -> io::Result<[SocketAddr; 2]> {
+    // Both are bound at once, so they differ.
+    let sockets = [UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?];
+    Ok([sockets[0].local_addr()?, sockets[1].local_addr()?])
 }
 
 /// A file without a name that children find open under the same number.
@@ -301,7 +325,12 @@ fn spawn(host: Host, setup: &impl Serialize, socket: OwnedFd, tell: Sender<Told>
         Host::Primary => "demo-primary",
         Host::Secondary => "demo-secondary",
     };
-    let mut child = Command::new(std::env::current_exe()?)
+    let mut command_line = Command::new(std::env::current_exe()?);
+    if std::env::var_os("RUST_LOG").is_none() {
+        // What they have to say is on the screen.
+        command_line.env("RUST_LOG", "off");
+    }
+    let mut child = command_line
         .args([command, &serde_json::to_string(setup)?])
         .stdin(Stdio::from(socket))
         .stdout(Stdio::piped())

@@ -2,10 +2,12 @@
 
 use super::child::Round;
 use super::state::Comparison;
+use crate::outside::Seen;
 use crate::replicate::{RoundFigures, Statistics};
 use indicatif::{HumanBytes, HumanCount};
 use serde::{Serialize, Serializer};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// What came of the demonstration.
@@ -19,6 +21,10 @@ pub(super) struct Report {
     #[serde(serialize_with = "statistics")]
     pub sent: Statistics,
     pub failover: Option<Failover>,
+    /// What the client outside saw.
+    client: Option<Seen>,
+    /// Whether it heard the survivor.
+    heard: bool,
     /// Pages compared octet by octet.
     pages_compared: u64,
     /// Pages not compared: rings that a restore clears.
@@ -39,10 +45,7 @@ pub(super) struct Report {
 pub(super) struct Failover {
     /// To which checkpoint.
     pub checkpoint: u64,
-    /// From the kill to the moment when the secondary said that the stream has stopped.
-    #[serde(rename = "noticed_ms", serialize_with = "milliseconds")]
-    pub noticed: Duration,
-    /// From then until the guest ran.
+    /// From the moment when the primary counted as lost until the guest ran, without the copy of its state that is kept.
     #[serde(rename = "took_ms", serialize_with = "milliseconds")]
     pub took: Duration,
 }
@@ -58,6 +61,8 @@ fn statistics<S: Serializer>(sent: &Statistics, out: S) -> Result<S::Ok, S::Erro
         "dirty_pages": sent.pages.summary(),
         "pause_ns": sent.pause.summary(),
         "transmission_ns": sent.transmission.summary(),
+        "acknowledgement_ns": sent.acknowledgement.summary(),
+        "output_delay_ns": sent.output_delay.summary(),
     })
     .serialize(out)
 }
@@ -68,8 +73,9 @@ fn ms(nanoseconds: impl TryInto<u64>) -> f64 {
 
 impl Report {
     pub fn count(&mut self, round: &Round) {
-        let &Round { number, dirty_pages, octets, pause, transmission } = round;
-        self.sent.add(&RoundFigures { number, dirty_pages, octets, pause, transmission, ..RoundFigures::default() });
+        let &Round { number, dirty_pages, octets, pause, transmission, acknowledgement, output_delay } = round;
+        let round = RoundFigures { number, dirty_pages, octets, pause, transmission, acknowledgement, output_delay };
+        self.sent.add(&round);
     }
 
     pub fn ran_on(&mut self, steps: u64, damage: Option<String>) {
@@ -81,7 +87,14 @@ impl Report {
         self.pages_compared = comparison.pages;
         self.pages_left_out = comparison.left_out;
         self.difference = comparison.difference;
-        self.survived = self.difference.is_none() && self.damage.is_none() && self.steps_after > 0;
+        let sound = self.client.as_ref().is_some_and(Seen::is_sound) && self.heard;
+        self.survived = self.difference.is_none() && self.damage.is_none() && self.steps_after > 0 && sound;
+    }
+
+    /// Takes the client's view.
+    pub fn client_saw(&mut self, seen: Seen, survivor: SocketAddr) {
+        self.heard = seen.hosts.iter().any(|host| host.address == survivor);
+        self.client = Some(seen);
     }
 
     pub fn print(&self, brief: bool, out: &mut dyn Write) -> io::Result<()> {
@@ -97,11 +110,39 @@ impl Report {
         }
     }
 
+    fn client_details(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Some(seen) = &self.client else { return Ok(()) };
+        let trip = seen.round_trip_ns.map_or((0, 0), |trip| (trip.p50, trip.p99));
+        writeln!(
+            out,
+            "  client        {} answers to {} requests, {:.1} ms each (median), {:.1} ms (99 %)",
+            HumanCount(seen.acknowledged),
+            HumanCount(seen.requests),
+            ms(trip.0),
+            ms(trip.1)
+        )?;
+        writeln!(
+            out,
+            "                outputs seen {}: lost {}, contradicted {}, out of two copies {}",
+            HumanCount(seen.packets),
+            seen.lost,
+            seen.contradicted,
+            seen.interleaved
+        )?;
+        match seen.fail_over_ns {
+            Some(silence) if self.heard => {
+                writeln!(out, "                silence of {:.1} ms from one host to the other", ms(silence))
+            }
+            _ if self.heard => Ok(()),
+            _ => writeln!(out, "                the survivor was NOT heard"),
+        }
+    }
+
     fn details(&self, out: &mut dyn Write) -> io::Result<()> {
         let (pause, sent) = (self.sent.pause.summary(), &self.sent);
         writeln!(
             out,
-            "  checkpoints   {} told sent, {} received whole; {} in all",
+            "  checkpoints   {} told acknowledged, {} received whole; {} in all",
             sent.checkpoints,
             self.received,
             HumanBytes(sent.octets)
@@ -115,15 +156,22 @@ impl Report {
             ms(pause.max)
         )?;
         writeln!(out, "                (not counted: the copy of its state that is kept for the comparison below)")?;
+        let delay = self.sent.output_delay.summary();
+        writeln!(
+            out,
+            "  output held   {:.1} ms at most in a checkpoint (median), {:.1} ms (99 %)",
+            ms(delay.p50),
+            ms(delay.p99)
+        )?;
         if let Some(failover) = &self.failover {
             writeln!(
                 out,
-                "  failover      to checkpoint {}: noticed after {:.1} ms, guest running {:.1} ms later",
+                "  failover      to checkpoint {}: fenced and running {:.1} ms after the primary counted as lost",
                 failover.checkpoint,
-                ms(failover.noticed.as_nanos()),
                 ms(failover.took.as_nanos())
             )?;
         }
+        self.client_details(out)?;
         match &self.difference {
             Some(difference) => writeln!(out, "  guest state   DIFFERS: {difference}")?,
             None if self.trouble.is_none() => {

@@ -57,6 +57,7 @@ pub fn protect(
         output,
         resolve: job.resolve,
         once: job.once,
+        on_round: None,
         failpoints: job.failpoints,
     };
     let driver = Driver::default();

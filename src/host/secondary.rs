@@ -9,6 +9,7 @@ use crate::hypervisor::Domain;
 use crate::libxl::restore::Options;
 use crate::remus::pacing::Pacing;
 use crate::replicate::failpoint::Failpoints;
+use crate::replicate::link::Record;
 use crate::replicate::primary::{Ending, Resolve};
 use crate::replicate::secondary::{Driver, End, Outcome, Settings, Survivor};
 use crate::transport::{Cancel, Link, Listener};
@@ -104,7 +105,8 @@ fn one(link: Link, cancel: Cancel, job: &Job, desk: &Desk) -> io::Result<Served>
         restore: job.restore,
         fence: job.protection.fence.clone(),
         witness: job.protection.witness().map_err(io::Error::other)?,
-        record: job.record.clone(),
+        record: job.record.clone().map(Record::new),
+        on_checkpoint: None,
         failpoints: job.failpoints.clone(),
     };
     let outcome = driver.run(link, cancel, job.target.clone(), settings);

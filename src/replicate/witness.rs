@@ -20,6 +20,11 @@ impl WitnessThread {
     ) -> io::Result<Self> {
         let (questions, asked) = channel();
         thread::Builder::new().name("witness".into()).spawn(move || {
+            // What it knows now is what it must not forget.
+            match witness.newest() {
+                Ok(newest) => log::debug!("the witness, {}, has given {newest}", witness.describe()),
+                Err(error) => log::warn!("{error}"),
+            }
             for generation in asked {
                 let verdict = witness.take(generation);
                 match verdict {

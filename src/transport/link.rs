@@ -123,13 +123,16 @@ impl Link {
         Link::socket(socket.into(), peer, cancel)
     }
 
-    /// This process's standard input and output.
+    /// This process's standard input and output. They are taken over: what is printed from here on goes to standard error,
+    /// and the other side sees an end when the link is closed, not when this process ends.
     ///
     /// # Errors
     /// The system's.
     pub fn stdio(cancel: Cancel) -> io::Result<Self> {
         let read = io::stdin().as_fd().try_clone_to_owned()?;
         let write = io::stdout().as_fd().try_clone_to_owned()?;
+        rustix::stdio::dup2_stdin(OpenOptions::new().read(true).open("/dev/null")?)?;
+        rustix::stdio::dup2_stdout(io::stderr())?;
         Link::new(read, write, "standard input and output".into(), cancel)
     }
 

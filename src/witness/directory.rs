@@ -42,6 +42,8 @@ pub struct DirectoryWitness {
     directory: PathBuf,
     domain: String,
     holder: Holder,
+    /// The newest number that this object has seen. A directory that knows less is another one: not mounted, replaced.
+    seen: Generation,
 }
 
 /// What a file says.
@@ -71,7 +73,7 @@ impl DirectoryWitness {
         if domain.is_empty() || domain.starts_with('.') || domain.contains(['/', '\0']) {
             return Err(WitnessError::Name(domain.into()));
         }
-        Ok(DirectoryWitness { directory: directory.to_owned(), domain: domain.to_owned(), holder })
+        Ok(DirectoryWitness { directory: directory.to_owned(), domain: domain.to_owned(), holder, seen: Generation(0) })
     }
 
     fn path(&self, generation: Generation) -> PathBuf {
@@ -81,6 +83,17 @@ impl DirectoryWitness {
     fn number(&self, name: &str) -> Option<u64> {
         let digits = name.strip_prefix(self.domain.as_str())?.strip_prefix('.')?;
         (digits.len() == 20 && digits.bytes().all(|d| d.is_ascii_digit())).then(|| digits.parse().ok())?
+    }
+
+    /// The newest number.
+    fn look_up(&mut self) -> io::Result<Generation> {
+        let newest = self.list()?;
+        if newest < self.seen {
+            let text = format!("it knows of {newest}, and knew of {}: not mounted?", self.seen);
+            return Err(io::Error::new(ErrorKind::StaleNetworkFileHandle, text));
+        }
+        self.seen = newest;
+        Ok(newest)
     }
 
     fn list(&self) -> io::Result<Generation> {
@@ -168,15 +181,16 @@ impl DirectoryWitness {
 
 impl Witness for DirectoryWitness {
     fn newest(&mut self) -> Result<Generation, WitnessError> {
-        self.list().map_err(|error| WitnessError::Io { path: self.directory.clone(), error })
+        self.look_up().map_err(|error| WitnessError::Io { path: self.directory.clone(), error })
     }
 
     fn take(&mut self, generation: Generation) -> Verdict {
+        let directory = self.directory.clone();
         let unreachable = |error: &io::Error| {
-            log::warn!("witness {}: {error}", self.directory.display());
+            log::warn!("witness {}: {error}", directory.display());
             Verdict::Unreachable
         };
-        match self.list() {
+        match self.look_up() {
             Ok(newest) if newest > generation => return Verdict::Held { newest },
             Ok(_) => {}
             Err(error) => return unreachable(&error),
@@ -301,6 +315,18 @@ mod tests {
         assert_eq!(a.newest().unwrap(), Generation(0));
         assert_eq!(witness(&directory).take(Generation(1)), Verdict::Granted);
         assert_eq!(a.take(Generation(1)), Verdict::Held { newest: Generation(1) });
+    }
+
+    #[test]
+    fn a_directory_that_has_forgotten_grants_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut a = witness(folder.path());
+        assert_eq!(a.take(Generation(4)), Verdict::Granted);
+        assert_eq!(a.newest().unwrap(), Generation(4));
+        fs::remove_file(a.path(Generation(4))).unwrap();
+        assert_eq!(a.take(Generation(5)), Verdict::Unreachable);
+        assert!(a.newest().unwrap_err().to_string().contains("not mounted"));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -68,6 +68,7 @@ impl Pair {
             output,
             resolve: Box::new(|host, _, _| Address::parse(host, false).map_err(|error| error.to_string())),
             once: false,
+            on_round: None,
             failpoints: Failpoints::default(),
         };
         let protecting = thread::spawn(move || {
@@ -160,6 +161,7 @@ fn receive(folder: &TempDir, wanted: &Wanted) -> (Handle, Receiving, Address) {
         fence: None,
         witness: witness(folder, rule),
         record: None,
+        on_checkpoint: None,
         failpoints: Failpoints::default(),
     };
     let target = SimTarget { domain: "guest".into(), memory_budget: None };

@@ -10,6 +10,7 @@ use crate::transport::{LinkReader, is_cancelled};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 /// Room for a frame and what follows it.
 const BUFFER: usize = 2 * (HEADER_LEN + MAX_DATA);
@@ -36,12 +37,25 @@ pub struct Record {
     path: PathBuf,
     streams: u32,
     file: Option<File>,
+    failed: Arc<OnceLock<String>>,
 }
 
 impl Record {
     /// The first stream goes to `path`, later ones to the path with `.2`, `.3` and so on behind it.
-    pub const fn new(path: PathBuf) -> Self {
-        Record { path, streams: 0, file: None }
+    pub fn new(path: PathBuf) -> Self {
+        Record { path, streams: 0, file: None, failed: Arc::default() }
+    }
+
+    /// Where it will stand, in words, why the record is not whole.
+    pub fn failed(&self) -> Arc<OnceLock<String>> {
+        Arc::clone(&self.failed)
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        log::error!("{}: {error}; the record ends here", self.path.display());
+        self.file = None;
+        // The first trouble is the one that counts.
+        let _ = self.failed.set(error.to_string());
     }
 
     fn begin(&mut self) {
@@ -50,17 +64,17 @@ impl Record {
         if self.streams > 1 {
             path.push(format!(".{}", self.streams));
         }
-        self.file = File::create(&path)
-            .inspect_err(|error| log::error!("{}: {error}; the stream is not recorded", path.display()))
-            .ok();
+        match File::create(&path) {
+            Ok(file) => self.file = Some(file),
+            Err(error) => self.fail(&error),
+        }
     }
 
     fn keep(&mut self, octets: &[u8]) {
         if let Some(file) = &mut self.file
             && let Err(error) = file.write_all(octets)
         {
-            log::error!("{}: {error}; the record ends here", self.path.display());
-            self.file = None;
+            self.fail(&error);
         }
     }
 }

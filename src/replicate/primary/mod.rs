@@ -24,7 +24,7 @@ use super::clock::Clock;
 use super::failpoint::{Failpoints, Step};
 use super::link::{Heard, Outbox, StopFlag, backward};
 use super::operator::{Ask, Handle, Notices};
-use super::stats::Statistics;
+use super::stats::{RoundFigures, Statistics};
 use super::witness::WitnessThread;
 use crate::control::status::primary_phase;
 use crate::control::{Reply, Request, Status};
@@ -53,6 +53,9 @@ type SharedOutput = Arc<Mutex<Box<dyn OutputBuffer>>>;
 /// Makes an address of what an operator calls a host: the host, the remote shell, the remote command.
 pub type Resolve = Box<dyn Fn(&str, Option<&str>, Option<&str>) -> Result<Address, String> + Send>;
 
+/// Told of rounds.
+pub type OnRound = Box<dyn FnMut(&RoundFigures) + Send>;
+
 /// How to be a primary.
 pub struct Settings {
     /// The domain's name, for people.
@@ -75,6 +78,8 @@ pub struct Settings {
     pub resolve: Resolve,
     /// Whether to end when protection does, as `xl remus` does, instead of waiting for the operator.
     pub once: bool,
+    /// Told of each checkpoint that is acknowledged, with its figures.
+    pub on_round: Option<OnRound>,
     /// Where tests let this process die.
     pub failpoints: Failpoints,
 }
@@ -212,7 +217,7 @@ impl Driver {
             address: None,
             resolve: settings.resolve,
             failpoints: settings.failpoints,
-            rounds: Rounds::new(pacing),
+            rounds: Rounds::new(pacing, settings.on_round),
             words: words::Words {
                 domain: name,
                 witness: described,

@@ -1,13 +1,14 @@
 //! The figures of rounds, put together from what the threads report in whatever order.
 
+use super::OnRound;
 use crate::remus::pacing::{Figures, Pacing};
 use crate::replicate::stats::{RoundFigures, Statistics};
 use std::time::{Duration, Instant};
 
 /// Counts rounds, and paces them.
-#[derive(Debug)]
 pub(super) struct Rounds {
     pacing: Option<Pacing>,
+    tell: Option<OnRound>,
     statistics: Statistics,
     /// The round under way.
     round: RoundFigures,
@@ -23,9 +24,10 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
-    pub(super) fn new(pacing: Option<Pacing>) -> Self {
+    pub(super) fn new(pacing: Option<Pacing>, tell: Option<OnRound>) -> Self {
         Rounds {
             pacing,
+            tell,
             statistics: Statistics::default(),
             round: RoundFigures::default(),
             sent: None,
@@ -95,6 +97,9 @@ impl Rounds {
         let (Some(sent), Some(acknowledged)) = (self.sent, self.acknowledged) else { return };
         self.round.acknowledgement = acknowledged.saturating_duration_since(sent);
         self.statistics.add(&self.round);
+        if let Some(tell) = &mut self.tell {
+            tell(&self.round);
+        }
         self.last = Some(acknowledged);
         let flight = self.resumed.map_or(Duration::ZERO, |(_, at)| acknowledged.saturating_duration_since(at));
         self.ended = Some(Figures { paused: self.round.pause, flight });

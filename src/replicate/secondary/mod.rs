@@ -27,7 +27,6 @@ use crate::transport::{Cancel, Link, LinkReader, LinkWriter, Probe};
 use crate::witness::Witness;
 use copy::{Keeper, Order, Said};
 use std::io::{self, IoSlice};
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -47,7 +46,6 @@ pub trait Target: Send + 'static {
 }
 
 /// How to be a secondary.
-#[derive(Debug)]
 pub struct Settings {
     /// The domain's name, for people and for the fencing command.
     pub domain: String,
@@ -60,9 +58,17 @@ pub struct Settings {
     /// Who may be active alone, with [`crate::remus::Rule::Witness`].
     pub witness: Option<Box<dyn Witness>>,
     /// Where to keep the streams as they arrive.
-    pub record: Option<PathBuf>,
+    pub record: Option<Record>,
+    /// Told of each checkpoint that is whole and acknowledged, with its number.
+    pub on_checkpoint: Option<Box<dyn FnMut(u64) + Send>>,
     /// Where tests let this process die.
     pub failpoints: Failpoints,
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings").field("domain", &self.domain).field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 /// A domain that may run: nobody else is active.
@@ -141,7 +147,7 @@ impl<T: Target> Driver<T> {
     /// # Errors
     /// [`Trouble`]: no session came about, or the survivor is unfit.
     pub fn run(self, link: Link, cancel: Cancel, target: T, settings: Settings) -> Result<Outcome<T::Domain>, Trouble> {
-        let Settings { domain, config, restore, fence, witness, record, failpoints } = settings;
+        let Settings { domain, config, restore, fence, witness, record, on_checkpoint, failpoints } = settings;
         let peer = link.peer().to_owned();
         let (reader, mut writer) = link.split();
         // Reading ends before the last frame has been written.
@@ -190,6 +196,7 @@ impl<T: Target> Driver<T> {
                 begun: Instant::now(),
             },
             refusal: None,
+            on_checkpoint,
             lost: Instant::now(),
             applying: false,
             terminated: false,
@@ -212,7 +219,7 @@ fn keep<T: Target>(
     mut reader: LinkReader,
     target: T,
     restore: Options,
-    record: Option<PathBuf>,
+    record: Option<Record>,
     failpoints: Failpoints,
     orders: Receiver<Order>,
     post: &Sender<Message<T::Domain>>,
@@ -227,7 +234,7 @@ fn keep<T: Target>(
         let control = move |session, frame| {
             let _ = frames.send(Message::Said(Said::Frame(session, frame)));
         };
-        let forward = Forward::new(reader, &first, record.map(Record::new), failpoints.clone(), control);
+        let forward = Forward::new(reader, &first, record, failpoints.clone(), control);
         let say = |said| {
             let _ = post.send(Message::Said(said));
         };
@@ -253,6 +260,7 @@ struct Run<D> {
     words: words::Words,
     /// Why the checkpoint is refused that is about to be, for the other side's people.
     refusal: Option<String>,
+    on_checkpoint: Option<Box<dyn FnMut(u64) + Send>>,
     lost: Instant,
     /// The copy's thread is busy and does not read.
     applying: bool,
@@ -382,6 +390,9 @@ impl<D: Send + 'static> Run<D> {
                 self.applying = taken;
                 if taken {
                     self.words.last = Some(Instant::now());
+                    if let Some(tell) = &mut self.on_checkpoint {
+                        tell(number);
+                    }
                     self.words.statistics.arrived(figures.pages, figures.octets);
                 }
                 let _ = self.orders.send(if taken { Order::Apply } else { Order::Drop });
