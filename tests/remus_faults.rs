@@ -9,11 +9,19 @@
 
 #[path = "remus_faults/cases.rs"]
 mod cases;
+#[path = "remus_faults/flipper.rs"]
+mod flipper;
+#[path = "remus_faults/flips.rs"]
+mod flips;
 #[path = "remus_faults/primary_dies.rs"]
 mod primary_dies;
+#[path = "remus_faults/proxy.rs"]
+mod proxy;
 #[path = "remus_faults/secondary_dies.rs"]
 mod secondary_dies;
 #[path = "remus_faults/side.rs"]
 mod side;
+#[path = "remus_faults/stops.rs"]
+mod stops;
 #[path = "remus_faults/world.rs"]
 mod world;

@@ -129,8 +129,8 @@ impl World {
 
     pub fn address(&self, place: u8, port: u16) -> SocketAddr {
         let [a, b, c] = self.net;
-        // 127.0.0.0 and .1 are left alone; `c` has room for 60 sets of four hosts.
-        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, a, b, (c % 60) * 4 + place)), port)
+        // 127.0.0.0 and .1 are left alone; `c` has room for 40 sets of six hosts.
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, a, b, (c % 40) * 6 + place)), port)
     }
 
     /// The guest's network card at a place.
@@ -138,10 +138,20 @@ impl World {
         self.address(place, self.port)
     }
 
+    /// Where a proxy listens.
+    pub fn proxy(&self) -> SocketAddr {
+        self.socket(5)
+    }
+
+    /// A TCP address of a place.
+    pub fn socket(&self, place: u8) -> SocketAddr {
+        self.address(place, self.port)
+    }
+
     /// Where the receiver of a place listens.
     pub fn link(&self, place: u8) -> String {
         if self.wanted.tcp {
-            format!("tcp:{}", self.address(place, self.port))
+            format!("tcp:{}", self.socket(place))
         } else {
             format!("unix:{}", self.folder.path().join(format!("link{place}")).display())
         }
