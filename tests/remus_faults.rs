@@ -7,12 +7,16 @@
 //! cargo test --release --test remus_faults -- --include-ignored --nocapture
 //! ```
 
+#[path = "remus_faults/again.rs"]
+mod again;
 #[path = "remus_faults/cases.rs"]
 mod cases;
 #[path = "remus_faults/flipper.rs"]
 mod flipper;
 #[path = "remus_faults/flips.rs"]
 mod flips;
+#[path = "remus_faults/limits.rs"]
+mod limits;
 #[path = "remus_faults/links.rs"]
 mod links;
 #[path = "remus_faults/primary_dies.rs"]
@@ -23,6 +27,8 @@ mod proxy;
 mod secondary_dies;
 #[path = "remus_faults/side.rs"]
 mod side;
+#[path = "remus_faults/soak.rs"]
+mod soak;
 #[path = "remus_faults/stops.rs"]
 mod stops;
 #[path = "remus_faults/world.rs"]
