@@ -15,10 +15,14 @@ mod cases;
 mod flipper;
 #[path = "remus_faults/flips.rs"]
 mod flips;
+#[path = "remus_faults/hosts.rs"]
+mod hosts;
 #[path = "remus_faults/limits.rs"]
 mod limits;
 #[path = "remus_faults/links.rs"]
 mod links;
+#[path = "remus_faults/namespaces.rs"]
+mod namespaces;
 #[path = "remus_faults/primary_dies.rs"]
 mod primary_dies;
 #[path = "remus_faults/proxy.rs"]
