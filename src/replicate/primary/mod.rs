@@ -235,7 +235,7 @@ impl Driver {
             run.protect(address);
         }
         let how = run.serve(&self.inbox);
-        run.shut();
+        run.shut(matches!(how, Ok(Ending::Stopped | Ending::Unprotected)));
         let (statistics, status) = (run.rounds.statistics().clone(), run.status());
         drop(run);
         let domain = guest.join().map_err(|_| Trouble::Panicked)?;
@@ -652,9 +652,13 @@ impl Run {
         }
     }
 
-    fn shut(&mut self) {
+    /// Ends the connection and the guest's thread. A guest that stays may be on its way into a checkpoint that nobody wants.
+    fn shut(&mut self, stays: bool) {
         if let Some(link) = self.link.take() {
             detach(&link);
+        }
+        if stays {
+            self.job(Job::Leave);
         }
         self.job(Job::Quit);
     }
