@@ -122,7 +122,7 @@ impl Spaces {
         let [p, s] = &spaces.sides;
         let c = &spaces.client;
         let cables = [
-            (p, "link", "10.77.0.2/24", s, "link", "10.77.0.3/24"),
+            (p, "cable", "10.77.0.2/24", s, "cable", "10.77.0.3/24"),
             (c, "top", "10.77.2.1/24", p, "front", "10.77.2.2/24"),
             (c, "tos", "10.77.3.1/24", s, "front", "10.77.3.2/24"),
         ];
@@ -133,8 +133,8 @@ impl Spaces {
             }
         }
         for (space, mac) in spaces.sides.iter().zip(CARDS) {
-            run("ip", &format!("-n {space} link set link address {mac}"))?;
-            run("ip", &format!("-n {space} link set link up"))?;
+            run("ip", &format!("-n {space} link set cable address {mac}"))?;
+            run("ip", &format!("-n {space} link set cable up"))?;
             run("ip", &format!("-n {space} link set front up"))?;
         }
         for card in ["top", "tos"] {
@@ -159,10 +159,10 @@ impl Spaces {
     fn neighbours(&self, cut: Cut, macs: [&str; 2]) {
         let [p, s] = &self.sides;
         if cut != Cut::Backward {
-            run("ip", &format!("-n {p} neigh replace 10.77.0.3 lladdr {} dev link nud permanent", macs[0])).unwrap();
+            run("ip", &format!("-n {p} neigh replace 10.77.0.3 lladdr {} dev cable nud permanent", macs[0])).unwrap();
         }
         if cut != Cut::Forward {
-            run("ip", &format!("-n {s} neigh replace 10.77.0.2 lladdr {} dev link nud permanent", macs[1])).unwrap();
+            run("ip", &format!("-n {s} neigh replace 10.77.0.2 lladdr {} dev cable nud permanent", macs[1])).unwrap();
         }
     }
 
@@ -171,7 +171,9 @@ impl Spaces {
     /// # Errors
     /// The kernel has none of this kind.
     pub fn shape(&self, discipline: &str) -> Result<(), String> {
-        self.sides.iter().try_for_each(|side| run("tc", &format!("-n {side} qdisc replace dev link root {discipline}")))
+        self.sides
+            .iter()
+            .try_for_each(|side| run("tc", &format!("-n {side} qdisc replace dev cable root {discipline}")))
     }
 
     /// Of ten packets that arrive at either end of that cable, one is dropped.
@@ -180,7 +182,7 @@ impl Spaces {
     /// There is no nft, or the kernel cannot do it.
     pub fn lose_one_in_ten(&self) -> Result<(), String> {
         let rules = "add table inet loss; add chain inet loss in { type filter hook input priority 0; }; \
-                     add rule inet loss in iifname link numgen random mod 10 == 0 drop";
+                     add rule inet loss in iifname cable numgen random mod 10 == 0 drop";
         self.sides.iter().try_for_each(|side| {
             let done = Command::new("ip").args(["netns", "exec", side, "nft", rules]).output();
             done_well("nft", done)

@@ -216,10 +216,9 @@ impl World {
                 }
             }
             let current = usize::from(at) + 1 == self.sites.len();
-            if left.damages > 0 && current && self.primary.alive && self.primary.todo.is_empty() {
-                if !site.link.backward_garbled && !site.link.backward_ended {
-                    out.push(GarbleBack(at));
-                }
+            let reads = current && self.primary.alive && self.primary.todo.is_empty();
+            if left.damages > 0 && reads && !site.link.backward_garbled && !site.link.backward_ended {
+                out.push(GarbleBack(at));
             }
         }
     }
