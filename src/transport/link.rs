@@ -16,7 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a command may take to end once its stdin is closed, and once more when it was told to.
 const GRACE: Duration = Duration::from_secs(2);
@@ -50,6 +50,8 @@ struct Running(Mutex<Option<Child>>);
 pub struct LinkReader {
     fd: Arc<OwnedFd>,
     cancel: Cancel,
+    /// When octets came last.
+    heard: Arc<Mutex<Instant>>,
     _behind: Behind,
 }
 
@@ -65,7 +67,10 @@ pub struct LinkWriter {
 
 /// Looks at the end that is read, from anywhere.
 #[derive(Debug, Clone)]
-pub struct Probe(Arc<OwnedFd>);
+pub struct Probe {
+    fd: Arc<OwnedFd>,
+    heard: Arc<Mutex<Instant>>,
+}
 
 #[derive(Debug, thiserror::Error)]
 #[error("called off")]
@@ -154,7 +159,8 @@ impl Link {
     /// Both ends.
     pub fn split(self) -> (LinkReader, LinkWriter) {
         let socket = sockopt::socket_type(&self.write).is_ok();
-        let reader = LinkReader { fd: self.read, cancel: self.cancel.clone(), _behind: self.behind.clone() };
+        let heard = Arc::new(Mutex::new(Instant::now()));
+        let reader = LinkReader { fd: self.read, cancel: self.cancel.clone(), heard, _behind: self.behind.clone() };
         let writer = LinkWriter { fd: Some(self.write), cancel: self.cancel, socket, _behind: self.behind };
         (reader, writer)
     }
@@ -216,14 +222,19 @@ impl LinkReader {
 
     /// A look at this end, for somebody else.
     pub fn probe(&self) -> Probe {
-        Probe(Arc::clone(&self.fd))
+        Probe { fd: Arc::clone(&self.fd), heard: Arc::clone(&self.heard) }
     }
 }
 
 impl Probe {
     /// Whether octets wait to be read.
     pub fn has_input(&self) -> bool {
-        ready(self.0.as_fd(), PollFlags::IN)
+        ready(self.fd.as_fd(), PollFlags::IN)
+    }
+
+    /// How long ago octets were read; since the connection was made, if none were.
+    pub fn silence(&self) -> Duration {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 }
 
@@ -233,7 +244,12 @@ impl Read for LinkReader {
         loop {
             match rustix::io::read(&*self.fd, &mut *octets) {
                 Ok(got) if self.cancel.is_cancelled() && got == 0 => return Err(cancelled()),
-                Ok(got) => return Ok(got),
+                Ok(got) => {
+                    if got > 0 {
+                        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                    }
+                    return Ok(got);
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => {
                     if !self.cancel.wait(self.fd.as_fd(), PollFlags::IN)? {

@@ -91,14 +91,24 @@ impl Run {
 
     fn expire(&mut self) {
         while let Some(timer) = self.timers.expired(self.clock.now()) {
-            // What has arrived is the peer's sign of life, whoever has not read it yet.
-            let unread = || self.link.as_ref().and_then(|link| link.probe.as_ref()).is_some_and(Probe::has_input);
-            if timer == Timer::Peer && unread() {
-                self.timers.set(timer, self.clock.now().after(PUT_OFF));
+            if timer == Timer::Peer
+                && let Some(wait) = self.still_heard()
+            {
+                self.timers.set(timer, self.clock.now().after(wait));
                 return;
             }
             self.feed(Event::Timer(timer));
         }
+    }
+
+    /// What has arrived is the secondary's sign of life, whoever has not read it yet, and if it is a part of a frame. Gives how
+    /// long it is one, at the least.
+    fn still_heard(&self) -> Option<Duration> {
+        let probe = self.link.as_ref()?.probe.as_ref()?;
+        if probe.has_input() {
+            return Some(PUT_OFF);
+        }
+        self.machine.config().timeout.checked_sub(probe.silence()).filter(|left| !left.is_zero())
     }
 
     fn take(&mut self, message: Message) -> Result<(), Trouble> {

@@ -90,13 +90,23 @@ impl<D: Send + 'static> Run<D> {
             return self.feed(Event::LinkLost);
         }
         while let Some(timer) = self.timers.expired(self.clock.now()) {
-            // What has arrived is the peer's sign of life, whoever has not read it yet.
-            if timer == Timer::Peer && (self.applying || self.probe.has_input()) {
-                self.timers.set(timer, self.clock.now().after(PUT_OFF));
+            if timer == Timer::Peer
+                && let Some(wait) = self.still_heard()
+            {
+                self.timers.set(timer, self.clock.now().after(wait));
                 return;
             }
             self.feed(Event::Timer(timer));
         }
+    }
+
+    /// What has arrived is the primary's sign of life, whoever has not read it yet, and if it is a part of a frame: on a slow
+    /// link, one frame may take longer than the time-out. Gives how long it is one, at the least.
+    fn still_heard(&self) -> Option<Duration> {
+        if self.applying || self.probe.has_input() {
+            return Some(PUT_OFF);
+        }
+        self.machine.config().timeout.checked_sub(self.probe.silence()).filter(|left| !left.is_zero())
     }
 
     /// Ends both directions and the copy's thread.
