@@ -1,50 +1,16 @@
 //! `remus`, `receive` and `ctl` as an operator types them: what is refused, what fails, and a peer without framing.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+mod commands_support;
+
+use commands_support::{Guarded, PROGRAM, command, wait};
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
 use tempfile::TempDir;
 use xen_replicate::control::status::Framing;
-use xen_replicate::control::{Client, Request, Status};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_xen-replicate");
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(PROGRAM);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
 
 fn run(arguments: &[&str]) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = command(arguments).output().unwrap();
     (status.code(), String::from_utf8_lossy(&stderr).into_owned())
-}
-
-/// A process that does not outlive this value.
-struct Guarded(Child);
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn status(socket: &Path) -> Option<Status> {
-    Some(*Client::connect(socket).ok()?.request(&Request::Status).ok()?.status?)
-}
-
-fn wait(socket: &Path, what: &str, there: impl Fn(&Status) -> bool) -> Status {
-    let end = Instant::now() + Duration::from_secs(60);
-    let mut last = None;
-    while Instant::now() < end {
-        last = status(socket);
-        if let Some(status) = last.take_if(|status| there(status)) {
-            return status;
-        }
-        std::thread::yield_now();
-    }
-    panic!("{what} did not come: {last:#?}");
 }
 
 struct Place {
