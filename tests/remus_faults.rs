@@ -13,6 +13,8 @@ mod cases;
 mod flipper;
 #[path = "remus_faults/flips.rs"]
 mod flips;
+#[path = "remus_faults/links.rs"]
+mod links;
 #[path = "remus_faults/primary_dies.rs"]
 mod primary_dies;
 #[path = "remus_faults/proxy.rs"]

@@ -17,7 +17,6 @@ pub mod frame {
     pub const SWITCH_OVER: u8 = 6;
     pub const GOODBYE: u8 = 7;
     pub const ACK: u8 = 8;
-    pub const REFUSE: u8 = 9;
     pub const ACTIVE: u8 = 10;
 }
 

@@ -138,8 +138,9 @@ fn flipped(case: &Case) -> Outcome {
     });
     world.goes_on(PRIMARY);
     let what = if settled.phase == "alone" {
-        let loud = primary.log().contains("ERROR") && primary.log().contains("UNPROTECTED");
-        assert!(loud || case.command == Some(Command::Unprotect), "it should say so");
+        let loud = ["UNPROTECTED", "no connection to a secondary", "nobody answered"]
+            .map(|text| primary.says_critically(text));
+        assert!(loud.contains(&true), "it should say so");
         "unprotected, loudly"
     } else {
         assert!(settled.statistics.refused >= 1, "{settled:#?}");
@@ -150,8 +151,9 @@ fn flipped(case: &Case) -> Outcome {
     }
     assert!(secondary.survivor().is_none(), "a failover because of damage");
     world.one_active_at_most(&mut [&mut primary, &mut secondary]);
+    let outcome = world.over(what, Some(&mut primary));
     drop(proxy);
-    world.over(what, Some(&mut primary))
+    outcome
 }
 
 #[test]
@@ -159,7 +161,6 @@ fn a_bit_in_each_kind_of_frame() {
     let cases = frames();
     let counts = cases::run("a bit flipped in frames", &cases, flipped);
     assert_eq!(counts.what.get("went over, as asked"), Some(&6));
-    assert!(!counts.what.contains_key("protected again") || counts.acknowledged > 0);
 }
 
 #[test]
@@ -178,7 +179,6 @@ fn the_copy_outlives_the_image_that_was_to_replace_it() {
         let wanted = Wanted::default().remus(&[&format!("--failpoint={step}")]);
         let (world, _proxy, mut primary, mut secondary) = through(&case, wanted);
         let acknowledged = world.last_words(&mut primary);
-        assert!(acknowledged > 0);
         assert!(secondary.log().contains("is refused"));
         world.survives(&primary, &mut secondary, SECONDARY, acknowledged);
         world.over("failovers", Some(&mut secondary))

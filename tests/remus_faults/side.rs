@@ -136,6 +136,11 @@ impl Side {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
+    /// Whether a line of its log has this text, and is one of the loudest.
+    pub fn says_critically(&self, text: &str) -> bool {
+        self.log().lines().any(|line| line.contains("ERROR") && line.contains(text))
+    }
+
     /// Waits until a line with this text is in its log.
     #[track_caller]
     pub fn wait_for_log(&self, text: &str) {

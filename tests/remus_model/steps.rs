@@ -39,6 +39,8 @@ pub enum Step {
     DamageEarly(u8),
     /// Not even the framing can be read from here on.
     Garble(u8),
+    /// The frames from this secondary to the primary are damaged from here on.
+    GarbleBack(u8),
 }
 
 use Step::*;
@@ -213,6 +215,11 @@ impl World {
                     out.push(Garble(at));
                 }
             }
+            let current = usize::from(at) + 1 == self.sites.len();
+            let open = !site.link.backward_garbled && !site.link.backward_ended;
+            if left.damages > 0 && current && open && self.primary.alive && self.primary.todo.is_empty() {
+                out.push(GarbleBack(at));
+            }
         }
     }
 
@@ -349,6 +356,13 @@ impl World {
                 link.forward.clear();
                 link.forward_garbled = true;
                 self.feed_site(at.into(), At::Garbled, setting)?;
+            }
+            GarbleBack(at) => {
+                self.spend(|left| &mut left.damages);
+                let link = &mut self.sites[usize::from(at)].link;
+                link.backward.clear();
+                link.backward_garbled = true;
+                self.feed_primary(Event::Garbled, setting)?;
             }
         }
         Ok(())

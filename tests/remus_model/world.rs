@@ -105,6 +105,7 @@ pub struct Link {
     pub backward_seen: bool,
     /// Damaged framing: nothing can be read from here on.
     pub forward_garbled: bool,
+    pub backward_garbled: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -444,7 +445,7 @@ impl World {
                     }
                     site.acknowledged = applied;
                 }
-                if !site.link.backward_ended {
+                if !site.link.backward_ended && !site.link.backward_garbled {
                     let session = site.machine.session();
                     site.link.backward.push_back((session, frame));
                     let late = std::mem::take(&mut site.link.late);

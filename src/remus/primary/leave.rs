@@ -51,6 +51,19 @@ impl Primary {
         }
     }
 
+    /// Nothing more can be heard of the secondary, which is no sign of its death; and what it hears of us must not be one of
+    /// ours. So the connection stays until it is decided who goes on.
+    pub(super) fn garbled(&mut self, out: &mut Vec<Action>) {
+        match &mut self.phase {
+            Phase::Protected | Phase::Delegated => self.leave(Cause::Garbled, out),
+            Phase::Leaving { cause, heard, .. } => {
+                *cause = Cause::Garbled;
+                *heard = false;
+            }
+            _ => self.lost(Cause::Garbled, out),
+        }
+    }
+
     /// A frame of the session has come.
     pub(super) fn sign_of_life(&mut self, now: Time, ack: bool, out: &mut Vec<Action>) {
         if let Phase::Leaving { cause, asked, heard } = &mut self.phase

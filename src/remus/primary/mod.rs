@@ -200,7 +200,7 @@ impl Primary {
             Event::Garbled => {
                 if self.link {
                     self.notice(Level::Critical, Code::BackChannelDamaged, out);
-                    self.lost(Cause::Garbled, out);
+                    self.garbled(out);
                 }
             }
             Event::LinkLost { session } => {
