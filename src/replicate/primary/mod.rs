@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | the caller's | owns the machine, the timers and the output buffer | the next message or deadline |
 //! | `guest` (`guest.rs`) | suspends, copies, resumes; writes the stream | the hypervisor, the link |
-//! | `frames-out` ([`Outbox`]) | heartbeats and other control frames | the link |
-//! | `frames-in` ([`backward`]) | reads acknowledgements | the link |
+//! | `frames-out` ([`super::link::Outbox`]) | heartbeats and other control frames | the link |
+//! | `frames-in` ([`super::link::backward`]) | reads acknowledgements | the link |
 //! | `witness`, `connect` | ask, connect | whatever that takes |
 //!
 //! The pause is: suspend, collect the dirty pages, copy them and the state, resume. Everything else happens while the

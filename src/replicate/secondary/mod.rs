@@ -1,7 +1,7 @@
 //! The driver of [`crate::remus::Secondary`]: from a connection to a survivor, or to nothing.
 //!
 //! Two threads besides the caller's, which owns the machine: the copy's (`copy.rs`), which reads and applies, and the
-//! [`Outbox`]'s. A checkpoint is acknowledged when it is whole, checked and in memory of our own; it is applied while the
+//! [`super::link::Outbox`]'s. A checkpoint is acknowledged when it is whole, checked and in memory of our own; it is applied while the
 //! acknowledgement travels. A new stream is restored into a domain of its own, so that the copy before it stands until the
 //! new one is whole.
 
