@@ -60,14 +60,14 @@ fn two_crashes_or_losses() {
 #[ignore = "long"]
 fn a_witness_twice_out_of_reach() {
     let bounds = Bounds { faults: 2, damages: 0, crashes: 0, losses: 0, unreachable: 2, ..FAULT };
-    holds("witness, twice out of reach", &setting(Rule::Witness, false, bounds), 1_200_000, any);
+    holds("witness, twice out of reach", &setting(Rule::Witness, false, bounds), 1_196_000, any);
 }
 
 #[test]
 #[ignore = "long"]
 fn the_operator_switches_over_without_faults_but_with_delay() {
     let bounds = Bounds { switch_overs: 1, faults: 0, ..FAULT };
-    holds("switch-over, delay", &setting(Rule::Witness, false, bounds), 1_190_000, any);
+    holds("switch-over, delay", &setting(Rule::Witness, false, bounds), 1_164_000, any);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_fence_that_fails() {
 #[ignore = "long"]
 fn the_operator_ends_it_on_either_side() {
     let bounds = Bounds { unprotects: 1, fail_overs: 1, stops: 1, checkpoints: 1, steps: 1, ..FAULT };
-    holds("unprotect, fail-over, stop", &setting(Rule::Witness, false, bounds), 1_360_000, any);
+    holds("unprotect, fail-over, stop", &setting(Rule::Witness, false, bounds), 1_423_000, any);
 }
 
 #[test]
@@ -99,9 +99,9 @@ fn protected_again_with_what_is_late_of_the_session_before() {
 #[test]
 #[ignore = "long"]
 fn without_a_witness_the_rule_is_kept() {
-    holds("manual", &setting(Rule::Manual, false, Bounds { unreachable: 0, ..FAULT }), 137_000, any);
+    holds("manual", &setting(Rule::Manual, false, Bounds { unreachable: 0, ..FAULT }), 146_000, any);
     let bounds = Bounds { unreachable: 0, fence_failures: 1, ..FAULT };
-    holds("primary-wins", &setting(Rule::PrimaryWins, true, bounds), 284_000, any);
+    holds("primary-wins", &setting(Rule::PrimaryWins, true, bounds), 308_000, any);
 }
 
 /// Property 4: whatever is damaged, without any other fault, nobody fails over and the guest runs on.

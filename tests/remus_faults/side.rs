@@ -28,11 +28,19 @@ pub struct Side {
 }
 
 impl Side {
-    /// Starts the program with `args`; its files go to `folder` under its name.
-    pub fn start<S: AsRef<std::ffi::OsStr>>(name: &'static str, folder: &Arc<TempDir>, args: &[S]) -> Side {
+    /// Starts the program with `args`, by a command that becomes it if there is a prefix; its files go to `folder` under its name.
+    pub fn start<S: AsRef<std::ffi::OsStr>>(
+        name: &'static str,
+        folder: &Arc<TempDir>,
+        prefix: &[String],
+        args: &[S],
+    ) -> Side {
         let path = folder.path();
         let [control, log, digests] = ["sock", "log", "digests"].map(|end| path.join(format!("{name}.{end}")));
-        let child = Command::new(env!("CARGO_BIN_EXE_xen-replicate"))
+        let program = env!("CARGO_BIN_EXE_xen-replicate");
+        let words: Vec<&str> = prefix.iter().map(String::as_str).chain([program]).collect();
+        let child = Command::new(words[0])
+            .args(&words[1..])
             .args(args)
             .arg("--control")
             .arg(&control)

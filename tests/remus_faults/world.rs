@@ -1,10 +1,10 @@
 //! A case: two sides or more, a client outside, and the referee who says whether what came of it may be.
 
 use crate::cases::{Outcome, Permit};
+use crate::hosts::Hosts;
 use crate::side::{PATIENCE, Side, is_active, until};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -75,8 +75,7 @@ pub struct World {
     pub wanted: Wanted,
     pub folder: Arc<TempDir>,
     client: Option<ClientThread>,
-    net: [u8; 3],
-    port: u16,
+    pub hosts: Hosts,
     _permit: Permit,
 }
 
@@ -88,25 +87,22 @@ pub const THIRD: u8 = 4;
 impl World {
     /// Starts the client; nobody answers it yet.
     pub fn new(wanted: Wanted) -> World {
-        static CASES: AtomicU32 = AtomicU32::new(0);
-        let permit = Permit::wait();
+        World::on(Hosts::loopback(), Permit::wait(), wanted)
+    }
+
+    /// On hosts that have been made.
+    pub fn on(hosts: Hosts, permit: Permit, wanted: Wanted) -> World {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         std::fs::create_dir(folder.path().join("witness")).unwrap();
-        // All of 127/8 is this machine's: a net for each case, and a port for this process, so that none can be
-        // taken for another's.
-        let [_, _, high, low] = CASES.fetch_add(1, Ordering::SeqCst).to_be_bytes();
-        let net = [1, low, high];
-        let port = 10_000 + (std::process::id() % 20_000) as u16;
-        let mut world = World { wanted, folder, client: None, net, port, _permit: permit };
         let config = ClientConfig {
-            bind: world.address(1, 0),
-            to: [PRIMARY, SECONDARY, THIRD].map(|place| world.nic(place)).to_vec(),
+            bind: SocketAddr::from(([0, 0, 0, 0], 0)),
+            to: Vec::new(),
             rate: 500,
             outstanding: 16,
             retry: Duration::from_millis(100),
         };
-        world.client = Some(ClientThread::start(config).unwrap());
-        world
+        let client = Some(hosts.start_client(config));
+        World { wanted, folder, client, hosts, _permit: permit }
     }
 
     /// With a pair: `remus` and `receive`, the first on its way to the second.
@@ -127,15 +123,9 @@ impl World {
         (world, primary, secondary)
     }
 
-    pub fn address(&self, place: u8, port: u16) -> SocketAddr {
-        let [a, b, c] = self.net;
-        // 127.0.0.0 and .1 are left alone; `c` has room for 40 sets of six hosts.
-        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, a, b, (c % 40) * 6 + place)), port)
-    }
-
     /// The guest's network card at a place.
     pub fn nic(&self, place: u8) -> SocketAddr {
-        self.address(place, self.port)
+        self.hosts.nic(place)
     }
 
     /// Where a proxy listens.
@@ -145,7 +135,7 @@ impl World {
 
     /// A TCP address of a place.
     pub fn socket(&self, place: u8) -> SocketAddr {
-        self.address(place, self.port)
+        self.hosts.socket(place)
     }
 
     /// Where the receiver of a place listens.
@@ -176,7 +166,7 @@ impl World {
         let witness = self.folder.path().join("witness");
         args.extend([
             format!("--nic={}", self.nic(place)),
-            format!("--nic-peer={}", self.client().address()),
+            format!("--nic-peer={}", self.hosts.peer(place, self.client().address())),
             format!("--heartbeat={heartbeat}"),
             format!("--timeout={timeout}"),
             format!("--answer-timeout={answer}"),
@@ -187,7 +177,10 @@ impl World {
             args.push(format!("--witness={}", witness.display()));
         }
         args.extend(more.iter().map(|arg| arg.as_ref().to_owned()));
-        Side::start(name, &self.folder, &args)
+        if self.hosts.are_private() {
+            args.push("--allow-private".into());
+        }
+        Side::start(name, &self.folder, &self.hosts.prefix(place), &args)
     }
 
     pub fn client(&self) -> &ClientThread {
