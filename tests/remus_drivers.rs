@@ -7,6 +7,7 @@ use std::time::Duration;
 use xen_replicate::control::Request;
 use xen_replicate::hypervisor::Domain;
 use xen_replicate::remus::Rule;
+use xen_replicate::remus::pacing::{Pacing, Target};
 use xen_replicate::replicate::primary::Ending;
 use xen_replicate::replicate::secondary::{End, Outcome};
 
@@ -70,6 +71,30 @@ fn the_interval_changes_while_running() {
     pair.secondary.terminate();
     assert!(pair.join_secondary().is_ok());
     assert_eq!(pair.end_primary().how, Ending::Stopped);
+}
+
+#[test]
+fn the_interval_finds_its_target_by_itself() {
+    let target = Target::OutputDelay(Duration::from_millis(30));
+    let pacing = Pacing { target, shortest: Duration::from_millis(5), longest: Duration::from_secs(2) };
+    let interval = Duration::from_millis(400);
+    let pair = Pair::start(&Wanted { interval, pacing: Some(pacing), ..Wanted::default() });
+    pair.wait_for_checkpoint(12);
+    let status = pair.status();
+    assert!((5..=60).contains(&status.interval_ms), "{status:#?}");
+    assert_eq!(status.adaptive.as_deref(), Some("output delayed at most 30 ms"));
+    assert_eq!(pair.end_primary().how, Ending::Stopped);
+    assert!(pair.join_secondary().is_ok());
+}
+
+#[test]
+fn what_is_too_much_to_copy_is_sent_while_the_guest_waits() {
+    let pair = Pair::start(&Wanted { staging_limit: 0, ..Wanted::default() });
+    pair.wait_for_checkpoint(5);
+    assert!(pair.primary.request(Request::SwitchOver).ok);
+    let (ended, outcome) = pair.join();
+    let Outcome::Survivor(survivor) = outcome.unwrap() else { panic!("no survivor") };
+    drivers_support::assert_same(&ended.domain.stop().unwrap(), &survivor.domain);
 }
 
 #[test]

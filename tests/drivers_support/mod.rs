@@ -9,6 +9,7 @@ use xen_replicate::control::{Request, Status};
 use xen_replicate::host::sim::{Backend, Guest, SimTarget, xl_config};
 use xen_replicate::hypervisor::sim::{Runner, SimConfig, SimDomain};
 use xen_replicate::libxl;
+use xen_replicate::remus::pacing::Pacing;
 use xen_replicate::remus::{Config, Generation, Rule};
 use xen_replicate::replicate::Handle;
 use xen_replicate::replicate::failpoint::Failpoints;
@@ -26,11 +27,19 @@ pub struct Wanted {
     pub rule: Rule,
     pub other_rule: Option<Rule>,
     pub interval: Duration,
+    pub pacing: Option<Pacing>,
+    pub staging_limit: u64,
 }
 
 impl Default for Wanted {
     fn default() -> Self {
-        Wanted { rule: Rule::Witness, other_rule: None, interval: Duration::from_millis(10) }
+        Wanted {
+            rule: Rule::Witness,
+            other_rule: None,
+            interval: Duration::from_millis(10),
+            pacing: None,
+            staging_limit: 1 << 30,
+        }
     }
 }
 
@@ -50,7 +59,7 @@ fn config(rule: Rule, interval: Duration) -> Config {
 impl Pair {
     pub fn start(wanted: &Wanted) -> Pair {
         let folder = tempfile::tempdir().unwrap();
-        let wanted = Wanted { rule: wanted.rule, other_rule: wanted.other_rule, interval: wanted.interval };
+        let wanted = Wanted { ..*wanted };
         let (secondary, receiving, address) = receive(&folder, &wanted);
         let sim = SimConfig { name: "guest".into(), ..SimConfig::small(7) };
         let domain = SimDomain::create(&sim).unwrap();
@@ -61,8 +70,8 @@ impl Pair {
             domain: "guest".into(),
             config: config(wanted.rule, wanted.interval),
             generation: Generation(0),
-            pacing: None,
-            staging_limit: 1 << 30,
+            pacing: wanted.pacing,
+            staging_limit: wanted.staging_limit,
             save: libxl::save::Options { config: Some(xl_config(&sim)), ..libxl::save::Options::default() },
             witness: witness(&folder, wanted.rule),
             output,

@@ -216,8 +216,8 @@ impl World {
                 }
             }
             let current = usize::from(at) + 1 == self.sites.len();
-            let reads = current && self.primary.alive && self.primary.todo.is_empty();
-            if left.damages > 0 && reads && !site.link.backward_garbled && !site.link.backward_ended {
+            let open = !site.link.backward_garbled && !site.link.backward_ended;
+            if left.damages > 0 && current && open && self.primary.alive && self.primary.todo.is_empty() {
                 out.push(GarbleBack(at));
             }
         }

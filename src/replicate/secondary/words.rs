@@ -63,7 +63,7 @@ impl Words {
 
     pub(super) fn refused(&mut self, checkpoint: u64, reason: RefuseReason, detail: Option<&str>) {
         self.statistics.refused += 1;
-        let text = format!("checkpoint {checkpoint} is refused: {}", super::refusal(reason, detail));
+        let text = format!("checkpoint {checkpoint} is refused: {}", super::run::refusal(reason, detail));
         self.notices.add(&self.domain, Level::Warning, text);
     }
 

@@ -1,0 +1,460 @@
+//! The primary while it runs: the machine, its timers, and what its actions mean here.
+
+use super::connect::{self, Connected};
+use super::guest::{Done, Job};
+use super::round::Rounds;
+use super::{Ending, Message, Resolve, SharedOutput, Trouble, words};
+use crate::control::status::primary_phase;
+use crate::control::{Reply, Request, Status};
+use crate::hypervisor::OutputBuffer;
+use crate::libxc::SaveError;
+use crate::remus::primary::{Action, Command, End, Event, Phase};
+use crate::remus::wire::{Capabilities, Control, Direction, Encoder, Peer};
+use crate::remus::{Level, Primary, Session, Timer, Timers};
+use crate::replicate::clock::Clock;
+use crate::replicate::failpoint::{Failpoints, Step};
+use crate::replicate::link::{Heard, Outbox, StopFlag, backward, silence};
+use crate::replicate::operator::Ask;
+use crate::replicate::witness::WitnessThread;
+use crate::transport::{Address, Cancel, Probe};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::sync::PoisonError;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
+
+/// The connection there is.
+pub(super) struct Attached {
+    session: Session,
+    cancel: Cancel,
+    /// Once the peer is known.
+    outbox: Option<Outbox>,
+    probe: Option<Probe>,
+}
+
+pub(super) struct Run {
+    pub(super) clock: Clock,
+    pub(super) machine: Primary,
+    pub(super) timers: Timers,
+    pub(super) jobs: Sender<Job>,
+    pub(super) post: Sender<Message>,
+    pub(super) output: SharedOutput,
+    pub(super) stop: StopFlag,
+    pub(super) link: Option<Attached>,
+    pub(super) witness: Option<WitnessThread>,
+    pub(super) address: Option<Address>,
+    pub(super) resolve: Resolve,
+    pub(super) failpoints: Failpoints,
+    pub(super) rounds: Rounds,
+    pub(super) words: words::Words,
+    pub(super) once: bool,
+    /// The output buffer has failed: nothing is released, no checkpoint taken, until output is free.
+    pub(super) buffer_failed: bool,
+    /// Protection was asked for and has not ended since.
+    pub(super) protecting: bool,
+    pub(super) terminated: u32,
+}
+
+/// How long a time-out is put off while there is something of the peer's to read.
+const PUT_OFF: Duration = Duration::from_millis(10);
+
+impl Run {
+    pub(super) fn serve(&mut self, inbox: &Receiver<Message>) -> Result<Ending, Trouble> {
+        loop {
+            if let Some(ending) = self.ending() {
+                return Ok(ending);
+            }
+            let message = match self.timers.next().map(|at| self.clock.until(at)) {
+                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(wait) => inbox.recv_timeout(wait),
+            };
+            match message {
+                Ok(message) => self.take(message)?,
+                Err(RecvTimeoutError::Timeout) => self.expire(),
+                // This value holds a sender.
+                Err(RecvTimeoutError::Disconnected) => return Ok(Ending::Abandoned),
+            }
+        }
+    }
+
+    fn ending(&self) -> Option<Ending> {
+        match self.machine.phase() {
+            Phase::Ended(End::SwitchedOver) => Some(Ending::SwitchedOver),
+            Phase::Ended(End::Fenced) if self.once || self.terminated > 0 => Some(Ending::Fenced),
+            Phase::Alone if self.terminated > 0 => Some(Ending::Stopped),
+            Phase::Alone if self.once && self.protecting => Some(Ending::Unprotected),
+            _ if self.terminated > 1 => Some(Ending::Abandoned),
+            _ => None,
+        }
+    }
+
+    fn expire(&mut self) {
+        while let Some(timer) = self.timers.expired(self.clock.now()) {
+            if timer == Timer::Peer
+                && let Some(wait) = self.still_heard()
+            {
+                self.timers.set(timer, self.clock.now().after(wait));
+                return;
+            }
+            self.feed(Event::Timer(timer));
+        }
+    }
+
+    /// What has arrived is the secondary's sign of life, whoever has not read it yet, and if it is a part of a frame. Gives how
+    /// long it is one, at the least.
+    fn still_heard(&self) -> Option<Duration> {
+        let probe = self.link.as_ref()?.probe.as_ref()?;
+        if probe.has_input() {
+            return Some(PUT_OFF);
+        }
+        self.machine.config().timeout.checked_sub(probe.silence()).filter(|left| !left.is_zero())
+    }
+
+    fn take(&mut self, message: Message) -> Result<(), Trouble> {
+        match message {
+            Message::Done(done) => self.done(done)?,
+            Message::Heard(session, heard) => self.heard(session, heard),
+            Message::Connected(session, connected) => self.connected(session, connected)?,
+            Message::WriteFailed(session, error) => {
+                log::warn!("{}: writing to the secondary: {error}", self.words.domain);
+                self.feed(Event::LinkLost { session });
+            }
+            Message::Witness(answer) => self.feed(Event::Witness(answer)),
+            Message::Ask(Ask::Request(request, answer)) => {
+                let reply = self.request(request);
+                // Who asked may be gone.
+                let _ = answer.send(reply);
+            }
+            Message::Ask(Ask::Terminate) => self.terminate(),
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, done: Done) -> Result<(), Trouble> {
+        match done {
+            Done::Suspended => {
+                self.failpoints.pass(Step::Suspended);
+                self.feed(Event::GuestSuspended);
+            }
+            Done::SuspendFailed(error) => {
+                self.words.trouble(format!("suspending the guest: {error}"));
+                self.feed(Event::SuspendFailed);
+            }
+            Done::Image { checkpoint } => self.feed(Event::ImageReady { checkpoint }),
+            Done::CopyFailed { checkpoint, error } => {
+                self.words.trouble(format!("copying checkpoint {checkpoint}: {error}"));
+                self.feed(Event::CopyFailed { checkpoint });
+            }
+            Done::Copied { checkpoint, pages } => {
+                self.failpoints.pass(Step::Copied);
+                self.rounds.copied(checkpoint, pages);
+                self.feed(Event::StateCopied { checkpoint });
+            }
+            Done::Resumed { at, pause } => {
+                self.rounds.resumed(self.machine.checkpoints().0, at, pause);
+                self.feed(Event::GuestResumed);
+            }
+            Done::EpochFailed(error) => {
+                self.words.trouble(format!("marking an epoch of output: {error}"));
+                self.buffer_failed = true;
+            }
+            Done::ResumeFailed(error) => return Err(Trouble::Resume(error)),
+            Done::Sent { checkpoint, octets, took } => {
+                self.rounds.sent(checkpoint, octets, took);
+                self.feed(Event::CheckpointSent { checkpoint });
+                self.pace();
+            }
+            Done::Stopped { checkpoint } => self.feed(Event::CheckpointSent { checkpoint }),
+            Done::WriteFailed(error) => {
+                log::warn!("{}: {error}", self.words.domain);
+                let session = self.machine.session();
+                self.feed(Event::LinkLost { session });
+            }
+        }
+        Ok(())
+    }
+
+    fn heard(&mut self, session: Session, heard: Heard) {
+        match heard {
+            Heard::Frame(session, frame, detail) => {
+                match frame {
+                    Control::Ack { .. } => self.failpoints.pass(Step::Acknowledged),
+                    Control::Hello(_) => self.failpoints.pass(Step::Greeted),
+                    Control::Refuse { checkpoint, reason } => {
+                        self.rounds.refused();
+                        self.words.refused(checkpoint, reason, &detail);
+                    }
+                    _ => {}
+                }
+                self.feed(Event::Frame { session, frame });
+                self.pace();
+            }
+            Heard::Garbled(error) => {
+                if session == self.machine.session() {
+                    self.words.trouble(format!("the back channel: {error}"));
+                    self.feed(Event::Garbled);
+                }
+            }
+            Heard::Ended(error) => {
+                if let Some(error) = error {
+                    log::warn!("{}: reading from the secondary: {error}", self.words.domain);
+                }
+                self.feed(Event::LinkLost { session });
+            }
+        }
+    }
+
+    fn connected(&mut self, session: Session, connected: io::Result<Connected>) -> Result<(), Trouble> {
+        let ours = self.link.as_mut().filter(|link| link.session == session);
+        let (link, connected) = match (ours, connected) {
+            (Some(link), Ok(connected)) => (link, connected),
+            // Given up meanwhile.
+            (None, _) => return Ok(()),
+            (Some(_), Err(error)) => {
+                self.words.trouble(format!("connecting: {error}"));
+                self.feed(Event::LinkLost { session });
+                return Ok(());
+            }
+        };
+        let Connected { peer, name, reader, first, writer, cancel } = connected;
+        let framed = peer == Peer::Framed;
+        let encoder = framed.then(|| Encoder::new(session, Direction::Forward));
+        let post = self.post.clone();
+        let outbox = Outbox::start(writer, encoder, cancel, move |error| {
+            let _ = post.send(Message::WriteFailed(session, error));
+        })?;
+        link.outbox = Some(outbox);
+        link.probe = Some(reader.probe());
+        let post = self.post.clone();
+        thread::Builder::new().name("frames-in".into()).spawn(move || {
+            let hear = |heard| {
+                let _ = post.send(Message::Heard(session, heard));
+            };
+            if framed { backward(reader, &first, hear) } else { silence(reader, hear) }
+        })?;
+        self.words.peer = Some(name);
+        self.words.bare = !framed;
+        self.feed(if framed { Event::Connected } else { Event::ConnectedBare });
+        Ok(())
+    }
+
+    fn feed(&mut self, event: Event) {
+        let mut actions = Vec::new();
+        self.feed_into(event, &mut actions);
+    }
+
+    fn feed_into(&mut self, event: Event, actions: &mut Vec<Action>) {
+        let before = self.machine.phase();
+        self.machine.handle(self.clock.now(), event, actions);
+        for action in &*actions {
+            self.carry_out(*action);
+        }
+        let after = self.machine.phase();
+        if primary_phase(before) != primary_phase(after) {
+            log::info!("{}: {} -> {}", self.words.domain, primary_phase(before), primary_phase(after));
+            if after == Phase::Alone {
+                self.words.peer = None;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            // What the guest sends could leave too early: no checkpoint without a sound buffer.
+            Action::Suspend if self.buffer_failed => {
+                let _ = self.post.send(Message::Done(Done::SuspendFailed(unsound_buffer())));
+            }
+            Action::Suspend => self.job(Job::Suspend),
+            Action::BeginStream { stream, checkpoint } => {
+                if let Some(outbox) = self.outbox() {
+                    self.job(Job::Begin { outbox, stream, checkpoint });
+                }
+            }
+            Action::CopyState { checkpoint } if self.buffer_failed => {
+                let error = unsound_buffer();
+                let _ = self.post.send(Message::Done(Done::CopyFailed { checkpoint, error }));
+            }
+            Action::CopyState { checkpoint } => self.job(Job::Copy { checkpoint }),
+            Action::Resume { epoch } => self.job(Job::Resume { epoch }),
+            Action::Transmit { checkpoint, .. } => self.job(Job::Transmit { checkpoint }),
+            Action::StopTransmit { checkpoint } => self.stop.stop(checkpoint),
+            Action::HoldOutput => {
+                if !self.output("holding output", |output| output.hold()) {
+                    self.buffer_failed = true;
+                }
+                self.failpoints.pass(Step::Held);
+            }
+            Action::ReleaseOutput { up_to_epoch } => {
+                if !self.buffer_failed {
+                    self.output("releasing output", |output| output.release(up_to_epoch).map(drop));
+                }
+                self.failpoints.pass(Step::Released);
+                self.rounds.acknowledged(up_to_epoch + 1);
+            }
+            Action::FreeOutput => {
+                self.buffer_failed = !self.output("freeing output", |output| output.free());
+            }
+            Action::DiscardOutput => {
+                self.output("discarding output", |output| output.discard().map(drop));
+            }
+            Action::PauseGuest => self.job(Job::Pause),
+            Action::Connect { session, .. } => self.connect(session),
+            Action::CloseLink { session } => {
+                if let Some(link) = self.link.take_if(|link| link.session == session) {
+                    detach(&link);
+                    self.job(Job::Forget);
+                }
+            }
+            Action::SendFrame(frame) => {
+                if let Control::SwitchOver { .. } = frame {
+                    self.failpoints.pass(Step::Delegated);
+                }
+                if let Some(outbox) = self.outbox() {
+                    outbox.send(frame);
+                }
+            }
+            Action::AskWitness { generation } => {
+                self.failpoints.pass(Step::Claiming);
+                match &self.witness {
+                    Some(witness) => witness.ask(generation),
+                    None => self.words.trouble("there is no witness to ask".into()),
+                }
+            }
+            Action::SetTimer { timer, at } => self.timers.set(timer, at),
+            Action::CancelTimer(timer) => self.timers.cancel(timer),
+            Action::Notice(notice) => {
+                if notice.code == crate::remus::primary::Code::IntervalStretched {
+                    self.rounds.stretched();
+                }
+                self.words.notice(notice);
+            }
+        }
+    }
+
+    fn outbox(&self) -> Option<Outbox> {
+        self.link.as_ref()?.outbox.clone()
+    }
+
+    fn job(&self, job: Job) {
+        // The thread ends after this value's last job.
+        let _ = self.jobs.send(job);
+    }
+
+    fn output(
+        &mut self,
+        doing: &str,
+        act: impl FnOnce(&mut dyn OutputBuffer) -> crate::hypervisor::Result<()>,
+    ) -> bool {
+        let acted = act(&mut **self.output.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Err(error) = &acted {
+            self.words.trouble(format!("{doing}: {error}"));
+        }
+        acted.is_ok()
+    }
+
+    fn connect(&mut self, session: Session) {
+        let Some(address) = self.address.clone() else { return };
+        let started = Cancel::new().and_then(|cancel| {
+            let post = self.post.clone();
+            self.link = Some(Attached { session, cancel: cancel.clone(), outbox: None, probe: None });
+            connect::start(address, session, cancel, move |session, connected| {
+                let _ = post.send(Message::Connected(session, connected));
+            })
+        });
+        if let Err(error) = started {
+            let _ = self.post.send(Message::Connected(session, Err(error)));
+        }
+    }
+
+    pub(super) fn protect(&mut self, address: Address) -> Vec<Action> {
+        self.protecting = true;
+        self.address = Some(address);
+        let session = Session(RandomState::new().build_hasher().finish() | 1);
+        let mut actions = Vec::new();
+        self.feed_into(Event::Command(Command::Protect { session }), &mut actions);
+        actions
+    }
+
+    /// Lets the interval follow the figures of the round that has just ended, once for each.
+    fn pace(&mut self) {
+        if let Some(interval) = self.rounds.next_interval(self.machine.config().interval) {
+            self.feed(Event::Command(Command::SetInterval(interval)));
+        }
+    }
+
+    fn request(&mut self, request: Request) -> Reply {
+        let actions = match request {
+            Request::Status | Request::Watch { .. } => return Reply::status(self.status()),
+            Request::Capabilities => {
+                let used = if self.words.bare { Capabilities::BARE } else { Capabilities::OFFERED };
+                return Reply::capabilities(Capabilities::OFFERED, used);
+            }
+            Request::Protect { host, rsh, remote } => {
+                if self.machine.phase() != Phase::Alone {
+                    return Reply::error(format!("cannot be done while {}", primary_phase(self.machine.phase())));
+                }
+                match (self.resolve)(&host, rsh.as_deref(), remote.as_deref()) {
+                    Ok(address) => self.protect(address),
+                    Err(error) => return Reply::error(&error),
+                }
+            }
+            Request::SetInterval { ms } => self.command(Command::SetInterval(Duration::from_millis(ms))),
+            Request::SwitchOver => self.command(Command::SwitchOver),
+            Request::Unprotect { force } => self.command(Command::Unprotect { force }),
+            Request::FailOver { .. } => return Reply::error("this side is the primary: ask the secondary"),
+        };
+        match words::refusal(&actions, self.machine.phase()) {
+            Some(text) => Reply::error(&text),
+            None => Reply::status(self.status()),
+        }
+    }
+
+    fn command(&mut self, command: Command) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.feed_into(Event::Command(command), &mut actions);
+        actions
+    }
+
+    pub(super) fn status(&self) -> Status {
+        self.words.status(&self.machine, &self.rounds)
+    }
+
+    /// Ends in a defined state: unprotected, the guest running. Where that has to be decided first, it is waited for.
+    fn terminate(&mut self) {
+        self.terminated += 1;
+        if matches!(self.machine.phase(), Phase::Connecting | Phase::Greeting | Phase::Protected) {
+            self.feed(Event::Command(Command::Unprotect { force: false }));
+        }
+        if self.ending().is_none() {
+            let text =
+                "told to end: waiting until it is decided who may be active; once more ends at once, output held";
+            self.words.notices.add(&self.words.domain, Level::Warning, text.into());
+        }
+    }
+
+    /// Ends the connection and the guest's thread. A guest that stays may be on its way into a checkpoint that nobody wants.
+    pub(super) fn shut(&mut self, stays: bool) {
+        if let Some(link) = self.link.take() {
+            detach(&link);
+        }
+        if stays {
+            self.job(Job::Leave);
+        }
+        self.job(Job::Quit);
+    }
+}
+
+fn detach(link: &Attached) {
+    match &link.outbox {
+        Some(outbox) => outbox.close(),
+        None => link.cancel.cancel(),
+    }
+}
+
+fn unsound_buffer() -> SaveError {
+    SaveError::Hypervisor(crate::hypervisor::Error::Os {
+        operation: "using the output buffer",
+        source: io::Error::other("it has failed before"),
+    })
+}

@@ -1,0 +1,160 @@
+//! `remus`, `receive` and `ctl` as an operator types them: what is refused, what fails, and a peer without framing.
+
+mod commands_support;
+
+use commands_support::{Guarded, PROGRAM, command, wait};
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+use tempfile::TempDir;
+use xen_replicate::control::status::Framing;
+
+fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = command(arguments).output().unwrap();
+    (status.code(), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Place { folder: TempDir::new().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// A command for the other side, that dies with it and leaves its pid behind.
+    fn remote(&self, options: &str) -> String {
+        format!(
+            "echo $$ > {}; exec {PROGRAM} receive --domain web --control {} {options}",
+            self.text("pid"),
+            self.text("b")
+        )
+    }
+
+    fn end_remote(&self) {
+        let pid = std::fs::read_to_string(self.path("pid")).unwrap().trim().parse().unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+}
+
+#[test]
+fn wrong_usage_is_named_and_exits_with_2() {
+    for (arguments, told) in [
+        (&["remus", "-b", "web", "x"][..], "-b (--blackhole) needs -F"),
+        (&["remus", "-c", "web", "x"], "COLO is not part of this version"),
+        (&["remus", "-c", "-i", "5", "web", "x"], "cannot be used with"),
+        (&["remus", "web"], "HOST"),
+        (&["remus", "--no-control", "web", "tcp:10.0.0.1:1"], "10.0.0.1:1 is not a loopback address"),
+        (&["remus", "--no-control", "--sim", "{\"memory\":1}", "web", "unix:/x"], "too little for a guest"),
+        (&["remus", "--no-control", "--timeout=100", "web", "unix:/x"], "three heartbeats"),
+        (&["remus", "--no-control", "--failpoint=nowhere", "web", "unix:/x"], "no failpoint"),
+        (&["receive"], "--domain"),
+        (&["receive", "--no-control", "--domain=web", "--rule=witness"], "needs --witness"),
+        (&["receive", "--no-control", "--domain=web", "--fd=90,91"], "descriptor 90"),
+        (&["ctl", "web", "--control=/no/such/socket", "status"], "/no/such/socket"),
+    ] {
+        let (code, errors) = run(arguments);
+        assert!(code == Some(2) && errors.contains(told), "{arguments:?}: {code:?} {errors}");
+    }
+}
+
+#[test]
+fn nobody_there_leaves_the_guest_unprotected_and_says_so() {
+    for (host, told) in [
+        ("unix:/no/such/socket", "connecting: No such file"),
+        ("exec:true", "ended before it said anything"),
+        ("exec:echo Password:", "neither xen-replicate nor xl: it says"),
+        (&format!("exec:{PROGRAM} receive --bare --no-control --domain web"), "--allow-bare takes it"),
+    ] {
+        let (code, errors) = run(&["remus", "--once", "--no-control", "web", host]);
+        assert!(code == Some(1) && errors.contains(told), "{host}: {code:?} {errors}");
+    }
+}
+
+#[test]
+fn a_receiver_says_who_it_will_not_take() {
+    let place = Place::new();
+    let refused = |input: &[u8], arguments: &[&str]| {
+        std::fs::write(place.path("input"), input).unwrap();
+        let stdin = std::fs::File::open(place.path("input")).unwrap();
+        let ran =
+            command(&[&["receive", "--no-control", "--domain=web"], arguments].concat()).stdin(stdin).output().unwrap();
+        (ran.status.code(), String::from_utf8_lossy(&ran.stderr).into_owned())
+    };
+    let (code, errors) = refused(b"GET / HTTP/1.1\r\n\r\n", &[]);
+    assert!(code == Some(2) && errors.contains("no xen-replicate"), "{errors}");
+    let (code, errors) = refused(b"Xen saved domain, xl format\n \0 \r", &[]);
+    assert!(code == Some(2) && errors.contains("--bare takes its stream"), "{errors}");
+    let (code, errors) = refused(b"", &[]);
+    assert_eq!(code, Some(1), "{errors}");
+    let (code, errors) = refused(b"Xen saved domain, xl format\n \0 \r", &["--bare"]);
+    assert!(code == Some(2) && errors.contains("before the first checkpoint was whole"), "{errors}");
+}
+
+#[test]
+fn another_domain_is_refused_until_the_primary_gives_up() {
+    let place = Place::new();
+    let other = place.remote("").replace("--domain web", "--domain other");
+    let (code, errors) = run(&["remus", "--once", "--no-control", "-i", "10", "web", &format!("exec:{other}")]);
+    assert!(code == Some(1) && errors.contains("another domain than the one named here"), "{code:?} {errors}");
+    assert!(errors.contains("UNPROTECTED"), "{errors}");
+}
+
+#[test]
+fn a_bare_peer_is_served_and_takes_over_as_xl_does() {
+    let place = Place::new();
+    let (control, host) = (place.text("a"), format!("exec:{}", place.remote("--bare")));
+    let arguments = ["remus", "--allow-bare", "-i", "10", "--control", &control, "web", &host];
+    let mut primary = Guarded(command(&arguments).stderr(Stdio::null()).spawn().unwrap());
+    let before = wait(&place.path("a"), "protection", |status| status.acknowledged >= 5);
+    assert_eq!((before.framing, before.protected), (Some(Framing::Bare), true));
+    primary.0.kill().unwrap();
+    primary.0.wait().unwrap();
+    let after = wait(&place.path("b"), "the survivor", |status| status.phase == "alone");
+    assert_eq!((after.generation, after.peer), (0, None));
+    place.end_remote();
+}
+
+#[test]
+fn a_fence_that_fails_keeps_a_bare_secondary_passive() {
+    let place = Place::new();
+    let mark = place.text("mark");
+    // Fails until the mark is there.
+    let fence = format!("--bare --retry 10 --fence 'test -e {mark} || {{ touch {mark}.asked; false; }}'");
+    let (control, host) = (place.text("a"), format!("exec:{}", place.remote(&fence)));
+    let arguments = ["remus", "--allow-bare", "-i", "10", "--control", &control, "web", &host];
+    let mut primary = Guarded(command(&arguments).stderr(Stdio::null()).spawn().unwrap());
+    wait(&place.path("a"), "protection", |status| status.acknowledged >= 3);
+    primary.0.kill().unwrap();
+    let asked = PathBuf::from(format!("{mark}.asked"));
+    let waiting = wait(&place.path("b"), "the fencing command", |_| asked.exists());
+    assert_eq!(waiting.phase, "waiting");
+    std::fs::write(&mark, "").unwrap();
+    wait(&place.path("b"), "the survivor", |status| status.phase == "alone");
+    place.end_remote();
+}
+
+#[test]
+fn nowhere_is_no_protection() {
+    let place = Place::new();
+    let control = place.text("a");
+    let mut primary =
+        Guarded(command(&["remus", "-Fb", "-i", "10", "--control", &control, "web", "x"]).spawn().unwrap());
+    let status = wait(&place.path("a"), "checkpoints", |status| status.acknowledged >= 5);
+    assert!(!status.protected && status.peer.as_deref() == Some("null:"), "{status:#?}");
+    let (code, errors) = run(&["ctl", "web", "--control", &control, "switch-over"]);
+    assert!(code == Some(1) && errors.contains("cannot be done"), "{code:?} {errors}");
+    let id = rustix::process::Pid::from_child(&primary.0);
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(primary.0.wait().unwrap().code(), Some(1));
+    assert!(!place.path("a").exists(), "its socket is gone");
+}
