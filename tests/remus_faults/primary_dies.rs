@@ -122,3 +122,18 @@ fn killed_at_200_moments() {
     let counts = cases::run("primary killed at 200 moments", &moments(200, 2), killed_behind);
     assert_eq!((counts.cases, counts.what.get("failovers")), (200, Some(&200)));
 }
+
+/// What all the other cases rest on: were output not held, the client would notice.
+#[test]
+fn without_a_buffer_the_client_sees_what_is_lost() {
+    let wanted = Wanted { interval: 500, ..Wanted::default() }.remus(&["-F", "-n"]);
+    let (world, mut primary, mut secondary) = World::protected(wanted, 2);
+    // What leaves between this checkpoint and the next is known to nobody else.
+    let acknowledged = primary.wait("at a new checkpoint", |status| status.since_last_ms <= Some(50)).acknowledged;
+    world.wait_for_packets(100);
+    primary.kill();
+    world.survives(&primary, &mut secondary, SECONDARY, acknowledged);
+    let seen = world.seen();
+    println!("primary killed, output not held: packets {}, lost {}", seen.packets, seen.lost);
+    assert!(seen.lost > 0, "{seen:#?}");
+}

@@ -284,9 +284,14 @@ impl World {
         Outcome { what, seen }
     }
 
+    /// Ends the client. Gives what it has seen, whatever that is.
+    pub fn seen(mut self) -> Seen {
+        self.client.take().expect("the client runs until the case is over").stop().unwrap()
+    }
+
     #[track_caller]
-    fn verdict(mut self) -> Seen {
-        let seen = self.client.take().expect("the client runs until the case is over").stop().unwrap();
+    fn verdict(self) -> Seen {
+        let seen = self.seen();
         assert!(seen.is_sound() && seen.duplicates == 0 && seen.foreign == 0, "{seen:#?}");
         seen
     }
