@@ -34,6 +34,8 @@ pub(super) enum Job {
     Pause,
     /// No stream any more: writes need not be tracked.
     Forget,
+    /// Let it run on, unprotected and unwatched.
+    Leave,
     Quit,
 }
 
@@ -208,6 +210,12 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                     stream = None;
                     if let Err(error) = self.saver.stop(&mut self.domain) {
                         log::warn!("{}: ending the tracking of writes: {error}", self.domain_name);
+                    }
+                }
+                Job::Leave => {
+                    let suspended = self.domain.info().map(|info| info.is_suspended());
+                    if let Err(error) = suspended.and_then(|is| if is { self.run_on(&mut paused) } else { Ok(()) }) {
+                        log::error!("{}: the guest that is left cannot be resumed: {error}", self.domain_name);
                     }
                 }
                 Job::Quit => break,

@@ -234,7 +234,7 @@ impl Driver {
             run.protect(address);
         }
         let how = run.serve(&self.inbox);
-        run.shut();
+        run.shut(matches!(how, Ok(Ending::Stopped | Ending::Unprotected)));
         let (statistics, status) = (run.rounds.statistics().clone(), run.status());
         drop(run);
         let domain = guest.join().map_err(|_| Trouble::Panicked)?;

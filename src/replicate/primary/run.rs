@@ -433,9 +433,13 @@ impl Run {
         }
     }
 
-    pub(super) fn shut(&mut self) {
+    /// Ends the connection and the guest's thread. A guest that stays may be on its way into a checkpoint that nobody wants.
+    pub(super) fn shut(&mut self, stays: bool) {
         if let Some(link) = self.link.take() {
             detach(&link);
+        }
+        if stays {
+            self.job(Job::Leave);
         }
         self.job(Job::Quit);
     }
