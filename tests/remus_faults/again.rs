@@ -1,6 +1,6 @@
 //! Protected again after a failover, handed on as planned, told to end: what an operator does on purpose.
 
-use crate::cases::{self, Outcome};
+use crate::cases::{self, Dice, Outcome};
 use crate::side::{PATIENCE, Side, until};
 use crate::world::{PRIMARY, SECONDARY, THIRD, Wanted, World};
 use xen_replicate::control::Request;
@@ -184,4 +184,22 @@ fn a_fence_that_fails_at_first() {
         world.over("failovers", Some(&mut secondary))
     });
     assert_eq!(counts.cases, 1);
+}
+
+/// Whatever a round was about when it was called off: the guest that is left runs.
+#[test]
+fn told_to_end_at_any_moment_of_a_round() {
+    let mut dice = Dice::new(10);
+    let moments: Vec<(u64, bool)> = (0..24).map(|n| (dice.below(40), n % 2 == 0)).collect();
+    let counts = cases::run("told to end or to stop protecting at 24 moments", &moments, |&(packets, term)| {
+        let (world, mut primary, _secondary) = World::protected(Wanted { interval: 1, ..Wanted::default() }, 5);
+        world.wait_for_packets(packets);
+        if !term {
+            primary.order(&Request::Unprotect { force: false });
+            primary.wait_for_active();
+            world.goes_on(PRIMARY);
+        }
+        world.over(if term { "ended, the guest running" } else { "unprotected, the guest running" }, Some(&mut primary))
+    });
+    assert_eq!(counts.what.len(), 2);
 }

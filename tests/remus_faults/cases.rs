@@ -9,7 +9,7 @@ use std::time::Instant;
 use xen_replicate::outside::Seen;
 
 /// Cases that run at the same time, those of all tests together.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 6;
 
 static RUNNING: Mutex<usize> = Mutex::new(0);
 static ENDED: Condvar = Condvar::new();

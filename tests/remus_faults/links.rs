@@ -4,7 +4,7 @@
 use crate::cases::{self, Outcome};
 use crate::proxy::{Cut, Proxy, Weather};
 use crate::side::{PATIENCE, Side, is_active, until};
-use crate::world::{PRIMARY, SECONDARY, Wanted, World};
+use crate::world::{PRIMARY, SECONDARY, TINY, Wanted, World};
 use std::fs;
 use std::time::{Duration, Instant};
 use xen_replicate::control::Request;
@@ -175,6 +175,33 @@ fn cut_while_switching_over() {
     assert_eq!(counts.cases, 3);
 }
 
+/// A host loses its power: its process dies behind a link that carries nothing any more, not even the end of the connection.
+fn power_fails(&(primary_dies, packets): &(bool, u64)) -> Outcome {
+    let (world, proxy, mut primary, mut secondary) = pair(Wanted::default(), Weather::default(), 3);
+    world.wait_for_packets(packets);
+    proxy.cut(Cut::Both);
+    let since = Instant::now();
+    let outcome = if primary_dies {
+        let acknowledged = primary.status().map_or(0, |status| status.acknowledged);
+        primary.kill();
+        world.survives(&primary, &mut secondary, SECONDARY, acknowledged);
+        world.over("failovers", Some(&mut secondary))
+    } else {
+        secondary.kill();
+        world.runs_on(&mut primary, since);
+        world.over("ran on unprotected", Some(&mut primary))
+    };
+    drop(proxy);
+    outcome
+}
+
+#[test]
+fn a_host_loses_its_power() {
+    let cases: Vec<(bool, u64)> = (0..8).map(|n| (n % 2 == 0, 5 * n)).collect();
+    let counts = cases::run("a host without power", &cases, power_fails);
+    assert_eq!((counts.what.get("failovers"), counts.what.get("ran on unprotected")), (Some(&4), Some(&4)));
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Sky {
     /// 100 ms each way.
@@ -199,10 +226,6 @@ impl Sky {
         }
     }
 }
-
-/// 256 KiB of memory, of which little is written to: an image takes seconds at 1 Mbit/s.
-const TINY: &str =
-    r#"{"memory":64,"layout":"compact","vcpus":1,"image_pages":8,"working_set":8,"hot_pages":2,"writes_per_step":1}"#;
 
 /// The pair stays protected, the client is served, and a failover loses nothing.
 fn bad_weather(sky: &Sky) -> Outcome {
@@ -231,7 +254,13 @@ fn bad_weather(sky: &Sky) -> Outcome {
 
 #[test]
 fn late_lossy_and_slow() {
-    let skies = [Sky::Late, Sky::Lossy, Sky::Slow, Sky::All];
-    let counts = cases::run("100 ms, 10 % loss, 1 Mbit/s (proxy)", &skies, bad_weather);
-    assert_eq!(counts.what.get("failovers"), Some(&4));
+    let counts = cases::run("100 ms, 10 % loss, 1 Mbit/s (proxy)", &[Sky::Slow, Sky::Late, Sky::Lossy], bad_weather);
+    assert_eq!(counts.what.get("failovers"), Some(&3));
+}
+
+#[test]
+#[ignore = "long"]
+fn late_lossy_and_slow_at_once() {
+    let counts = cases::run("100 ms, 2 % loss and 1 Mbit/s at once (proxy)", &[Sky::All], bad_weather);
+    assert_eq!(counts.what.get("failovers"), Some(&1));
 }

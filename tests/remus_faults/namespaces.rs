@@ -7,7 +7,7 @@ use crate::cases::{self, Outcome, Permit};
 use crate::hosts::{Hosts, Spaces};
 use crate::proxy::Cut;
 use crate::side::{PATIENCE, Side, until};
-use crate::world::{PRIMARY, SECONDARY, Wanted, World};
+use crate::world::{PRIMARY, SECONDARY, TINY, Wanted, World};
 
 /// Whether a fault can be had here. Says so if it cannot.
 fn can(what: &str, tried: Result<(), String>) -> bool {
@@ -84,7 +84,7 @@ fn cut_and_healed() {
 
 /// Stays protected, and fails over without loss.
 fn holds(spaces: Spaces) -> Outcome {
-    let wanted = Wanted { interval: 20, timeout: 2000, heartbeat: 100, answer: 30_000, ..Wanted::default() };
+    let wanted = Wanted { sim: TINY.into(), interval: 20, timeout: 2000, answer: 30_000, ..Wanted::default() };
     let (world, mut primary, mut secondary) = pair(wanted, spaces, 1);
     let status = primary.wait("at its tenth checkpoint", |status| status.acknowledged >= 10);
     assert!(status.protected && status.statistics.refused == 0, "{status:#?}");

@@ -1,8 +1,7 @@
 //! SIGKILL of the primary: at every step that it passes, and whenever.
 
 use crate::cases::{self, Counts, Dice, Outcome};
-use crate::side::PATIENCE;
-use crate::side::until;
+use crate::side::{PATIENCE, until};
 use crate::world::{SECONDARY, Wanted, World};
 use xen_replicate::control::Request;
 use xen_replicate::replicate::failpoint::{Side as At, Step};

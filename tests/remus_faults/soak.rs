@@ -1,7 +1,7 @@
 //! Checkpoints without end between two processes: they hold as many descriptors and threads, and as much memory, as at the start.
 
 use crate::cases::Outcome;
-use crate::side::{PATIENCE, Side};
+use crate::side::{PATIENCE, Side, until};
 use crate::world::{SECONDARY, Wanted, World};
 use std::fs;
 use std::time::{Duration, Instant};
@@ -27,14 +27,17 @@ fn sample(side: &Side) -> Sample {
     }
 }
 
-/// The status takes a connection, which the process has closed by the next sample or not: the least of a few is what stays.
+/// The status takes a connection and a thread, which the process gives back a moment later: the least of a second is what stays.
 fn settled(side: &Side) -> Sample {
-    let samples: Vec<Sample> = (0..20).map(|_| sample(side)).collect();
-    Sample {
-        descriptors: samples.iter().map(|s| s.descriptors).min().unwrap(),
-        threads: samples.iter().map(|s| s.threads).min().unwrap(),
-        resident: samples.iter().map(|s| s.resident).min().unwrap(),
-    }
+    let mut least = sample(side);
+    until(Duration::from_secs(1), || {
+        let Sample { descriptors, threads, resident } = sample(side);
+        least.descriptors = least.descriptors.min(descriptors);
+        least.threads = least.threads.min(threads);
+        least.resident = least.resident.min(resident);
+        None::<()>
+    });
+    least
 }
 
 fn wait_for(side: &mut Side, checkpoint: u64, limit: Duration) {
