@@ -64,6 +64,35 @@ fn a_witness_twice_out_of_reach() {
 }
 
 #[test]
+fn what_a_host_cannot_do_is_no_danger() {
+    let bounds = Bounds { faults: 2, failures: 2, crashes: 0, losses: 0, damages: 0, unreachable: 0, ..FAULT };
+    let bounds = Bounds { timeouts: false, ..bounds };
+    holds("failures", &setting(Rule::Witness, false, bounds), 6_500, any);
+    let bounds = Bounds { crashes: 1, checkpoints: 1, ..bounds };
+    holds("failures, crash", &setting(Rule::Witness, false, bounds), 2_000, any);
+}
+
+#[test]
+#[ignore = "long"]
+fn a_switch_over_meets_a_fault() {
+    let bounds = Bounds { switch_overs: 1, unreachable: 0, checkpoints: 1, steps: 1, ..FAULT };
+    let no_time_out = Bounds { timeouts: false, failures: 1, ..bounds };
+    holds("switch-over, any fault", &setting(Rule::Witness, false, no_time_out), 30_300, any);
+    let twice = Bounds { faults: 2, crashes: 2, losses: 2, ..no_time_out };
+    holds("switch-over, two faults", &setting(Rule::Witness, false, twice), 250_000, any);
+    let crash = Bounds { losses: 0, damages: 0, ..bounds };
+    holds("switch-over, crash or time-out", &setting(Rule::Witness, false, crash), 297_000, any);
+}
+
+#[test]
+#[ignore = "long"]
+fn a_second_session_meets_a_fault() {
+    let bounds = Bounds { sessions: 2, unprotects: 1, steps: 1, checkpoints: 2, damages: 0, ..FAULT };
+    let no_time_out = Bounds { timeouts: false, unreachable: 0, failures: 1, ..bounds };
+    holds("two sessions, a fault", &setting(Rule::Witness, false, no_time_out), 1_995_000, any);
+}
+
+#[test]
 #[ignore = "long"]
 fn the_operator_switches_over_without_faults_but_with_delay() {
     let bounds = Bounds { switch_overs: 1, faults: 0, ..FAULT };

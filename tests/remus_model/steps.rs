@@ -41,6 +41,9 @@ pub enum Step {
     Garble(u8),
     /// The frames from this secondary to the primary are damaged from here on.
     GarbleBack(u8),
+    /// What was just tried has not succeeded after all.
+    PrimaryFails,
+    SiteFails(u8),
 }
 
 use Step::*;
@@ -182,9 +185,17 @@ impl World {
     }
 
     fn faults(&self, out: &mut Vec<Step>) {
+        use primary::Event;
         let left = &self.left;
         if left.crashes > 0 && self.primary.alive {
             out.push(Crash(Who::Primary));
+        }
+        let tried = self.primary.events.front();
+        if left.failures > 0
+            && self.primary.todo.is_empty()
+            && matches!(tried, Some(Event::Connected | Event::GuestSuspended | Event::StateCopied { .. }))
+        {
+            out.push(PrimaryFails);
         }
         for (at, site) in (0u8..).zip(&self.sites) {
             if left.crashes > 0 && site.alive {
@@ -214,6 +225,10 @@ impl World {
                 if !site.link.forward_garbled && !site.link.forward_ended {
                     out.push(Garble(at));
                 }
+            }
+            let applied = matches!(site.events.front(), Some(secondary::Event::Applied { .. }));
+            if left.failures > 0 && site.todo.is_empty() && applied {
+                out.push(SiteFails(at));
             }
             let current = usize::from(at) + 1 == self.sites.len();
             let open = !site.link.backward_garbled && !site.link.backward_ended;
@@ -364,8 +379,44 @@ impl World {
                 link.backward_garbled = true;
                 self.feed_primary(Event::Garbled, setting)?;
             }
+            PrimaryFails => {
+                self.spend(|left| &mut left.failures);
+                self.fail_primary(setting)?;
+            }
+            SiteFails(at) => {
+                self.spend(|left| &mut left.failures);
+                let site = &mut self.sites[usize::from(at)];
+                if let Some(At::Applied { checkpoint }) = site.events.pop_front() {
+                    site.applied = None;
+                    self.feed_site(at.into(), At::ApplyFailed { checkpoint }, setting)?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// What the primary waits for fails, and leaves the guest and the stream as the driver would.
+    fn fail_primary(&mut self, setting: &Setting) -> Result<(), Flaw> {
+        use primary::Event;
+        let p = &mut self.primary;
+        let failed = match p.events.pop_front() {
+            Some(Event::Connected) => {
+                if let Some(at) = self.sites.len().checked_sub(1) {
+                    self.crash(Who::Site(at as u8));
+                }
+                Event::LinkLost { session: self.primary.machine.session() }
+            }
+            Some(Event::GuestSuspended) => {
+                p.running = true;
+                Event::SuspendFailed
+            }
+            Some(Event::StateCopied { checkpoint }) => {
+                (p.copy, p.last_copied) = (None, None);
+                Event::CopyFailed { checkpoint }
+            }
+            _ => return Ok(()),
+        };
+        self.feed_primary(failed, setting)
     }
 
     fn spend(&mut self, kind: impl Fn(&mut super::world::Bounds) -> &mut u8) {

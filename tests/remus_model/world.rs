@@ -42,6 +42,8 @@ pub struct Bounds {
     pub damages: u8,
     pub unreachable: u8,
     pub fence_failures: u8,
+    /// What a host cannot do: connect, suspend or copy its guest, apply a checkpoint.
+    pub failures: u8,
     pub switch_overs: u8,
     pub unprotects: u8,
     pub fail_overs: u8,
@@ -61,6 +63,7 @@ impl Bounds {
         damages: 0,
         unreachable: 0,
         fence_failures: 0,
+        failures: 0,
         switch_overs: 0,
         unprotects: 0,
         fail_overs: 0,
