@@ -2,13 +2,13 @@
 
 mod drivers_support;
 
-use drivers_support::{Pair, Wanted, patience};
+use drivers_support::{Pair, Wanted};
 use std::time::Duration;
 use xen_replicate::control::Request;
 use xen_replicate::hypervisor::Domain;
 use xen_replicate::remus::Rule;
 use xen_replicate::remus::pacing::{Pacing, Target};
-use xen_replicate::replicate::primary::Ending;
+use xen_replicate::replicate::primary::{Ending, Trouble};
 use xen_replicate::replicate::secondary::{End, Outcome};
 
 #[test]
@@ -117,5 +117,53 @@ fn two_rules_do_not_suit() {
     assert!(matches!(pair.join_secondary(), Ok(Outcome::Ended(End::Unsuited))));
     pair.wait_for("alone");
     assert_eq!(pair.end_primary().how, Ending::Stopped);
-    assert!(patience() > Duration::ZERO);
+}
+
+#[test]
+fn a_time_out_shorter_than_the_others_heartbeats_does_not_suit() {
+    // The primary beats every 100 ms.
+    let short = Some(Duration::from_millis(300));
+    let pair = Pair::start(&Wanted { other_timeout: short, ..Wanted::default() });
+    assert!(matches!(pair.join_secondary(), Ok(Outcome::Ended(End::Unsuited))));
+    pair.wait_for("alone");
+    assert_eq!(pair.end_primary().how, Ending::Stopped);
+}
+
+#[test]
+fn another_witness_than_the_primarys_does_not_suit() {
+    let pair = Pair::start(&Wanted { other_witness: true, ..Wanted::default() });
+    assert!(matches!(pair.join_secondary(), Ok(Outcome::Ended(End::Unsuited))));
+    pair.wait_for("alone");
+    assert_eq!(pair.end_primary().how, Ending::Stopped);
+}
+
+#[test]
+fn a_guest_that_does_not_suspend_runs_on_unprotected() {
+    let pair = Pair::start(&Wanted { suspends: false, ..Wanted::default() });
+    assert!(pair.join_secondary().is_ok());
+    let status = pair.wait_for("alone");
+    assert!(status.notices.iter().any(|notice| notice.text.contains("did not acknowledge")), "{status:#?}");
+    let ended = pair.end_primary();
+    assert_eq!(ended.how, Ending::Stopped);
+    let domain = ended.domain.stop().unwrap();
+    assert!(domain.is_running());
+    domain.self_check().unwrap();
+}
+
+#[test]
+fn a_guest_that_cannot_be_resumed_goes_on_at_the_secondary_if_anywhere() {
+    // Behind a copy, and behind a checkpoint that was sent while the guest waited.
+    for staging_limit in [1 << 30, 0] {
+        let pair = Pair::start(&Wanted { resumes: false, staging_limit, ..Wanted::default() });
+        assert!(matches!(pair.try_primary(), Err(Trouble::Resume(_))));
+        match pair.join_secondary() {
+            Ok(Outcome::Survivor(mut survivor)) => {
+                survivor.domain.unpause().unwrap();
+                survivor.domain.run(50).unwrap();
+                survivor.domain.self_check().unwrap();
+            }
+            // The primary ended before the first checkpoint was whole.
+            other => assert!(matches!(other, Ok(Outcome::Ended(End::Empty))), "{other:?}"),
+        }
+    }
 }

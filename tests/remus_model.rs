@@ -45,7 +45,7 @@ const FAULT: Bounds =
 #[test]
 fn with_a_witness_all_properties_hold_under_a_fault_of_the_link_or_a_crash() {
     let bounds = Bounds { unreachable: 0, damages: 0, checkpoints: 1, steps: 2, ..FAULT };
-    let explored = holds("witness, crash or loss", &setting(Rule::Witness, false, bounds), 340_000, any);
+    let explored = holds("witness, crash or loss", &setting(Rule::Witness, false, bounds), 492_000, any);
     assert!(explored.failed_over > 0 && explored.alone > 0 && explored.ended > 0);
 }
 
@@ -53,14 +53,14 @@ fn with_a_witness_all_properties_hold_under_a_fault_of_the_link_or_a_crash() {
 #[ignore = "long"]
 fn two_crashes_or_losses() {
     let bounds = Bounds { faults: 2, damages: 0, crashes: 2, losses: 2, unreachable: 0, checkpoints: 1, ..FAULT };
-    holds("witness, two crashes or losses", &setting(Rule::Witness, false, bounds), 450_000, any);
+    holds("witness, two crashes or losses", &setting(Rule::Witness, false, bounds), 643_000, any);
 }
 
 #[test]
 #[ignore = "long"]
 fn a_witness_twice_out_of_reach() {
     let bounds = Bounds { faults: 2, damages: 0, crashes: 0, losses: 0, unreachable: 2, ..FAULT };
-    holds("witness, twice out of reach", &setting(Rule::Witness, false, bounds), 1_196_000, any);
+    holds("witness, twice out of reach", &setting(Rule::Witness, false, bounds), 5_224_000, any);
 }
 
 #[test]
@@ -77,11 +77,11 @@ fn what_a_host_cannot_do_is_no_danger() {
 fn a_switch_over_meets_a_fault() {
     let bounds = Bounds { switch_overs: 1, unreachable: 0, checkpoints: 1, steps: 1, ..FAULT };
     let no_time_out = Bounds { timeouts: false, failures: 1, ..bounds };
-    holds("switch-over, any fault", &setting(Rule::Witness, false, no_time_out), 30_300, any);
+    holds("switch-over, any fault", &setting(Rule::Witness, false, no_time_out), 36_200, any);
     let twice = Bounds { faults: 2, crashes: 2, losses: 2, ..no_time_out };
-    holds("switch-over, two faults", &setting(Rule::Witness, false, twice), 250_000, any);
+    holds("switch-over, two faults", &setting(Rule::Witness, false, twice), 323_000, any);
     let crash = Bounds { losses: 0, damages: 0, ..bounds };
-    holds("switch-over, crash or time-out", &setting(Rule::Witness, false, crash), 297_000, any);
+    holds("switch-over, crash or time-out", &setting(Rule::Witness, false, crash), 616_000, any);
 }
 
 #[test]
@@ -89,21 +89,21 @@ fn a_switch_over_meets_a_fault() {
 fn a_second_session_meets_a_fault() {
     let bounds = Bounds { sessions: 2, unprotects: 1, steps: 1, checkpoints: 2, damages: 0, ..FAULT };
     let no_time_out = Bounds { timeouts: false, unreachable: 0, failures: 1, ..bounds };
-    holds("two sessions, a fault", &setting(Rule::Witness, false, no_time_out), 1_995_000, any);
+    holds("two sessions, a fault", &setting(Rule::Witness, false, no_time_out), 2_058_000, any);
 }
 
 #[test]
 #[ignore = "long"]
 fn the_operator_switches_over_without_faults_but_with_delay() {
     let bounds = Bounds { switch_overs: 1, faults: 0, ..FAULT };
-    holds("switch-over, delay", &setting(Rule::Witness, false, bounds), 1_164_000, any);
+    holds("switch-over, delay", &setting(Rule::Witness, false, bounds), 2_025_000, any);
 }
 
 #[test]
 fn without_a_witness_the_rule_is_kept_under_crashes() {
     let bounds = Bounds { unreachable: 0, damages: 0, losses: 0, checkpoints: 1, fence_failures: 1, ..FAULT };
-    holds("manual, crash", &setting(Rule::Manual, false, bounds), 8_500, any);
-    holds("primary-wins, crash", &setting(Rule::PrimaryWins, true, bounds), 15_900, any);
+    holds("manual, crash", &setting(Rule::Manual, false, bounds), 9_300, any);
+    holds("primary-wins, crash", &setting(Rule::PrimaryWins, true, bounds), 17_000, any);
 }
 
 #[test]
@@ -116,31 +116,31 @@ fn a_fence_that_fails() {
 #[ignore = "long"]
 fn the_operator_ends_it_on_either_side() {
     let bounds = Bounds { unprotects: 1, fail_overs: 1, stops: 1, checkpoints: 1, steps: 1, ..FAULT };
-    holds("unprotect, fail-over, stop", &setting(Rule::Witness, false, bounds), 1_423_000, any);
+    holds("unprotect, fail-over, stop", &setting(Rule::Witness, false, bounds), 1_922_000, any);
 }
 
 #[test]
 fn protected_again_with_what_is_late_of_the_session_before() {
     let bounds = Bounds { sessions: 2, faults: 0, unprotects: 1, steps: 0, timeouts: false, ..FAULT };
-    holds("two sessions", &setting(Rule::Witness, false, bounds), 13_800, any);
+    holds("two sessions", &setting(Rule::Witness, false, bounds), 14_500, any);
 }
 
 #[test]
 #[ignore = "long"]
 fn without_a_witness_the_rule_is_kept() {
-    holds("manual", &setting(Rule::Manual, false, Bounds { unreachable: 0, ..FAULT }), 146_000, any);
+    holds("manual", &setting(Rule::Manual, false, Bounds { unreachable: 0, ..FAULT }), 164_000, any);
     let bounds = Bounds { unreachable: 0, fence_failures: 1, ..FAULT };
-    holds("primary-wins", &setting(Rule::PrimaryWins, true, bounds), 308_000, any);
+    holds("primary-wins", &setting(Rule::PrimaryWins, true, bounds), 326_000, any);
 }
 
 /// Property 4: whatever is damaged, without any other fault, nobody fails over and the guest runs on.
-fn garbage() -> Setting {
+fn garbage(rule: Rule, fence: bool) -> Setting {
     let bounds = Bounds { faults: 2, damages: 2, crashes: 0, losses: 0, unreachable: 0, timeouts: false, ..FAULT };
-    setting(Rule::Witness, false, Bounds { checkpoints: 3, ..bounds })
+    setting(rule, fence, Bounds { checkpoints: 3, ..bounds })
 }
 
 fn nobody_fails_over(world: &World) -> Result<(), Flaw> {
-    if world.sites.iter().any(|site| site.active.is_some()) || world.primary.paused {
+    if world.sites.iter().any(|site| site.active.is_some()) || world.primary.paused || !world.primary.alive {
         return Err("P4: damage has led to a fail-over".into());
     }
     Ok(())
@@ -148,7 +148,10 @@ fn nobody_fails_over(world: &World) -> Result<(), Flaw> {
 
 #[test]
 fn damage_alone_never_leads_to_a_fail_over() {
-    holds("damage", &garbage(), 132_000, nobody_fails_over);
+    holds("damage", &garbage(Rule::Witness, false), 150_000, nobody_fails_over);
+    holds("damage, manual", &garbage(Rule::Manual, false), 63_600, nobody_fails_over);
+    // Nobody is shot for what could not be read.
+    holds("damage, primary-wins", &garbage(Rule::PrimaryWins, true), 63_600, nobody_fails_over);
 }
 
 fn caught(mutant: Mutant, mut setting: Setting, by: &str) {
@@ -166,12 +169,12 @@ fn caught(mutant: Mutant, mut setting: Setting, by: &str) {
 fn broken_variants_are_caught() {
     let witness = |bounds| setting(Rule::Witness, false, bounds);
     caught(Mutant::ReleaseWhenSent, witness(FAULT), "P1");
-    caught(Mutant::GarbageIsDeath, garbage(), "P4");
+    caught(Mutant::GarbageIsDeath, garbage(Rule::Witness, false), "P4");
     caught(Mutant::SecondaryAsksNobody, witness(FAULT), "P3");
     caught(Mutant::PrimaryAsksNobody, witness(FAULT), "P");
     caught(Mutant::WitnessGrantsAll, witness(FAULT), "P");
-    caught(Mutant::DamageUnseen, garbage(), "P2");
-    caught(Mutant::NeverWhole, garbage(), "P2");
+    caught(Mutant::DamageUnseen, garbage(Rule::Witness, false), "P2");
+    caught(Mutant::NeverWhole, garbage(Rule::Witness, false), "P2");
     let two = Bounds { sessions: 2, faults: 0, unprotects: 1, steps: 0, timeouts: false, ..FAULT };
     caught(Mutant::AnyAck, witness(two), "P1");
 }

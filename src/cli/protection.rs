@@ -160,6 +160,7 @@ impl ProtectionArgs {
             rule: self.rule()?,
             fence: self.fence.is_some(),
             bare,
+            unheld: false,
         };
         config.validate().map_err(|error| format!("{}: {error}", option(&error)))?;
         Ok(config)
@@ -196,8 +197,21 @@ impl ProtectionArgs {
     pub fn remote_command(&self, domain: &str) -> Result<String, String> {
         let mut command = format!("xen-replicate receive --domain {} --rule {}", quoted(domain), self.rule()?);
         if let Some(directory) = &self.witness {
+            // The other process has another working directory.
+            let directory = std::path::absolute(directory).map_err(|error| format!("--witness: {error}"))?;
             command.push_str(" --witness ");
             command.push_str(&quoted(&directory.to_string_lossy()));
+        }
+        let default = Config::default();
+        for (option, value, usual) in [
+            ("--heartbeat", self.heartbeat, default.heartbeat),
+            ("--timeout", self.timeout, default.timeout),
+            ("--answer-timeout", self.answer_timeout, default.answer),
+            ("--retry", self.retry, default.retry),
+        ] {
+            if value != ms(usual) {
+                command.push_str(&format!(" {option} {value}"));
+            }
         }
         Ok(quoted(&command))
     }

@@ -95,8 +95,12 @@ impl Args {
         if self.userspace_proxy && !self.colo {
             return Err("-p (--userspace-proxy) needs -c (--colo)".into());
         }
+        if self.protection.fence.is_some() {
+            return Err("--fence is the secondary's, which runs it before it goes active: give it to receive".into());
+        }
         // A write to nowhere is acknowledged by nobody.
-        self.protection.config(self.interval(), self.allow_bare || self.blackhole)
+        let config = self.protection.config(self.interval(), self.allow_bare || self.blackhole)?;
+        Ok(Config { unheld: self.no_network_buffer, ..config })
     }
 
     /// Milliseconds from one checkpoint to the next.
@@ -315,12 +319,21 @@ mod tests {
         assert_eq!(rule(&["--witness", "/w"]), Rule::Witness);
         assert_eq!(rule(&["--witness", "/w", "--rule", "witness"]), Rule::Witness);
         assert_eq!(rule(&["--rule", "manual"]), Rule::Manual);
-        assert_eq!(rule(&["--rule", "primary-wins", "--fence", "true"]), Rule::PrimaryWins);
-        assert!(parse(&["--fence", "true"]).unwrap().config().unwrap().fence);
+        assert_eq!(rule(&["--rule", "primary-wins"]), Rule::PrimaryWins);
+        refused(&["--rule", "primary-wins", "--fence", "true"], &["--fence", "receive"]);
         refused(&["--rule", "witness"], &["--rule witness", "--witness"]);
         refused(&["--rule", "manual", "--witness", "/w"], &["--witness", "--rule manual"]);
         refused(&["--rule", "primary-wins", "--witness", "/w"], &["--witness", "--rule primary-wins"]);
         refused(&["--rule", "dice"], &["--rule"]);
+    }
+
+    #[test]
+    fn the_other_half_is_told_what_both_must_agree_on() {
+        let args = parse(&["--witness", "w", "--heartbeat=1500", "--timeout=5000", "--retry=500"]).unwrap();
+        let Ok(Address::Command(command)) = args.endpoint() else { panic!("no command") };
+        let here = std::env::current_dir().unwrap().join("w");
+        assert!(command.contains(&format!("--witness {}", here.display())), "{command}");
+        assert!(command.contains(" --heartbeat 1500 --timeout 5000'"), "{command}");
     }
 
     #[test]

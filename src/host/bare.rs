@@ -5,12 +5,13 @@ use super::secondary::{Job, live};
 use crate::libxl::restore::Options;
 use crate::remus::wire::Capabilities;
 use crate::remus::{Generation, Level, Session};
-use crate::replicate::bare::{Outcome, receive_new, secondary::Observer};
+use crate::replicate::bare::{Outcome, Recorder, receive_new, secondary::Observer};
 use crate::replicate::fence::{Fence, FenceContext};
 use crate::replicate::secondary::{Survivor, Target};
 use crate::stream::Start;
 use crate::stream::handshake::Message;
 use crate::transport::{Cancel, Link};
+use std::fs::File;
 use std::io::{self, BufReader, IoSlice};
 use std::thread;
 use std::time::Instant;
@@ -53,6 +54,8 @@ pub fn receive(link: Link, cancel: Cancel, job: &Job, desk: &Desk) -> io::Result
     // Told to end: the copy is dropped.
     let waiting = desk.waiting();
     let reader = BufReader::with_capacity(1 << 18, reader.with_cancel(waiting));
+    let record = job.record.as_deref().map(File::create).transpose()?;
+    let reader = Recorder::new(reader, record);
     let mut options: Options = job.restore;
     options.stream.start = Some(Start::Xl);
     let mut watch = Watch { domain: name.clone(), lost: None };
@@ -75,7 +78,9 @@ pub fn receive(link: Link, cancel: Cancel, job: &Job, desk: &Desk) -> io::Result
         }
     }
     let lost = watch.lost.unwrap_or_else(Instant::now);
-    live(Survivor { domain, checkpoint, generation: Generation::default(), lost }, job, desk)
+    // The sender had none of the witness' numbers; a secondary of this guest's gets the next one.
+    let generation = job.protection.newest().map_err(io::Error::other)?;
+    live(Survivor { domain, checkpoint, generation, lost }, job, desk)
 }
 
 /// A failed fencing command keeps this side passive.

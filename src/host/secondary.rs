@@ -58,22 +58,21 @@ pub enum Source {
 /// What the last session, or the survivor, failed with.
 pub fn receive(source: Source, job: &Job, desk: &Desk) -> io::Result<bool> {
     log::info!("{}: {}", job.protection.domain, job.protection.rule_in_words());
-    let mut source = source;
+    let mut record = job.record.clone().map(Record::new);
+    let listener = match source {
+        Source::Link(link, cancel) => {
+            return one(link, cancel, job, &mut record, desk).map(|served| matches!(served, Served::Well));
+        }
+        Source::Listener(listener) => listener,
+    };
     loop {
-        let (link, cancel) = match source {
-            Source::Link(link, cancel) => {
-                return one(link, cancel, job, desk).map(|served| matches!(served, Served::Well));
-            }
-            Source::Listener(ref listener) => {
-                let cancel = Cancel::new()?;
-                match listener.accept(&desk.waiting(), cancel.clone()) {
-                    Ok(link) => (link, cancel),
-                    Err(_) if desk.is_terminated() => return Ok(true),
-                    Err(error) => return Err(error),
-                }
-            }
+        let cancel = Cancel::new()?;
+        let link = match listener.accept(&desk.waiting(), cancel.clone()) {
+            Ok(link) => link,
+            Err(_) if desk.is_terminated() => return Ok(true),
+            Err(error) => return Err(error),
         };
-        let served = one(link, cancel, job, desk);
+        let served = one(link, cancel, job, &mut record, desk);
         if job.once || desk.is_terminated() || matches!(served, Ok(Served::Survived(_))) {
             return served.map(|served| matches!(served, Served::Well | Served::Survived(true)));
         }
@@ -81,12 +80,7 @@ pub fn receive(source: Source, job: &Job, desk: &Desk) -> io::Result<bool> {
             log::error!("{}: {error}", job.protection.domain);
         }
         log::info!("{}: waiting for a primary", job.protection.domain);
-        source = again(source);
     }
-}
-
-const fn again(source: Source) -> Source {
-    source
 }
 
 enum Served {
@@ -96,7 +90,7 @@ enum Served {
     Survived(bool),
 }
 
-fn one(link: Link, cancel: Cancel, job: &Job, desk: &Desk) -> io::Result<Served> {
+fn one(link: Link, cancel: Cancel, job: &Job, record: &mut Option<Record>, desk: &Desk) -> io::Result<Served> {
     let driver = Driver::<SimTarget>::default();
     desk.assign(driver.handle());
     let settings = Settings {
@@ -105,7 +99,7 @@ fn one(link: Link, cancel: Cancel, job: &Job, desk: &Desk) -> io::Result<Served>
         restore: job.restore,
         fence: job.protection.fence.clone(),
         witness: job.protection.witness().map_err(io::Error::other)?,
-        record: job.record.clone().map(Record::new),
+        record: record.as_mut().map(Record::next_session),
         on_checkpoint: None,
         failpoints: job.failpoints.clone(),
     };

@@ -1,10 +1,12 @@
 //! What an operator can set, with defaults and the rules that values must keep.
 
 use super::types::Rule;
+use super::wire::Capabilities;
 use std::time::Duration;
 use thiserror::Error;
 
-/// Settings of one side. Those of both sides need not agree, but for [`Config::rule`], which HELLO compares.
+/// Settings of one side. HELLO compares [`Config::rule`], which must be the same on both, and the heartbeat of each side
+/// with the time-out of the other ([`Config::hears`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Config {
     /// From the start of one checkpoint to the start of the next. 200 ms, as in `xl remus`.
@@ -27,6 +29,8 @@ pub struct Config {
     /// Whether a peer without our framing is served with the bare stream, at the price named in
     /// [`super::wire::Capabilities::cost`].
     pub bare: bool,
+    /// Whether output is not held, for measurements: the capability `mc-net-disable`.
+    pub unheld: bool,
 }
 
 impl Default for Config {
@@ -41,6 +45,7 @@ impl Default for Config {
             rule: Rule::Manual,
             fence: false,
             bare: false,
+            unheld: false,
         }
     }
 }
@@ -102,6 +107,16 @@ impl Config {
             return Err(ConfigError::Answer { answer: self.answer, timeout: self.timeout });
         }
         Ok(())
+    }
+
+    /// Whether a peer that beats so often is heard: as of our own heartbeat, three must fit into the time-out.
+    pub fn hears(&self, heartbeat_ms: u32) -> bool {
+        Duration::from_millis(heartbeat_ms.into()) < self.timeout / 3
+    }
+
+    /// The capabilities that this side has to offer.
+    pub fn offered(&self) -> Capabilities {
+        if self.unheld { Capabilities::OFFERED | Capabilities::NET_DISABLE } else { Capabilities::OFFERED }
     }
 
     /// Checks an interval.

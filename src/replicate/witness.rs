@@ -9,14 +9,28 @@ use std::{io, thread};
 /// The way to the thread. Dropping it ends the thread after the question under way.
 #[derive(Debug)]
 pub(super) struct WitnessThread {
-    questions: Sender<Generation>,
+    questions: Sender<Question>,
+}
+
+enum Question {
+    Take(Generation),
+    Knows(Generation),
+}
+
+/// What the witness says.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Said {
+    /// To [`WitnessThread::ask`].
+    Answer(Answer),
+    /// To [`WitnessThread::compare`]: it does not know of what was given.
+    Behind,
 }
 
 impl WitnessThread {
-    /// Starts the thread; each question's answer goes to `answered`.
+    /// Starts the thread; what the witness says goes to `said`.
     pub(super) fn start(
         mut witness: Box<dyn Witness>,
-        mut answered: impl FnMut(Answer) + Send + 'static,
+        mut said: impl FnMut(Said) + Send + 'static,
     ) -> io::Result<Self> {
         let (questions, asked) = channel();
         thread::Builder::new().name("witness".into()).spawn(move || {
@@ -25,22 +39,39 @@ impl WitnessThread {
                 Ok(newest) => log::debug!("the witness, {}, has given {newest}", witness.describe()),
                 Err(error) => log::warn!("{error}"),
             }
-            for generation in asked {
+            for question in asked {
+                let generation = match question {
+                    Question::Take(generation) => generation,
+                    Question::Knows(given) => {
+                        match witness.knows(given) {
+                            Ok(true) => {}
+                            Ok(false) => said(Said::Behind),
+                            Err(error) => log::warn!("{error}"),
+                        }
+                        continue;
+                    }
+                };
                 let verdict = witness.take(generation);
                 match verdict {
                     Verdict::Granted => log::info!("the witness gives {generation} to this side"),
                     Verdict::Held { newest } => log::info!("the witness denies {generation}: {newest} is given"),
                     Verdict::Unreachable => log::warn!("the witness cannot be asked for {generation}"),
                 }
-                answered(Answer { generation, verdict });
+                said(Said::Answer(Answer { generation, verdict }));
             }
         })?;
         Ok(WitnessThread { questions })
     }
 
+    /// Tells the witness what was given for certain. It says so if it does not know of it.
+    pub(super) fn compare(&self, given: Generation) {
+        // As below.
+        let _ = self.questions.send(Question::Knows(given));
+    }
+
     /// Asks. The answer comes at any time, or never.
     pub(super) fn ask(&self, generation: Generation) {
         // The thread ends with this value, not before.
-        let _ = self.questions.send(generation);
+        let _ = self.questions.send(Question::Take(generation));
     }
 }

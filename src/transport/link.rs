@@ -5,7 +5,7 @@ use super::{Address, Cancel};
 use rustix::event::PollFlags;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{Shutdown, shutdown, sockopt};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::TcpStream;
@@ -197,7 +197,7 @@ impl Drop for Running {
             for signal in [Signal::TERM, Signal::KILL] {
                 if let Err(RecvTimeoutError::Timeout) = end.recv_timeout(GRACE) {
                     // Not reaped yet, so the number is still its own.
-                    let _ = kill_process(group, signal);
+                    let _ = kill_process_group(group, signal);
                 }
             }
             match waiter.join() {

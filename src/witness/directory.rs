@@ -184,6 +184,17 @@ impl Witness for DirectoryWitness {
         self.look_up().map_err(|error| WitnessError::Io { path: self.directory.clone(), error })
     }
 
+    fn knows(&mut self, given: Generation) -> Result<bool, WitnessError> {
+        self.seen = self.seen.max(given);
+        // By name first: a listing may come out of a network file system's cache.
+        let by_name = given.0 > 0 && fs::symlink_metadata(self.path(given)).is_ok();
+        if by_name {
+            return Ok(true);
+        }
+        let newest = self.list().map_err(|error| WitnessError::Io { path: self.directory.clone(), error })?;
+        Ok(newest >= given)
+    }
+
     fn take(&mut self, generation: Generation) -> Verdict {
         let directory = self.directory.clone();
         let unreachable = |error: &io::Error| {
@@ -328,6 +339,20 @@ mod tests {
         assert_eq!(a.take(Generation(5)), Verdict::Unreachable);
         assert!(a.newest().unwrap_err().to_string().contains("not mounted"));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_witness_that_does_not_know_what_was_given_gives_nothing() {
+        let (ours, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        assert_eq!(witness(ours.path()).take(Generation(6)), Verdict::Granted);
+        let mut same = witness(ours.path());
+        assert!(same.knows(Generation(6)).unwrap() && same.knows(Generation(5)).unwrap());
+        assert_eq!(same.take(Generation(7)), Verdict::Granted);
+        let mut another = witness(other.path());
+        assert!(!another.knows(Generation(6)).unwrap());
+        assert_eq!(another.take(Generation(7)), Verdict::Unreachable);
+        assert_eq!(fs::read_dir(other.path()).unwrap().count(), 0);
+        assert!(witness(&other.path().join("none")).knows(Generation(1)).is_err());
     }
 
     #[test]

@@ -30,6 +30,13 @@ pub trait Witness: Send + fmt::Debug {
     /// It is out of reach.
     fn newest(&mut self) -> Result<Generation, WitnessError>;
 
+    /// Tells whether it knows of a number that was given for certain. One that does not is another witness than the one that
+    /// gave it, and from then on [`Witness::take`] gives nothing as long as that is so.
+    ///
+    /// # Errors
+    /// It is out of reach.
+    fn knows(&mut self, given: Generation) -> Result<bool, WitnessError>;
+
     /// Takes a number. May take any time.
     fn take(&mut self, generation: Generation) -> Verdict;
 

@@ -1,6 +1,6 @@
 //! A primary and a secondary on threads of this process, a socket between them.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Mutex;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -29,6 +29,14 @@ pub struct Wanted {
     pub interval: Duration,
     pub pacing: Option<Pacing>,
     pub staging_limit: u64,
+    /// The secondary's, if it is another.
+    pub other_timeout: Option<Duration>,
+    /// The secondary sees another folder than the primary's witness.
+    pub other_witness: bool,
+    /// The guest answers when it is asked to suspend.
+    pub suspends: bool,
+    /// The hypervisor resumes it.
+    pub resumes: bool,
 }
 
 impl Default for Wanted {
@@ -39,6 +47,10 @@ impl Default for Wanted {
             interval: Duration::from_millis(10),
             pacing: None,
             staging_limit: 1 << 30,
+            other_timeout: None,
+            other_witness: false,
+            suspends: true,
+            resumes: true,
         }
     }
 }
@@ -62,7 +74,9 @@ impl Pair {
         let wanted = Wanted { ..*wanted };
         let (secondary, receiving, address) = receive(&folder, &wanted);
         let sim = SimConfig { name: "guest".into(), ..SimConfig::small(7) };
-        let domain = SimDomain::create(&sim).unwrap();
+        let mut domain = SimDomain::create(&sim).unwrap();
+        domain.set_acknowledge_suspend(wanted.suspends);
+        domain.set_resumes(wanted.resumes);
         let Guest { runner, output, wire } = Backend::default().house(domain).unwrap();
         let driver = primary::Driver::default();
         let handle = driver.handle();
@@ -73,7 +87,7 @@ impl Pair {
             pacing: wanted.pacing,
             staging_limit: wanted.staging_limit,
             save: libxl::save::Options { config: Some(xl_config(&sim)), ..libxl::save::Options::default() },
-            witness: witness(&folder, wanted.rule),
+            witness: witness(folder.path(), wanted.rule),
             output,
             resolve: Box::new(|host, _, _| Address::parse(host, false).map_err(|error| error.to_string())),
             once: false,
@@ -133,8 +147,12 @@ impl Pair {
         self.receiving.lock().unwrap().take().unwrap().join().unwrap()
     }
 
+    pub fn try_primary(&self) -> Result<Ended<Runner>, primary::Trouble> {
+        self.protecting.lock().unwrap().take().unwrap().join().unwrap()
+    }
+
     fn join_primary(&self) -> Ended<Runner> {
-        self.protecting.lock().unwrap().take().unwrap().join().unwrap().unwrap()
+        self.try_primary().unwrap()
     }
 
     /// Tells the primary to end.
@@ -148,10 +166,9 @@ impl Pair {
     }
 }
 
-fn witness(folder: &TempDir, rule: Rule) -> Option<Box<dyn Witness>> {
-    let path: PathBuf = folder.path().into();
+fn witness(folder: &Path, rule: Rule) -> Option<Box<dyn Witness>> {
     (rule == Rule::Witness)
-        .then(|| Box::new(DirectoryWitness::open(&path, "guest", Holder::new()).unwrap()) as Box<dyn Witness>)
+        .then(|| Box::new(DirectoryWitness::open(folder, "guest", Holder::new()).unwrap()) as Box<dyn Witness>)
 }
 
 type Protecting = JoinHandle<Result<Ended<Runner>, primary::Trouble>>;
@@ -163,12 +180,16 @@ fn receive(folder: &TempDir, wanted: &Wanted) -> (Handle, Receiving, Address) {
     let driver = secondary::Driver::<SimTarget>::default();
     let handle = driver.handle();
     let rule = wanted.other_rule.unwrap_or(wanted.rule);
+    let usual = config(rule, wanted.interval);
+    let other = folder.path().join("elsewhere");
+    std::fs::create_dir_all(&other).unwrap();
+    let seen = if wanted.other_witness { &other } else { folder.path() };
     let settings = secondary::Settings {
         domain: "guest".into(),
-        config: config(rule, wanted.interval),
+        config: Config { timeout: wanted.other_timeout.unwrap_or(usual.timeout), ..usual },
         restore: libxl::restore::Options::default(),
         fence: None,
-        witness: witness(folder, rule),
+        witness: witness(seen, rule),
         record: None,
         on_checkpoint: None,
         failpoints: Failpoints::default(),

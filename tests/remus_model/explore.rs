@@ -48,7 +48,7 @@ pub fn explore(setting: &Setting, invariant: impl Fn(&World) -> Result<(), Flaw>
     while let Some(world) = queue.pop_front() {
         let from = fingerprint(&world);
         explored.states += 1;
-        assert!(explored.states < 3_000_000, "the model has grown past its bounds");
+        assert!(explored.states < 6_000_000, "the model has grown past its bounds");
         explored.failed_over += usize::from(world.sites.iter().any(|site| site.active.is_some()));
         explored.alone += usize::from(world.primary.went_alone);
         explored.ended += usize::from(world.primary.paused);

@@ -14,6 +14,9 @@ impl Primary {
             // No secondary has anything to go active with; a bare one asks nobody.
             return self.go_alone(self.generation, cause.farewell(), out);
         }
+        if !self.delegated {
+            self.let_run(out);
+        }
         match self.config.rule {
             Rule::Witness => {
                 self.phase = Phase::Leaving { cause, asked: true, heard: false };
@@ -25,6 +28,21 @@ impl Primary {
                 self.notice(Level::Critical, Code::OperatorNeeded, out);
             }
             Rule::Manual | Rule::PrimaryWins => self.go_alone(self.generation.next(), cause.farewell(), out),
+        }
+    }
+
+    /// The guest need not stand still for what may never be decided: a switch-over is called off, and so is a checkpoint
+    /// that is being copied, for one that is too large for it is written while the guest waits.
+    fn let_run(&mut self, out: &mut Vec<Action>) {
+        self.switching = false;
+        match self.round {
+            Round::Copying => {
+                self.refused = true;
+                self.whole = true;
+                out.push(Action::StopTransmit { checkpoint: self.checkpoint });
+            }
+            Round::Idle | Round::InFlight { .. } => self.resume(out),
+            Round::Image | Round::Suspending => {}
         }
     }
 
@@ -95,7 +113,7 @@ impl Primary {
         out.push(Action::CancelTimer(Timer::Retry));
         self.phase = if self.delegated { Phase::Delegated } else { Phase::Protected };
         self.set(Timer::Peer, self.config.timeout, now, out);
-        if self.delegated || matches!(self.round, Round::InFlight { sent: true, acknowledged: false }) {
+        if self.delegated || self.round.is_under_way() {
             self.set(Timer::Answer, self.config.answer, now, out);
         }
         self.progress(now, out);

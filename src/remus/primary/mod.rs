@@ -94,6 +94,8 @@ pub struct Primary {
     refusals: u32,
     /// The interval is over.
     due: bool,
+    /// When the checkpoint under way, or the last one, began.
+    began: Time,
     /// The last interval was over before its checkpoint was acknowledged, and it has been said.
     stretched: bool,
     /// A switch-over has been asked for.
@@ -124,6 +126,7 @@ impl Primary {
             refused: false,
             refusals: 0,
             due: false,
+            began: Time::default(),
             stretched: false,
             switching: false,
             delegated: false,
@@ -153,6 +156,11 @@ impl Primary {
     /// Whether output is held.
     pub const fn is_held(&self) -> bool {
         self.held
+    }
+
+    /// Whether the guest stands still, be it for the moment of a checkpoint or for good.
+    pub const fn stands_still(&self) -> bool {
+        matches!(self.guest, Guest::Suspended | Guest::Paused)
     }
 
     /// The settings in use.
@@ -228,7 +236,8 @@ impl Primary {
             },
             Timer::Answer => match self.phase {
                 Phase::Connecting | Phase::Greeting => self.no_session(Code::NoAnswer, out),
-                Phase::Protected if self.round.waits_for_ack() => self.leave(Cause::AckLate, out),
+                // The driver puts this off for as long as the link takes octets.
+                Phase::Protected if self.round.is_under_way() => self.leave(Cause::AckLate, out),
                 Phase::Delegated => self.leave(Cause::NotTakenOver, out),
                 _ => {}
             },
@@ -259,7 +268,7 @@ impl Primary {
                     self.config.interval = interval;
                     // A timer that runs for the old interval may be far away.
                     if self.phase == Phase::Protected && !self.due {
-                        self.set(Timer::Round, interval, now, out);
+                        self.set(Timer::Round, interval, self.began, out);
                     }
                 }
                 Err(_) => self.notice(Level::Warning, Code::BadInterval, out),
@@ -337,7 +346,7 @@ impl Primary {
     fn hello(&self) -> Hello {
         let ms = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
         Hello {
-            capabilities: Capabilities::OFFERED,
+            capabilities: self.config.offered(),
             rule: self.config.rule,
             generation: self.generation,
             heartbeat_ms: ms(self.config.heartbeat),
@@ -348,7 +357,8 @@ impl Primary {
     fn greeted(&mut self, now: Time, hello: Hello, out: &mut Vec<Action>) {
         let suits = hello.capabilities.contains(Capabilities::REQUIRED)
             && hello.rule == self.config.rule
-            && hello.generation == self.generation;
+            && hello.generation == self.generation
+            && self.config.hears(hello.heartbeat_ms);
         if !suits {
             out.push(Action::SendFrame(Control::Goodbye { reason: Farewell::Unsuited }));
             return self.no_session(Code::Unsuited, out);
@@ -438,3 +448,6 @@ impl Primary {
         out.push(Action::Notice(Notice { level, code }));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,8 +22,9 @@ pub(super) enum Round {
 }
 
 impl Round {
-    pub(super) const fn waits_for_ack(self) -> bool {
-        matches!(self, Round::InFlight { acknowledged: false, .. })
+    /// Octets are on their way, or their acknowledgement.
+    pub(super) const fn is_under_way(self) -> bool {
+        matches!(self, Round::Image | Round::InFlight { acknowledged: false, .. })
     }
 }
 
@@ -45,10 +46,12 @@ impl Primary {
         self.refused = false;
         // Saturating: the last number there is would be refused as out of order, not taken for a new one.
         self.checkpoint = self.checkpoint.saturating_add(1);
+        self.began = now;
         self.set(Timer::Round, self.config.interval, now, out);
         if self.whole {
             self.stream = self.stream.saturating_add(1);
             self.round = Round::Image;
+            self.set(Timer::Answer, self.config.answer, now, out);
             out.push(Action::BeginStream { stream: self.stream, checkpoint: self.checkpoint });
         } else {
             self.suspend(out);
@@ -107,6 +110,7 @@ impl Primary {
         self.round = Round::InFlight { sent: false, acknowledged: false };
         let image = if self.whole { Image::Whole } else { Image::Delta };
         out.push(Action::Transmit { checkpoint, image });
+        self.set(Timer::Answer, self.config.answer, now, out);
     }
 
     pub(super) fn resume(&mut self, out: &mut Vec<Action>) {
@@ -171,7 +175,8 @@ impl Primary {
         self.whole = true;
         self.refusals = self.refusals.saturating_add(1);
         self.notice(Level::Warning, Code::Refused(reason), out);
-        if matches!(self.round, Round::Image | Round::InFlight { sent: false, .. }) {
+        // One too large to be copied is being written while the guest stands still.
+        if matches!(self.round, Round::Image | Round::Copying | Round::InFlight { sent: false, .. }) {
             out.push(Action::StopTransmit { checkpoint });
         }
         if self.refusals > self.config.refusals && self.phase == Phase::Protected {

@@ -41,6 +41,9 @@ pub enum Event {
     },
     /// The forward channel cannot be read any further: [`crate::remus::wire::WireError`].
     Garbled,
+    /// The witness, as this side sees it, does not know of the session's generation, which it must have given: it is not
+    /// the primary's.
+    WitnessBehind,
     /// The connection has ended, or a write to it failed.
     LinkLost,
     /// A deadline has come.
@@ -135,7 +138,7 @@ pub enum End {
     CopyLost,
     /// The operator asked for it.
     Stopped,
-    /// The two sides do not suit: capability or rule.
+    /// The two sides do not suit: capability, rule, times, or witness.
     Unsuited,
 }
 
@@ -163,6 +166,10 @@ pub enum Code {
     LinkDamaged,
     /// The witness cannot be reached: passive until it can.
     WitnessUnreachable,
+    /// The witness here is not the primary's.
+    WitnessBehind,
+    /// The primary does not hold the guest's output.
+    Unheld,
     /// The rule leaves it to the operator: `fail-over`.
     OperatorNeeded,
     /// The fencing command failed: passive. It is tried again while the primary is silent.

@@ -65,6 +65,10 @@ pub struct Secondary {
     delegated: bool,
     /// GOODBYE came while the fencing command ran.
     dismissed: bool,
+    /// Nothing can be read of the primary any more, so its silence says nothing of it.
+    garbled: bool,
+    /// What both sides have.
+    capabilities: Capabilities,
     /// Where to start the guest once it is applied.
     start: bool,
 }
@@ -85,6 +89,8 @@ impl Secondary {
             expected: None,
             delegated: false,
             dismissed: false,
+            garbled: false,
+            capabilities: Capabilities::empty(),
             start: false,
         }
     }
@@ -107,6 +113,11 @@ impl Secondary {
     /// The newest checkpoint acknowledged.
     pub const fn newest(&self) -> Option<u64> {
         self.newest
+    }
+
+    /// What both sides have, as far as is known.
+    pub const fn capabilities(&self) -> Capabilities {
+        self.capabilities
     }
 
     /// The settings in use.
@@ -143,6 +154,13 @@ impl Secondary {
                 }
             }
             Event::Garbled => self.garbled(out),
+            Event::WitnessBehind => {
+                self.notice(Level::Critical, Code::WitnessBehind, out);
+                // With the primary lost this may be the only copy there is. The witness gives nothing as long as it is so.
+                if self.phase == Phase::Passive && !self.granted {
+                    self.unsuited(out);
+                }
+            }
             Event::LinkLost => {
                 if std::mem::take(&mut self.link) {
                     // One direction may be whole: without this, the primary would learn of it by its time-out only.
@@ -211,21 +229,32 @@ impl Secondary {
     fn greeted(&mut self, now: Time, session: Session, hello: Hello, out: &mut Vec<Action>) {
         self.session = session;
         self.generation = hello.generation;
+        self.capabilities = (Capabilities::OFFERED | Capabilities::NET_DISABLE) & hello.capabilities;
         let ms = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
         out.push(Action::SendFrame(Control::Hello(Hello {
-            capabilities: Capabilities::OFFERED & hello.capabilities,
+            capabilities: self.capabilities,
             rule: self.config.rule,
             generation: hello.generation,
             heartbeat_ms: ms(self.config.heartbeat),
             timeout_ms: ms(self.config.timeout),
         })));
-        if !hello.capabilities.contains(Capabilities::REQUIRED) || hello.rule != self.config.rule {
-            out.push(Action::SendFrame(Control::Goodbye { reason: Farewell::Unsuited }));
-            return self.end(End::Unsuited, out);
+        let suits = hello.capabilities.contains(Capabilities::REQUIRED)
+            && hello.rule == self.config.rule
+            && self.config.hears(hello.heartbeat_ms);
+        if !suits {
+            return self.unsuited(out);
+        }
+        if self.capabilities.contains(Capabilities::NET_DISABLE) {
+            self.notice(Level::Critical, Code::Unheld, out);
         }
         self.phase = Phase::Passive;
         self.set(Timer::Heartbeat, self.config.heartbeat, now, out);
         self.set(Timer::Peer, self.config.timeout, now, out);
+    }
+
+    fn unsuited(&mut self, out: &mut Vec<Action>) {
+        self.send(Control::Goodbye { reason: Farewell::Unsuited }, out);
+        self.end(End::Unsuited, out);
     }
 
     fn received(&mut self, number: u64, verdict: Result<(), RefuseReason>, out: &mut Vec<Action>) {
@@ -283,6 +312,7 @@ impl Secondary {
             return;
         }
         self.notice(Level::Critical, Code::LinkDamaged, out);
+        self.garbled = true;
         let number = self.expected.or(self.newest).unwrap_or_default();
         self.refuse(number, RefuseReason::Framing, out);
     }

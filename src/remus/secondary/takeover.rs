@@ -34,7 +34,8 @@ impl Secondary {
                 self.phase = Phase::Lost;
                 match self.config.rule {
                     Rule::Witness => self.take_over(out),
-                    Rule::PrimaryWins if self.config.fence => self.take_over(out),
+                    // Behind damage, the primary's farewell may be what could not be read: nobody is shot for that.
+                    Rule::PrimaryWins if self.config.fence && !self.garbled => self.take_over(out),
                     Rule::PrimaryWins | Rule::Manual => self.notice(Level::Critical, Code::OperatorNeeded, out),
                 }
             }

@@ -1,16 +1,15 @@
 //! The bare stream: what Xen's own tools send and take, in one direction, with nothing beside it.
 //!
-//! * [`Primary`] writes one checkpoint after the other, [`protect`] does so at an interval.
+//! The primary is [`super::primary`], which serves such a peer too.
+//!
 //! * [`receive`] is the secondary: the end of the stream is the primary's death, for nothing else can tell of it. A stream
 //!   that must be refused is no reason to go active.
 //! * [`Recorder`] keeps a copy of what a secondary reads.
 //!
 //! None of the properties of [`crate::remus`] hold here: see [`crate::remus::wire::Capabilities::cost`].
 
-pub mod primary;
 pub mod recorder;
 pub mod secondary;
 
-pub use primary::{Primary, Stop, Unprotected, protect};
 pub use recorder::Recorder;
 pub use secondary::{Outcome, Refusal, receive, receive_new};

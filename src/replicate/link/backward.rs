@@ -22,7 +22,9 @@ pub fn backward(mut reader: LinkReader, first: &[u8], mut hear: impl FnMut(Heard
     let mut octets = vec![0; 4096];
     let mut sound = true;
     let mut take = |pushed: &[u8], hear: &mut dyn FnMut(Heard)| {
-        frames.push(pushed);
+        if sound {
+            frames.push(pushed);
+        }
         while sound {
             match frames.next() {
                 Ok(Some(frame)) => {

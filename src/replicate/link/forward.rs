@@ -10,6 +10,7 @@ use crate::transport::{LinkReader, is_cancelled};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Room for a frame and what follows it.
@@ -35,7 +36,7 @@ pub enum Heading {
 #[derive(Debug)]
 pub struct Record {
     path: PathBuf,
-    streams: u32,
+    streams: Arc<AtomicU32>,
     file: Option<File>,
     failed: Arc<OnceLock<String>>,
 }
@@ -43,7 +44,12 @@ pub struct Record {
 impl Record {
     /// The first stream goes to `path`, later ones to the path with `.2`, `.3` and so on behind it.
     pub fn new(path: PathBuf) -> Self {
-        Record { path, streams: 0, file: None, failed: Arc::default() }
+        Record { path, streams: Arc::default(), file: None, failed: Arc::default() }
+    }
+
+    /// The record of the next session. Its streams are numbered on from those begun so far, so that none is lost.
+    pub fn next_session(&mut self) -> Self {
+        Record { path: self.path.clone(), streams: Arc::clone(&self.streams), file: None, failed: Arc::default() }
     }
 
     /// Where it will stand, in words, why the record is not whole.
@@ -59,10 +65,10 @@ impl Record {
     }
 
     fn begin(&mut self) {
-        self.streams += 1;
+        let number = self.streams.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let mut path = self.path.clone().into_os_string();
-        if self.streams > 1 {
-            path.push(format!(".{}", self.streams));
+        if number > 1 {
+            path.push(format!(".{number}"));
         }
         match File::create(&path) {
             Ok(file) => self.file = Some(file),

@@ -7,12 +7,10 @@ use crate::remus::wire::{Control, Encoder, MAX_DETAIL};
 use crate::transport::{Cancel, LinkWriter};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// How long a connection that is being closed may take to send what waits.
-const FAREWELL: Duration = Duration::from_millis(200);
 
 /// The outgoing half of a session. Clones are the same one.
 #[derive(Debug, Clone)]
@@ -25,6 +23,10 @@ struct Shared {
     changed: Condvar,
     writer: Mutex<Writer>,
     cancel: Cancel,
+    /// How long a connection that is being closed may take to send what waits.
+    farewell: Duration,
+    /// Octets of DATA that the link has taken.
+    taken: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -44,8 +46,8 @@ struct Writer {
 }
 
 impl Outbox {
-    /// Takes over the writing end, behind the magic. `cancel` is the link's; `lost` hears once why nothing can be written
-    /// any more.
+    /// Takes over the writing end, behind the magic. `cancel` is the link's; `farewell` is how long what waits may take to be
+    /// sent once the connection is to be closed; `lost` hears once why nothing can be written any more.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -53,10 +55,18 @@ impl Outbox {
         link: LinkWriter,
         encoder: Option<Encoder>,
         cancel: Cancel,
+        farewell: Duration,
         lost: impl Fn(io::Error) + Send + 'static,
     ) -> io::Result<Self> {
         let writer = Mutex::new(Writer { link, encoder, failed: false });
-        let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), writer, cancel });
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            writer,
+            cancel,
+            farewell,
+            taken: AtomicU64::new(0),
+        });
         let outbox = Outbox(Arc::clone(&shared));
         thread::Builder::new().name("frames-out".into()).spawn(move || shared.serve(&lost))?;
         Ok(outbox)
@@ -93,10 +103,34 @@ impl Outbox {
     /// # Errors
     /// The link's.
     pub fn data(&self, parts: &[IoSlice<'_>], octets: usize) -> io::Result<()> {
-        self.0.with_writer(|writer| writer.data(parts, octets))
+        // What is being closed has no use for more, and who says farewell waits behind it.
+        if self.0.queue().closing {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        self.0.with_writer(|writer| writer.data(parts, octets))?;
+        self.0.taken.fetch_add(octets as u64, Ordering::Relaxed);
+        Ok(())
     }
 
-    /// Closes the connection once what waits is sent, or after a moment if it cannot be sent. Does not wait.
+    /// Octets of DATA that the link has taken so far, by whole frames.
+    pub fn taken(&self) -> u64 {
+        self.0.taken.load(Ordering::Relaxed)
+    }
+
+    /// Waits until nothing more is written, once [`Outbox::close`] was asked for it: for the farewell's time at the most.
+    pub fn closed(&self) {
+        let deadline = Instant::now() + self.0.farewell;
+        let mut queue = self.0.queue();
+        while !queue.over {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            queue = self.0.changed.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Closes the connection once what waits is sent, or after the farewell's time if it cannot be sent. Does not wait.
     pub fn close(&self) {
         let mut queue = self.0.queue();
         if queue.closing {
@@ -107,16 +141,7 @@ impl Outbox {
         drop(queue);
         let shared = Arc::clone(&self.0);
         let closer = thread::Builder::new().name("link-closer".into()).spawn(move || {
-            let deadline = Instant::now() + FAREWELL;
-            let mut queue = shared.queue();
-            while !queue.over {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    break;
-                }
-                queue = shared.changed.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
-            }
-            drop(queue);
+            Outbox(Arc::clone(&shared)).closed();
             shared.cancel.cancel();
         });
         if closer.is_err() {
@@ -138,12 +163,7 @@ impl Shared {
     fn with_writer(&self, write: impl FnOnce(&mut Writer) -> io::Result<()>) -> io::Result<()> {
         let mut writer = self.writer();
         self.drain(&mut writer)?;
-        let written = writer.whole(write);
-        if written.is_err() {
-            // The thread says so to whoever has to know.
-            self.changed.notify_all();
-        }
-        written
+        writer.whole(write)
     }
 
     fn drain(&self, writer: &mut Writer) -> io::Result<()> {

@@ -4,6 +4,7 @@ use super::SharedOutput;
 use crate::hypervisor::{DeviceModel, PAGE_SIZE, SaveDomain};
 use crate::libxc::SaveError;
 use crate::libxl;
+use crate::remus::Session;
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::link::{Lane, Outbox, StopFlag};
 use crate::stream::handover::{BetweenCheckpoints, LibxcWriter, ToLibxl};
@@ -18,6 +19,7 @@ pub(super) enum Job {
     /// Send all memory while the guest runs, as the start of a new stream.
     Begin {
         outbox: Outbox,
+        session: Session,
         stream: u32,
         checkpoint: u64,
     },
@@ -73,7 +75,7 @@ pub(super) enum Done {
     Stopped {
         checkpoint: u64,
     },
-    WriteFailed(SaveError),
+    WriteFailed(Session, SaveError),
 }
 
 /// Told of the guest at each checkpoint.
@@ -105,6 +107,7 @@ enum Place {
 
 /// A stream under way.
 struct Stream {
+    session: Session,
     lane: Lane,
     place: Option<Place>,
     /// The checkpoint was too large to be copied and is written already.
@@ -141,16 +144,16 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                         Err(error) => Done::SuspendFailed(error.into()),
                     });
                 }
-                Job::Begin { outbox, stream: number, checkpoint } => {
+                Job::Begin { outbox, session, stream: number, checkpoint } => {
                     stream = None;
                     match self.begin(outbox, number, checkpoint) {
-                        Ok(begun) => {
-                            stream = Some(begun);
+                        Ok((lane, out)) => {
+                            stream = Some(Stream { session, lane, place: Some(Place::Image(out)), direct: false });
                             done(Done::Image { checkpoint });
                         }
                         // The machine has gone on to another stream, or will hear of the link's end.
                         Err(SaveError::Write(_)) if self.stop.stops(checkpoint) => {}
-                        Err(error @ SaveError::Write(_)) => done(Done::WriteFailed(error)),
+                        Err(error @ SaveError::Write(_)) => done(Done::WriteFailed(session, error)),
                         Err(error) => done(Done::CopyFailed { checkpoint, error }),
                     }
                 }
@@ -194,8 +197,10 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                             done(Done::Stopped { checkpoint });
                         }
                         Err(error) => {
-                            stream = None;
-                            done(Done::WriteFailed(error));
+                            // Without a stream there is none to fail: its end has been told.
+                            if let Some(stream) = stream.take() {
+                                done(Done::WriteFailed(stream.session, error));
+                            }
                         }
                     }
                 }
@@ -235,13 +240,18 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
         self.domain.resume()
     }
 
-    fn begin(&mut self, outbox: Outbox, number: u32, checkpoint: u64) -> Result<Stream, SaveError> {
+    fn begin(
+        &mut self,
+        outbox: Outbox,
+        number: u32,
+        checkpoint: u64,
+    ) -> Result<(Lane, LibxcWriter<Lane, ToLibxl>), SaveError> {
         let write = |error| SaveError::Write(crate::stream::handover::WriteError::Io { offset: 0, error });
         let lane =
             Lane::begin(outbox, number, checkpoint, self.stop.clone(), self.failpoints.clone()).map_err(write)?;
         self.failpoints.pass(Step::ImageBegun);
         let out = self.saver.begin(&mut self.domain, lane.clone())?;
-        Ok(Stream { lane, place: Some(Place::Image(out)), direct: false })
+        Ok((lane, out))
     }
 
     /// Takes the state of the suspended guest: as a copy, or, where there is too much for that, onto the stream.

@@ -26,7 +26,7 @@ use super::failpoint::Failpoints;
 use super::link::{Heard, StopFlag};
 use super::operator::{Ask, Handle, Notices};
 use super::stats::{RoundFigures, Statistics};
-use super::witness::WitnessThread;
+use super::witness::{Said, WitnessThread};
 use crate::control::Status;
 use crate::hypervisor::{DeviceModel, OutputBuffer, SaveDomain};
 use crate::libxc::SaveError;
@@ -198,8 +198,10 @@ impl Driver {
         let witness = settings
             .witness
             .map(|witness| {
-                WitnessThread::start(witness, move |a| {
-                    let _ = answer.send(Message::Witness(a));
+                WitnessThread::start(witness, move |said| {
+                    if let Said::Answer(said) = said {
+                        let _ = answer.send(Message::Witness(said));
+                    }
                 })
             })
             .transpose()?;
@@ -212,6 +214,7 @@ impl Driver {
             output,
             stop,
             link: None,
+            closing: None,
             witness,
             address: None,
             resolve: settings.resolve,
@@ -229,6 +232,8 @@ impl Driver {
             buffer_failed: false,
             protecting: false,
             terminated: 0,
+            insist_at: Instant::now(),
+            taken: 0,
         };
         if let Some(address) = to {
             run.protect(address);

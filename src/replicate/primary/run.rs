@@ -22,7 +22,7 @@ use std::io;
 use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The connection there is.
 pub(super) struct Attached {
@@ -42,6 +42,8 @@ pub(super) struct Run {
     pub(super) output: SharedOutput,
     pub(super) stop: StopFlag,
     pub(super) link: Option<Attached>,
+    /// The connection closed last, which may have something to send yet.
+    pub(super) closing: Option<Outbox>,
     pub(super) witness: Option<WitnessThread>,
     pub(super) address: Option<Address>,
     pub(super) resolve: Resolve,
@@ -54,6 +56,10 @@ pub(super) struct Run {
     /// Protection was asked for and has not ended since.
     pub(super) protecting: bool,
     pub(super) terminated: u32,
+    /// When to insist on ending.
+    pub(super) insist_at: Instant,
+    /// What the link had taken when an answer was last waited for.
+    pub(super) taken: u64,
 }
 
 /// How long a time-out is put off while there is something of the peer's to read.
@@ -62,10 +68,13 @@ const PUT_OFF: Duration = Duration::from_millis(10);
 impl Run {
     pub(super) fn serve(&mut self, inbox: &Receiver<Message>) -> Result<Ending, Trouble> {
         loop {
+            self.insist();
             if let Some(ending) = self.ending() {
                 return Ok(ending);
             }
-            let message = match self.timers.next().map(|at| self.clock.until(at)) {
+            let insist = self.may_unprotect().then(|| self.insist_at.saturating_duration_since(Instant::now()));
+            let timer = self.timers.next().map(|at| self.clock.until(at));
+            let message = match timer.into_iter().chain(insist).min() {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(wait) => inbox.recv_timeout(wait),
             };
@@ -97,6 +106,10 @@ impl Run {
                 self.timers.set(timer, self.clock.now().after(wait));
                 return;
             }
+            if timer == Timer::Answer && self.moves() {
+                self.timers.set(timer, self.clock.now().after(self.machine.config().answer));
+                return;
+            }
             self.feed(Event::Timer(timer));
         }
     }
@@ -111,11 +124,17 @@ impl Run {
         self.machine.config().timeout.checked_sub(probe.silence()).filter(|left| !left.is_zero())
     }
 
+    /// Whether the link has taken octets of the stream since the last time: what is still being sent is not overdue.
+    fn moves(&mut self) -> bool {
+        let taken = self.outbox().map_or(0, |outbox| outbox.taken());
+        std::mem::replace(&mut self.taken, taken) < taken
+    }
+
     fn take(&mut self, message: Message) -> Result<(), Trouble> {
         match message {
             Message::Done(done) => self.done(done)?,
             Message::Heard(session, heard) => self.heard(session, heard),
-            Message::Connected(session, connected) => self.connected(session, connected)?,
+            Message::Connected(session, connected) => self.connected(session, connected),
             Message::WriteFailed(session, error) => {
                 log::warn!("{}: writing to the secondary: {error}", self.words.domain);
                 self.feed(Event::LinkLost { session });
@@ -166,9 +185,8 @@ impl Run {
                 self.pace();
             }
             Done::Stopped { checkpoint } => self.feed(Event::CheckpointSent { checkpoint }),
-            Done::WriteFailed(error) => {
+            Done::WriteFailed(session, error) => {
                 log::warn!("{}: {error}", self.words.domain);
-                let session = self.machine.session();
                 self.feed(Event::LinkLost { session });
             }
         }
@@ -205,38 +223,47 @@ impl Run {
         }
     }
 
-    fn connected(&mut self, session: Session, connected: io::Result<Connected>) -> Result<(), Trouble> {
+    fn connected(&mut self, session: Session, connected: io::Result<Connected>) {
         let ours = self.link.as_mut().filter(|link| link.session == session);
         let (link, connected) = match (ours, connected) {
             (Some(link), Ok(connected)) => (link, connected),
             // Given up meanwhile.
-            (None, _) => return Ok(()),
+            (None, _) => return,
             (Some(_), Err(error)) => {
                 self.words.trouble(format!("connecting: {error}"));
                 self.feed(Event::LinkLost { session });
-                return Ok(());
+                return;
             }
         };
         let Connected { peer, name, reader, first, writer, cancel } = connected;
         let framed = peer == Peer::Framed;
         let encoder = framed.then(|| Encoder::new(session, Direction::Forward));
         let post = self.post.clone();
-        let outbox = Outbox::start(writer, encoder, cancel, move |error| {
+        let farewell = self.machine.config().timeout;
+        let probe = reader.probe();
+        let outbox = Outbox::start(writer, encoder, cancel, farewell, move |error| {
             let _ = post.send(Message::WriteFailed(session, error));
-        })?;
-        link.outbox = Some(outbox);
-        link.probe = Some(reader.probe());
+        });
         let post = self.post.clone();
-        thread::Builder::new().name("frames-in".into()).spawn(move || {
+        let reading = thread::Builder::new().name("frames-in".into()).spawn(move || {
             let hear = |heard| {
                 let _ = post.send(Message::Heard(session, heard));
             };
             if framed { backward(reader, &first, hear) } else { silence(reader, hear) }
-        })?;
+        });
+        match outbox.and_then(|outbox| reading.map(|_| outbox)) {
+            Ok(outbox) => link.outbox = Some(outbox),
+            Err(error) => {
+                self.words.trouble(format!("starting a thread for the connection: {error}"));
+                self.feed(Event::LinkLost { session });
+                return;
+            }
+        }
+        link.probe = Some(probe);
+        self.taken = 0;
         self.words.peer = Some(name);
         self.words.bare = !framed;
         self.feed(if framed { Event::Connected } else { Event::ConnectedBare });
-        Ok(())
     }
 
     fn feed(&mut self, event: Event) {
@@ -268,7 +295,8 @@ impl Run {
             Action::Suspend => self.job(Job::Suspend),
             Action::BeginStream { stream, checkpoint } => {
                 if let Some(outbox) = self.outbox() {
-                    self.job(Job::Begin { outbox, stream, checkpoint });
+                    let session = self.machine.session();
+                    self.job(Job::Begin { outbox, session, stream, checkpoint });
                 }
             }
             Action::CopyState { checkpoint } if self.buffer_failed => {
@@ -302,7 +330,7 @@ impl Run {
             Action::Connect { session, .. } => self.connect(session),
             Action::CloseLink { session } => {
                 if let Some(link) = self.link.take_if(|link| link.session == session) {
-                    detach(&link);
+                    self.detach(&link);
                     self.job(Job::Forget);
                 }
             }
@@ -387,8 +415,14 @@ impl Run {
         let actions = match request {
             Request::Status | Request::Watch { .. } => return Reply::status(self.status()),
             Request::Capabilities => {
-                let used = if self.words.bare { Capabilities::BARE } else { Capabilities::OFFERED };
-                return Reply::capabilities(Capabilities::OFFERED, used);
+                let used = match self.machine.phase() {
+                    Phase::Protected | Phase::Delegated | Phase::Leaving { .. } if self.words.bare => {
+                        Capabilities::BARE
+                    }
+                    Phase::Protected | Phase::Delegated | Phase::Leaving { .. } => self.machine.config().offered(),
+                    _ => Capabilities::empty(),
+                };
+                return Reply::capabilities(self.machine.config().offered(), used);
             }
             Request::Protect { host, rsh, remote } => {
                 if self.machine.phase() != Phase::Alone {
@@ -423,9 +457,8 @@ impl Run {
     /// Ends in a defined state: unprotected, the guest running. Where that has to be decided first, it is waited for.
     fn terminate(&mut self) {
         self.terminated += 1;
-        if matches!(self.machine.phase(), Phase::Connecting | Phase::Greeting | Phase::Protected) {
-            self.feed(Event::Command(Command::Unprotect { force: false }));
-        }
+        self.insist_at = Instant::now();
+        self.insist();
         if self.ending().is_none() {
             let text =
                 "told to end: waiting until it is decided who may be active; once more ends at once, output held";
@@ -433,22 +466,41 @@ impl Run {
         }
     }
 
-    /// Ends the connection and the guest's thread. A guest that stays may be on its way into a checkpoint that nobody wants.
+    const fn may_unprotect(&self) -> bool {
+        self.terminated > 0 && matches!(self.machine.phase(), Phase::Connecting | Phase::Greeting | Phase::Protected)
+    }
+
+    /// Protection that is kept because nobody could be asked ends as soon as somebody can.
+    fn insist(&mut self) {
+        if self.may_unprotect() && self.insist_at <= Instant::now() {
+            self.insist_at = Instant::now() + self.machine.config().timeout;
+            self.feed(Event::Command(Command::Unprotect { force: false }));
+        }
+    }
+
+    /// Ends the guest's thread, and the connection once what is to be said has been sent, for the process may end next. A guest
+    /// that stays may be on its way into a checkpoint that nobody wants.
     pub(super) fn shut(&mut self, stays: bool) {
         if let Some(link) = self.link.take() {
-            detach(&link);
+            self.detach(&link);
         }
         if stays {
             self.job(Job::Leave);
         }
         self.job(Job::Quit);
+        if let Some(closing) = self.closing.take() {
+            closing.closed();
+        }
     }
-}
 
-fn detach(link: &Attached) {
-    match &link.outbox {
-        Some(outbox) => outbox.close(),
-        None => link.cancel.cancel(),
+    fn detach(&mut self, link: &Attached) {
+        match &link.outbox {
+            Some(outbox) => {
+                outbox.close();
+                self.closing = Some(outbox.clone());
+            }
+            None => link.cancel.cancel(),
+        }
     }
 }
 

@@ -62,7 +62,9 @@ fn text(code: Code) -> String {
         Code::WitnessUnreachable => "the witness cannot be reached: nothing changes until it can",
         Code::NoAnswer => "nobody answered",
         Code::NotConnected => "no connection to a secondary",
-        Code::Unsuited => "the two sides do not suit: compare --rule, and the versions",
+        Code::Unsuited => {
+            "the two sides do not suit: compare --rule, --heartbeat, --timeout, --witness, and the versions"
+        }
         Code::BareRefused => "the other side is Xen's own receiver, without acknowledgements: --allow-bare takes it",
         Code::Bare => "the other side is Xen's own receiver",
         Code::BackChannelDamaged => "the back channel is damaged",
@@ -111,7 +113,7 @@ impl Words {
             phase: phase(machine.phase()).into(),
             guest: match machine.phase() {
                 Phase::Ended(_) => Guest::Stopped,
-                Phase::Delegated => Guest::Suspended,
+                _ if machine.stands_still() => Guest::Suspended,
                 _ => Guest::Running,
             },
             // What goes nowhere protects nobody.

@@ -173,7 +173,7 @@ impl<T: Target, S: FnMut(Said<T::Domain>)> Keeper<T, S> {
     /// The first image, into a domain of its own: the copy there is stays as it is.
     fn image(&mut self) -> Result<Image<T::Domain>, Unsound> {
         let (reader, config): (LibxlReader<Octets>, _) = Restorer::open(self.forward.clone(), self.options)?;
-        let mut domain = self.target.create(config.as_deref()).map_err(Unsound::Budget)?;
+        let mut domain = self.target.create(config.as_deref()).map_err(Unsound::Domain)?;
         let mut restorer = Restorer::new(&domain, self.options)?;
         match restorer.first_image(reader, &mut domain)? {
             Turn::Checkpoint(reader) => Ok((Copy { restorer, domain }, reader)),
@@ -290,7 +290,7 @@ enum Unsound {
     #[error(transparent)]
     Restore(#[from] RestoreError),
     #[error("no domain for the image: {0}")]
-    Budget(hypervisor::Error),
+    Domain(hypervisor::Error),
     #[error("the stream ends as a plain one does")]
     Ended,
 }
@@ -298,12 +298,12 @@ enum Unsound {
 impl Unsound {
     const fn reason(&self) -> RefuseReason {
         match self {
-            Unsound::Budget(_)
+            Unsound::Domain(hypervisor::Error::OutOfMemory { .. })
             | Unsound::Restore(
                 RestoreError::RoundLimit { .. }
                 | RestoreError::Hypervisor { error: hypervisor::Error::OutOfMemory { .. }, .. },
             ) => RefuseReason::Budget,
-            Unsound::Restore(_) | Unsound::Ended => RefuseReason::Malformed,
+            Unsound::Domain(_) | Unsound::Restore(_) | Unsound::Ended => RefuseReason::Malformed,
         }
     }
 }

@@ -15,10 +15,9 @@ use super::fence::Fence;
 use super::link::{Forward, Record, first_octets};
 use super::operator::{Ask, Handle, Notices};
 use super::stats::Statistics;
-use super::witness::WitnessThread;
+use super::witness::{Said as WitnessSaid, WitnessThread};
 use crate::hypervisor::{self, DeviceModel, RestoreDomain};
 use crate::libxl::restore::Options;
-use crate::remus::primary::Answer;
 use crate::remus::wire::{MAGIC, Peer, recognise_primary};
 use crate::remus::{Config, Generation, Secondary, Timers};
 use crate::transport::{Cancel, Link, LinkReader};
@@ -109,7 +108,7 @@ pub enum Trouble {
 enum Message<D> {
     Said(Said<D>),
     Peer(io::Result<Option<Peer>>),
-    Witness(Answer),
+    Witness(WitnessSaid),
     Fenced(bool),
     WriteFailed(io::Error),
     Ask(Ask),
@@ -165,8 +164,8 @@ impl<T: Target> Driver<T> {
         let has_fence = fence.is_some();
         let witness = witness
             .map(|witness| {
-                WitnessThread::start(witness, move |a| {
-                    let _ = answer.send(Message::Witness(a));
+                WitnessThread::start(witness, move |said| {
+                    let _ = answer.send(Message::Witness(said));
                 })
             })
             .transpose()?;
@@ -198,13 +197,13 @@ impl<T: Target> Driver<T> {
             on_checkpoint,
             lost: Instant::now(),
             applying: false,
-            terminated: false,
+            terminated: None,
             quit: false,
             activated: None,
             greeting: Instant::now() + config.answer,
         };
         let outcome = run.serve(&self.inbox);
-        run.shut();
+        run.shut(matches!(outcome, Ok(Outcome::Ended(_))));
         drop(run);
         if keeper.join().is_err() {
             log::error!("the copy's thread has panicked");

@@ -12,7 +12,7 @@ use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::fence::{Fence, FenceContext};
 use crate::replicate::link::Outbox;
 use crate::replicate::operator::Ask;
-use crate::replicate::witness::WitnessThread;
+use crate::replicate::witness::{Said as WitnessSaid, WitnessThread};
 use crate::transport::{Cancel, LinkWriter, Probe};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -40,7 +40,8 @@ pub(super) struct Run<D> {
     pub(super) lost: Instant,
     /// The copy's thread is busy and does not read.
     pub(super) applying: bool,
-    pub(super) terminated: bool,
+    /// Told to end; when to insist on it.
+    pub(super) terminated: Option<Instant>,
     /// Told to end twice.
     pub(super) quit: bool,
     /// What the survivor is, once its domain comes.
@@ -55,6 +56,13 @@ const PUT_OFF: Duration = Duration::from_millis(10);
 impl<D: Send + 'static> Run<D> {
     pub(super) fn serve(&mut self, inbox: &Receiver<Message<D>>) -> Result<Outcome<D>, Trouble> {
         loop {
+            self.insist();
+            if let Phase::Ended(end) = self.machine.phase() {
+                return Ok(Outcome::Ended(end));
+            }
+            if self.quit {
+                return Ok(Outcome::Ended(End::Stopped));
+            }
             let message = match self.wait() {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(wait) => inbox.recv_timeout(wait),
@@ -69,20 +77,15 @@ impl<D: Send + 'static> Run<D> {
                 // This value holds a sender.
                 Err(RecvTimeoutError::Disconnected) => return Ok(Outcome::Ended(End::Stopped)),
             }
-            if let Phase::Ended(end) = self.machine.phase() {
-                return Ok(Outcome::Ended(end));
-            }
-            if self.quit {
-                return Ok(Outcome::Ended(End::Stopped));
-            }
         }
     }
 
     fn wait(&self) -> Option<Duration> {
         let timer = self.timers.next().map(|at| self.clock.until(at));
-        let greeting =
-            (self.machine.phase() == Phase::Greeting).then(|| self.greeting.saturating_duration_since(Instant::now()));
-        timer.into_iter().chain(greeting).min()
+        let greeting = Some(self.greeting).filter(|_| self.machine.phase() == Phase::Greeting);
+        let insist = self.terminated.filter(|_| self.may_stop());
+        let moments = greeting.into_iter().chain(insist);
+        timer.into_iter().chain(moments.map(|at| at.saturating_duration_since(Instant::now()))).min()
     }
 
     fn expire(&mut self) {
@@ -109,10 +112,14 @@ impl<D: Send + 'static> Run<D> {
         self.machine.config().timeout.checked_sub(self.probe.silence()).filter(|left| !left.is_zero())
     }
 
-    /// Ends both directions and the copy's thread.
-    pub(super) fn shut(&mut self) {
+    /// Ends both directions and the copy's thread. `wait`: until what is to be said has been sent, for the process may end
+    /// next.
+    pub(super) fn shut(&mut self, wait: bool) {
         if let Some(outbox) = self.outbox.take() {
             outbox.close();
+            if wait {
+                outbox.closed();
+            }
         } else {
             self.link.cancel();
         }
@@ -133,7 +140,8 @@ impl<D: Send + 'static> Run<D> {
                 Err(error) => return Err(error.into()),
             },
             Message::Said(said) => return self.said(said),
-            Message::Witness(answer) => self.feed(Event::Witness(answer)),
+            Message::Witness(WitnessSaid::Answer(answer)) => self.feed(Event::Witness(answer)),
+            Message::Witness(WitnessSaid::Behind) => self.feed(Event::WitnessBehind),
             Message::Fenced(success) => self.feed(Event::Fenced { success }),
             Message::WriteFailed(error) => {
                 log::warn!("{}: writing to the primary: {error}", self.words.domain);
@@ -156,9 +164,11 @@ impl<D: Send + 'static> Run<D> {
                 if let (Control::Hello(_), Some(writer)) = (frame, self.writer.take_if(|_| self.outbox.is_none())) {
                     let post = self.post.clone();
                     let encoder = Encoder::new(session, Direction::Backward);
-                    self.outbox = Some(Outbox::start(writer, Some(encoder), self.link.clone(), move |error| {
-                        let _ = post.send(Message::WriteFailed(error));
-                    })?);
+                    let farewell = self.machine.config().timeout;
+                    self.outbox =
+                        Some(Outbox::start(writer, Some(encoder), self.link.clone(), farewell, move |error| {
+                            let _ = post.send(Message::WriteFailed(error));
+                        })?);
                 }
                 if let Control::SwitchOver { .. } = frame {
                     self.lost = Instant::now();
@@ -166,6 +176,9 @@ impl<D: Send + 'static> Run<D> {
                 self.feed(Event::Frame { session, frame });
                 if matches!(frame, Control::Hello(_)) {
                     self.failpoints.pass(Step::Welcomed);
+                    if let (Some(witness), Phase::Passive) = (&self.witness, self.machine.phase()) {
+                        witness.compare(self.machine.generation());
+                    }
                 }
             }
             Said::Checkpoint { session, number, verdict, text, figures } => {
@@ -321,7 +334,7 @@ impl<D: Send + 'static> Run<D> {
     fn request(&mut self, request: Request) -> Reply {
         match request {
             Request::Status | Request::Watch { .. } => Reply::status(self.status()),
-            Request::Capabilities => Reply::capabilities(Capabilities::OFFERED, Capabilities::OFFERED),
+            Request::Capabilities => Reply::capabilities(Capabilities::OFFERED, self.machine.capabilities()),
             Request::FailOver { force } => self.command(Command::FailOver { force }),
             Request::SetInterval { .. } | Request::SwitchOver | Request::Protect { .. } | Request::Unprotect { .. } => {
                 Reply::error("this side is the secondary: ask the primary")
@@ -343,12 +356,22 @@ impl<D: Send + 'static> Run<D> {
     }
 
     fn terminate(&mut self) {
-        let again = std::mem::replace(&mut self.terminated, true);
-        self.feed(Event::Command(Command::Stop));
-        if again && !matches!(self.machine.phase(), Phase::Ended(_)) {
+        if self.terminated.replace(Instant::now()).is_some() && !matches!(self.machine.phase(), Phase::Ended(_)) {
             let text = "told to end twice: ending, what was decided stands".to_owned();
             self.words.notices.add(&self.words.domain, Level::Critical, text);
             self.quit = true;
+        }
+    }
+
+    const fn may_stop(&self) -> bool {
+        matches!(self.machine.phase(), Phase::Greeting | Phase::Passive | Phase::Lost)
+    }
+
+    /// What is asked for while something is being decided has no effect, so it is asked for again.
+    fn insist(&mut self) {
+        if self.may_stop() && self.terminated.is_some_and(|at| at <= Instant::now()) {
+            self.terminated = Some(Instant::now() + self.machine.config().timeout);
+            self.feed(Event::Command(Command::Stop));
         }
     }
 }

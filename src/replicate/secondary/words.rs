@@ -35,6 +35,13 @@ fn text(code: Code) -> String {
         Code::Refused(reason) => return format!("a checkpoint was refused ({reason}); the one before it stands"),
         Code::LinkDamaged => "the link is damaged, nothing more can be read from it",
         Code::WitnessUnreachable => "the witness cannot be reached: this side stays passive until it can",
+        Code::WitnessBehind => {
+            "the witness here does not know of this session's generation, so it is not the primary's: compare --witness on \
+             both, and whether the folder is mounted"
+        }
+        Code::Unheld => {
+            "mc-net-disable: the primary does not hold the guest's output: a failover can contradict what clients have seen"
+        }
         Code::OperatorNeeded => {
             "the rule in use leaves it to the operator who is active: ctl fail-over starts the guest here"
         }
@@ -47,7 +54,7 @@ fn text(code: Code) -> String {
             End::Empty => "the connection ended before one checkpoint was whole",
             End::CopyLost => "a checkpoint could not be applied: the copy is lost",
             End::Stopped => "stopped; the copy is freed",
-            End::Unsuited => "the two sides do not suit: compare --rule on both",
+            End::Unsuited => "the two sides do not suit: compare --rule, --heartbeat, --timeout and --witness on both",
         },
         Code::Forced => "going active on the operator's word that no other copy runs",
         Code::NotNow => "that cannot be done now",
