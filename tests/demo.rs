@@ -131,7 +131,11 @@ fn under_way(temp: &Path) -> (std::process::Child, BufReader<std::process::Child
     let mut line = String::new();
     while !line.contains("checkpoint     1") {
         line.clear();
-        assert!(out.read_line(&mut line).unwrap() > 0, "it has ended");
+        if out.read_line(&mut line).unwrap() == 0 {
+            let mut errors = String::new();
+            demo.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+            panic!("it has ended: {errors}");
+        }
     }
     assert_eq!(children(demo.id()), 2);
     (demo, out)
