@@ -32,7 +32,7 @@ fn a_plain_image_restores_equal_and_runs_on() {
     for layout in [MemoryLayout::Compact, MemoryLayout::Pc] {
         let config = SimConfig { layout, vcpus: 3, ..SimConfig::small(1) };
         let mut original = guest(&config, 50);
-        let mut stream = Saver::new(&original, options()).unwrap().plain(&mut original, Vec::new(), false).unwrap();
+        let mut stream = Saver::new(&mut original, options()).unwrap().plain(&mut original, Vec::new(), false).unwrap();
         stream.extend_from_slice(b"behind");
         let state = original.snapshot().unwrap();
         let (mut copy, _, rest) = restored(&stream, &config, Default::default());
@@ -50,7 +50,7 @@ fn a_plain_image_restores_equal_and_runs_on() {
 #[test]
 fn the_records_are_those_of_xen_in_its_order() {
     let mut domain = guest(&SimConfig::small(1), 5);
-    let stream = Saver::new(&domain, options()).unwrap().plain(&mut domain, Vec::new(), false).unwrap();
+    let stream = Saver::new(&mut domain, options()).unwrap().plain(&mut domain, Vec::new(), false).unwrap();
     let names: Vec<_> = records(&stream).into_iter().map(|(name, _)| name).collect();
     let expected = [
         "LIBXC_CONTEXT",
@@ -79,7 +79,7 @@ fn the_first_round_lists_every_pfn_and_holes_as_xtab() {
     let mut domain = guest(&config, 5);
     domain.memory_mut().break_page(0x30).unwrap();
     let info = domain.info().unwrap();
-    let stream = Saver::new(&domain, options()).unwrap().plain(&mut domain, Vec::new(), false).unwrap();
+    let stream = Saver::new(&mut domain, options()).unwrap().plain(&mut domain, Vec::new(), false).unwrap();
     let mut listed = Vec::new();
     let mut batches = 0;
     for item in items(&stream) {
@@ -101,7 +101,7 @@ fn the_first_round_lists_every_pfn_and_holes_as_xtab() {
 fn a_live_image_of_a_running_guest_restores_equal() {
     let config = SimConfig::small(3);
     let mut runner = Runner::start(SimDomain::create(&config).unwrap(), Pace::Free).unwrap();
-    let mut saver = Saver::new(&runner, options()).unwrap();
+    let mut saver = Saver::new(&mut runner, options()).unwrap();
     let stream = saver.plain(&mut runner, Vec::new(), true).unwrap();
     let original = runner.stop().unwrap();
     let (mut copy, ..) = restored(&stream, &config, Default::default());
@@ -115,7 +115,7 @@ fn a_live_image_of_a_running_guest_restores_equal() {
 /// Live rounds, and PAGE_DATA records in them, of a guest that has run `steps` since its writes are tracked.
 fn live_rounds(steps: u64, options: libxc::save::Options) -> (u32, usize) {
     let mut domain = guest(&SimConfig::small(3), 0);
-    let mut saver = libxc::Saver::new(&domain, options).unwrap();
+    let mut saver = libxc::Saver::new(&mut domain, options).unwrap();
     let sink = Shared::default();
     let mut out = LibxcWriter::start(sink.clone(), Mode::Plain, 3, saver.header()).unwrap();
     saver.static_data(&domain, &mut out).unwrap();
@@ -141,7 +141,7 @@ fn a_verify_pass_compares_and_counts() {
     let mut domain = guest(&config, 10);
     let mut save = options();
     save.libxc.verify = true;
-    let stream = Saver::new(&domain, save).unwrap().plain(&mut domain, Vec::new(), true).unwrap();
+    let stream = Saver::new(&mut domain, save).unwrap().plain(&mut domain, Vec::new(), true).unwrap();
     assert!(verified(&stream).valid);
     let populated = domain.info().unwrap().populated;
     let (_, restorer, _) = restored(&stream, &config, Default::default());
@@ -166,7 +166,7 @@ fn is_record(item: &xen_replicate::stream::Item<'_>, type_id: u32) -> bool {
 fn rings_get_this_hosts_channels_and_grants() {
     let config = SimConfig::small(3);
     let mut domain = guest(&config, 10);
-    let stream = Saver::new(&domain, options()).unwrap().plain(&mut domain, Vec::new(), false).unwrap();
+    let stream = Saver::new(&mut domain, options()).unwrap().plain(&mut domain, Vec::new(), false).unwrap();
     let rings = Rings { store_evtchn: 3, store_domid: 7, console_evtchn: 4, console_domid: 8 };
     let mut options = libxl::restore::Options::default();
     options.libxc.rings = rings;
@@ -249,7 +249,7 @@ fn a_pv_stream_is_refused_by_value() {
 fn page_contents_go_out_from_where_the_guest_has_them() {
     let mut domain = guest(&SimConfig::small(1), 30);
     domain.suspend().unwrap();
-    let mut saver = libxc::Saver::new(&domain, Default::default()).unwrap();
+    let mut saver = libxc::Saver::new(&mut domain, Default::default()).unwrap();
     let sink = Addresses::default();
     let mut out = LibxcWriter::start(sink.clone(), Mode::Plain, 3, saver.header()).unwrap();
     saver.static_data(&domain, &mut out).unwrap();

@@ -69,7 +69,7 @@ fn a_plain_image_saved_again_is_identical_to_the_octet() {
     restorer.complete(&mut domain).unwrap();
     assert_memory(&domain, &pages);
     domain.unpause().unwrap();
-    let mut saver = Saver::new(&domain, Default::default()).unwrap();
+    let mut saver = Saver::new(&mut domain, Default::default()).unwrap();
     let mut out = LibxcWriter::start(Vec::new(), Mode::Plain, 3, saver.header()).unwrap();
     saver.image(&mut domain, &mut out, false).unwrap();
     let ours = out.end().unwrap();

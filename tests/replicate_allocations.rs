@@ -60,7 +60,7 @@ fn saving_a_checkpoint_allocates_nothing() {
     let mut domain =
         SimDomain::create(&SimConfig { memory: 4096, working_set: 3000, hot_permille: 0, ..SimConfig::small(2) })
             .unwrap();
-    let mut saver = libxc::Saver::new(&domain, Default::default()).unwrap();
+    let mut saver = libxc::Saver::new(&mut domain, Default::default()).unwrap();
     let mut out = LibxcWriter::start(io::sink(), Mode::Remus, 3, saver.header()).unwrap();
     saver.static_data(&domain, &mut out).unwrap();
     saver.start_log(&mut domain).unwrap();

@@ -181,7 +181,7 @@ fn a_checkpoint_without_vcpus_is_refused() {
 fn a_plain_stream_is_handed_over() {
     let config = config();
     let mut original = guest(&config, 9);
-    let mut saver = xen_replicate::libxl::Saver::new(&original, options()).unwrap();
+    let mut saver = xen_replicate::libxl::Saver::new(&mut original, options()).unwrap();
     let stream = saver.plain(&mut original, Vec::new(), true).unwrap();
     let (outcome, domain) = received(&stream, &config, Options::default());
     assert!(matches!(outcome, Ok(Outcome::HandedOver)), "{outcome:?}");

@@ -47,7 +47,7 @@ impl Load {
             ..SimConfig::default()
         };
         let mut domain = SimDomain::create(&config)?;
-        let mut saver = Saver::new(&domain, Options::default())?;
+        let mut saver = Saver::new(&mut domain, Options::default())?;
         let out = Some(saver.begin(&mut domain, std::io::sink())?);
         Ok(Load { domain, saver, out, pfns: Vec::new(), copy: Vec::new() })
     }

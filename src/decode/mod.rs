@@ -38,6 +38,7 @@ pub mod hvm_entry;
 pub mod hvm_params;
 pub mod msr;
 pub mod pv_vcpu;
+pub mod pv_words;
 pub mod qevm;
 pub mod shared_info;
 pub mod tsc;

@@ -233,7 +233,7 @@ layout! {
 }
 
 /// Width of a PV guest, as X86_PV_INFO says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Width {
     /// 32-bit PAE guest, `guest_width` 4.
     Bits32,
@@ -248,6 +248,22 @@ impl Width {
             4 => Some(Width::Bits32),
             8 => Some(Width::Bits64),
             _ => None,
+        }
+    }
+
+    /// Octets of a guest word, as X86_PV_INFO has it.
+    pub const fn octets(self) -> usize {
+        match self {
+            Width::Bits32 => 4,
+            Width::Bits64 => 8,
+        }
+    }
+
+    /// Levels of the guest's page tables.
+    pub const fn levels(self) -> u8 {
+        match self {
+            Width::Bits32 => 3,
+            Width::Bits64 => 4,
         }
     }
 }

@@ -91,6 +91,22 @@ pub enum Error {
         /// What is wrong there.
         problem: HvmContextProblem,
     },
+    /// A vCPU that the domain has not.
+    #[error("vCPU {vcpu}, of {nr_vcpus}")]
+    Vcpu {
+        /// The vCPU.
+        vcpu: u32,
+        /// How many there are.
+        nr_vcpus: u32,
+    },
+    /// A page table that the hypervisor does not pin.
+    #[error("the table at frame {mfn:#x} cannot be pinned at level {level}")]
+    PageTable {
+        /// The table.
+        mfn: u64,
+        /// The level, 1 to 4.
+        level: u8,
+    },
     /// A HVM parameter that the hypervisor does not take.
     #[error("HVM parameter {index} = {value:#x} is refused")]
     HvmParam {

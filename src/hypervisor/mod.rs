@@ -8,13 +8,12 @@
 //! | [`Domain`] | identity, suspend, resume, pause | `getdomaininfo`, xenstore `control/shutdown`, `resumedomain` |
 //! | [`LogDirty`] | which pages were written | `XEN_DOMCTL_shadow_op` |
 //! | [`SaveDomain`] | reading memory and state | `getpageframeinfo3`, foreign mappings, `gethvmcontext` |
+//! | [`PvDomain`] | what only PV domains have | m2p, p2m, page-table pinning, vCPU contexts |
 //! | [`RestoreDomain`] | building a domain | `populate_physmap`, foreign mappings, `sethvmcontext` |
 //! | [`DeviceModel`] | the emulator beside the domain, libxl's business | QMP `xen-save-devices-state`, its xenstore keys |
 //! | [`OutputBuffer`] | the guest's outbound packets, held back and let go | a plug qdisc on the vif |
 //!
-//! [`sim`] is a real guest in process memory and ships as the default backend. State that only PV guests have (page-table
-//! pinning, p2m, per-vCPU records) is not part of these traits; backends that have it will offer it by further traits, and
-//! answer [`Error::Unsupported`] until then.
+//! [`sim`] is a real guest in process memory and ships as the default backend.
 //!
 //! Calls are synchronous. Failures are values; a failed call leaves the domain as it was unless its documentation says otherwise.
 #![forbid(unsafe_code)]
@@ -23,12 +22,14 @@ pub mod bitmap;
 pub mod error;
 pub mod hvm_param;
 pub mod output;
+pub mod pv;
 pub mod sim;
 pub mod types;
 
 pub use bitmap::DirtyBitmap;
 pub use error::{DeviceModelProblem, Error, GuestDamage, HvmContextProblem, Result};
 pub use output::{NoBuffer, OutputBuffer};
+pub use pv::{INVALID_MFN, Mfn, PvDomain};
 pub use types::{
     CleanMode, CpuPolicy, DirtyStats, DomainInfo, DomainKind, EmulatorHeader, GrantSeed, HvmParam, PAGE_SHIFT,
     PAGE_SIZE, Page, PageType, ParseUuidError, Pfn, ShutdownReason, TscInfo, Uuid, ZERO_PAGE,
@@ -99,13 +100,13 @@ pub trait PageBatchMut: PageBatch {
 }
 
 /// What a saver needs of a domain.
-pub trait SaveDomain: Domain + LogDirty {
+pub trait SaveDomain: Domain + LogDirty + PvDomain {
     /// A batch of pages mapped for reading.
     type Pages<'a>: PageBatch
     where
         Self: 'a;
 
-    /// The types of a batch of pages, one for each pfn: [`PageType::XTAB`] for holes, also those beyond the domain's maximum.
+    /// The types of a batch of pages, one for each frame (of a PV domain: mfn; else pfn): [`PageType::XTAB`] for holes, also those beyond the domain's maximum.
     /// The slices must have the same length.
     fn page_types(&self, pfns: &[Pfn], types: &mut [PageType]) -> Result<()>;
 
@@ -141,7 +142,7 @@ pub trait SaveDomain: Domain + LogDirty {
 
 /// What a restorer needs of a domain that was created empty and paused. It may also be a domain that has run meanwhile and was
 /// suspended again (COLO's secondary), which is why [`LogDirty`] is part of it.
-pub trait RestoreDomain: Domain + LogDirty {
+pub trait RestoreDomain: Domain + LogDirty + PvDomain {
     /// A batch of pages mapped for writing.
     type PagesMut<'a>: PageBatchMut
     where

@@ -1,5 +1,8 @@
 //! Why an image could not be saved or restored.
 
+use super::pv::context::{ContextError, FrameProblem};
+use super::pv::p2m::P2mError;
+use super::pv::table::BadEntry;
 use crate::decode::DecodeError;
 use crate::hypervisor;
 use crate::hypervisor::types::Pfn;
@@ -21,11 +24,27 @@ pub enum SaveError {
     /// The stream could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// Page-table pages cannot be normalised.
-    #[error("domain {domid} is PV: only HVM and PVH domains can be saved")]
-    Pv {
-        /// The domain.
-        domid: u32,
+    /// The p2m of a PV domain.
+    #[error("the guest's p2m: {0}")]
+    P2m(#[from] P2mError),
+    /// More pfns than X86_PV_P2M_FRAMES can name.
+    #[error("a p2m of {0:#x} pfns is too large for a stream")]
+    TooManyPfns(u64),
+    /// A page table of a PV domain that stands still.
+    #[error("the page table at pfn {pfn:#x}: {error}")]
+    Table {
+        /// The table.
+        pfn: Pfn,
+        /// What is wrong with it.
+        error: BadEntry,
+    },
+    /// A PV vCPU's state.
+    #[error("vCPU {vcpu}: {error}")]
+    Context {
+        /// The vCPU.
+        vcpu: u32,
+        /// What is wrong with it.
+        error: ContextError,
     },
     /// The domain says that it has suspended, and has not.
     #[error("domain {domid} is not suspended")]
@@ -52,9 +71,17 @@ pub enum RestoreError {
         /// Its reason.
         error: hypervisor::Error,
     },
-    /// An image of a kind of domain that cannot be restored here.
-    #[error("a stream of a {} domain: only HVM and PVH domains can be restored", .0.name())]
+    /// The image of another kind of domain than there is to restore into.
+    #[error("a stream of a {} domain, for a domain of the other kind", .0.name())]
     Kind(DomainType),
+    /// A PV image whose frames do not add up.
+    #[error("the record at offset {offset}: {error}")]
+    Pv {
+        /// Offset of the record; of the record behind it where a whole image or round is applied.
+        offset: u64,
+        /// What is wrong with it.
+        error: PvError,
+    },
     /// A page beyond the memory that the domain may have.
     #[error("PAGE_DATA at offset {offset}: pfn {pfn:#x} is outside the domain's maximum of {nr_pfns:#x} pfns")]
     Pfn {
@@ -109,6 +136,66 @@ pub enum RestoreError {
         /// Its offset.
         offset: u64,
     },
+}
+
+/// What is wrong with a PV image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum PvError {
+    /// A page table.
+    #[error("the page table at pfn {pfn:#x}: {error}")]
+    Table {
+        /// The table.
+        pfn: Pfn,
+        /// What is wrong with it.
+        error: BadEntry,
+    },
+    /// A vCPU's state, or the start info that it leads to.
+    #[error("vCPU {vcpu}: {error}")]
+    Context {
+        /// The vCPU.
+        vcpu: u32,
+        /// What is wrong with it.
+        error: ContextError,
+    },
+    /// A vCPU that the domain has not.
+    #[error("vCPU {vcpu}, of {nr_vcpus}")]
+    Vcpu {
+        /// The vCPU.
+        vcpu: u32,
+        /// How many the domain has.
+        nr_vcpus: u32,
+    },
+    /// A part of a vCPU's state of a size that none has.
+    #[error("{part} of {length} octets")]
+    Length {
+        /// The record.
+        part: &'static str,
+        /// Its octets.
+        length: usize,
+    },
+    /// Frames that do not fit the width of the guest.
+    #[error("{got} p2m frames for pfns {start:#x} to {end:#x}")]
+    Frames {
+        /// Frames that there are.
+        got: usize,
+        /// First pfn.
+        start: u32,
+        /// Last pfn.
+        end: u32,
+    },
+    /// A frame of the p2m that is no page of data.
+    #[error("frame {index} of the p2m is pfn {pfn:#x}, which is {problem}")]
+    P2mFrame {
+        /// Which.
+        index: usize,
+        /// Its pfn.
+        pfn: Pfn,
+        /// What is wrong with it.
+        problem: FrameProblem,
+    },
+    /// A stream, or a round of one, without what it takes.
+    #[error("{0} is missing")]
+    Missing(&'static str),
 }
 
 impl RestoreError {

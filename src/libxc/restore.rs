@@ -8,11 +8,12 @@
 //! Pages, TSC and parameters are set in stream order and the HVM context behind them, as Xen's restorer does. In later
 //! rounds the context goes first: it is what the hypervisor may refuse, and then nothing else has changed yet.
 
-use super::{RestoreError, Round};
-use crate::hypervisor::types::{CpuPolicy, GrantSeed, HvmParam, PAGE_SIZE, Pfn, TscInfo};
-use crate::hypervisor::{self, PageBatch, PageBatchMut, RestoreDomain, hvm_param};
+use super::pv::{PvRestorer, PvState, PvTrouble, table};
+use super::{PvError, RestoreError, Round};
+use crate::hypervisor::types::{CpuPolicy, DomainKind, GrantSeed, HvmParam, PAGE_SIZE, Page, Pfn, TscInfo, ZERO_PAGE};
+use crate::hypervisor::{self, INVALID_MFN, Mfn, PageBatch, PageBatchMut, RestoreDomain, hvm_param};
 use crate::stream::handover::LibxcReader;
-use crate::stream::libxc::{BATCH, DomainHeader, DomainType, PageData, PageEntry, Record};
+use crate::stream::libxc::{BATCH, DomainHeader, DomainType, PageData, PageEntry, Record, VcpuBlob, VcpuRecord};
 use std::io::Read;
 
 /// Pages that differ in a VERIFY pass and are named in the log; all are counted.
@@ -92,6 +93,10 @@ pub struct Restorer {
     store_gfn: Pfn,
     console_gfn: Pfn,
     pfns: Vec<Pfn>,
+    /// Those of a PV domain's batch, as frames.
+    frames: Vec<Mfn>,
+    /// What a PV domain takes besides.
+    pv: Option<PvRestorer>,
     offset: u64,
 }
 
@@ -101,9 +106,12 @@ impl Restorer {
     /// # Errors
     /// The hypervisor's.
     pub fn new(domain: &impl RestoreDomain, options: Options) -> Result<Self, RestoreError> {
-        let nr_pfns = match options.nr_pfns {
-            Some(nr_pfns) => nr_pfns,
-            None => domain.info().map_err(|error| RestoreError::Hypervisor { offset: 0, error })?.nr_pfns,
+        let failed = |error| RestoreError::Hypervisor { offset: 0, error };
+        let info = domain.info().map_err(failed)?;
+        let nr_pfns = options.nr_pfns.unwrap_or(info.nr_pfns);
+        let pv = match info.kind {
+            DomainKind::Pv => Some(PvRestorer::new(domain).map_err(failed)?),
+            DomainKind::Hvm => None,
         };
         Ok(Restorer {
             options,
@@ -115,6 +123,8 @@ impl Restorer {
             store_gfn: 0,
             console_gfn: 0,
             pfns: Vec::with_capacity(BATCH),
+            frames: Vec::new(),
+            pv,
             offset: 0,
         })
     }
@@ -140,11 +150,12 @@ impl Restorer {
     /// The stream's, or [`RestoreError::Kind`].
     pub fn headers<R: Read, Home>(&mut self, reader: &mut LibxcReader<R, Home>) -> Result<DomainHeader, RestoreError> {
         let (_, header) = reader.headers()?;
-        match header.domain_type() {
-            Some(DomainType::Hvm) => Ok(header),
-            // The reader has refused other types than these two.
-            _ => Err(RestoreError::Kind(DomainType::Pv)),
+        // The reader has refused other types than these two.
+        let kind = header.domain_type().unwrap_or(DomainType::Hvm);
+        if (kind == DomainType::Pv) != self.pv.is_some() {
+            return Err(RestoreError::Kind(kind));
         }
+        Ok(header)
     }
 
     /// Reads the first image, or the only one, and applies it as it arrives.
@@ -159,8 +170,28 @@ impl Restorer {
         while let Some((item, record)) = reader.next_record()? {
             self.offset = item.offset;
             match record {
-                Record::End => return Ok(Ending::End),
-                Record::Checkpoint => return Ok(Ending::Checkpoint),
+                Record::End => return self.ended(Ending::End),
+                Record::Checkpoint => return self.ended(Ending::Checkpoint),
+                Record::X86PvInfo(info) => {
+                    let pv = self.pv.as_mut().ok_or(unexpected(&record, item.offset))?;
+                    pv.info(info, domain).map_err(|error| RestoreError::Hypervisor { offset: item.offset, error })?;
+                }
+                Record::X86PvP2mFrames(frames) => {
+                    if self.missing.is_none() {
+                        self.end_static_data(domain)?;
+                    }
+                    let pv = self.pv.as_mut().ok_or(unexpected(&record, item.offset))?;
+                    pv.frames(&frames).map_err(|error| RestoreError::Pv { offset: item.offset, error })?;
+                    self.nr_pfns = pv.nr_pfns().min(self.options.nr_pfns.unwrap_or(u64::MAX));
+                }
+                Record::SharedInfo(page) => {
+                    let pv = self.pv.as_mut().ok_or(unexpected(&record, item.offset))?;
+                    pv.state.shared_info = <Page>::try_from(page).ok().map(Box::new);
+                }
+                Record::X86PvVcpu(part) => {
+                    let pv = self.pv.as_mut().ok_or(unexpected(&record, item.offset))?;
+                    take_part(pv, &part, None, item.offset)?;
+                }
                 Record::X86CpuidPolicy(policy) => self.policy.cpuid = policy.leaves.to_vec(),
                 Record::X86MsrPolicy(policy) => self.policy.msrs = policy.entries.to_vec(),
                 Record::StaticDataEnd => self.end_static_data(domain)?,
@@ -174,7 +205,7 @@ impl Restorer {
                 Record::X86TscInfo(tsc) => self.set_tsc(tsc, domain)?,
                 Record::HvmParams(params) => self.set_params(params.params(), domain)?,
                 Record::HvmContext(blob) => {
-                    let mut state = super::round::HvmState::default();
+                    let mut state = super::round::MachineState::default();
                     state.set_context(item.offset, blob)?;
                     self.context = state.context;
                 }
@@ -226,10 +257,22 @@ impl Restorer {
                     round.state.params.extend(params.params());
                     continue;
                 }
+                Record::SharedInfo(page) if self.pv.is_some() => {
+                    round.state.pv.shared_info = <Page>::try_from(page).ok().map(Box::new);
+                    continue;
+                }
+                Record::X86PvVcpu(part) => {
+                    self.check_limit(round, part.context.len())?;
+                    let pv = self.pv.as_mut().ok_or(unexpected(&record, item.offset))?;
+                    take_part(pv, &part, Some(&mut round.state.pv), item.offset)?;
+                    continue;
+                }
                 Record::Optional { .. } => continue,
                 _ => return Err(unexpected(&record, item.offset)),
             };
-            if round.state.context.is_empty() {
+            if self.pv.is_some() {
+                whole(&round.state.pv).map_err(|error| RestoreError::Pv { offset: item.offset, error })?;
+            } else if round.state.context.is_empty() {
                 return Err(RestoreError::NoHvmContext { offset: item.offset });
             }
             return Ok(ending);
@@ -242,8 +285,14 @@ impl Restorer {
     /// # Errors
     /// The hypervisor's. The domain is at the checkpoint before, except that pfns which were holes may have zero pages.
     pub fn prepare<D: RestoreDomain>(&mut self, round: &Round, domain: &mut D) -> Result<(), RestoreError> {
-        for (entries, _) in round.batches() {
-            self.populate(entries.iter().copied(), domain)?;
+        for (entries, contents) in round.batches() {
+            self.check_tables(entries.iter().copied(), contents)?;
+        }
+        for (entries, contents) in round.batches() {
+            self.populate(entries.iter().copied(), contents, domain)?;
+        }
+        if self.pv.is_some() {
+            return Ok(());
         }
         domain.set_hvm_context(&round.state.context).map_err(|error| self.failed(error))
     }
@@ -253,6 +302,9 @@ impl Restorer {
     /// # Errors
     /// The hypervisor's.
     pub fn take_back<D: RestoreDomain>(&mut self, domain: &mut D) -> Result<(), RestoreError> {
+        if self.pv.is_some() {
+            return Ok(());
+        }
         domain.set_hvm_context(&self.context).map_err(|error| self.failed(error))
     }
 
@@ -268,7 +320,10 @@ impl Restorer {
             self.set_tsc(tsc, domain)?;
         }
         self.set_params(round.state.params.iter().copied(), domain)?;
-        std::mem::swap(&mut self.context, &mut round.state.context);
+        match &mut self.pv {
+            Some(pv) => std::mem::swap(&mut pv.state, &mut round.state.pv),
+            None => std::mem::swap(&mut self.context, &mut round.state.context),
+        }
         Ok(())
     }
 
@@ -277,6 +332,10 @@ impl Restorer {
     /// # Errors
     /// The hypervisor's.
     pub fn set_context<D: RestoreDomain>(&mut self, domain: &mut D) -> Result<(), RestoreError> {
+        if self.pv.is_some() {
+            // Its vCPUs are set when everything is there.
+            return Ok(());
+        }
         if self.context.is_empty() {
             log::warn!("the stream has no HVM_CONTEXT: the domain has no vCPU state");
             return Ok(());
@@ -290,6 +349,14 @@ impl Restorer {
     /// The hypervisor's.
     pub fn complete<D: RestoreDomain>(&mut self, domain: &mut D) -> Result<(), RestoreError> {
         let rings = self.options.rings;
+        if let Some(pv) = &self.pv {
+            let frames = pv.complete(domain, rings).map_err(|trouble| match trouble {
+                PvTrouble::Pv(error) => RestoreError::Pv { offset: self.offset, error },
+                PvTrouble::Hypervisor(error) => self.failed(error),
+            })?;
+            (self.store_gfn, self.console_gfn) = (frames.store, frames.console);
+            return self.seed(domain);
+        }
         for (index, port) in
             [(hvm_param::STORE_EVTCHN, rings.store_evtchn), (hvm_param::CONSOLE_EVTCHN, rings.console_evtchn)]
         {
@@ -297,6 +364,12 @@ impl Restorer {
             domain.set_hvm_param(param).map_err(|error| self.failed(error))?;
         }
         self.set_context(domain)?;
+        self.seed(domain)
+    }
+
+    /// Grants the rings to who serves them.
+    fn seed<D: RestoreDomain>(&self, domain: &mut D) -> Result<(), RestoreError> {
+        let rings = self.options.rings;
         let seed = GrantSeed {
             console_gfn: self.console_gfn,
             console_domid: rings.console_domid,
@@ -309,6 +382,14 @@ impl Restorer {
     /// Octets that a buffered checkpoint may take.
     pub(crate) const fn round_limit(&self) -> u64 {
         self.options.round_limit
+    }
+
+    /// The first image has all that it takes.
+    fn ended(&self, ending: Ending) -> Result<Ending, RestoreError> {
+        match self.pv.as_ref().map(|pv| whole(&pv.state)) {
+            Some(Err(error)) => Err(RestoreError::Pv { offset: self.offset, error }),
+            _ => Ok(ending),
+        }
     }
 
     fn failed(&self, error: hypervisor::Error) -> RestoreError {
@@ -364,7 +445,8 @@ impl Restorer {
             let batch = entries.clone().take(BATCH);
             let octets = batch.clone().filter(|entry| entry.page_type.has_contents()).count() * PAGE_SIZE;
             let (here, rest) = contents.split_at(octets.min(contents.len()));
-            self.populate(batch.clone(), domain)?;
+            self.check_tables(batch.clone(), here)?;
+            self.populate(batch.clone(), here, domain)?;
             if self.verified.is_some() {
                 self.compare(batch, here, domain)?;
             } else {
@@ -376,11 +458,37 @@ impl Restorer {
         Ok(())
     }
 
+    /// Checks that page tables name pfns of the guest only, before anything is done to it.
+    fn check_tables(&self, entries: impl Iterator<Item = PageEntry>, contents: &[u8]) -> Result<(), RestoreError> {
+        let Some(pv) = &self.pv else { return Ok(()) };
+        let tables = entries.filter(|entry| entry.page_type.has_contents()).zip(contents.chunks_exact(PAGE_SIZE));
+        for (entry, source) in tables {
+            if let Some(level) = entry.page_type.table_level() {
+                pv.check_table(entry.pfn, level, source)
+                    .map_err(|error| RestoreError::Pv { offset: self.offset, error })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the domain the memory that a batch needs: its pages, and those of a PV domain that its page tables name.
     fn populate<D: RestoreDomain>(
         &mut self,
-        entries: impl Iterator<Item = PageEntry>,
+        entries: impl Iterator<Item = PageEntry> + Clone,
+        contents: &[u8],
         domain: &mut D,
     ) -> Result<(), RestoreError> {
+        if let Some(pv) = &mut self.pv {
+            let with_contents = entries.clone().filter(|entry| entry.page_type.has_contents());
+            let tables = with_contents.zip(contents.chunks_exact(PAGE_SIZE));
+            let tables = tables.filter(|(entry, _)| entry.page_type.table_level().is_some());
+            let named = tables.flat_map(|(_, source)| table::pfns(source).map(|(.., pfn)| pfn));
+            let pages = entries.clone().filter(|entry| entry.page_type.is_populated()).map(|entry| entry.pfn);
+            pv.populate(pages.chain(named), domain)
+                .map_err(|error| RestoreError::Hypervisor { offset: self.offset, error })?;
+            pv.set_types(entries);
+            return Ok(());
+        }
         self.pfns.clear();
         self.pfns.extend(entries.filter(|entry| entry.page_type.is_populated()).map(|entry| entry.pfn));
         if self.pfns.is_empty() {
@@ -392,23 +500,33 @@ impl Restorer {
     fn select(&mut self, entries: impl Iterator<Item = PageEntry>) -> bool {
         self.pfns.clear();
         self.pfns.extend(entries.filter(|entry| entry.page_type.has_contents()).map(|entry| entry.pfn));
+        if let Some(pv) = &self.pv {
+            self.frames.clear();
+            // All of them have been populated; what is not shows when it is mapped.
+            self.frames.extend(self.pfns.iter().map(|&pfn| pv.mfn_of(pfn).unwrap_or(INVALID_MFN)));
+        }
         !self.pfns.is_empty()
     }
 
     fn write<D: RestoreDomain>(
         &mut self,
-        entries: impl Iterator<Item = PageEntry>,
+        entries: impl Iterator<Item = PageEntry> + Clone,
         contents: &[u8],
         domain: &mut D,
     ) -> Result<(), RestoreError> {
-        if !self.select(entries) {
+        if !self.select(entries.clone()) {
             return Ok(());
         }
-        let mut pages = domain.map_pages_mut(&self.pfns).map_err(|error| self.failed(error))?;
-        for (index, source) in contents.chunks_exact(PAGE_SIZE).enumerate() {
-            // PV: localise here.
-            if let Some(page) = pages.page_mut(index) {
-                crate::copying::copy(source, page);
+        let frames = if self.pv.is_some() { &self.frames } else { &self.pfns };
+        let mut pages = domain.map_pages_mut(frames).map_err(|error| self.failed(error))?;
+        let entries = entries.filter(|entry| entry.page_type.has_contents());
+        for (index, (source, entry)) in contents.chunks_exact(PAGE_SIZE).zip(entries).enumerate() {
+            let Some(page) = pages.page_mut(index) else { continue };
+            match &self.pv {
+                None => crate::copying::copy(source, page),
+                Some(pv) => {
+                    pv.place(entry, source, page).map_err(|error| RestoreError::Pv { offset: self.offset, error })?
+                }
             }
         }
         Ok(())
@@ -416,18 +534,30 @@ impl Restorer {
 
     fn compare<D: RestoreDomain>(
         &mut self,
-        entries: impl Iterator<Item = PageEntry>,
+        entries: impl Iterator<Item = PageEntry> + Clone,
         contents: &[u8],
         domain: &mut D,
     ) -> Result<(), RestoreError> {
-        if !self.select(entries) {
+        if !self.select(entries.clone()) {
             return Ok(());
         }
-        let pages = domain.map_pages_mut(&self.pfns).map_err(|error| self.failed(error))?;
+        let frames = if self.pv.is_some() { &self.frames } else { &self.pfns };
+        let pages = domain.map_pages_mut(frames).map_err(|error| self.failed(error))?;
         let Some(verified) = &mut self.verified else { return Ok(()) };
-        for (index, (source, &pfn)) in contents.chunks_exact(PAGE_SIZE).zip(&self.pfns).enumerate() {
+        let entries = entries.filter(|entry| entry.page_type.has_contents());
+        let mut local = Box::new(ZERO_PAGE);
+        for (index, (source, entry)) in contents.chunks_exact(PAGE_SIZE).zip(entries).enumerate() {
+            let pfn = entry.pfn;
             verified.pages += 1;
-            if pages.page(index).is_none_or(|page| page[..] != *source) {
+            let expected = match self.pv.as_ref().filter(|_| entry.page_type.table_level().is_some()) {
+                None => source,
+                Some(pv) => {
+                    pv.place(entry, source, &mut local)
+                        .map_err(|error| RestoreError::Pv { offset: self.offset, error })?;
+                    &local[..]
+                }
+            };
+            if pages.page(index).is_none_or(|page| page[..] != *expected) {
                 verified.different += 1;
                 verified.first.get_or_insert(pfn);
                 if verified.different <= NAMED_DIFFERENCES {
@@ -436,6 +566,34 @@ impl Restorer {
             }
         }
         Ok(())
+    }
+}
+
+/// Takes a part of a PV vCPU's state: into a round's, or into the domain's own.
+fn take_part(
+    pv: &mut PvRestorer,
+    part: &VcpuBlob<'_>,
+    state: Option<&mut PvState>,
+    offset: u64,
+) -> Result<(), RestoreError> {
+    let VcpuBlob { part, vcpu_id, context, .. } = *part;
+    // Empty ones come from Xen 4.6 to 4.8 and mean nothing.
+    if context.is_empty() {
+        return Ok(());
+    }
+    pv.check_part(vcpu_id, part, context).map_err(|error| RestoreError::Pv { offset, error })?;
+    state.unwrap_or(&mut pv.state).set(vcpu_id, part, context);
+    Ok(())
+}
+
+/// Whether there is all that a PV domain cannot run without.
+fn whole(state: &PvState) -> Result<(), PvError> {
+    if state.shared_info.is_none() {
+        return Err(PvError::Missing("SHARED_INFO"));
+    }
+    match state.parts.iter().any(|part| (part.vcpu, part.part) == (0, VcpuRecord::Basic)) {
+        true => Ok(()),
+        false => Err(PvError::Missing("X86_PV_VCPU_BASIC of vCPU 0")),
     }
 }
 

@@ -1,6 +1,7 @@
 //! One checkpoint in memory of our own: what a saver copies while the guest stands still, and what a restorer holds
 //! until it has all of it.
 
+use super::pv::PvState;
 use super::{RestoreError, SaveError};
 use crate::decode::DecodeError;
 use crate::decode::hvm_context::{DESCRIPTOR, Entries};
@@ -20,18 +21,20 @@ pub struct Round {
     /// Contents of those entries that have some, in the same order.
     contents: Vec<u8>,
     /// Everything but memory.
-    pub state: HvmState,
+    pub state: MachineState,
 }
 
-/// What the hypervisor keeps of a HVM domain besides its memory.
+/// What the hypervisor keeps of a domain besides its memory. A HVM domain has context and parameters, a PV domain the rest.
 #[derive(Debug, Clone, Default)]
-pub struct HvmState {
+pub struct MachineState {
     /// How the guest sees the time stamp counter.
     pub tsc: Option<TscInfo>,
     /// Xen's save blob; empty when there is none.
     pub context: Vec<u8>,
     /// The parameters, in stream order; those of value 0 are left out.
     pub params: Vec<HvmParam>,
+    /// vCPUs and shared info of a PV domain.
+    pub pv: PvState,
     /// The body of HVM_PARAMS, kept for its memory.
     params_body: Vec<u8>,
 }
@@ -53,6 +56,7 @@ impl Round {
     pub fn octets(&self) -> u64 {
         (self.contents.len() + size_of_val(&self.entries[..]) + self.state.context.len()) as u64
             + size_of_val(&self.state.params[..]) as u64
+            + self.state.pv.octets()
     }
 
     /// The round's pages in parts of at most a batch, each part's entries with their contents.
@@ -81,6 +85,14 @@ impl Round {
         }
     }
 
+    /// The same with contents that were made ready.
+    pub(super) fn add_contents(&mut self, entries: &[PageEntry], contents: &[&[u8]]) {
+        self.entries.extend_from_slice(entries);
+        for part in contents {
+            crate::copying::append(part, &mut self.contents);
+        }
+    }
+
     /// Adds entries none of which has contents.
     pub(super) fn add_empty(&mut self, entries: &[PageEntry]) {
         self.entries.extend_from_slice(entries);
@@ -104,14 +116,15 @@ impl Round {
     }
 }
 
-impl HvmState {
+impl MachineState {
     fn clear(&mut self) {
         self.tsc = None;
         self.context.clear();
         self.params.clear();
+        self.pv.clear();
     }
 
-    /// Takes the state of a domain that is suspended.
+    /// Takes the state of a HVM domain that is suspended.
     ///
     /// # Errors
     /// The hypervisor's.
@@ -122,8 +135,8 @@ impl HvmState {
         Ok(())
     }
 
-    /// Writes X86_TSC_INFO, HVM_CONTEXT and HVM_PARAMS, in the order in which Xen's saver does; the specification's text
-    /// has the last two the other way round.
+    /// Writes X86_TSC_INFO, and HVM_CONTEXT and HVM_PARAMS or SHARED_INFO and the vCPUs, in the order in which Xen's saver does;
+    /// the specification's text has HVM_CONTEXT and HVM_PARAMS the other way round.
     ///
     /// # Errors
     /// The stream's.
@@ -141,7 +154,7 @@ impl HvmState {
                 out.record(&Record::HvmParams(params))?;
             }
         }
-        Ok(())
+        self.pv.write(out)
     }
 
     /// Takes a HVM context from a stream, if it is a chain of entries that Xen can have written. What the entries say is

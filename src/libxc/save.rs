@@ -13,10 +13,11 @@
 //! [`Saver::image`] is the first two columns in one call. The saver keeps its buffers from batch to batch and from round
 //! to round; contents are written from where the domain has them.
 
+use super::pv::PvSaver;
 use super::round::Runs;
 use super::{Round, SaveError};
 use crate::hypervisor::types::{CleanMode, DomainKind, PageType, Pfn};
-use crate::hypervisor::{DirtyBitmap, SaveDomain};
+use crate::hypervisor::{DirtyBitmap, Mfn, SaveDomain};
 use crate::stream::handover::LibxcWriter;
 use crate::stream::libxc::{BATCH, CpuidPolicy, DomainHeader, DomainType, MsrPolicy, PageEntry, Record};
 use std::io::Write;
@@ -59,28 +60,33 @@ pub struct Saver {
     domid: u32,
     dirty: DirtyBitmap,
     batch: Vec<Pfn>,
+    /// Those of a PV domain's batch.
+    frames: Vec<Mfn>,
     types: Vec<PageType>,
     /// Those of the batch that have contents.
     mapped: Vec<Pfn>,
     entries: Vec<PageEntry>,
     round: Round,
+    /// What a PV domain takes besides.
+    pv: Option<PvSaver>,
 }
 
 impl Saver {
     /// A saver for a domain whose p2m does not grow meanwhile.
     ///
     /// # Errors
-    /// [`SaveError::Pv`], or the hypervisor's.
-    pub fn new(domain: &impl SaveDomain, options: Options) -> Result<Self, SaveError> {
+    /// The hypervisor's; [`SaveError::P2m`].
+    pub fn new<D: SaveDomain>(domain: &mut D, options: Options) -> Result<Self, SaveError> {
         let info = domain.info()?;
-        if info.kind == DomainKind::Pv {
-            return Err(SaveError::Pv { domid: info.domid });
-        }
+        let pv = if info.kind == DomainKind::Pv { Some(PvSaver::new(domain)?) } else { None };
+        let nr_pfns = pv.as_ref().map_or(info.nr_pfns, PvSaver::nr_pfns);
         Ok(Saver {
             options,
             domid: info.domid,
-            dirty: DirtyBitmap::new(info.nr_pfns),
+            pv,
+            dirty: DirtyBitmap::new(nr_pfns),
             batch: Vec::with_capacity(BATCH),
+            frames: Vec::new(),
             types: Vec::with_capacity(BATCH),
             mapped: Vec::with_capacity(BATCH),
             entries: Vec::with_capacity(BATCH),
@@ -90,10 +96,12 @@ impl Saver {
 
     /// The header that the stream begins with.
     pub const fn header(&self) -> DomainHeader {
-        DomainHeader::new(DomainType::Hvm, self.options.xen.0, self.options.xen.1)
+        let kind = if self.pv.is_some() { DomainType::Pv } else { DomainType::Hvm };
+        DomainHeader::new(kind, self.options.xen.0, self.options.xen.1)
     }
 
-    /// Writes what does not change while the guest lives: the CPU policies, and STATIC_DATA_END.
+    /// Writes what does not change while the guest lives: the CPU policies, and STATIC_DATA_END; of a PV domain also its width,
+    /// and behind all this where its p2m is.
     ///
     /// # Errors
     /// The hypervisor's, or the stream's.
@@ -102,6 +110,9 @@ impl Saver {
         domain: &impl SaveDomain,
         out: &mut LibxcWriter<W, Home>,
     ) -> Result<(), SaveError> {
+        if let Some(pv) = &self.pv {
+            out.record(&Record::X86PvInfo(pv.info()))?;
+        }
         let policy = domain.cpu_policy()?;
         if !policy.cpuid.is_empty() {
             out.record(&Record::X86CpuidPolicy(CpuidPolicy { leaves: &policy.cpuid }))?;
@@ -109,7 +120,11 @@ impl Saver {
         if !policy.msrs.is_empty() {
             out.record(&Record::X86MsrPolicy(MsrPolicy { entries: &policy.msrs }))?;
         }
-        Ok(out.record(&Record::StaticDataEnd)?)
+        out.record(&Record::StaticDataEnd)?;
+        match &self.pv {
+            Some(pv) => pv.write_frames(out),
+            None => Ok(()),
+        }
     }
 
     /// Has the hypervisor track what the guest writes. The device model's part is libxl's.
@@ -169,6 +184,10 @@ impl Saver {
     pub fn collect(&mut self, domain: &mut impl SaveDomain) -> Result<u64, SaveError> {
         self.must_be_suspended(domain)?;
         domain.clean_log_dirty(&mut self.dirty, CleanMode::Final)?;
+        if let Some(pv) = &mut self.pv {
+            pv.check(domain)?;
+            pv.take_deferred(&mut self.dirty);
+        }
         Ok(self.dirty.count())
     }
 
@@ -185,14 +204,20 @@ impl Saver {
         domain: &D,
         out: &mut LibxcWriter<W, Home>,
     ) -> Result<u64, SaveError> {
+        let still = self.pv.is_some() && domain.info()?.is_suspended();
         let (mut sent, mut next) = (0, Some(0));
         while let Some(from) = next {
             next = self.next_batch(domain, from)?;
             sent += self.entries.len() as u64;
             if !self.mapped.is_empty() {
-                // PV: normalise here, before the contents are seen.
                 let pages = domain.map_pages(&self.mapped)?;
-                out.page_data(&self.entries, Runs::new(&pages))?;
+                match &mut self.pv {
+                    None => out.page_data(&self.entries, Runs::new(&pages))?,
+                    Some(pv) => {
+                        let contents = pv.contents(domain, &mut self.entries, &pages, still)?;
+                        out.page_data(&self.entries, contents)?;
+                    }
+                }
             } else if !self.entries.is_empty() {
                 out.page_data(&self.entries, [])?;
             }
@@ -209,8 +234,15 @@ impl Saver {
         domain: &impl SaveDomain,
         out: &mut LibxcWriter<W, Home>,
     ) -> Result<(), SaveError> {
-        self.round.state.take(domain)?;
-        self.round.state.write(out)
+        let state = &mut self.round.state;
+        match &self.pv {
+            None => state.take(domain)?,
+            Some(pv) => {
+                state.tsc = Some(domain.tsc_info()?);
+                pv.take_state(domain, &mut state.pv)?;
+            }
+        }
+        state.write(out)
     }
 
     /// Copies the pages named and the state of a suspended domain into `round`, replacing what it had. The guest may run
@@ -228,10 +260,22 @@ impl Saver {
                 round.add_empty(&self.entries);
             } else {
                 let pages = domain.map_pages(&self.mapped)?;
-                round.add_pages(&self.entries, &pages);
+                match &mut self.pv {
+                    None => round.add_pages(&self.entries, &pages),
+                    Some(pv) => {
+                        let contents = pv.contents(domain, &mut self.entries, &pages, true)?;
+                        round.add_contents(&self.entries, &contents);
+                    }
+                }
             }
         }
-        round.state.take(domain)
+        match &self.pv {
+            None => round.state.take(domain),
+            Some(pv) => {
+                round.state.tsc = Some(domain.tsc_info()?);
+                pv.take_state(domain, &mut round.state.pv)
+            }
+        }
     }
 
     /// Saves a whole plain image, up to END: of a running domain, which is suspended on the way and stays so. With
@@ -276,15 +320,22 @@ impl Saver {
         let next = self.dirty.next_batch(from, BATCH, &mut self.batch);
         self.types.clear();
         self.types.resize(self.batch.len(), PageType::XTAB);
-        if !self.batch.is_empty() {
-            domain.page_types(&self.batch, &mut self.types)?;
-        }
         self.entries.clear();
         self.mapped.clear();
-        for (&pfn, &page_type) in self.batch.iter().zip(&self.types) {
+        let frames = match &mut self.pv {
+            None => &self.batch,
+            Some(pv) => {
+                pv.translate(domain, &self.batch, &mut self.frames);
+                &self.frames
+            }
+        };
+        if !frames.is_empty() {
+            domain.page_types(frames, &mut self.types)?;
+        }
+        for ((&pfn, &frame), &page_type) in self.batch.iter().zip(frames).zip(&self.types) {
             self.entries.push(PageEntry { page_type, pfn });
             if page_type.has_contents() {
-                self.mapped.push(pfn);
+                self.mapped.push(frame);
             }
         }
         Ok(next)

@@ -37,8 +37,8 @@ impl Saver {
     /// A saver for a domain.
     ///
     /// # Errors
-    /// [`SaveError::Pv`], or the hypervisor's.
-    pub fn new(domain: &impl SaveDomain, options: Options) -> Result<Self, SaveError> {
+    /// The hypervisor's; [`SaveError::P2m`].
+    pub fn new<D: SaveDomain>(domain: &mut D, options: Options) -> Result<Self, SaveError> {
         let libxc = libxc::Saver::new(domain, options.libxc)?;
         Ok(Saver { options, libxc, round: Round::default(), emulator: EmulatorState::default() })
     }

@@ -48,7 +48,7 @@ pub fn options() -> save::Options {
 /// the rest from the guest's own memory.
 pub fn remus(config: &SimConfig, checkpoints: u64) -> (Vec<u8>, Vec<Snapshot>) {
     let mut domain = guest(config, 20);
-    let mut saver = Saver::new(&domain, options()).unwrap();
+    let mut saver = Saver::new(&mut domain, options()).unwrap();
     let sink = Shared::default();
     let mut out = saver.begin(&mut domain, sink.clone()).unwrap();
     let mut states = Vec::new();

@@ -9,7 +9,7 @@
 //! and implements the same traits, for live saving and checkpoints. [`SimWire`] connects its network card with a UDP socket, and
 //! [`SimOutput`] holds its output back. [`SimDomain::snapshot`] keeps a state to compare with.
 //!
-//! PV guests are not simulated: [`SimDomain::create`] answers [`Error::Unsupported`](super::Error::Unsupported).
+//! [`pv`] has a PV guest with page tables, for [`crate::libxc`] alone: it has no devices.
 
 pub mod config;
 pub mod device_model;
@@ -20,6 +20,7 @@ pub mod memory;
 pub mod nic;
 mod platform;
 mod policy;
+pub mod pv;
 pub mod runner;
 mod runner_traits;
 pub mod snapshot;

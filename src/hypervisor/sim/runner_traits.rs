@@ -5,7 +5,7 @@ use crate::hypervisor::error::Result;
 use crate::hypervisor::types::{
     CleanMode, CpuPolicy, DirtyStats, DomainInfo, EmulatorHeader, GrantSeed, HvmParam, PageType, Pfn, TscInfo,
 };
-use crate::hypervisor::{DeviceModel, DirtyBitmap, Domain, LogDirty, RestoreDomain, SaveDomain};
+use crate::hypervisor::{DeviceModel, DirtyBitmap, Domain, LogDirty, PvDomain, RestoreDomain, SaveDomain};
 
 impl Domain for Runner {
     fn info(&self) -> Result<DomainInfo> {
@@ -46,6 +46,9 @@ impl LogDirty for Runner {
         self.with(|domain| domain.disable_log_dirty())
     }
 }
+
+/// None is a PV domain.
+impl PvDomain for Runner {}
 
 impl SaveDomain for Runner {
     type Pages<'a> = RunnerPages<'a>;

@@ -8,7 +8,7 @@ use crate::hypervisor::types::{
     CleanMode, CpuPolicy, DirtyStats, DomainInfo, EmulatorHeader, GrantSeed, HvmParam, PageType, Pfn, ShutdownReason,
     TscInfo,
 };
-use crate::hypervisor::{DeviceModel, DirtyBitmap, Domain, LogDirty, RestoreDomain, SaveDomain, hvm_param};
+use crate::hypervisor::{DeviceModel, DirtyBitmap, Domain, LogDirty, PvDomain, RestoreDomain, SaveDomain, hvm_param};
 use crate::stream::libxc::{CpuidPolicy, MsrPolicy};
 
 impl Domain for SimDomain {
@@ -79,6 +79,9 @@ impl LogDirty for SimDomain {
         Ok(())
     }
 }
+
+/// None is a PV domain.
+impl PvDomain for SimDomain {}
 
 impl SaveDomain for SimDomain {
     type Pages<'a> = SimPages<'a>;

@@ -168,7 +168,13 @@ impl Driver {
     ///
     /// # Errors
     /// [`Trouble`].
-    pub fn run<D, O>(self, domain: D, to: Option<Address>, observer: O, settings: Settings) -> Result<Ended<D>, Trouble>
+    pub fn run<D, O>(
+        self,
+        mut domain: D,
+        to: Option<Address>,
+        observer: O,
+        settings: Settings,
+    ) -> Result<Ended<D>, Trouble>
     where
         D: SaveDomain + DeviceModel + Send + 'static,
         O: Observer<D> + 'static,
@@ -177,7 +183,7 @@ impl Driver {
         let output: SharedOutput = Arc::new(Mutex::new(settings.output));
         let stop = StopFlag::default();
         let guest = Guest {
-            saver: libxl::Saver::new(&domain, save)?,
+            saver: libxl::Saver::new(&mut domain, save)?,
             domain,
             output: Arc::clone(&output),
             observer,

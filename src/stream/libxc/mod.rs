@@ -12,7 +12,7 @@ pub use arrays::{CpuidPolicy, DirtyPfnList, HvmParam, HvmParams, MsrPolicy, emit
 pub use header::{DomainHeader, DomainType, ImageHeader};
 pub(crate) use page_data::emit_head as page_data_emit_head;
 pub use page_data::{PageData, PageEntry, PageType, head_len as page_data_head_len};
-pub use pv::{P2mFrames, PvInfo, VcpuBlob, VcpuRecord};
+pub use pv::{P2mFrames, PvInfo, VcpuBlob, VcpuRecord, emit_p2m_frames};
 pub use record::{Record, TscInfo};
 
 /// Octets of a guest page; the only size that x86 has.

@@ -62,8 +62,19 @@ pub struct P2mFrames<'a> {
     frames: &'a [u8],
 }
 
+/// Appends an X86_PV_P2M_FRAMES body: the frames that cover the pfns `start` to `end`.
+pub fn emit_p2m_frames(start: u32, end: u32, frames: &[u64], out: &mut Vec<u8>) {
+    out.extend_from_slice(&start.to_le_bytes());
+    out.extend_from_slice(&end.to_le_bytes());
+    out.extend(frames.iter().flat_map(|frame| frame.to_le_bytes()));
+}
+
 impl<'a> P2mFrames<'a> {
-    pub(super) fn parse(body: &'a [u8]) -> Result<Self, BodyError> {
+    /// Checks a body, as [`emit_p2m_frames`] makes it.
+    ///
+    /// # Errors
+    /// A range that is none, or that needs another number of frames in either width.
+    pub fn parse(body: &'a [u8]) -> Result<Self, BodyError> {
         const RECORD: &str = "X86_PV_P2M_FRAMES";
         let parsed: IResult<&[u8], (u32, u32)> = (le_u32, le_u32).parse(body);
         let Ok((frames, (start, end))) = parsed else {
@@ -148,6 +159,11 @@ pub struct VcpuBlob<'a> {
 }
 
 impl<'a> VcpuBlob<'a> {
+    /// A part of a vCPU's state.
+    pub const fn new(part: VcpuRecord, vcpu_id: u32, context: &'a [u8]) -> Self {
+        VcpuBlob { part, vcpu_id, reserved: 0, context }
+    }
+
     pub(super) fn parse(part: VcpuRecord, body: &'a [u8]) -> Result<Self, BodyError> {
         let record = part.name();
         let got = body.len() as u64;

@@ -1,0 +1,20 @@
+//! A PV guest on a machine of its own: machine frames in no order, an m2p, page tables, a p2m as a list or as a tree.
+//!
+//! | file | what |
+//! |---|---|
+//! | `machine.rs` | the host: frames, the m2p, types of frames, pinning |
+//! | `domain.rs` | the domain: vCPUs, shared info, the dirty log; the hypervisor's traits |
+//! | `guest.rs` | what the guest does: lays itself out, runs, suspends, wakes up elsewhere |
+//!
+//! The guest's whole state lies in its memory and in its vCPUs. It reaches its memory by its own page tables, and looks at each step
+//! whether they lead where it thinks: a frame that was translated wrongly shows at the next [`PvSim::self_check`].
+
+mod domain;
+mod guest;
+mod machine;
+
+#[cfg(test)]
+mod tests;
+
+pub use domain::{PvPages, PvPagesMut, PvSim};
+pub use guest::{P2mKind, PvConfig};
