@@ -12,12 +12,13 @@
 //! | [`DeviceModel`] | the emulator beside the domain, libxl's business | QMP `xen-save-devices-state`, its xenstore keys |
 //! | [`OutputBuffer`] | the guest's outbound packets, held back and let go | a plug qdisc on the vif |
 //!
-//! [`sim`] is a real guest in process memory and ships as the default backend. State that only PV guests have (page-table
+//! [`sim`] is a real guest in process memory and ships as the default backend. `xen`, behind the cargo feature of this name, is the
+//! real hypervisor. State that only PV guests have (page-table
 //! pinning, p2m, per-vCPU records) is not part of these traits; backends that have it will offer it by further traits, and
 //! answer [`Error::Unsupported`] until then.
 //!
 //! Calls are synchronous. Failures are values; a failed call leaves the domain as it was unless its documentation says otherwise.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod bitmap;
 pub mod error;
@@ -25,6 +26,8 @@ pub mod hvm_param;
 pub mod output;
 pub mod sim;
 pub mod types;
+#[cfg(feature = "xen")]
+pub mod xen;
 
 pub use bitmap::DirtyBitmap;
 pub use error::{DeviceModelProblem, Error, GuestDamage, HvmContextProblem, Result};

@@ -10,6 +10,7 @@
 //! [`SimOutput`] holds its output back. [`SimDomain::snapshot`] keeps a state to compare with.
 //!
 //! PV guests are not simulated: [`SimDomain::create`] answers [`Error::Unsupported`](super::Error::Unsupported).
+#![forbid(unsafe_code)]
 
 pub mod config;
 pub mod device_model;
