@@ -6,17 +6,30 @@
 #![forbid(unsafe_code)]
 
 use std::error::Error;
+use std::process::ExitCode;
 use xen_replicate::hypervisor::xen::{Host, MAX_BATCH};
 use xen_replicate::hypervisor::{Domain, DomainKind, PageType, SaveDomain};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let domid = std::env::args().nth(1).ok_or("which domain? give its number")?.parse()?;
-    let host = Host::open().inspect_err(|error| {
-        if let Some(source) = error.source() {
-            eprintln!("{error}: {source}");
+    match tell() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint!("{error}");
+            let mut source = error.source();
+            while let Some(error) = source {
+                eprint!(": {error}");
+                source = error.source();
+            }
+            eprintln!();
+            ExitCode::FAILURE
         }
-    })?;
+    }
+}
+
+fn tell() -> Result<(), Box<dyn Error>> {
+    let domid = std::env::args().nth(1).ok_or("which domain? give its number")?.parse()?;
+    let host = Host::open()?;
     let (major, minor) = host.version()?;
     let domain = host.domain(domid)?;
     let info = domain.info()?;
