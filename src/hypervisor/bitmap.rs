@@ -1,4 +1,5 @@
 //! The log-dirty bitmap: one bit a pfn, in words of 64 bits as the hypervisor hands it out.
+#![forbid(unsafe_code)]
 
 use super::types::Pfn;
 

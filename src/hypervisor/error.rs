@@ -1,4 +1,5 @@
 //! What can go wrong between us and a hypervisor.
+#![forbid(unsafe_code)]
 
 use thiserror::Error;
 
@@ -154,6 +155,82 @@ pub enum Error {
     /// The guest's own state is not what its program left: memory or registers were lost or mixed up.
     #[error("the guest's state is damaged: {0}")]
     GuestDamaged(#[from] GuestDamage),
+    /// This host's Xen cannot be talked to: there is none, or this process may not.
+    #[error("no access to Xen through /dev/xen/privcmd (is this a Xen host's control domain, and are we root?)")]
+    NoHypervisor {
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Xen has no domain of this number.
+    #[error("there is no domain {domid}")]
+    NoSuchDomain {
+        /// The number.
+        domid: u32,
+    },
+    /// Xen, or its library, refused.
+    #[error("domain {domid}: {call} failed")]
+    Hypercall {
+        /// libxenctrl's or libxenguest's function.
+        call: &'static str,
+        /// The domain.
+        domid: u32,
+        /// What it said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A page of the domain that could not be mapped, for another reason than that it is not there.
+    #[error("domain {domid}: frame {gfn:#x} could not be mapped")]
+    Map {
+        /// The domain.
+        domid: u32,
+        /// The frame.
+        gfn: u64,
+        /// What Xen or the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// More pages in one batch than the backend takes.
+    #[error("a batch of {pages} pages, {limit} at most")]
+    BatchTooLong {
+        /// How many were asked for.
+        pages: usize,
+        /// How many it takes.
+        limit: usize,
+    },
+    /// A page type that does not exist.
+    #[error("frame {gfn:#x} is of type {value:#x}, which does not exist")]
+    PageType {
+        /// The frame.
+        gfn: u64,
+        /// The four bits.
+        value: u8,
+    },
+    /// Xen gave fewer bits of the dirty log than it was asked for.
+    #[error("domain {domid}: dirty log of {found:#x} pfns where {expected:#x} were asked for")]
+    DirtyLogLength {
+        /// The domain.
+        domid: u32,
+        /// What was asked for.
+        expected: u64,
+        /// What came.
+        found: u64,
+    },
+    /// A CPU policy that Xen does not take. What it does not name in particular is `u32::MAX`.
+    #[error("domain {domid}: CPU policy refused at leaf {leaf:#x}, subleaf {subleaf:#x}, MSR {msr:#x}")]
+    CpuPolicyRefused {
+        /// The domain.
+        domid: u32,
+        /// The CPUID leaf.
+        leaf: u32,
+        /// Its subleaf.
+        subleaf: u32,
+        /// The MSR.
+        msr: u32,
+        /// What Xen said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The host's operating system refused.
     #[error("{operation}")]
     Os {

@@ -1,4 +1,5 @@
 //! Indices of the HVM parameters that travel in a stream (Xen's `public/hvm/params.h`).
+#![forbid(unsafe_code)]
 
 /// gfn of the xenstore ring. Cleared on restore.
 pub const STORE_PFN: u64 = 1;

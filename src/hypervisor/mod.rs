@@ -13,10 +13,11 @@
 //! | [`DeviceModel`] | the emulator beside the domain, libxl's business | QMP `xen-save-devices-state`, its xenstore keys |
 //! | [`OutputBuffer`] | the guest's outbound packets, held back and let go | a plug qdisc on the vif |
 //!
-//! [`sim`] is a real guest in process memory and ships as the default backend.
+//! [`sim`] is a real guest in process memory and ships as the default backend. `xen`, behind the cargo feature of this name, is the
+//! real hypervisor.
 //!
 //! Calls are synchronous. Failures are values; a failed call leaves the domain as it was unless its documentation says otherwise.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod bitmap;
 pub mod error;
@@ -25,6 +26,8 @@ pub mod output;
 pub mod pv;
 pub mod sim;
 pub mod types;
+#[cfg(feature = "xen")]
+pub mod xen;
 
 pub use bitmap::DirtyBitmap;
 pub use error::{DeviceModelProblem, Error, GuestDamage, HvmContextProblem, Result};

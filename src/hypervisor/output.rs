@@ -1,4 +1,5 @@
 //! The guest's network output, held back until the state behind it is safe.
+#![forbid(unsafe_code)]
 
 use super::error::Result;
 

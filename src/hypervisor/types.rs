@@ -1,4 +1,5 @@
 //! Plain values that cross the hypervisor boundary.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::str::FromStr;

@@ -10,6 +10,7 @@
 //! [`SimOutput`] holds its output back. [`SimDomain::snapshot`] keeps a state to compare with.
 //!
 //! [`pv`] has a PV guest with page tables, for [`crate::libxc`] alone: it has no devices.
+#![forbid(unsafe_code)]
 
 pub mod config;
 pub mod device_model;

@@ -1,0 +1,221 @@
+//! What a restorer does to a domain.
+#![allow(unsafe_code)]
+
+use super::domain::XenDomain;
+use super::ffi;
+use super::handles::hypercall;
+use super::mapping::XenPagesMut;
+use super::policy::{parse_leaves, parse_msrs};
+use super::populate::{PFN_LIMIT, Piece, SUPERPAGE_ORDER, next_piece};
+use crate::hypervisor::error::{Error, Result};
+use crate::hypervisor::types::{CpuPolicy, DomainKind, GrantSeed, HvmParam, PageType, Pfn, TscInfo};
+use crate::hypervisor::{RestoreDomain, SaveDomain};
+use std::io;
+use xenctrl_sys as sys;
+
+impl RestoreDomain for XenDomain {
+    type PagesMut<'a> = XenPagesMut<'a>;
+
+    /// Whole aligned runs of 2 MiB are asked for as such, and page by page where Xen has none. That new pages are zero is Xen's
+    /// scrubbing.
+    fn populate(&mut self, pfns: &[Pfn]) -> Result<()> {
+        self.must_be_translated("populating by pfn")?;
+        let mut missing = std::mem::take(&mut self.memory.missing);
+        let result = self.populate_missing(pfns, &mut missing);
+        self.memory.missing = missing;
+        result
+    }
+
+    /// At most [`MAX_BATCH`](super::MAX_BATCH) pages, else [`Error::BatchTooLong`].
+    fn map_pages_mut<'a>(&'a mut self, pfns: &'a [Pfn]) -> Result<XenPagesMut<'a>> {
+        self.must_be_translated("mapping by pfn")?;
+        XenPagesMut::new(self, pfns)
+    }
+
+    fn set_cpu_policy(&mut self, policy: &CpuPolicy) -> Result<()> {
+        let mut leaves = parse_leaves(&policy.cpuid)?;
+        let mut msrs = parse_msrs(&policy.msrs)?;
+        if leaves.is_empty() && msrs.is_empty() {
+            return Ok(());
+        }
+        let count = |part, length: usize, octets: usize, entry| {
+            u32::try_from(length).map_err(|_| Error::CpuPolicyLength { part, length: octets, entry })
+        };
+        let nr_leaves = count("CPUID", leaves.len(), policy.cpuid.len(), size_of::<sys::xen_cpuid_leaf_t>())?;
+        let nr_msrs = count("MSR", msrs.len(), policy.msrs.len(), size_of::<sys::xen_msr_entry_t>())?;
+        let (mut leaf, mut subleaf, mut msr) = (u32::MAX, u32::MAX, u32::MAX);
+        // SAFETY: the interface is open, the two vectors have the lengths that are said (null stands for an empty one), and the
+        // last three are places for a number each.
+        let rc = unsafe {
+            ffi::xc_set_domain_cpu_policy(
+                self.handles.xch(),
+                self.domid,
+                nr_leaves,
+                pointer(&mut leaves),
+                nr_msrs,
+                pointer(&mut msrs),
+                &raw mut leaf,
+                &raw mut subleaf,
+                &raw mut msr,
+            )
+        };
+        if rc == 0 {
+            return Ok(());
+        }
+        Err(Error::CpuPolicyRefused { domid: self.domid, leaf, subleaf, msr, source: io::Error::last_os_error() })
+    }
+
+    fn set_tsc_info(&mut self, tsc: TscInfo) -> Result<()> {
+        let TscInfo { mode, khz, nsec, incarnation, .. } = tsc;
+        // SAFETY: the interface is open. The rest are numbers.
+        let rc = unsafe { sys::xc_domain_set_tsc_info(self.handles.xch(), self.domid, mode, nsec, khz, incarnation) };
+        hypercall("xc_domain_set_tsc_info", self.domid, rc)?;
+        Ok(())
+    }
+
+    fn set_hvm_param(&mut self, param: HvmParam) -> Result<()> {
+        let HvmParam { index, value } = param;
+        let Ok(number) = u32::try_from(index) else { return Err(Error::HvmParam { index, value }) };
+        // SAFETY: the interface is open. The rest are numbers.
+        let rc = unsafe { sys::xc_hvm_param_set(self.handles.xch(), self.domid, number, value) };
+        match hypercall("xc_hvm_param_set", self.domid, rc) {
+            Ok(_) => Ok(()),
+            Err(Error::Hypercall { source, .. }) if source.kind() == io::ErrorKind::InvalidInput => {
+                Err(Error::HvmParam { index, value })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Xen loads entry by entry and stops at the first that it refuses; what it has loaded by then is put back.
+    fn set_hvm_context(&mut self, blob: &[u8]) -> Result<()> {
+        self.must_be_translated("a HVM context")?;
+        let mut before = Vec::new();
+        let kept = self.hvm_context(&mut before).is_ok();
+        let Err(error) = self.load_context(blob) else { return Ok(()) };
+        if !kept || self.load_context(&before).is_err() {
+            log::error!("domain {}: the HVM context that it had could not be put back", self.domid);
+        }
+        Err(error)
+    }
+
+    fn seed_grant_table(&mut self, seed: GrantSeed) -> Result<()> {
+        // SAFETY: the interface is open. The rest are numbers.
+        let rc = unsafe {
+            ffi::xc_dom_gnttab_seed(
+                self.handles.xch(),
+                self.domid,
+                self.kind == DomainKind::Hvm,
+                seed.console_gfn,
+                seed.xenstore_gfn,
+                seed.console_domid,
+                seed.xenstore_domid,
+            )
+        };
+        hypercall("xc_dom_gnttab_seed", self.domid, rc)?;
+        Ok(())
+    }
+}
+
+impl XenDomain {
+    fn populate_missing(&mut self, pfns: &[Pfn], missing: &mut Vec<Pfn>) -> Result<()> {
+        self.memory.populated.missing(pfns, missing);
+        let possible = missing.partition_point(|&pfn| pfn < PFN_LIMIT);
+        let impossible = missing.get(possible).copied();
+        missing.truncate(possible);
+        if !missing.is_empty() {
+            self.drop_what_xen_has(missing)?;
+        }
+        let mut from = 0;
+        while let Some(piece) = next_piece(missing, from) {
+            let (Piece::Superpage(range) | Piece::Pages(range)) = piece.clone();
+            let end = range.end;
+            let Some(pages) = missing.get_mut(range) else { break };
+            let whole = matches!(piece, Piece::Superpage(_)) && self.populate_superpage(pages)?;
+            if !whole {
+                self.populate_pages(pages)?;
+            }
+            self.memory.populated.insert(pages);
+            from = end;
+        }
+        match impossible {
+            Some(pfn) => Err(Error::PfnOutOfRange { pfn, nr_pfns: PFN_LIMIT }),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes those pages off the list that the domain has without this handle's doing: Xen would replace them by new ones.
+    fn drop_what_xen_has(&mut self, missing: &mut Vec<Pfn>) -> Result<()> {
+        let complete = match self.memory.complete {
+            Some(complete) => complete,
+            None => *self.memory.complete.insert(self.getdomaininfo()?.tot_pages == 0),
+        };
+        if complete {
+            return Ok(());
+        }
+        let mut types = vec![PageType::XTAB; missing.len()];
+        self.gfn_types(missing, &mut types)?;
+        let mut types = types.into_iter();
+        let populated = &mut self.memory.populated;
+        missing.retain(|&pfn| {
+            let there = types.next().is_some_and(PageType::is_populated);
+            if there {
+                populated.insert(&[pfn]);
+            }
+            !there
+        });
+        Ok(())
+    }
+
+    /// Asks for 2 MiB from the first of these pages on. Gives whether they were to be had.
+    fn populate_superpage(&self, pages: &[Pfn]) -> Result<bool> {
+        let mut first = pages.first().copied().unwrap_or_default();
+        Ok(self.populate_physmap(std::slice::from_mut(&mut first), SUPERPAGE_ORDER)? == 1)
+    }
+
+    /// Asks for these pages one by one.
+    fn populate_pages(&mut self, pages: &mut [Pfn]) -> Result<()> {
+        let done = self.populate_physmap(pages, 0)?;
+        let Some((have, &[pfn, ..])) = pages.split_at_checked(done) else { return Ok(()) };
+        self.memory.populated.insert(have);
+        let info = self.getdomaininfo()?;
+        Err(Error::OutOfMemory { pfn, populated: info.tot_pages, budget: info.max_pages })
+    }
+
+    /// Has Xen give the guest memory, and gives the number of extents that it could. Their gfns stay as they are: only to a PV
+    /// guest's toolstack does Xen write frame numbers back.
+    fn populate_physmap(&self, gfns: &mut [u64], order: u32) -> Result<usize> {
+        // SAFETY: the interface is open, and there are as many extents as is said.
+        let done = unsafe {
+            sys::xc_domain_populate_physmap(
+                self.handles.xch(),
+                self.domid,
+                gfns.len() as u64,
+                order,
+                0,
+                gfns.as_mut_ptr(),
+            )
+        };
+        Ok(hypercall("xc_domain_populate_physmap", self.domid, done)? as usize)
+    }
+
+    fn load_context(&self, blob: &[u8]) -> Result<()> {
+        let refused = io::ErrorKind::FileTooLarge;
+        let size = u32::try_from(blob.len()).map_err(|_| Error::Hypercall {
+            call: "xc_domain_hvm_setcontext",
+            domid: self.domid,
+            source: refused.into(),
+        })?;
+        // SAFETY: the interface is open, and `blob` has the length that is said. It is only copied from, although C's prototype has
+        // no const.
+        let rc =
+            unsafe { sys::xc_domain_hvm_setcontext(self.handles.xch(), self.domid, blob.as_ptr().cast_mut(), size) };
+        hypercall("xc_domain_hvm_setcontext", self.domid, rc)?;
+        Ok(())
+    }
+}
+
+/// A C array: null where there is nothing in it.
+const fn pointer<T>(entries: &mut [T]) -> *mut T {
+    if entries.is_empty() { std::ptr::null_mut() } else { entries.as_mut_ptr() }
+}
