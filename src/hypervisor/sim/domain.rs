@@ -65,8 +65,13 @@ impl SimDomain {
     pub fn empty(config: &SimConfig) -> Result<Self> {
         config.check()?;
         let layout = Layout::new(config.layout, config.memory);
+        SimDomain::around(config, GuestMemory::new(layout.nr_pfns, config.budget())?)
+    }
+
+    /// The same, around memory that has no page yet.
+    pub(super) fn around(config: &SimConfig, memory: GuestMemory) -> Result<Self> {
         Ok(SimDomain {
-            memory: GuestMemory::new(layout.nr_pfns, config.budget())?,
+            memory,
             hvm: HvmState::from_entries(Vec::new(), config.vcpus)?,
             params: [0; NR_PARAMS],
             tsc: TscInfo::default(),

@@ -16,7 +16,7 @@ type Table = [u32; TABLE_ENTRIES];
 
 /// Guest-physical memory.
 ///
-/// Pages live in one anonymous mapping, in the order in which they were populated, and the kernel backs them as they are touched.
+/// Pages live in one mapping, in the order in which they were populated, and the kernel backs them as they are touched.
 /// A two-level table leads from the pfn to the page, so that sparse layouts cost little and lookups do not depend on the size.
 #[derive(Debug)]
 pub struct GuestMemory {
@@ -40,19 +40,26 @@ struct DirtyLog {
 impl GuestMemory {
     /// Memory for the pfns `0..nr_pfns`, all holes, which may be given `budget` pages at most.
     pub(super) fn new(nr_pfns: u64, budget: u64) -> Result<Self> {
-        let too_big = |field, value| Error::Config { field, value, reason: "more than this machine can address" };
-        let length = usize::try_from(budget).ok().and_then(|pages| pages.checked_mul(PAGE_SIZE));
-        let length = length.filter(|&length| length <= isize::MAX as usize).ok_or(too_big("memory_budget", budget))?;
-        let budget = u32::try_from(budget).ok().filter(|&b| b < u32::MAX).ok_or(too_big("memory_budget", budget))?;
-        let tables =
-            usize::try_from(nr_pfns.div_ceil(TABLE_ENTRIES as u64)).map_err(|_| too_big("nr_pfns", nr_pfns))?;
         let pages = MmapOptions::new()
-            .len(length)
+            .len(length_of(budget)?)
             .no_reserve_swap()
             .map_anon()
             .map_err(|source| Error::Os { operation: "allocating guest memory", source })?;
         // Huge pages would back 512 pages for each that is written. A kernel that has none refuses, which is just as well.
         let _ = pages.advise(Advice::NoHugePage);
+        GuestMemory::with_pages(nr_pfns, budget, pages)
+    }
+
+    /// The same in a mapping that the caller has made, of `budget` pages at least: of a file, say, so that others can map the
+    /// guest's pages too ([`GuestMemory::slot`] tells where they lie in it). New pages have what the mapping has there.
+    pub(super) fn with_pages(nr_pfns: u64, budget: u64, pages: MmapMut) -> Result<Self> {
+        if pages.len() < length_of(budget)? {
+            let value = pages.len() as u64 / PAGE_SIZE as u64;
+            return Err(Error::Config { field: "memory", value, reason: "the mapping is smaller than the budget" });
+        }
+        let budget = u32::try_from(budget).ok().filter(|&b| b < u32::MAX).ok_or(too_big("memory_budget", budget))?;
+        let tables =
+            usize::try_from(nr_pfns.div_ceil(TABLE_ENTRIES as u64)).map_err(|_| too_big("nr_pfns", nr_pfns))?;
         Ok(GuestMemory {
             pages,
             tables: vec![None; tables],
@@ -203,6 +210,11 @@ impl GuestMemory {
         Ok(Some(DirtyStats { fault_count: log.fault_count, dirty_count: log.dirty_count }))
     }
 
+    /// The pfns declared broken, ascending.
+    pub(super) fn broken_pfns(&self) -> impl Iterator<Item = Pfn> {
+        self.broken.iter().copied()
+    }
+
     /// The populated pfns, ascending.
     pub fn populated_pfns(&self) -> impl Iterator<Item = Pfn> {
         let tables = (0u64..).step_by(TABLE_ENTRIES).zip(&self.tables);
@@ -225,12 +237,22 @@ impl GuestMemory {
         Ok((table, (pfn % TABLE_ENTRIES as u64) as usize))
     }
 
-    /// Which page of the mapping is at `pfn`.
-    fn slot(&self, pfn: Pfn) -> Option<usize> {
+    /// Which page of the mapping is at `pfn`, counted in pages from its beginning; `None` for a hole. It never changes.
+    pub fn slot(&self, pfn: Pfn) -> Option<usize> {
         let table = self.tables.get(usize::try_from(pfn / TABLE_ENTRIES as u64).ok()?)?.as_ref()?;
         let slot = *table.get((pfn % TABLE_ENTRIES as u64) as usize)?;
         Some(slot.checked_sub(1)? as usize)
     }
+}
+
+fn too_big(field: &'static str, value: u64) -> Error {
+    Error::Config { field, value, reason: "more than this machine can address" }
+}
+
+/// Octets of so many pages.
+fn length_of(budget: u64) -> Result<usize> {
+    let length = usize::try_from(budget).ok().and_then(|pages| pages.checked_mul(PAGE_SIZE));
+    length.filter(|&length| length <= isize::MAX as usize).ok_or(too_big("memory_budget", budget))
 }
 
 #[cfg(test)]
@@ -297,6 +319,17 @@ mod tests {
         assert_eq!(bitmap.iter().collect::<Vec<_>>(), [3, 1999]);
         assert_eq!(memory.clean_log(&mut bitmap), Ok(Some(DirtyStats::default())));
         assert!(bitmap.is_empty());
+    }
+
+    #[test]
+    fn a_mapping_of_the_caller_must_have_room_for_the_budget() {
+        let pages = || MmapMut::map_anon(3 * PAGE_SIZE).unwrap();
+        let mut memory = GuestMemory::with_pages(100, 3, pages()).unwrap();
+        memory.populate(70).unwrap();
+        memory.populate(5).unwrap();
+        assert_eq!((memory.slot(70), memory.slot(5), memory.slot(6)), (Some(0), Some(1), None));
+        let small = GuestMemory::with_pages(100, 4, pages());
+        assert!(matches!(small, Err(Error::Config { field: "memory", value: 3, .. })), "{small:?}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod config;
 pub mod device_model;
 pub mod domain;
 mod hvm_blob;
+pub mod image;
 pub mod layout;
 pub mod memory;
 pub mod nic;
@@ -35,6 +36,7 @@ mod tests;
 
 pub use config::SimConfig;
 pub use domain::{SimDomain, SimPages, SimPagesMut};
+pub use image::SimImage;
 pub use layout::{MemoryLayout, SpecialPages};
 pub use nic::Nic;
 pub use runner::{Pace, Runner, RunnerPages, RunnerPagesMut, Turn};

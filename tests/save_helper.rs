@@ -1,0 +1,25 @@
+//! Debian's own `libxl-save-helper`, with its own `libxenguest` and `libxenctrl`, against this project's libxc: on simulated domains,
+//! through the library of `tests/standin`.
+//!
+//! ```text
+//! cargo test --test save_helper -- --ignored
+//! ```
+//!
+//! The first run downloads Debian's packages and builds the stand-in (`tests/standin/setup`); it needs Debian 12.
+
+#[path = "save_helper/colo.rs"]
+mod colo;
+#[path = "save_helper/control.rs"]
+mod control;
+#[path = "save_helper/helper.rs"]
+mod helper;
+#[path = "save_helper/home.rs"]
+mod home;
+#[path = "save_helper/live.rs"]
+mod live;
+#[path = "save_helper/message.rs"]
+mod message;
+#[path = "save_helper/plain.rs"]
+mod plain;
+#[path = "save_helper/remus.rs"]
+mod remus;

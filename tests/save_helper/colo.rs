@@ -1,0 +1,140 @@
+//! Lock-step: both helpers at once, both guests running between checkpoints, dirty pages of the secondary on the back channel.
+
+use crate::helper::{COLO, Helper};
+use crate::home::{Home, assert_restored, fifo, guest};
+use crate::message::Message;
+use crate::plain::configs;
+use crate::remus::record;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::thread;
+use xen_replicate::stream::libxl::types::{CHECKPOINT_END, CHECKPOINT_STATE};
+
+/// What CHECKPOINT_STATE says.
+const NEW: u32 = 0;
+const SVM_SUSPENDED: u32 = 1;
+const SVM_READY: u32 = 2;
+const SVM_RESUMED: u32 = 3;
+
+/// A CHECKPOINT_STATE record as libxl writes it: four octets of body, four of padding.
+fn state(number: u32) -> [u8; 16] {
+    let mut octets = [0; 16];
+    octets[..4].copy_from_slice(&CHECKPOINT_STATE.to_le_bytes());
+    octets[4..8].copy_from_slice(&4u32.to_le_bytes());
+    octets[8..12].copy_from_slice(&number.to_le_bytes());
+    octets
+}
+
+fn expect<const LENGTH: usize>(mut from: &File, record: [u8; LENGTH]) {
+    let mut octets = [0; LENGTH];
+    from.read_exact(&mut octets).unwrap();
+    assert_eq!(octets, record);
+}
+
+fn say(mut to: &File, record: &[u8]) {
+    to.write_all(record).unwrap();
+}
+
+fn primary(home: &Home, stream: &Path, back: &Path, checkpoints: u32) {
+    let helper = Helper::save(home, stream, Some(back), 1, COLO);
+    let forward = File::options().write(true).open(stream).unwrap();
+    let backward = File::open(back).unwrap();
+    let mut number = 0;
+    let outcome = helper.run(|message, control| match message {
+        Message::Suspend => {
+            control.tell("suspend");
+            if number > 0 {
+                expect(&backward, state(SVM_SUSPENDED));
+            }
+            Some(1)
+        }
+        Message::Checkpoint => {
+            number += 1;
+            say(&forward, &record(CHECKPOINT_END));
+            Some(1)
+        }
+        Message::Postcopy => {
+            expect(&backward, state(SVM_READY));
+            // The last checkpoint is the one that the two are compared at: neither goes on from it.
+            if number == checkpoints {
+                return Some(0);
+            }
+            control.tell("resume");
+            expect(&backward, state(SVM_RESUMED));
+            Some(1)
+        }
+        Message::WaitCheckpoint => {
+            control.wait_for_steps(20);
+            say(&forward, &state(NEW));
+            Some(1)
+        }
+        _ => None,
+    });
+    assert_eq!((outcome.retval, number), (0, checkpoints), "{outcome:?}");
+    assert_eq!(home.failed_calls(), [""; 0]);
+}
+
+/// Gives the steps that the secondary's own guest has made beyond the checkpoints.
+fn secondary(home: &Home, stream: &Path, back: &Path, checkpoints: u32) -> u64 {
+    let helper = Helper::restore(home, stream, Some(back), COLO);
+    let forward = File::open(stream).unwrap();
+    let backward = File::options().write(true).open(back).unwrap();
+    let (mut number, mut own) = (0, 0);
+    let outcome = helper.run(|message, control| match message {
+        Message::Checkpoint => {
+            expect(&forward, record(CHECKPOINT_END));
+            number += 1;
+            Some(1)
+        }
+        Message::Postcopy => {
+            say(&backward, &state(SVM_READY));
+            if number == checkpoints {
+                // The primary is gone: a failover.
+                return Some(2);
+            }
+            if number == 1 {
+                control.tell("log-dirty on");
+                control.tell("unpause");
+            } else {
+                control.tell("resume");
+            }
+            say(&backward, &state(SVM_RESUMED));
+            control.wait_for_steps(10);
+            Some(1)
+        }
+        Message::WaitCheckpoint => {
+            expect(&forward, state(NEW));
+            Some(1)
+        }
+        Message::Suspend => {
+            control.wait_for_steps(10);
+            own += 20;
+            control.tell("suspend");
+            say(&backward, &state(SVM_SUSPENDED));
+            Some(1)
+        }
+        _ => None,
+    });
+    assert_eq!((outcome.retval, number), (0, checkpoints), "{outcome:?}");
+    assert!(outcome.logged("COLO Failover"), "{outcome:?}");
+    assert_eq!(home.failed_calls(), [""; 0]);
+    own
+}
+
+#[test]
+#[ignore = "long"]
+fn their_two_sides_are_equal_at_each_checkpoint() {
+    for config in configs() {
+        let (here, there) = (Home::of(&guest(&config, 50)), Home::empty(&config));
+        let folder = here.path("");
+        let (stream, back) = (fifo(&folder, "stream"), fifo(&folder, "back"));
+        thread::scope(|scope| {
+            let protecting = scope.spawn(|| primary(&here, &stream, &back, 4));
+            let own = secondary(&there, &stream, &back, 4);
+            assert_eq!(own, 3 * 20);
+            protecting.join().unwrap();
+        });
+        assert_restored(&here.after(), &there.after());
+    }
+}

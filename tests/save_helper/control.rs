@@ -1,0 +1,39 @@
+//! The control socket of the stand-in in a helper's process.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub struct Control(BufReader<UnixStream>);
+
+impl Control {
+    /// Connects. The stand-in listens from before the helper's first question on.
+    pub fn connect(path: &Path) -> Control {
+        Control(BufReader::new(UnixStream::connect(path).unwrap()))
+    }
+
+    /// Gives a command that must succeed; gives the words behind `ok`.
+    pub fn tell(&mut self, command: &str) -> String {
+        self.0.get_mut().write_all(format!("{command}\n").as_bytes()).unwrap();
+        let mut reply = String::new();
+        self.0.read_line(&mut reply).unwrap();
+        let words = reply.trim_end().strip_prefix("ok");
+        words.unwrap_or_else(|| panic!("{command}: {reply}")).trim_start().to_owned()
+    }
+
+    pub fn steps(&mut self) -> u64 {
+        self.tell("steps").parse().unwrap()
+    }
+
+    /// Waits until the running guest has made so many steps more.
+    pub fn wait_for_steps(&mut self, more: u64) {
+        let goal = self.steps() + more;
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.steps() < goal {
+            assert!(Instant::now() < end, "the guest does not run");
+            thread::yield_now();
+        }
+    }
+}

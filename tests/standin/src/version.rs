@@ -1,0 +1,38 @@
+//! `xen_version`: which hypervisor this claims to be.
+
+use crate::caller::Caller;
+use crate::errno::{Answer, Errno};
+use crate::host::Host;
+use xen_replicate::hypervisor::PAGE_SIZE;
+
+/// `XENVER_*`
+const VERSION: u64 = 0;
+const EXTRA_VERSION: u64 = 1;
+const CAPABILITIES: u64 = 3;
+const PAGE: u64 = 7;
+
+/// Xen's version: major in the high half, minor in the low one.
+const XEN: i64 = 4 << 16 | 17;
+
+/// Answers one question; `address` is that of the buffer, for those that have one.
+pub fn call(host: &mut Host, caller: Caller, op: u64, address: u64) -> Answer {
+    let answer = match op {
+        VERSION => Ok(XEN),
+        EXTRA_VERSION => text::<16>(caller, address, "-standin"),
+        CAPABILITIES => text::<1024>(caller, address, "hvm-3.0-x86_64 "),
+        PAGE => Ok(PAGE_SIZE as i64),
+        _ => Err(Errno(libc::ENOSYS)),
+    };
+    host.note(format_args!("xen_version {op}: {answer:?}"));
+    answer
+}
+
+/// Fills a buffer of `SIZE` with a text and zeros.
+fn text<const SIZE: usize>(caller: Caller, address: u64, text: &str) -> Answer {
+    let mut octets = [0u8; SIZE];
+    for (octet, &given) in octets.iter_mut().zip(text.as_bytes()) {
+        *octet = given;
+    }
+    caller.write_array(address, &octets)?;
+    Ok(0)
+}
