@@ -15,6 +15,7 @@ pub mod libxl;
 pub mod outside;
 pub mod remus;
 pub mod replicate;
+pub mod save_helper;
 pub mod stream;
 pub mod transport;
 pub mod witness;

@@ -167,18 +167,32 @@ impl Restorer {
         reader: &mut LibxcReader<R, Home>,
         domain: &mut D,
     ) -> Result<Ending, RestoreError> {
-        while let Some((item, record)) = reader.next_record()? {
+        self.first_image_told(reader, domain, &mut |_| Ok::<_, RestoreError>(()))
+    }
+
+    /// The same; `told` hears at the end of the static data what of it is missing, before any memory is given, and may
+    /// end the restore.
+    ///
+    /// # Errors
+    /// As [`Restorer::first_image`], or that of `told`.
+    pub fn first_image_told<R: Read, Home, D: RestoreDomain, E: From<RestoreError>>(
+        &mut self,
+        reader: &mut LibxcReader<R, Home>,
+        domain: &mut D,
+        told: &mut impl FnMut(Missing) -> Result<(), E>,
+    ) -> Result<Ending, E> {
+        while let Some((item, record)) = reader.next_record().map_err(RestoreError::from)? {
             self.offset = item.offset;
             match record {
-                Record::End => return self.ended(Ending::End),
-                Record::Checkpoint => return self.ended(Ending::Checkpoint),
+                Record::End => return Ok(self.ended(Ending::End)?),
+                Record::Checkpoint => return Ok(self.ended(Ending::Checkpoint)?),
                 Record::X86PvInfo(info) => {
                     let pv = self.pv.as_mut().ok_or(unexpected(&record, item.offset))?;
                     pv.info(info, domain).map_err(|error| RestoreError::Hypervisor { offset: item.offset, error })?;
                 }
                 Record::X86PvP2mFrames(frames) => {
                     if self.missing.is_none() {
-                        self.end_static_data(domain)?;
+                        told(self.end_static_data(domain)?)?;
                     }
                     let pv = self.pv.as_mut().ok_or(unexpected(&record, item.offset))?;
                     pv.frames(&frames).map_err(|error| RestoreError::Pv { offset: item.offset, error })?;
@@ -194,10 +208,10 @@ impl Restorer {
                 }
                 Record::X86CpuidPolicy(policy) => self.policy.cpuid = policy.leaves.to_vec(),
                 Record::X86MsrPolicy(policy) => self.policy.msrs = policy.entries.to_vec(),
-                Record::StaticDataEnd => self.end_static_data(domain)?,
+                Record::StaticDataEnd => told(self.end_static_data(domain)?)?,
                 Record::PageData(pages) => {
                     if self.missing.is_none() {
-                        self.end_static_data(domain)?;
+                        told(self.end_static_data(domain)?)?;
                     }
                     self.page_data(&pages, domain)?;
                 }
@@ -211,10 +225,10 @@ impl Restorer {
                 }
                 // Of no use to a HVM domain, or not known and optional.
                 Record::Toolstack(_) | Record::Optional { .. } => {}
-                _ => return Err(unexpected(&record, item.offset)),
+                _ => return Err(unexpected(&record, item.offset).into()),
             }
         }
-        Err(RestoreError::Unexpected { record: "the end of libxc's turn", offset: reader.offset() })
+        Err(RestoreError::Unexpected { record: "the end of libxc's turn", offset: reader.offset() }.into())
     }
 
     /// Reads a later round into `round`, replacing what it had. Nothing of it is applied.
@@ -409,9 +423,11 @@ impl Restorer {
         Ok(())
     }
 
-    fn end_static_data<D: RestoreDomain>(&mut self, domain: &mut D) -> Result<(), RestoreError> {
-        self.missing = Some(Missing { cpuid: self.policy.cpuid.is_empty(), msrs: self.policy.msrs.is_empty() });
-        domain.set_cpu_policy(&self.policy).map_err(|error| self.failed(error))
+    fn end_static_data<D: RestoreDomain>(&mut self, domain: &mut D) -> Result<Missing, RestoreError> {
+        let missing = Missing { cpuid: self.policy.cpuid.is_empty(), msrs: self.policy.msrs.is_empty() };
+        self.missing = Some(missing);
+        domain.set_cpu_policy(&self.policy).map_err(|error| self.failed(error))?;
+        Ok(missing)
     }
 
     fn set_tsc<D: RestoreDomain>(&self, tsc: TscInfo, domain: &mut D) -> Result<(), RestoreError> {

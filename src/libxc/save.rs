@@ -153,10 +153,25 @@ impl Saver {
         domain: &mut D,
         out: &mut LibxcWriter<W, Home>,
     ) -> Result<Precopy, SaveError> {
+        self.precopy_told(domain, out, &mut |_, _, _| {})
+    }
+
+    /// The same; `told` hears the number of rounds sent before this one, and of this one what
+    /// [`Saver::send_pages_told`] tells.
+    ///
+    /// # Errors
+    /// The hypervisor's, or the stream's.
+    pub fn precopy_told<D: SaveDomain, W: Write, Home>(
+        &mut self,
+        domain: &mut D,
+        out: &mut LibxcWriter<W, Home>,
+        told: &mut impl FnMut(u32, u64, u64),
+    ) -> Result<Precopy, SaveError> {
         let mut sent = Precopy::default();
         self.everything();
         loop {
-            sent.pfns += self.send_pages(domain, out)?;
+            let round = sent.rounds;
+            sent.pfns += self.send_pages_told(domain, out, &mut |done, total| told(round, done, total))?;
             sent.rounds += 1;
             if sent.rounds >= self.options.live_rounds {
                 return Ok(sent);
@@ -164,7 +179,8 @@ impl Saver {
             let dirty = domain.clean_log_dirty(&mut self.dirty, CleanMode::Ongoing)?.dirty_count;
             if dirty < self.options.few_pages {
                 // What was read is gone from the log, so it has to be sent before the guest stops.
-                let pfns = self.send_pages(domain, out)?;
+                let round = sent.rounds;
+                let pfns = self.send_pages_told(domain, out, &mut |done, total| told(round, done, total))?;
                 sent.pfns += pfns;
                 sent.rounds += u32::from(pfns > 0);
                 return Ok(sent);
@@ -175,6 +191,21 @@ impl Saver {
     /// Names every pfn as one to be sent.
     pub fn everything(&mut self) {
         self.dirty.set_all();
+    }
+
+    /// Names one more pfn; false when it is beyond the domain's p2m.
+    pub fn also(&mut self, pfn: Pfn) -> bool {
+        self.dirty.set(pfn) || self.dirty.contains(pfn)
+    }
+
+    /// How many pfns are named.
+    pub fn named(&self) -> u64 {
+        self.dirty.count()
+    }
+
+    /// One more than the highest pfn that can be named.
+    pub fn nr_pfns(&self) -> u64 {
+        self.dirty.nr_pfns()
     }
 
     /// Reads which pages a suspended guest has written since the last time; gives their number.
@@ -204,9 +235,26 @@ impl Saver {
         domain: &D,
         out: &mut LibxcWriter<W, Home>,
     ) -> Result<u64, SaveError> {
+        self.send_pages_told(domain, out, &mut |_, _| {})
+    }
+
+    /// The same; `told` hears before each batch how many pfns are sent of how many, and at the end that it is all.
+    ///
+    /// # Errors
+    /// The hypervisor's, or the stream's.
+    pub fn send_pages_told<D: SaveDomain, W: Write, Home>(
+        &mut self,
+        domain: &D,
+        out: &mut LibxcWriter<W, Home>,
+        told: &mut impl FnMut(u64, u64),
+    ) -> Result<u64, SaveError> {
+        let total = self.dirty.count();
         let still = self.pv.is_some() && domain.info()?.is_suspended();
         let (mut sent, mut next) = (0, Some(0));
         while let Some(from) = next {
+            if sent < total {
+                told(sent, total);
+            }
             next = self.next_batch(domain, from)?;
             sent += self.entries.len() as u64;
             if !self.mapped.is_empty() {
@@ -222,6 +270,7 @@ impl Saver {
                 out.page_data(&self.entries, [])?;
             }
         }
+        told(total, total);
         Ok(sent)
     }
 

@@ -72,7 +72,7 @@ pub fn we_restore(config: &SimConfig, stream: &PathBuf) -> (SimDomain, Restorer)
 }
 
 /// Our half of libxc saves a suspended domain.
-fn we_save(domain: &SimDomain) -> Vec<u8> {
+fn we_save(domain: &mut SimDomain) -> Vec<u8> {
     let mut saver = Saver::new(domain, libxc::save::Options::default()).unwrap();
     let mut out = LibxcWriter::start(Vec::new(), Mode::Plain, STREAM_VERSION, saver.header()).unwrap();
     saver.static_data(domain, &mut out).unwrap();
@@ -114,7 +114,7 @@ fn their_helper_restores_what_we_saved() {
         original.suspend().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let stream = folder.path().join("stream");
-        fs::write(&stream, we_save(&original)).unwrap();
+        fs::write(&stream, we_save(&mut original)).unwrap();
         let copy = they_restore(&config, &stream);
         assert_restored(&original, &copy);
         assert_go_on(original, copy);
@@ -126,8 +126,8 @@ fn their_helper_restores_what_we_saved() {
 fn our_plain_stream_is_theirs_octet_for_octet() {
     for config in configs() {
         let home = Home::of(&guest(&config, 50));
-        let (original, stream) = they_save(&home, 0);
-        let (theirs, ours) = (fs::read(&stream).unwrap(), we_save(&original));
+        let (mut original, stream) = they_save(&home, 0);
+        let (theirs, ours) = (fs::read(&stream).unwrap(), we_save(&mut original));
         let first = theirs.iter().zip(&ours).position(|(a, b)| a != b);
         assert_eq!((first, ours.len()), (None, theirs.len()), "{:?}", config.layout);
     }
@@ -142,8 +142,8 @@ fn a_page_that_is_broken_is_a_hole_in_every_copy() {
     let broken = 0x100;
     domain.memory_mut().break_page(broken).unwrap();
     let home = Home::of(&domain);
-    let (original, stream) = they_save(&home, 0);
-    assert_eq!(fs::read(&stream).unwrap(), we_save(&original));
+    let (mut original, stream) = they_save(&home, 0);
+    assert_eq!(fs::read(&stream).unwrap(), we_save(&mut original));
     for copy in [they_restore(&config, &stream), we_restore(&config, &stream).0] {
         assert_eq!(copy.memory().slot(broken), None);
         assert_eq!(copy.memory().populated() + 1, original.memory().populated());

@@ -6,12 +6,15 @@ use super::ffi;
 use super::handles::hypercall;
 use super::mapping::{MAX_BATCH, XenPages};
 use super::policy::{emit_leaves, emit_msrs};
-use crate::hypervisor::SaveDomain;
 use crate::hypervisor::error::{Error, Result};
 use crate::hypervisor::types::{CpuPolicy, PageType, Pfn, TscInfo};
+use crate::hypervisor::{PvDomain, SaveDomain};
 use std::io;
 use std::ptr::{NonNull, null_mut};
 use xenctrl_sys as sys;
+
+/// What is asked of a PV domain is refused.
+impl PvDomain for XenDomain {}
 
 impl SaveDomain for XenDomain {
     type Pages<'a> = XenPages<'a>;
