@@ -11,6 +11,7 @@
 //! | `state` | `ok running`, `ok paused`, or `ok suspended` |
 //!
 //! Everything else, and whatever fails, is answered by `error` and a reason.
+#![forbid(unsafe_code)]
 
 use crate::host::host;
 use std::io::{BufRead, BufReader, Write};
