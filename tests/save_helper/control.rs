@@ -29,7 +29,12 @@ impl Control {
 
     /// Waits until the running guest has made so many steps more.
     pub fn wait_for_steps(&mut self, more: u64) {
-        let goal = self.steps() + more;
+        let now = self.steps();
+        self.wait_until(now + more);
+    }
+
+    /// Waits until the running guest has made so many steps in all.
+    pub fn wait_until(&mut self, goal: u64) {
         let end = Instant::now() + Duration::from_secs(60);
         while self.steps() < goal {
             assert!(Instant::now() < end, "the guest does not run");

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::thread;
 use xen_replicate::hypervisor::Domain;
 use xen_replicate::hypervisor::sim::{SimConfig, SimDomain};
-use xen_replicate::libxc::restore::Rings;
+use xen_replicate::libxc::{self, restore::Rings};
 use xen_replicate::libxl::{Restorer, Started, Turn, restore};
 use xen_replicate::stream::framer::Options as Framing;
 use xen_replicate::stream::{Mode, Start, libxl};
@@ -112,12 +112,14 @@ fn we_go_over_to_the_last_checkpoint_of_their_primary() {
 /// Restores a Remus stream as libxl and libxc of our own.
 fn we_take_over(config: &SimConfig, stream: &Path) -> (SimDomain, u32) {
     let mut domain = SimDomain::empty(config).unwrap();
-    let mut options = restore::Options::default();
-    options.stream = Framing { start: Some(Start::Libxl), mode: Some(Mode::Remus), ..Framing::default() };
-    options.libxc.rings = Rings {
+    let rings = Rings {
         store_evtchn: crate::home::STORE_EVTCHN as u32,
         console_evtchn: crate::home::CONSOLE_EVTCHN as u32,
         ..Rings::default()
+    };
+    let options = restore::Options {
+        stream: Framing { start: Some(Start::Libxl), mode: Some(Mode::Remus), ..Framing::default() },
+        libxc: libxc::restore::Options { rings, ..libxc::restore::Options::default() },
     };
     let started = Restorer::start(File::open(stream).unwrap(), &domain, options).unwrap();
     let Started { mut restorer, reader, .. } = started;

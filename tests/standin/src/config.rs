@@ -1,4 +1,5 @@
 //! Which domain this process has, and how to drive it.
+#![forbid(unsafe_code)]
 
 use serde::Deserialize;
 use std::num::NonZeroU32;

@@ -11,6 +11,7 @@
 //! | `state` | `ok running`, `ok paused`, or `ok suspended` |
 //!
 //! Everything else, and whatever fails, is answered by `error` and a reason.
+#![forbid(unsafe_code)]
 
 use crate::host::host;
 use std::io::{BufRead, BufReader, Write};
@@ -25,8 +26,9 @@ pub fn listen(path: &Path) -> std::io::Result<()> {
     let thread = std::thread::Builder::new().name("control".into());
     thread.spawn(move || {
         for connection in listener.incoming().flatten() {
-            // The other end is gone: the next one may come.
-            let _ = serve(&connection);
+            // A connection ends when its other end is gone, whatever the error that says so. One that finds no thread is
+            // closed.
+            let _ = std::thread::Builder::new().spawn(move || drop(serve(&connection)));
         }
     })?;
     Ok(())

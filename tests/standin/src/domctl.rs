@@ -1,4 +1,5 @@
 //! `domctl`: what a toolstack asks of one domain.
+#![forbid(unsafe_code)]
 
 use crate::abi::{self, Domctl, domctl, dominf, shadow};
 use crate::caller::{Caller, Plain};

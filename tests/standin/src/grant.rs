@@ -1,4 +1,5 @@
 //! The first frame of a domain's grant table, where a toolstack grants the console and xenstore rings.
+#![forbid(unsafe_code)]
 
 use crate::abi::GrantEntry;
 use crate::errno::Errno;

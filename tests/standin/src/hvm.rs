@@ -1,4 +1,5 @@
 //! `hvm_op`: the parameters of a HVM domain.
+#![forbid(unsafe_code)]
 
 use crate::abi;
 use crate::caller::Caller;

@@ -9,15 +9,15 @@
 //!
 //! | room | what it does |
 //! |---|---|
-//! | [`config`] | which domain, from the file that `XEN_STANDIN` names |
-//! | [`host`] | the domain, its memory's file, its guest's thread; takes it up at the start and puts it down at exit |
-//! | [`control`] | a socket on which the driver of a test plays the guest's and the toolstack's part: suspend, resume |
-//! | [`caller`], [`abi`] | the caller's memory, and Xen's structures in it |
-//! | [`call`] | `libxencall`: hypercall buffers, and the way to the hypercalls |
-//! | [`domctl`], [`memory`], [`hvm`], [`version`], [`sysctl`] | the hypercalls |
-//! | [`foreign`], [`grant`] | `libxenforeignmemory`: foreign mappings, the grant table |
-//! | [`machine`] | the machine's frames, as mappings name them |
-//! | [`devicemodel`] | `libxendevicemodel`: there is no device model here |
+//! | `config` | which domain, from the file that `XEN_STANDIN` names |
+//! | `host` | the domain, its memory's file, its guest's thread; takes it up at the start and puts it down at exit |
+//! | `control` | a socket on which the driver of a test plays the guest's and the toolstack's part: suspend, resume |
+//! | `caller`, `abi` | the caller's memory, and Xen's structures in it |
+//! | `call` | `libxencall`: hypercall buffers, and the way to the hypercalls |
+//! | `domctl`, `memory`, `hvm`, `version`, `sysctl` | the hypercalls |
+//! | `foreign`, `grant` | `libxenforeignmemory`: foreign mappings, the grant table |
+//! | `machine` | the machine's frames, as mappings name them |
+//! | `devicemodel` | `libxendevicemodel`: there is no device model here |
 //!
 //! Hypercalls that are not known fail with `ENOSYS`, as Xen's do, and leave a line in the log.
 

@@ -1,4 +1,5 @@
 //! The machine's frames: what a foreign mapping names, and where it lies in the file of the guest's memory.
+#![forbid(unsafe_code)]
 
 use crate::errno::Errno;
 use std::fs::File;

@@ -1,4 +1,5 @@
 //! `memory_op`: giving a domain memory, and how much it has.
+#![forbid(unsafe_code)]
 
 use crate::abi::{MemoryReservation, xenmem};
 use crate::caller::Caller;

@@ -1,4 +1,5 @@
 //! `sysctl`: what a toolstack asks of the host.
+#![forbid(unsafe_code)]
 
 use crate::abi::SysctlCpuPolicy;
 use crate::caller::Caller;

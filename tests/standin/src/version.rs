@@ -1,4 +1,5 @@
 //! `xen_version`: which hypervisor this claims to be.
+#![forbid(unsafe_code)]
 
 use crate::caller::Caller;
 use crate::errno::{Answer, Errno};
