@@ -19,6 +19,9 @@ mod home;
 mod live;
 #[path = "save_helper/message.rs"]
 mod message;
+#[cfg(feature = "xen")]
+#[path = "save_helper/ours.rs"]
+mod ours;
 #[path = "save_helper/plain.rs"]
 mod plain;
 #[path = "save_helper/remus.rs"]

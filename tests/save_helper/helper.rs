@@ -1,7 +1,7 @@
 //! A save helper as libxl starts it, and libxl's side of its pipe.
 
 use crate::control::Control;
-use crate::home::{CONSOLE_EVTCHN, Home, STORE_EVTCHN};
+use crate::home::{CONSOLE_EVTCHN, Home, Program, STORE_EVTCHN};
 use crate::message::Message;
 use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -98,7 +98,12 @@ impl Helper {
         let mut command = Command::new("timeout");
         command.args(["--foreground", "120", "sh", "-c", script, "sh"]);
         command.arg(stream).arg(back.unwrap_or(Path::new("/dev/null"))).arg(folder.join("run"));
-        command.arg(folder.join("debian/usr/lib/xen-4.17/bin/libxl-save-helper")).args(args);
+        let program = match home.program {
+            Program::Debians => folder.join("debian/usr/lib/xen-4.17/bin/libxl-save-helper"),
+            #[cfg(feature = "xen")]
+            Program::Ours => env!("CARGO_BIN_EXE_xen-replicate-save-helper").into(),
+        };
+        command.arg(program).args(args);
         command.env("XEN_STANDIN", home.configuration());
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         Helper { child, control_path: home.path("control") }

@@ -15,8 +15,19 @@ pub const CONSOLE_EVTCHN: u64 = 22;
 /// Parameters that name a page which a restore clears.
 const RINGS: [u64; 4] = [hvm_param::STORE_PFN, hvm_param::CONSOLE_PFN, hvm_param::IOREQ_PFN, hvm_param::BUFIOREQ_PFN];
 
+/// Whose helper works on a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// Debian's `libxl-save-helper`.
+    Debians,
+    /// This project's.
+    #[cfg(feature = "xen")]
+    Ours,
+}
+
 pub struct Home {
     folder: TempDir,
+    pub program: Program,
 }
 
 /// A guest that has run, whose rings have something in them.
@@ -36,7 +47,7 @@ pub fn guest(config: &SimConfig, steps: u64) -> SimDomain {
 impl Home {
     /// A folder with a domain in it.
     pub fn of(domain: &SimDomain) -> Home {
-        let home = Home { folder: tempfile::tempdir().unwrap() };
+        let home = Home { folder: tempfile::tempdir().unwrap(), program: Program::Debians };
         let image = serde_json::to_vec(&domain.image().unwrap()).unwrap();
         fs::write(home.path("before.json"), image).unwrap();
         let memory = domain.memory();
@@ -53,6 +64,12 @@ impl Home {
     /// A folder with a domain to restore into.
     pub fn empty(config: &SimConfig) -> Home {
         Home::of(&SimDomain::empty(config).unwrap())
+    }
+
+    /// The same, for another helper.
+    #[cfg(feature = "xen")]
+    pub fn with(self, program: Program) -> Home {
+        Home { program, ..self }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -79,7 +79,7 @@ pub fn we_restore(config: &SimConfig, stream: &Path) -> (SimDomain, Restorer) {
 }
 
 /// Our half of libxc saves a suspended domain.
-fn we_save(domain: &mut SimDomain) -> Vec<u8> {
+pub fn we_save(domain: &mut SimDomain) -> Vec<u8> {
     let mut saver = Saver::new(domain, libxc::save::Options::default()).unwrap();
     let mut out = LibxcWriter::start(Vec::new(), Mode::Plain, STREAM_VERSION, saver.header()).unwrap();
     saver.static_data(domain, &mut out).unwrap();

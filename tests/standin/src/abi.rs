@@ -193,6 +193,20 @@ pub struct SysctlCpuPolicy {
     pub msrs: u64,
 }
 
+/// `struct xen_sysctl` with the part of `XEN_SYSCTL_getdomaininfolist`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct SysctlDomainInfoList {
+    pub cmd: u32,
+    pub interface_version: u32,
+    pub first_domain: u16,
+    pub pad: u16,
+    pub max_domains: u32,
+    pub buffer: u64,
+    pub num_domains: u32,
+    pub pad2: u32,
+}
+
 /// `struct xen_memory_reservation`
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -244,5 +258,5 @@ macro_rules! plain {
 
 plain! {
     Domctl: 16, DomainInfo: 112, ShadowOp: 40, PageFrameInfo3: 16, HvmContext: 16, HvmContextPartial: 24, TscInfo: 24,
-    CpuPolicy: 40, SysctlCpuPolicy: 40, MemoryReservation: 32, HvmParam: 16, Multicall: 64, GrantEntry: 8,
+    CpuPolicy: 40, SysctlCpuPolicy: 40, SysctlDomainInfoList: 32, MemoryReservation: 32, HvmParam: 16, Multicall: 64, GrantEntry: 8,
 }

@@ -99,7 +99,8 @@ fn command(runner: &mut Runner, cmd: u32, body: Body) -> Result<(), Errno> {
     }
 }
 
-fn domain_info(runner: &Runner) -> Result<abi::DomainInfo, Errno> {
+/// What getdomaininfo tells, also of one domain of a list.
+pub fn domain_info(runner: &Runner) -> Result<abi::DomainInfo, Errno> {
     let info = runner.info()?;
     let mut flags = dominf::HAP;
     if info.kind == DomainKind::Hvm {

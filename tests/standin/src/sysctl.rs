@@ -1,13 +1,16 @@
 //! `sysctl`: what a toolstack asks of the host.
 #![forbid(unsafe_code)]
 
-use crate::abi::SysctlCpuPolicy;
+use crate::abi::{SysctlCpuPolicy, SysctlDomainInfoList};
 use crate::caller::Caller;
+use crate::domctl::domain_info;
 use crate::errno::{Answer, Errno};
 use crate::host::Host;
 
 /// `XEN_SYSCTL_INTERFACE_VERSION`
 const VERSION: u32 = 0x15;
+/// `XEN_SYSCTL_getdomaininfolist`
+const GET_DOMAIN_INFO_LIST: u32 = 6;
 /// `XEN_SYSCTL_get_cpu_policy`
 const GET_CPU_POLICY: u32 = 29;
 /// Most leaves that a policy can have in Xen 4.17 (`CPUID_MAX_SERIALISED_LEAVES` of its `lib/x86/cpu-policy.h`).
@@ -20,11 +23,27 @@ pub fn call(host: &mut Host, caller: Caller, address: u64) -> Answer {
     let [cmd, version]: [u32; 2] = [caller.read(address)?, caller.read(address.wrapping_add(4))?];
     let answer = match cmd {
         _ if version != VERSION => Err(Errno(libc::EACCES)),
+        GET_DOMAIN_INFO_LIST => domain_list(host, caller, address),
         GET_CPU_POLICY => cpu_policy(caller, address),
         _ => Err(Errno(libc::ENOSYS)),
     };
     host.note(format_args!("sysctl {cmd}: {answer:?}"));
     answer
+}
+
+/// The domains from a number on: ours, or none.
+fn domain_list(host: &mut Host, caller: Caller, address: u64) -> Answer {
+    let mut list: SysctlDomainInfoList = caller.read(address)?;
+    list.num_domains = 0;
+    if let Some((domid, runner)) = host.own()
+        && domid >= u32::from(list.first_domain)
+        && list.max_domains > 0
+    {
+        caller.write(list.buffer, domain_info(runner)?)?;
+        list.num_domains = 1;
+    }
+    caller.write(address, list)?;
+    Ok(0)
 }
 
 /// Sizes only: there is no processor of the host's to tell of.

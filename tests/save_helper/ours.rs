@@ -1,0 +1,158 @@
+//! This project's own save helper in the place of Debian's, over Debian's libxenctrl, and each of the two with the other.
+
+use crate::control::Control;
+use crate::helper::{Helper, Outcome, PLAIN, REMUS};
+use crate::home::{Home, Program, assert_go_on, assert_restored, fifo, guest};
+use crate::message::Message;
+use crate::plain::{configs, we_save};
+use crate::remus::{append, record};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+use std::thread;
+use xen_replicate::hypervisor::Domain;
+use xen_replicate::hypervisor::sim::{SimConfig, SimDomain};
+use xen_replicate::stream::libxl;
+
+use Program::{Debians, Ours};
+
+const PAIRS: [(Program, Program); 3] = [(Ours, Debians), (Debians, Ours), (Ours, Ours)];
+
+/// Saves a guest; gives it as it was then.
+fn save(program: Program, home: Home, flags: u32) -> (SimDomain, Home) {
+    let home = home.with(program);
+    let outcome = Helper::save(&home, &home.path("stream"), None, flags, PLAIN).run_well();
+    assert!(outcome.logged("Saving domain 1, type x86 HVM"), "{outcome:?}");
+    let domain = home.after();
+    assert!(domain.info().unwrap().is_suspended());
+    (domain, home)
+}
+
+fn restore(program: Program, config: &SimConfig, stream: &Path) -> SimDomain {
+    let home = Home::empty(config).with(program);
+    let outcome = Helper::restore(&home, stream, None, PLAIN).run_well();
+    let domain = home.after();
+    assert_eq!(outcome.results(), Some((domain.grants().xenstore_gfn, domain.grants().console_gfn)));
+    domain
+}
+
+#[test]
+#[ignore = "long"]
+fn plain_images_go_either_way_and_ours_is_octet_for_octet_what_it_should_be() {
+    for config in configs() {
+        for (saving, restoring) in PAIRS {
+            let (mut original, home) = save(saving, Home::of(&guest(&config, 50)), 0);
+            let stream = home.path("stream");
+            let copy = restore(restoring, &config, &stream);
+            assert_restored(&original, &copy);
+            // The same as our half in process makes of it, which is what Debian's makes of it.
+            let (found, expected) = (fs::read(&stream).unwrap(), we_save(&mut original));
+            let first = found.iter().zip(&expected).position(|(a, b)| a != b);
+            assert_eq!((first, found.len()), (None, expected.len()), "{saving:?}, {:?}", config.layout);
+            assert_go_on(original, copy);
+        }
+    }
+}
+
+/// Saves a guest that dirties its pages meanwhile: nobody reads on before it has run.
+fn save_while_it_runs(home: &Home) -> Outcome {
+    let pipe = fifo(&home.path(""), "pipe");
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let mut from = File::open(&pipe).unwrap();
+            let mut file = File::create(home.path("stream")).unwrap();
+            io::copy(&mut (&mut from).take(1 << 16), &mut file).unwrap();
+            Control::connect(&home.path("control")).wait_for_steps(200);
+            io::copy(&mut from, &mut file).unwrap();
+        });
+        let outcome = Helper::save(home, &pipe, None, 1, PLAIN).run_well();
+        reading.join().unwrap();
+        outcome
+    })
+}
+
+#[test]
+#[ignore = "long"]
+fn live_images_have_what_the_guest_dirtied_meanwhile() {
+    for config in configs() {
+        for program in [Debians, Ours] {
+            let home = Home::of(&guest(&config, 50)).with(Ours);
+            let outcome = save_while_it_runs(&home);
+            let rounds =
+                |message: &Message| matches!(message, Message::Progress { doing, .. } if doing == "Frames iteration 1");
+            assert!(outcome.count(rounds) > 0, "no second round: {:?}", outcome.messages);
+            assert_restored(&home.after(), &restore(program, &config, &home.path("stream")));
+        }
+    }
+}
+
+#[test]
+#[ignore = "long"]
+fn a_verify_pass_agrees_with_either_side() {
+    let config = SimConfig::small(5);
+    for (saving, restoring) in PAIRS {
+        let (original, home) = save(saving, Home::of(&guest(&config, 50)), 3);
+        assert_restored(&original, &restore(restoring, &config, &home.path("stream")));
+    }
+}
+
+/// Takes so many checkpoints; libxl's part of each is written when libxl is told that libxc's is.
+fn protect(home: &Home, stream: &Path, checkpoints: u32) {
+    let mut number = 0;
+    let outcome = Helper::save(home, stream, None, 1, REMUS).run(|message, control| match message {
+        Message::Postcopy => {
+            number += 1;
+            if number < checkpoints {
+                control.tell("resume");
+            }
+            Some(1)
+        }
+        Message::Checkpoint => {
+            append(stream, &record(libxl::types::CHECKPOINT_END));
+            if number == checkpoints {
+                return Some(0);
+            }
+            control.wait_for_steps(20);
+            Some(1)
+        }
+        _ => None,
+    });
+    assert_eq!((outcome.retval, number), (0, checkpoints), "{outcome:?}");
+    assert_eq!(outcome.count(|message| *message == Message::Suspend), checkpoints as usize);
+}
+
+/// Takes checkpoints until the stream stops.
+fn take_over(home: &Home, stream: &Path, mut libxl: impl Read) -> u32 {
+    let mut taken = 0;
+    let outcome = Helper::restore(home, stream, None, REMUS).run(|message, _| match message {
+        Message::Checkpoint => {
+            let mut header = [0; 8];
+            libxl.read_exact(&mut header).unwrap();
+            assert_eq!(header, record(libxl::types::CHECKPOINT_END), "an octet too many, or too few, was read");
+            taken += 1;
+            Some(1)
+        }
+        _ => None,
+    });
+    assert_eq!(outcome.retval, 0, "{outcome:?}");
+    taken
+}
+
+#[test]
+#[ignore = "long"]
+fn remus_goes_over_to_the_last_checkpoint_on_either_side() {
+    for config in configs() {
+        for (saving, restoring) in PAIRS {
+            let primary = Home::of(&guest(&config, 50)).with(saving);
+            let secondary = Home::empty(&config).with(restoring);
+            let stream = fifo(&primary.path(""), "stream");
+            thread::scope(|scope| {
+                let protecting = scope.spawn(|| protect(&primary, &stream, 4));
+                let reading = scope.spawn(|| File::open(&stream).unwrap());
+                assert_eq!(take_over(&secondary, &stream, reading.join().unwrap()), 4);
+                protecting.join().unwrap();
+            });
+            assert_restored(&primary.after(), &secondary.after());
+        }
+    }
+}

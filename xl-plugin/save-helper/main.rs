@@ -1,0 +1,16 @@
+//! What libxl starts in place of its own `libxl-save-helper`: this project's libxc behind libxl's pipe, on this host's Xen.
+//!
+//! See `xl-plugin/README.md`, and `save_helper` of the library for what it does.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use xen_replicate::hypervisor::xen::{Host, PFN_LIMIT};
+use xen_replicate::save_helper::{Opened, child_main};
+
+fn main() -> ExitCode {
+    child_main(std::env::args_os().skip(1), |command| {
+        let host = Host::open()?;
+        // Of an empty domain Xen does not say how far its memory may reach.
+        Ok(Opened { xen: host.version()?, domain: host.domain(command.domid())?, nr_pfns: Some(PFN_LIMIT) })
+    })
+}
