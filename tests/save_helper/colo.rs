@@ -1,7 +1,7 @@
 //! Lock-step: both helpers at once, both guests running between checkpoints, dirty pages of the secondary on the back channel.
 
 use crate::helper::{COLO, Helper};
-use crate::home::{Home, assert_restored, fifo, guest};
+use crate::home::{Home, Program, assert_restored, fifo, guest};
 use crate::message::Message;
 use crate::plain::configs;
 use crate::remus::record;
@@ -118,7 +118,9 @@ fn secondary(home: &Home, stream: &Path, back: &Path, checkpoints: u32, suspende
         _ => None,
     });
     assert_eq!((outcome.retval, number), (0, checkpoints), "{outcome:?}");
-    assert!(outcome.logged("COLO Failover"), "{outcome:?}");
+    if home.program == Program::Debians {
+        assert!(outcome.logged("COLO Failover"), "{outcome:?}");
+    }
     assert_eq!(home.failed_calls(), [""; 0]);
 }
 
@@ -126,15 +128,19 @@ fn secondary(home: &Home, stream: &Path, back: &Path, checkpoints: u32, suspende
 #[ignore = "long"]
 fn their_two_sides_are_equal_at_each_checkpoint() {
     for config in configs() {
-        let (here, there) = (Home::of(&guest(&config, 50)), Home::empty(&config));
-        let folder = here.path("");
-        let (stream, back) = (fifo(&folder, "stream"), fifo(&folder, "back"));
-        thread::scope(|scope| {
-            let (suspends, suspended) = channel();
-            let protecting = scope.spawn(|| primary(&here, &stream, &back, 4, suspends));
-            secondary(&there, &stream, &back, 4, suspended);
-            protecting.join().unwrap();
-        });
-        assert_restored(&here.after(), &there.after());
+        equal_at_each_checkpoint(&Home::of(&guest(&config, 50)), &Home::empty(&config));
     }
+}
+
+/// Four checkpoints of two helpers, then a failover.
+pub fn equal_at_each_checkpoint(here: &Home, there: &Home) {
+    let folder = here.path("");
+    let (stream, back) = (fifo(&folder, "stream"), fifo(&folder, "back"));
+    thread::scope(|scope| {
+        let (suspends, suspended) = channel();
+        let protecting = scope.spawn(|| primary(here, &stream, &back, 4, suspends));
+        secondary(there, &stream, &back, 4, suspended);
+        protecting.join().unwrap();
+    });
+    assert_restored(&here.after(), &there.after());
 }

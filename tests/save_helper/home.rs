@@ -101,7 +101,11 @@ impl Home {
     pub fn failed_calls(&self) -> Vec<String> {
         let log = fs::read_to_string(self.path("log")).unwrap();
         assert!(log.lines().count() > 10, "{log}");
-        log.lines().filter(|line| line.contains("not known") || line.contains("Err(")).map(str::to_owned).collect()
+        // Ours asks for a HVM context with the room that the last one took, and again when that is too little.
+        let too_little =
+            |line: &&str| self.program != Program::Debians && line.contains("domctl 33 of domain 1: Err(Errno(28))");
+        let failed = log.lines().filter(|line| line.contains("not known") || line.contains("Err("));
+        failed.filter(|line| !too_little(line)).map(str::to_owned).collect()
     }
 }
 

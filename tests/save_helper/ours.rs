@@ -156,3 +156,99 @@ fn remus_goes_over_to_the_last_checkpoint_on_either_side() {
         }
     }
 }
+
+#[test]
+#[ignore = "long"]
+fn colo_is_equal_at_each_checkpoint_on_either_side() {
+    for config in configs() {
+        for (saving, restoring) in PAIRS {
+            let (here, there) = (Home::of(&guest(&config, 50)).with(saving), Home::empty(&config).with(restoring));
+            crate::colo::equal_at_each_checkpoint(&here, &there);
+        }
+    }
+}
+
+/// What our helper makes of a stream: what it says at the end, and the errno. It must not ask for anything more.
+fn refused(config: &SimConfig, stream: &[u8], kind: u32) -> (String, i32) {
+    let home = Home::empty(config).with(Ours);
+    let path = home.path("stream");
+    fs::write(&path, stream).unwrap();
+    let outcome = Helper::restore(&home, &path, None, kind).run(|message, _| match message {
+        Message::Checkpoint => Some(1),
+        _ => None,
+    });
+    assert_eq!(outcome.retval, -1, "{outcome:?}");
+    let said = outcome.messages.iter().filter_map(|message| match message {
+        Message::Log { text } => Some(text.clone()),
+        _ => None,
+    });
+    let errno = outcome.messages.iter().find_map(|message| match message {
+        Message::Complete { errno, .. } => Some(*errno),
+        _ => None,
+    });
+    // The last line but one: the last says that it is over.
+    (said.filter(|text| !text.starts_with("complete")).last().unwrap_or_default(), errno.unwrap_or_default())
+}
+
+/// A stream of one checkpoint and what follows it, without libxl's records between.
+fn behind_a_checkpoint(config: &SimConfig, octets: &[u8]) -> Vec<u8> {
+    use xen_replicate::libxc::Saver;
+    use xen_replicate::stream::Mode;
+    use xen_replicate::stream::handover::LibxcWriter;
+    let mut domain = guest(config, 50);
+    let mut stream = Vec::new();
+    let mut saver = Saver::new(&mut domain, Default::default()).unwrap();
+    let mut out = LibxcWriter::start(&mut stream, Mode::Remus, 3, saver.header()).unwrap();
+    saver.static_data(&domain, &mut out).unwrap();
+    domain.suspend().unwrap();
+    saver.everything();
+    saver.send_pages(&domain, &mut out).unwrap();
+    saver.send_state(&domain, &mut out).unwrap();
+    out.checkpoint().unwrap();
+    out.flush().unwrap();
+    drop(out);
+    stream.extend_from_slice(octets);
+    stream
+}
+
+#[test]
+#[ignore = "long"]
+fn bad_streams_are_refused_and_never_a_failover() {
+    let config = SimConfig::small(5);
+    let mut original = guest(&config, 50);
+    original.suspend().unwrap();
+    let good = we_save(&mut original);
+    let header = |type_id: u32, length: u32| [type_id.to_le_bytes(), length.to_le_bytes()].concat();
+    // One page at pfn 2^34 - 1: Debian's gives 2 GiB for it.
+    let static_data_end = good.windows(8).position(|window| window == header(0x10, 0)).unwrap() + 8;
+    let mut far = good[..static_data_end].to_vec();
+    far.extend(header(1, 16 + 4096));
+    far.extend([1u32.to_le_bytes(), [0; 4]].concat());
+    far.extend((((1u64 << 34) - 1) | 1 << 63).to_le_bytes());
+    far.extend([0; 4096]);
+    let garbage = [0xa5; 4096];
+    let mut marker = good.clone();
+    marker[0] = 0;
+    for (stream, kind, part) in [
+        (&good[..good.len() / 2], PLAIN, "stream"),
+        (&marker[..], PLAIN, "marker"),
+        (&far[..], PLAIN, "type"),
+        (&[][..], PLAIN, "stream"),
+        (&behind_a_checkpoint(&config, &garbage)[..], REMUS, "record"),
+        // An unknown record that must not be skipped.
+        (&behind_a_checkpoint(&config, &header(0x7f, 0))[..], REMUS, "0x0000007f"),
+    ] {
+        let (said, errno) = refused(&config, stream, kind);
+        assert!(said.to_lowercase().contains(part) && errno != 0, "{part}: {said} ({errno})");
+    }
+    // And the stream's end behind a checkpoint is the primary's death: with an optional record before it, which is skipped.
+    let home = Home::empty(&config).with(Ours);
+    let path = home.path("stream");
+    fs::write(&path, behind_a_checkpoint(&config, &header(0x8000_007f, 0))).unwrap();
+    let outcome = Helper::restore(&home, &path, None, REMUS).run(|message, _| match message {
+        Message::Checkpoint => Some(1),
+        _ => None,
+    });
+    assert_eq!(outcome.retval, 0, "{outcome:?}");
+    assert_restored(&original, &home.after());
+}

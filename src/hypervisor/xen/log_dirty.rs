@@ -11,10 +11,10 @@ use std::io;
 use std::ptr::{NonNull, null_mut};
 use xenctrl_sys as sys;
 
-/// Whether a domain's log is on by its handle, and the buffer that it is read into, kept from read to read.
+/// The buffer that a domain's log is read into, kept from read to read. Whether the log is on is the domain's matter: in COLO libxl
+/// switches it on.
 #[derive(Debug, Default)]
 pub(super) struct DirtyLog {
-    on: bool,
     buffer: Option<HypercallBuffer>,
 }
 
@@ -120,9 +120,6 @@ impl XenDomain {
     }
 
     fn read_log(&mut self, bitmap: &mut DirtyBitmap, operation: u32, mode: u32) -> Result<DirtyStats> {
-        if !self.log.on {
-            return Err(Error::LogDirtyOff { domid: self.domid });
-        }
         // What lies beyond the bitmap would be lost without a word.
         let nr_pfns = self.nr_gpfns()?;
         if bitmap.nr_pfns() != nr_pfns {
@@ -130,7 +127,14 @@ impl XenDomain {
         }
         let words = bitmap.words().len();
         let buffer = self.log.buffer(&self.handles, words)?;
-        let stats = buffer.read(&self.handles, self.domid, operation, mode, nr_pfns)?;
+        let domid = self.domid;
+        let stats = buffer.read(&self.handles, domid, operation, mode, nr_pfns).map_err(|error| match error {
+            // What Xen says to reading a log that is off; nothing else of this request can be invalid.
+            Error::Hypercall { source, .. } if source.kind() == io::ErrorKind::InvalidInput => {
+                Error::LogDirtyOff { domid }
+            }
+            other => other,
+        })?;
         bitmap.copy_from_words(buffer.words());
         Ok(DirtyStats { fault_count: stats.fault_count.into(), dirty_count: stats.dirty_count.into() })
     }
@@ -143,7 +147,6 @@ impl LogDirty for XenDomain {
             self.shadow_control(sys::XEN_DOMCTL_SHADOW_OP_OFF)?;
             self.shadow_control(sys::XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY)?;
         }
-        self.log.on = true;
         Ok(())
     }
 
@@ -161,8 +164,6 @@ impl LogDirty for XenDomain {
     }
 
     fn disable_log_dirty(&mut self) -> Result<()> {
-        self.shadow_control(sys::XEN_DOMCTL_SHADOW_OP_OFF)?;
-        self.log.on = false;
-        Ok(())
+        self.shadow_control(sys::XEN_DOMCTL_SHADOW_OP_OFF)
     }
 }
