@@ -493,7 +493,7 @@ mod tests {
             longs: [c_ulong; 2],
         ) {
             let [one, two] = words;
-            let [done, total] = longs.map(|long| long as u64);
+            let [done, total] = longs.map(u64::from);
             let messages = [
                 Message::Log { level: Level::from_wire(level).unwrap(), errno: one, context: &a, text: &b },
                 Message::Progress { context: &a, doing: &b, done, total },

@@ -139,7 +139,11 @@ pub fn answer(
             }
         };
         if let Some(reply) = reply {
-            replies.write_all(&reply.to_ne_bytes()).and_then(|()| replies.flush()).map_err(pipe_error)?;
+            match replies.write_all(&reply.to_ne_bytes()).and_then(|()| replies.flush()) {
+                // It may have ended on a reply that it was owed from before.
+                Err(error) if completion.is_some() && error.kind() == io::ErrorKind::BrokenPipe => {}
+                result => result.map_err(pipe_error)?,
+            }
         }
         if let Some(completion) = completion {
             return Ok(completion);
@@ -202,6 +206,11 @@ impl Helper {
             (Some(replies), Some(messages)) => Ok(Helper { child, replies, messages, over: false }),
             _ => Err(failed(Errno::PIPE.into())),
         }
+    }
+
+    /// Its process id, of no meaning once it has been waited for.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Answers it until it completes, and waits for its end, no longer than until `deadline`.

@@ -104,7 +104,7 @@ impl<D: RestoreDomain, R: Read, W: Write, S: Read, B: Write> Work<'_, D, R, W, S
         let header = self.restorer.headers(&mut self.reader)?;
         let kind = header.domain_type().map_or("unknown", DomainType::name);
         let (major, minor) = (header.xen_major, header.xen_minor);
-        log::info!("Found {kind} domain from Xen {major}.{minor}");
+        log::info!("Found x86 {kind} domain from Xen {major}.{minor}");
         let libxl = &mut *self.libxl;
         let mut told = |missing| match libxl.static_data_done(missing)? {
             0 => Ok::<_, Failure>(()),

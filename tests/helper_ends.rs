@@ -1,0 +1,13 @@
+//! The save helper as a whole, on a thread, against somebody who plays libxl at both ends.
+
+#[path = "helper_ends/guest.rs"]
+mod guest;
+#[path = "helper_ends/world.rs"]
+mod world;
+
+#[path = "helper_ends/plain.rs"]
+mod plain;
+#[path = "helper_ends/rounds.rs"]
+mod rounds;
+#[path = "helper_ends/trouble.rs"]
+mod trouble;
