@@ -75,13 +75,13 @@ fn save_while_it_runs(home: &Home) -> Outcome {
 #[ignore = "long"]
 fn live_images_have_what_the_guest_dirtied_meanwhile() {
     for config in configs() {
-        for program in [Debians, Ours] {
-            let home = Home::of(&guest(&config, 50)).with(Ours);
+        for (saving, restoring) in PAIRS {
+            let home = Home::of(&guest(&config, 50)).with(saving);
             let outcome = save_while_it_runs(&home);
             let rounds =
                 |message: &Message| matches!(message, Message::Progress { doing, .. } if doing == "Frames iteration 1");
             assert!(outcome.count(rounds) > 0, "no second round: {:?}", outcome.messages);
-            assert_restored(&home.after(), &restore(program, &config, &home.path("stream")));
+            assert_restored(&home.after(), &restore(restoring, &config, &home.path("stream")));
         }
     }
 }
@@ -178,7 +178,7 @@ fn refused(config: &SimConfig, stream: &[u8], kind: u32) -> (String, i32) {
         _ => None,
     });
     assert_eq!(outcome.retval, -1, "{outcome:?}");
-    let said = outcome.messages.iter().filter_map(|message| match message {
+    let mut said = outcome.messages.iter().filter_map(|message| match message {
         Message::Log { text } => Some(text.clone()),
         _ => None,
     });
@@ -187,7 +187,7 @@ fn refused(config: &SimConfig, stream: &[u8], kind: u32) -> (String, i32) {
         _ => None,
     });
     // The last line but one: the last says that it is over.
-    (said.filter(|text| !text.starts_with("complete")).last().unwrap_or_default(), errno.unwrap_or_default())
+    (said.rfind(|text| !text.starts_with("complete")).unwrap_or_default(), errno.unwrap_or_default())
 }
 
 /// A stream of one checkpoint and what follows it, without libxl's records between.
