@@ -5,6 +5,8 @@ mod guest;
 #[path = "save_helper/world.rs"]
 mod world;
 
+#[path = "save_helper/install.rs"]
+mod install;
 #[path = "save_helper/plain.rs"]
 mod plain;
 #[path = "save_helper/rounds.rs"]
