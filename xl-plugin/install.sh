@@ -1,33 +1,34 @@
 #!/bin/sh
-# Installs the save helper that `cargo build --release --features xen` has built, or takes it away again.
+# Installs the save helper, or takes it away again. Nothing uses it before LIBXL_SAVE_HELPER names it: see README.md.
 #
-#   xl-plugin/install.sh [--uninstall]
+#   install.sh [--uninstall]
 #
-# PREFIX (/usr/local) and DESTDIR (empty) say where to; CARGO_TARGET_DIR (target) where from.
+# DESTDIR  put in front of every path, for packagers
+# PREFIX   /usr/local
+# BINARY   the program to install; by default what `cargo build --release --features xen` has made here
 set -eu
 
-here=$(cd "$(dirname "$0")" && pwd)
-folder=${DESTDIR:-}${PREFIX:-/usr/local}/lib/xen-replicate
-name=xen-replicate-save-helper
+prefix=${PREFIX:-/usr/local}
+target=${DESTDIR:-}$prefix/lib/xen-replicate/xen-replicate-save-helper
 
-case ${1:-} in
-'')
-    built=${CARGO_TARGET_DIR:-$here/../target}/release/$name
-    if [ ! -x "$built" ]; then
-        echo "$built is not there: cargo build --release --features xen" >&2
-        exit 2
+case $#${1-} in
+0)
+    here=$(dirname -- "$0")
+    binary=${BINARY:-${CARGO_TARGET_DIR:-$here/../target}/release/xen-replicate-save-helper}
+    if [ ! -f "$binary" ]; then
+        echo "$0: $binary is not there: cargo build --release --features xen" >&2
+        exit 1
     fi
-    install -d "$folder"
-    install -m 755 "$built" "$folder/$name"
-    echo "$folder/$name"
+    install -D -m 0755 -- "$binary" "$target"
+    echo "LIBXL_SAVE_HELPER=$prefix/lib/xen-replicate/xen-replicate-save-helper"
     ;;
---uninstall)
-    rm -f "$folder/$name"
-    # Only if nothing else is in it.
-    rmdir "$folder" 2>/dev/null || :
+1--uninstall)
+    rm -f -- "$target"
+    # Other parts of the package may live there.
+    rmdir -- "$(dirname -- "$target")" 2>/dev/null || :
     ;;
 *)
-    sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
+    echo "usage: $0 [--uninstall]" >&2
     exit 2
     ;;
 esac

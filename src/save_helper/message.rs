@@ -490,10 +490,10 @@ mod tests {
         #[test]
         fn what_is_emitted_is_parsed(
             a in text(), b in text(), level in 1..10u32, words: [u32; 2], signed: [i32; 2],
-            longs: [c_ulong; 2],
+            longs: [u32; 2],
         ) {
             let [one, two] = words;
-            let [done, total] = longs.map(u64::from);
+            let [done, total] = longs.map(|long| u64::from(long) << (8 * (size_of::<c_ulong>() - size_of::<u32>())));
             let messages = [
                 Message::Log { level: Level::from_wire(level).unwrap(), errno: one, context: &a, text: &b },
                 Message::Progress { context: &a, doing: &b, done, total },

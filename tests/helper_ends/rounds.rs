@@ -7,6 +7,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::thread;
 use xen_replicate::hypervisor::Domain;
 use xen_replicate::hypervisor::sim::SimConfig;
+use xen_replicate::save_helper::save::STAGED_PAGES;
 use xen_replicate::save_helper::*;
 use xen_replicate::stream::libxc::types as xc;
 use xen_replicate::stream::libxl::types as xl;
@@ -142,18 +143,23 @@ fn remus_ends_at_postcopy_too_without_an_octet_of_the_round() {
 
 #[test]
 fn remus_of_a_guest_that_is_not_sent_live_starts_with_all_of_it() {
-    let file = tempfile::tempfile().unwrap();
-    let config = small(5);
-    let guest = Guest::running(&config, 20);
-    let mut primary = Primary::new(&guest, &file, None);
-    primary.on_checkpoint = Box::new(|_, round| (round < 3).into());
-    let command = save_command(Flags::empty(), StreamType::Remus);
-    assert_eq!(start(command, &guest, &file, None).answer(&mut primary), GOOD);
-    file.try_clone().unwrap().rewind().unwrap();
-    let copy = Guest::empty(&config);
-    let mut secondary = Secondary::new(&copy, &file, None);
-    assert_eq!(start(restore_command(StreamType::Remus), &copy, &file, None).answer(&mut secondary), GOOD);
-    is_at(&secondary, &primary, 2);
+    // The second has more pfns, holes and all, than are copied before the guest runs on.
+    for (config, copied) in [(small(5), true), (big(), false)] {
+        let file = tempfile::tempfile().unwrap();
+        let guest = Guest::running(&config, 20);
+        assert_eq!(guest.info().unwrap().nr_pfns <= STAGED_PAGES, copied);
+        let mut primary = Primary::new(&guest, &file, None);
+        primary.on_checkpoint = Box::new(|_, round| (round < 3).into());
+        let command = save_command(Flags::empty(), StreamType::Remus);
+        assert_eq!(start(command, &guest, &file, None).answer(&mut primary), GOOD);
+        let place = |call: &str| primary.calls.iter().position(|other| other == call).unwrap();
+        assert_eq!(place("postcopy") < place("Frames"), copied, "{:?}", primary.calls);
+        file.try_clone().unwrap().rewind().unwrap();
+        let copy = Guest::empty(&config);
+        let mut secondary = Secondary::new(&copy, &file, None);
+        assert_eq!(start(restore_command(StreamType::Remus), &copy, &file, None).answer(&mut secondary), GOOD);
+        is_at(&secondary, &primary, 2);
+    }
 }
 
 /// A Remus stream of three checkpoints, and where each one ends.
@@ -217,16 +223,16 @@ fn garbage_behind_a_checkpoint_is_an_error_and_no_failover() {
     let config = small(6);
     let (stream, ends, _) = recorded(&config);
     let place = ends[0];
-    type Damage<'a> = (&'a str, &'a dyn Fn(&mut [u8]));
-    let damage: [Damage<'_>; 4] = [
-        ("an unknown mandatory type", &|round| round[0] = 0x77),
-        ("END in place of pages", &|round| round[..8].fill(0)),
-        ("a page type that does not exist", &|round| round[16 + 7] = 0x50),
-        ("a pfn out of bounds", &|round| round[16 + 4] = 0x40),
+    // Octets of the round's first record: type, length, count, the first pfn.
+    let damage: [(&str, usize, &[u8]); 4] = [
+        ("an unknown mandatory type", 0, &[0x77]),
+        ("END in place of pages", 0, &[0; 8]),
+        ("a page type that does not exist", 16 + 7, &[0x50]),
+        ("a pfn out of bounds", 16 + 4, &[0x40]),
     ];
-    for (what, damage) in damage {
+    for (what, at, octets) in damage {
         let mut stream = stream.clone();
-        damage(&mut stream[place..]);
+        stream[place + at..][..octets.len()].copy_from_slice(octets);
         let (secondary, end) = replayed(&stream, &config);
         assert_eq!(end, failed(BADMSG), "{what}");
         assert_eq!(secondary.results, [(0, 0)], "{what}");
