@@ -3,6 +3,7 @@
 mod commands_support;
 
 use commands_support::{Guarded, PROGRAM, command, wait};
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use tempfile::TempDir;
@@ -98,6 +99,28 @@ fn a_receiver_says_who_it_will_not_take() {
     assert_eq!(code, Some(1), "{errors}");
     let (code, errors) = refused(b"Xen saved domain, xl format\n \0 \r", &["--bare"]);
     assert!(code == Some(2) && errors.contains("before the first checkpoint was whole"), "{errors}");
+}
+
+#[test]
+fn a_receiver_without_descriptors_lets_a_primary_wait() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let place = Place::new();
+    let listen = format!("unix:{}", place.text("s"));
+    let arguments = ["receive", "--domain=web", "--listen", &listen, "--control", &place.text("b")];
+    let mut receiver = Guarded(command(&arguments).spawn().unwrap());
+    let mut errors = BufReader::new(receiver.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(errors.any(|line| line.contains("rule manual")), "it does not listen");
+    let pid = Pid::from_child(&receiver.0);
+    let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let limit = |soft| prlimit(Some(pid), Resource::Nofile, Rlimit { current: soft, maximum }).unwrap();
+    // Standard input, output and error are all that stays below it.
+    let before = limit(Some(3));
+    let control = place.text("a");
+    let _primary = Guarded(command(&["remus", "-i", "10", "--control", &control, "web", &listen]).spawn().unwrap());
+    let told = errors.find(|line| line.contains("a connection waits")).unwrap();
+    assert!(told.contains("Too many open files"), "{told}");
+    limit(before.current);
+    wait(&place.path("a"), "protection", |status| status.acknowledged >= 1);
 }
 
 #[test]

@@ -66,9 +66,8 @@ pub fn receive(source: Source, job: &Job, desk: &Desk) -> io::Result<bool> {
         Source::Listener(listener) => listener,
     };
     loop {
-        let cancel = Cancel::new()?;
-        let link = match listener.accept(&desk.waiting(), cancel.clone()) {
-            Ok(link) => link,
+        let (link, cancel) = match listener.accept(&desk.waiting()) {
+            Ok(accepted) => accepted,
             Err(_) if desk.is_terminated() => return Ok(true),
             Err(error) => return Err(error),
         };

@@ -4,6 +4,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Once cancelled, always cancelled. Clones are the same one.
 #[derive(Debug, Clone)]
@@ -27,6 +28,20 @@ impl Cancel {
     /// Whether it is.
     pub fn is_cancelled(&self) -> bool {
         ready(self.as_fd(), PollFlags::IN)
+    }
+
+    /// Waits for `span`, or until it is cancelled, which is told.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn wait_for(&self, span: Duration) -> io::Result<bool> {
+        let span = Timespec { tv_sec: span.as_secs().cast_signed(), tv_nsec: span.subsec_nanos().into() };
+        let mut fds = [PollFd::from_borrowed_fd(self.as_fd(), PollFlags::IN)];
+        match poll(&mut fds, Some(&span)) {
+            // Shorter than asked for; who waits looks again.
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            other => Ok(other? > 0),
+        }
     }
 
     /// Waits until `fd` has something for `events`, or has failed. False when cancelled first, also when both hold.

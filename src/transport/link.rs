@@ -142,7 +142,8 @@ impl Link {
     }
 
     /// Descriptors that this process has inherited. They are opened anew where they are files or pipes, and shared where
-    /// they are sockets.
+    /// they are sockets. What was inherited stays open besides: through a pipe, the other side sees the end when this process
+    /// ends, not when the link does.
     ///
     /// # Errors
     /// No such descriptor.

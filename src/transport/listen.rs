@@ -1,6 +1,6 @@
 //! Waiting for another host.
 
-use super::{Address, Cancel, Link, is_cancelled};
+use super::{Address, Cancel, Link};
 use rustix::event::PollFlags;
 use rustix::fs::{Mode, chmod};
 use std::fs;
@@ -10,6 +10,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a connection waits before it is tried again to take it, when descriptors or memory were short.
+const SHORTAGE: Duration = Duration::from_millis(200);
 
 /// A socket that others connect to.
 #[derive(Debug)]
@@ -79,11 +83,13 @@ impl Listener {
         })
     }
 
-    /// Waits for the next connection, which is called off by `link` later on.
+    /// Waits for the next connection, and gives with it what calls it off later on. Where descriptors or memory are short,
+    /// the other side waits until there are some: that is no reason to stop listening.
     ///
     /// # Errors
-    /// The system's; called off by `cancel` ([`is_cancelled`]).
-    pub fn accept(&self, cancel: &Cancel, link: Cancel) -> io::Result<Link> {
+    /// The system's; called off by `cancel` ([`is_cancelled`](super::is_cancelled)).
+    pub fn accept(&self, cancel: &Cancel) -> io::Result<(Link, Cancel)> {
+        let mut told = false;
         loop {
             let fd = match self {
                 Listener::Unix(listener, _) => listener.as_fd(),
@@ -92,25 +98,40 @@ impl Listener {
             if !cancel.wait(fd, PollFlags::IN)? {
                 return Err(super::link::cancelled());
             }
-            let accepted = match self {
-                Listener::Unix(listener, file) => listener.accept().and_then(|(socket, _)| {
-                    Link::socket(socket.into(), format!("unix:{}", file.0.display()), link.clone())
-                }),
-                Listener::Tcp(listener) => {
-                    listener.accept().and_then(|(socket, peer)| Link::tcp(socket, format!("tcp:{peer}"), link.clone()))
-                }
-            };
-            match accepted {
+            match Cancel::new().and_then(|link| Ok((self.take(link.clone())?, link))) {
                 // Gone again before we looked.
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => {
-                    if is_cancelled(&error) {
-                        return Err(error);
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => {}
+                Err(error) if is_shortage(&error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        log::warn!("a connection waits: {error}");
+                    }
+                    if cancel.wait_for(SHORTAGE)? {
+                        return Err(super::link::cancelled());
                     }
                 }
                 other => return other,
             }
         }
     }
+
+    fn take(&self, link: Cancel) -> io::Result<Link> {
+        match self {
+            Listener::Unix(listener, file) => {
+                let (socket, _) = listener.accept()?;
+                Link::socket(socket.into(), format!("unix:{}", file.0.display()), link)
+            }
+            Listener::Tcp(listener) => {
+                let (socket, peer) = listener.accept()?;
+                Link::tcp(socket, format!("tcp:{peer}"), link)
+            }
+        }
+    }
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {

@@ -196,8 +196,7 @@ fn receive(folder: &TempDir, wanted: &Wanted) -> (Handle, Receiving, Address) {
     };
     let target = SimTarget { domain: "guest".into(), memory_budget: None };
     let receiving = thread::spawn(move || {
-        let cancel = Cancel::new().unwrap();
-        let link = listener.accept(&Cancel::new().unwrap(), cancel.clone()).unwrap();
+        let (link, cancel) = listener.accept(&Cancel::new().unwrap()).unwrap();
         driver.run(link, cancel, target, settings)
     });
     (handle, receiving, address)
