@@ -49,7 +49,7 @@ impl Domain for Restless {
     }
 
     fn suspend(&mut self) -> Result<()> {
-        self.gone.set(self.for_good);
+        self.gone.set(self.for_good && self.gone.get());
         self.guest.suspend()
     }
 
