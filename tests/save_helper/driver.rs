@@ -2,10 +2,11 @@
 
 use crate::control::Control;
 use crate::helper::{program, rings};
-use crate::home::{Home, Program, assert_restored, guest};
+use crate::home::{Home, Program, assert_restored, fifo, guest};
 use crate::plain::configs;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 use xen_replicate::hypervisor::sim::{SimConfig, SimDomain};
 use xen_replicate::hypervisor::{DeviceModel, Domain, DomainInfo, EmulatorHeader, Error, Result};
@@ -366,6 +367,23 @@ fn three_checkpoints_and_a_failover_go_through_a_helper_either_way() {
             assert_eq!(checkpoint, 3, "{saving:?}, {restoring:?}");
             assert_restored(&original, &copy);
         }
+    }
+}
+
+#[test]
+#[ignore = "long"]
+fn checkpoints_go_through_a_pipe_as_they_are_made() {
+    let config = SimConfig::small(5);
+    for (saving, restoring) in [(Debians, Ours), (Ours, Debians)] {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = fifo(folder.path(), "stream");
+        thread::scope(|scope| {
+            // Either end reads and writes with the same descriptors in turn: an octet too far would be missing there.
+            let protecting = scope.spawn(|| protect(Helper(saving), &config, &pipe, 3));
+            let (copy, checkpoint) = take_over(Helper(restoring), &config, &pipe);
+            assert_eq!(checkpoint, 3);
+            assert_restored(&protecting.join().unwrap(), &copy);
+        });
     }
 }
 
