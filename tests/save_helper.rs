@@ -7,10 +7,18 @@
 //!
 //! The first run downloads Debian's packages and builds the stand-in (`tests/standin/setup`); it needs Debian 12.
 
+#[cfg(feature = "xen")]
+#[path = "save_helper/bad.rs"]
+mod bad;
 #[path = "save_helper/colo.rs"]
 mod colo;
+#[cfg(feature = "xen")]
+mod common;
 #[path = "save_helper/control.rs"]
 mod control;
+#[cfg(feature = "xen")]
+#[path = "save_helper/driver.rs"]
+mod driver;
 #[path = "save_helper/helper.rs"]
 mod helper;
 #[path = "save_helper/home.rs"]

@@ -102,6 +102,14 @@ pub enum RestoreError {
         /// Octets that it may take.
         limit: u64,
     },
+    /// A checkpoint for which there is no memory on this host.
+    #[error("checkpoint: the record at offset {offset} makes it {needed} octets, for which there is no memory")]
+    RoundMemory {
+        /// Offset of the record.
+        offset: u64,
+        /// Octets that the checkpoint would take with it.
+        needed: u64,
+    },
     /// A HVM context that is no chain of entries.
     #[error("HVM_CONTEXT at offset {offset}: {error}")]
     HvmContext {

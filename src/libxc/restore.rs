@@ -234,8 +234,8 @@ impl Restorer {
     /// Reads a later round into `round`, replacing what it had. Nothing of it is applied.
     ///
     /// # Errors
-    /// The stream's, [`RestoreError::RoundLimit`], [`RestoreError::Pfn`], [`RestoreError::HvmContext`],
-    /// [`RestoreError::NoHvmContext`]. The domain is at the checkpoint before, and `round` is of no use.
+    /// The stream's, [`RestoreError::RoundLimit`], [`RestoreError::RoundMemory`], [`RestoreError::Pfn`],
+    /// [`RestoreError::HvmContext`], [`RestoreError::NoHvmContext`]. The domain is at the checkpoint before, and `round` is of no use.
     pub fn receive<R: Read, Home>(
         &mut self,
         reader: &mut LibxcReader<R, Home>,
@@ -252,6 +252,10 @@ impl Restorer {
                     self.check_limit(round, more)?;
                     for entry in pages.entries() {
                         self.check_pfn(entry)?;
+                    }
+                    if round.try_reserve(&pages).is_err() {
+                        let needed = round.octets().saturating_add(more as u64);
+                        return Err(RestoreError::RoundMemory { offset: item.offset, needed });
                     }
                     round.add_record(&pages);
                     continue;

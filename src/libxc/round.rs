@@ -10,6 +10,7 @@ use crate::hypervisor::types::{HvmParam, PAGE_SIZE, TscInfo};
 use crate::hypervisor::{PageBatch, SaveDomain};
 use crate::stream::handover::LibxcWriter;
 use crate::stream::libxc::{BATCH, HvmParams, PageData, PageEntry, Record, emit_hvm_params};
+use std::collections::TryReserveError;
 use std::io::Write;
 
 /// Pages and state of one checkpoint. Cleared and filled again it keeps its memory, so that a round of the usual size
@@ -96,6 +97,12 @@ impl Round {
     /// Adds entries none of which has contents.
     pub(super) fn add_empty(&mut self, entries: &[PageEntry]) {
         self.entries.extend_from_slice(entries);
+    }
+
+    /// Makes room for the pages of a record, whose number is a stranger's word.
+    pub(super) fn try_reserve(&mut self, pages: &PageData<'_>) -> Result<(), TryReserveError> {
+        self.entries.try_reserve(pages.count())?;
+        self.contents.try_reserve(pages.contents().map_or(0, <[u8]>::len))
     }
 
     /// Adds the pages of a record.

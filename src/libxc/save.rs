@@ -16,8 +16,9 @@
 use super::pv::PvSaver;
 use super::round::Runs;
 use super::{Round, SaveError};
+use crate::hypervisor::bitmap::BoundMismatch;
 use crate::hypervisor::types::{CleanMode, DomainKind, PageType, Pfn};
-use crate::hypervisor::{DirtyBitmap, Mfn, SaveDomain};
+use crate::hypervisor::{self, DirtyBitmap, Mfn, SaveDomain};
 use crate::stream::handover::LibxcWriter;
 use crate::stream::libxc::{BATCH, CpuidPolicy, DomainHeader, DomainType, MsrPolicy, PageEntry, Record};
 use std::io::Write;
@@ -67,12 +68,14 @@ pub struct Saver {
     mapped: Vec<Pfn>,
     entries: Vec<PageEntry>,
     round: Round,
+    /// Pfns whose page went while it was being sent: looked at once more when the guest stands still.
+    vanished: Vec<Pfn>,
     /// What a PV domain takes besides.
     pv: Option<PvSaver>,
 }
 
 impl Saver {
-    /// A saver for a domain whose p2m does not grow meanwhile.
+    /// A saver for a domain. The p2m of a HVM domain may grow meanwhile; what it grows by is sent as if it had been written.
     ///
     /// # Errors
     /// The hypervisor's; [`SaveError::P2m`].
@@ -91,6 +94,7 @@ impl Saver {
             mapped: Vec::with_capacity(BATCH),
             entries: Vec::with_capacity(BATCH),
             round: Round::default(),
+            vanished: Vec::new(),
         })
     }
 
@@ -176,7 +180,7 @@ impl Saver {
             if sent.rounds >= self.options.live_rounds {
                 return Ok(sent);
             }
-            let dirty = domain.clean_log_dirty(&mut self.dirty, CleanMode::Ongoing)?.dirty_count;
+            let dirty = self.read_log(domain, CleanMode::Ongoing)?;
             if dirty < self.options.few_pages {
                 // What was read is gone from the log, so it has to be sent before the guest stops.
                 let round = sent.rounds;
@@ -214,12 +218,31 @@ impl Saver {
     /// [`SaveError::NotSuspended`], or the hypervisor's.
     pub fn collect(&mut self, domain: &mut impl SaveDomain) -> Result<u64, SaveError> {
         self.must_be_suspended(domain)?;
-        domain.clean_log_dirty(&mut self.dirty, CleanMode::Final)?;
+        self.read_log(domain, CleanMode::Final)?;
+        for pfn in self.vanished.drain(..) {
+            self.dirty.set(pfn);
+        }
         if let Some(pv) = &mut self.pv {
             pv.check(domain)?;
             pv.take_deferred(&mut self.dirty);
         }
         Ok(self.dirty.count())
+    }
+
+    /// Takes the dirty log; gives the number of dirty pages.
+    fn read_log(&mut self, domain: &mut impl SaveDomain, mode: CleanMode) -> Result<u64, SaveError> {
+        let known = self.dirty.nr_pfns();
+        match domain.clean_log_dirty(&mut self.dirty, mode) {
+            // Xen logs what is written, and a page that has just come need not have been.
+            Err(hypervisor::Error::BitmapBound(BoundMismatch { expected, .. })) if self.pv.is_none() => {
+                log::info!("the guest's p2m has {expected:#x} pfns now, {known:#x} before");
+                self.dirty.resize(expected);
+                let dirty = domain.clean_log_dirty(&mut self.dirty, mode)?.dirty_count;
+                let new = (known..expected).filter(|&pfn| self.dirty.set(pfn)).count();
+                Ok(dirty.saturating_add(new as u64))
+            }
+            read => Ok(read?.dirty_count),
+        }
     }
 
     fn must_be_suspended(&self, domain: &impl SaveDomain) -> Result<(), SaveError> {
@@ -257,21 +280,64 @@ impl Saver {
             }
             next = self.next_batch(domain, from)?;
             sent += self.entries.len() as u64;
-            if !self.mapped.is_empty() {
-                let pages = domain.map_pages(&self.mapped)?;
-                match &mut self.pv {
-                    None => out.page_data(&self.entries, Runs::new(&pages))?,
-                    Some(pv) => {
-                        let contents = pv.contents(domain, &mut self.entries, &pages, still)?;
-                        out.page_data(&self.entries, contents)?;
+            loop {
+                match self.send_batch(domain, out, still) {
+                    Err(SaveError::Hypervisor(hypervisor::Error::NotPopulated { pfn })) if self.pv.is_none() => {
+                        self.leave_out(domain, pfn)?;
                     }
+                    result => break result?,
                 }
-            } else if !self.entries.is_empty() {
-                out.page_data(&self.entries, [])?;
             }
         }
         told(total, total);
         Ok(sent)
+    }
+
+    /// Sends the batch looked up. Nothing of it is written when its pages cannot be mapped.
+    fn send_batch<D: SaveDomain, W: Write, Home>(
+        &mut self,
+        domain: &D,
+        out: &mut LibxcWriter<W, Home>,
+        still: bool,
+    ) -> Result<(), SaveError> {
+        if !self.mapped.is_empty() {
+            let pages = domain.map_pages(&self.mapped)?;
+            match &mut self.pv {
+                None => out.page_data(&self.entries, Runs::new(&pages))?,
+                Some(pv) => {
+                    let contents = pv.contents(domain, &mut self.entries, &pages, still)?;
+                    out.page_data(&self.entries, contents)?;
+                }
+            }
+        } else if !self.entries.is_empty() {
+            out.page_data(&self.entries, [])?;
+        }
+        Ok(())
+    }
+
+    /// Makes a hole of a page of the batch that a running guest has given back since it was looked up, and of all others that
+    /// have gone with it.
+    fn leave_out(&mut self, domain: &impl SaveDomain, gone: Pfn) -> Result<(), SaveError> {
+        if domain.info()?.is_suspended() {
+            // Nobody can have taken it away: what the hypervisor says does not add up.
+            return Err(hypervisor::Error::NotPopulated { pfn: gone }.into());
+        }
+        domain.page_types(&self.batch, &mut self.types)?;
+        self.mapped.clear();
+        for (entry, now) in self.entries.iter_mut().zip(&self.types) {
+            if entry.page_type.has_contents() && (entry.pfn == gone || !now.has_contents()) {
+                log::info!(
+                    "pfn {:#x} has gone while it was being sent: left out until the guest stands still",
+                    entry.pfn
+                );
+                entry.page_type = PageType::XTAB;
+                self.vanished.push(entry.pfn);
+            }
+            if entry.page_type.has_contents() {
+                self.mapped.push(entry.pfn);
+            }
+        }
+        Ok(())
     }
 
     /// Sends the state of a suspended domain.

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 /// What the records EMULATOR_XENSTORE_DATA and EMULATOR_CONTEXT carry.
 #[derive(Debug, Clone, Default)]
-pub(super) struct EmulatorState {
+pub(crate) struct EmulatorState {
     /// The record's body with its sub-header; empty when there are no entries.
     xenstore: Vec<u8>,
     /// The device model's state; empty when there is no device model.

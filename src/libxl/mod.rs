@@ -5,7 +5,7 @@
 //! it, by a move, so the steps can only be taken in their order.
 #![forbid(unsafe_code)]
 
-mod emulator;
+pub(crate) mod emulator;
 pub mod restore;
 pub mod save;
 

@@ -108,16 +108,8 @@ impl Restorer {
         mut reader: LibxlReader<R>,
         domain: &mut D,
     ) -> Result<Turn<R>, RestoreError> {
-        let mut reader = loop {
-            match reader.next_record()? {
-                Some((_, Record::LibxcContext)) => {
-                    break reader.into_libxc().map_err(|reader| out_of_turn("LIBXC_CONTEXT", reader.offset()))?;
-                }
-                Some((_, Record::Optional { .. })) => {}
-                Some((item, _)) => return Err(out_of_turn("a record before LIBXC_CONTEXT", item.offset)),
-                None => return Err(out_of_turn("the end of libxl's turn", reader.offset())),
-            }
-        };
+        to_libxc(&mut reader)?;
+        let mut reader = reader.into_libxc().map_err(|reader| out_of_turn("LIBXC_CONTEXT", reader.offset()))?;
         self.libxc.headers(&mut reader)?;
         let ending = self.libxc.first_image(&mut reader, domain)?;
         let turn = self.libxl_part(reader, ending, domain)?;
@@ -185,46 +177,78 @@ impl Restorer {
         domain: &D,
     ) -> Result<Turn<R>, RestoreError> {
         let mut reader = reader.into_libxl().map_err(|reader| out_of_turn("libxc's hand-over", reader.offset()))?;
-        self.emulator.clear();
-        loop {
-            let Some((item, record)) = reader.next_record()? else {
-                return Err(out_of_turn("the end of libxl's turn", reader.offset()));
-            };
-            let offset = item.offset;
-            self.emulator.offset = offset;
-            match record {
-                Record::EmulatorXenstoreData(data) => {
-                    check_emulator("EMULATOR_XENSTORE_DATA", offset, data.header, domain)?;
-                    if !self.emulator.set_xenstore(&data) {
-                        return Err(out_of_turn("a second EMULATOR_XENSTORE_DATA", offset));
-                    }
-                    self.check_limit(offset)?;
-                }
-                Record::EmulatorContext(context) => {
-                    check_emulator("EMULATOR_CONTEXT", offset, context.header, domain)?;
-                    if !self.emulator.set_context(&context) {
-                        return Err(out_of_turn("a second EMULATOR_CONTEXT", offset));
-                    }
-                    self.check_limit(offset)?;
-                }
-                Record::Optional { .. } => {}
-                Record::End if ending == Ending::End => return Ok(Turn::Ended(reader.into_inner())),
-                Record::CheckpointEnd if ending == Ending::Checkpoint => {
-                    let reader =
-                        reader.into_libxc().map_err(|reader| out_of_turn("CHECKPOINT_END", reader.offset()))?;
-                    return Ok(Turn::Checkpoint(reader));
-                }
-                Record::End => return Err(out_of_turn("END", offset)),
-                Record::CheckpointEnd => return Err(out_of_turn("CHECKPOINT_END", offset)),
-                Record::LibxcContext => return Err(out_of_turn("LIBXC_CONTEXT", offset)),
-                Record::CheckpointState(_) => return Err(out_of_turn("CHECKPOINT_STATE", offset)),
+        let (round, limit) = (self.round.octets(), self.libxc.round_limit());
+        take_part(&mut reader, ending, &mut self.emulator, domain, |offset, octets| {
+            let needed = round + octets;
+            if needed > limit { Err(RestoreError::RoundLimit { offset, needed, limit }) } else { Ok(()) }
+        })?;
+        match ending {
+            Ending::End => Ok(Turn::Ended(reader.into_inner())),
+            Ending::Checkpoint => {
+                let reader = reader.into_libxc().map_err(|reader| out_of_turn("CHECKPOINT_END", reader.offset()))?;
+                Ok(Turn::Checkpoint(reader))
             }
         }
     }
+}
 
-    fn check_limit(&self, offset: u64) -> Result<(), RestoreError> {
-        let (needed, limit) = (self.round_octets(), self.libxc.round_limit());
-        if needed > limit { Err(RestoreError::RoundLimit { offset, needed, limit }) } else { Ok(()) }
+/// Reads up to LIBXC_CONTEXT.
+///
+/// # Errors
+/// The stream's.
+pub(crate) fn to_libxc<R: Read>(reader: &mut LibxlReader<R>) -> Result<(), RestoreError> {
+    loop {
+        match reader.next_record()? {
+            Some((_, Record::LibxcContext)) => return Ok(()),
+            Some((_, Record::Optional { .. })) => {}
+            Some((item, _)) => return Err(out_of_turn("a record before LIBXC_CONTEXT", item.offset)),
+            None => return Err(out_of_turn("the end of libxl's turn", reader.offset())),
+        }
+    }
+}
+
+/// Reads libxl's part behind libxc's, up to END or CHECKPOINT_END, into `emulator`, replacing what it had. `limit` hears with
+/// each record's offset how many octets it holds then.
+///
+/// # Errors
+/// The stream's, or that of `limit`.
+pub(crate) fn take_part<R: Read, D: DeviceModel>(
+    reader: &mut LibxlReader<R>,
+    ending: Ending,
+    emulator: &mut EmulatorState,
+    domain: &D,
+    limit: impl Fn(u64, u64) -> Result<(), RestoreError>,
+) -> Result<(), RestoreError> {
+    emulator.clear();
+    loop {
+        let Some((item, record)) = reader.next_record()? else {
+            return Err(out_of_turn("the end of libxl's turn", reader.offset()));
+        };
+        let offset = item.offset;
+        emulator.offset = offset;
+        match record {
+            Record::EmulatorXenstoreData(data) => {
+                check_emulator("EMULATOR_XENSTORE_DATA", offset, data.header, domain)?;
+                if !emulator.set_xenstore(&data) {
+                    return Err(out_of_turn("a second EMULATOR_XENSTORE_DATA", offset));
+                }
+                limit(offset, emulator.octets())?;
+            }
+            Record::EmulatorContext(context) => {
+                check_emulator("EMULATOR_CONTEXT", offset, context.header, domain)?;
+                if !emulator.set_context(&context) {
+                    return Err(out_of_turn("a second EMULATOR_CONTEXT", offset));
+                }
+                limit(offset, emulator.octets())?;
+            }
+            Record::Optional { .. } => {}
+            Record::End if ending == Ending::End => return Ok(()),
+            Record::CheckpointEnd if ending == Ending::Checkpoint => return Ok(()),
+            Record::End => return Err(out_of_turn("END", offset)),
+            Record::CheckpointEnd => return Err(out_of_turn("CHECKPOINT_END", offset)),
+            Record::LibxcContext => return Err(out_of_turn("LIBXC_CONTEXT", offset)),
+            Record::CheckpointState(_) => return Err(out_of_turn("CHECKPOINT_STATE", offset)),
+        }
     }
 }
 

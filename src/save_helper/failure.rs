@@ -113,6 +113,7 @@ impl Failure {
                 hypervisor::Error::Unsupported { .. } => Errno::OPNOTSUPP,
                 _ => Errno::INVAL,
             },
+            Failure::Restore(RestoreError::RoundMemory { .. }) => Errno::NOMEM,
             Failure::Restore(RestoreError::RoundLimit { .. }) | Failure::BackTooMany { .. } => Errno::NOBUFS,
             Failure::Restore(error) if error.is_sender_gone() => Errno::NODATA,
             Failure::BackEnd => Errno::NODATA,

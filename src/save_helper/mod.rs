@@ -18,6 +18,8 @@
 //! ends (CHECKPOINT, END), so nothing is ever read beyond that record, and everything before it is written when libxl
 //! is told (`checkpoint`, `complete`).
 //!
+//! `driver.rs` is a libxl on top of `parent.rs`: libxl's records from this project, libxc's from a helper.
+//!
 //! HVM and PVH domains, as far as [`crate::libxc`] goes.
 
 pub mod abort;
@@ -25,6 +27,7 @@ pub mod arguments;
 pub mod back_channel;
 pub mod callbacks;
 pub mod child;
+pub mod driver;
 pub mod failure;
 pub mod message;
 pub mod parent;

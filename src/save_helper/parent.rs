@@ -181,14 +181,28 @@ impl Helper {
         stream: BorrowedFd<'_>,
         back: Option<BorrowedFd<'_>>,
     ) -> Result<Self, ParentError> {
-        let failed = |error| ParentError::Start { program: program.display().to_string(), error };
+        Helper::start_as(std::process::Command::new(program), command, stream, back)
+    }
+
+    /// The same with a program that has an environment, or arguments before those of `command`: one that becomes the helper
+    /// in its turn.
+    ///
+    /// # Errors
+    /// [`ParentError::Start`].
+    pub fn start_as(
+        mut starter: std::process::Command,
+        command: &Command,
+        stream: BorrowedFd<'_>,
+        back: Option<BorrowedFd<'_>>,
+    ) -> Result<Self, ParentError> {
+        let program = starter.get_program().display().to_string();
+        let failed = |error| ParentError::Start { program: program.clone(), error };
         // Duplicates have numbers above stderr's, and are closed in any other program started meanwhile.
         let stream = stream.try_clone_to_owned().map_err(failed)?;
         let back = back.map(|back| back.try_clone_to_owned()).transpose().map_err(failed)?;
         let inherited: Vec<RawFd> =
             [Some(&stream), back.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd).collect();
         let fds = Fds { stream: stream.as_raw_fd(), back: back.as_ref().map(OwnedFd::as_raw_fd) };
-        let mut starter = std::process::Command::new(program);
         starter.args(command.with_fds(fds).emit()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let keep = move || {
             for &number in &inherited {

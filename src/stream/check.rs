@@ -53,6 +53,11 @@ impl Checker {
         Checker { grammar: Grammar::new(mode), domain: None, guest_width: None }
     }
 
+    /// See [`Grammar::libxc_elsewhere`].
+    pub(super) fn libxc_elsewhere(&mut self, checkpoint: bool) -> Result<(), super::grammar::OrderError> {
+        self.grammar.libxc_elsewhere(checkpoint)
+    }
+
     /// Checks the next item. Gives the parsed record, when the item is one and its body can be parsed.
     pub fn item<'a>(&mut self, item: &Item<'a>, report: &mut dyn FnMut(StreamError)) -> Option<Parsed<'a>> {
         let mut report = |problem: Problem| report(item.error(problem));

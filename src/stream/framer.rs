@@ -445,6 +445,21 @@ impl Framer {
         };
     }
 
+    /// libxc has had its turn in another process, up to CHECKPOINT or END: it is libxl's turn. Offsets and numbers of items do
+    /// not count what was passed.
+    pub(super) fn libxc_elsewhere(&mut self, checkpoint: bool) {
+        if checkpoint {
+            self.seen.get_or_insert(Mode::Remus);
+        }
+        self.state = State::Libxl(checkpoint);
+    }
+
+    /// A problem at the place of the next item.
+    pub(super) fn refuse(&self, problem: impl Into<Problem>) -> StreamError {
+        let layer = self.owner().unwrap_or(Layer::Xl);
+        StreamError { layer, index: Some(self.index), offset: self.offset, problem: problem.into() }
+    }
+
     fn whole_checkpoint(&mut self) {
         self.round += 1;
         self.checkpoint_end = self.offset;

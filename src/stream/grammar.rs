@@ -174,6 +174,18 @@ impl Grammar {
         }
     }
 
+    /// libxc has had its turn in another process: an image or a round, up to CHECKPOINT or END.
+    ///
+    /// # Errors
+    /// [`OrderError::CheckpointInPlain`].
+    pub fn libxc_elsewhere(&mut self, checkpoint: bool) -> Result<(), OrderError> {
+        if checkpoint && self.mode == Some(Mode::Plain) {
+            return Err(OrderError::CheckpointInPlain);
+        }
+        self.libxl = if checkpoint { LibxlState::Checkpoint } else { LibxlState::Image };
+        Ok(())
+    }
+
     fn libxl_record(&mut self, type_id: u32, control: Option<ControlId>, report: &mut dyn FnMut(Problem)) {
         let record = framer::record_name(Layer::Libxl, type_id);
         let mut wrong = |error: OrderError| report(error.into());

@@ -33,7 +33,12 @@
 //! ```
 //!
 //! [`Alone`] is the libxc side without libxl in the same program: a save helper, which is told of hand-overs by other
-//! means and keeps its place in the stream meanwhile.
+//! means and keeps its place in the stream meanwhile. [`AwayWriter`] and [`AwayReader`] are the libxl side without libxc in the
+//! same program: what drives such a helper.
+
+mod elsewhere;
+
+pub use elsewhere::{AwayReader, AwayWriter};
 
 use super::check::{Checker, Parsed};
 use super::error::{Severity, StreamError};

@@ -216,6 +216,17 @@ impl<R: Read> PullReader<R> {
         self.source
     }
 
+    /// The walker, to be told of what it has not seen.
+    pub(super) const fn framer_mut(&mut self) -> &mut Framer {
+        &mut self.framer
+    }
+
+    /// The source.
+    #[cfg(test)]
+    pub(super) const fn get_mut(&mut self) -> &mut R {
+        &mut self.source
+    }
+
     /// The source. Reading from it while an item is half read loses the stream.
     pub const fn get_ref(&self) -> &R {
         &self.source

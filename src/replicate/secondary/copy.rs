@@ -301,6 +301,7 @@ impl Unsound {
             Unsound::Domain(hypervisor::Error::OutOfMemory { .. })
             | Unsound::Restore(
                 RestoreError::RoundLimit { .. }
+                | RestoreError::RoundMemory { .. }
                 | RestoreError::Hypervisor { error: hypervisor::Error::OutOfMemory { .. }, .. },
             ) => RefuseReason::Budget,
             Unsound::Domain(_) | Unsound::Restore(_) | Unsound::Ended => RefuseReason::Malformed,
