@@ -3,7 +3,8 @@
 
 use super::explorer::Flaw;
 use std::collections::{BTreeMap, VecDeque};
-use xen_replicate::colo::{Config, Dialect, Message, Mode, Primary, Secondary, Step as At, primary, secondary};
+use xen_replicate::colo::{Config, Dialect, Message, Point, Primary, Secondary, Step as At, primary, secondary};
+use xen_replicate::remus::primary::Answer;
 use xen_replicate::remus::{Generation, Time, Timer, Verdict};
 
 /// A way to be wrong, put around the machines. The shipped code has none of them.
@@ -185,7 +186,7 @@ pub struct World {
 impl World {
     pub fn new(setting: &Setting) -> World {
         let session = Generation(1);
-        let mut world = World {
+        World {
             p: PrimarySide {
                 machine: Primary::new(setting.config, session),
                 alive: true,
@@ -229,9 +230,7 @@ impl World {
             witness: (session, Who::Primary),
             seen: BTreeMap::new(),
             left: setting.bounds,
-        };
-        world.p.todo.reserve(8);
-        world
+        }
     }
 
     pub const fn whole(&self) -> bool {
@@ -563,22 +562,14 @@ impl World {
     pub fn armed(timers: u8) -> impl Iterator<Item = Timer> {
         Timer::ALL.into_iter().filter(move |&timer| timers & 1 << timer as u8 != 0)
     }
-
-    /// The mode in which the secondary's guest runs.
-    pub const fn lock_step(setting: &Setting) -> bool {
-        matches!(setting.config.mode, Mode::LockStep)
-    }
 }
 
-fn granted(generation: Generation) -> primary_answer::Answer {
-    primary_answer::Answer { generation, verdict: Verdict::Granted }
+fn granted(generation: Generation) -> Answer {
+    Answer { generation, verdict: Verdict::Granted }
 }
-
-use xen_replicate::remus::primary as primary_answer;
 
 /// A message that says so and nothing that could be refused.
-pub const fn as_message(point: xen_replicate::colo::Point) -> Message {
-    use xen_replicate::colo::Point;
+pub const fn as_message(point: Point) -> Message {
     match point {
         Point::Ready => Message::Ready,
         Point::New => Message::New,
