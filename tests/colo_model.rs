@@ -243,6 +243,7 @@ fn garbage_between_packets() {
     each("garbage, packets", Rule::Witness, bounds, 100_000, nobody_fails_over);
 }
 
+/// Explores a broken variant: the property `by` must be found broken.
 fn caught(mutant: Mutant, dialect: Dialect, bounds: Bounds, by: &str) {
     let mut setting = setting(dialect, Mode::LockStep, Rule::Witness, bounds);
     setting.mutant = mutant;
@@ -264,7 +265,6 @@ fn broken_variants_are_caught() {
         caught(Mutant::ReleaseWhenSent, dialect, QUIET, "P2");
         caught(Mutant::SentIsLoaded, dialect, QUIET, "P");
         caught(Mutant::SecondaryNeverStops, dialect, QUIET, "P1");
-        caught(Mutant::AnyMessageFits, dialect, Bounds { packets: 1, ..GARBAGE }, "P");
         caught(Mutant::GarbageIsDeath, dialect, GARBAGE, "P4");
         caught(Mutant::HangsUpAtOnce, dialect, GARBAGE, "P4");
         caught(Mutant::DamageUnseen, dialect, GARBAGE, "P1");
@@ -272,7 +272,21 @@ fn broken_variants_are_caught() {
         caught(Mutant::PrimaryAsksNobody, dialect, no_packets, "P");
         caught(Mutant::SecondaryAsksNobody, dialect, no_packets, "P");
         caught(Mutant::WitnessGrantsAll, dialect, no_packets, "P");
-        caught(Mutant::LoadedUnsaid, dialect, QUIET, "liveness");
+        // Of libxl's secondary, the primary hears SVM_RESUMED then, which is a fault and no deadlock.
+        if dialect != Dialect::Libxl {
+            caught(Mutant::LoadedUnsaid, dialect, QUIET, "liveness");
+        }
     }
     caught(Mutant::NeverMerges, Dialect::Libxl, QUIET, "P1");
+    caught(Mutant::AnyMessageFits, Dialect::Libxl, GARBAGE, "P1");
+}
+
+/// In QEMU's dialects it takes two wrong messages, for two confirm a state.
+#[test]
+#[ignore = "long"]
+fn taking_any_message_is_caught_in_every_dialect() {
+    let bounds = Bounds { faults: 2, garbage: 2, packets: 1, ..GARBAGE };
+    for dialect in Dialect::ALL {
+        caught(Mutant::AnyMessageFits, dialect, bounds, "P");
+    }
 }

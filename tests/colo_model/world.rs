@@ -144,6 +144,8 @@ pub struct PrimarySide {
     pub collected: Option<Snapshot>,
     /// The secondary's list has come since the last state.
     pub listed: bool,
+    /// [`Mutant::SentIsLoaded`] at work.
+    pub assumes: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -205,6 +207,7 @@ impl World {
                 differed: 0,
                 collected: None,
                 listed: false,
+                assumes: false,
             },
             s: SecondarySide {
                 machine: Secondary::new(setting.config, session),
@@ -244,6 +247,12 @@ impl World {
         let event = match event {
             Event::Message(message) if setting.mutant == Mutant::AnyMessageFits => {
                 Event::Message(self.p.machine.expected().map_or(message, as_message))
+            }
+            // What was assumed is said once more, and passed over.
+            Event::Message(Message::Ready | Message::Received | Message::Loaded | Message::Resumed)
+                if setting.mutant == Mutant::SentIsLoaded && !self.p.assumes =>
+            {
+                return Ok(());
             }
             other => other,
         };
@@ -300,11 +309,13 @@ impl World {
                     self.release_up_to(checkpoint - 1)?;
                 }
                 if setting.mutant == Mutant::SentIsLoaded {
+                    self.p.assumes = true;
                     while let Some(point) = self.p.machine.expected()
                         && matches!(self.p.machine.phase(), primary::Phase::Session(At::Receipt | At::Load))
                     {
                         self.feed_primary(Event::Message(as_message(point)), setting)?;
                     }
+                    self.p.assumes = false;
                 }
             }
             Action::Abandon => {
