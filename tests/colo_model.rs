@@ -159,49 +159,49 @@ fn nobody_fails_over(world: &World) -> Result<(), Flaw> {
 #[test]
 fn delay_alone_changes_nothing() {
     let bounds = Bounds { packets: 2, ..QUIET };
-    let met = each("delay", Rule::Witness, bounds, 20_000, nobody_fails_over);
+    let met = each("delay", Rule::Witness, bounds, 42_000, nobody_fails_over);
     assert_eq!((met.active, met.alone, met.ended), (0, 0, 0));
 }
 
 #[test]
 fn a_crash_or_a_cut_leaves_one_copy() {
-    let met = each("crash or cut", Rule::Witness, CRASH, 100_000, any);
+    let met = each("crash or cut", Rule::Witness, CRASH, 579_000, any);
     assert!(met.active > 0 && met.alone > 0 && met.ended > 0);
 }
 
 #[test]
 fn time_outs_and_a_crash_or_a_cut_leave_one_copy() {
     let bounds = Bounds { timeouts: true, packets: 0, differences: 0, ..CRASH };
-    let met = each("crash, cut or time-out", Rule::Witness, bounds, 100_000, any);
+    let met = each("crash, cut or time-out", Rule::Witness, bounds, 292_000, any);
     assert!(met.active > 0 && met.alone > 0 && met.ended > 0);
 }
 
 #[test]
 fn garbage_alone_never_leads_to_a_fail_over() {
-    let met = each("garbage", Rule::Witness, GARBAGE, 10_000, nobody_fails_over);
+    let met = each("garbage", Rule::Witness, GARBAGE, 101_000, nobody_fails_over);
     assert!(met.alone > 0);
-    each("garbage, manual", Rule::Manual, GARBAGE, 10_000, nobody_fails_over);
+    each("garbage, manual", Rule::Manual, GARBAGE, 54_900, nobody_fails_over);
 }
 
 #[test]
 fn what_a_host_cannot_do_is_no_danger() {
     let bounds = Bounds { faults: 1, failures: 1, packets: 0, differences: 0, ..QUIET };
-    let met = each("failures", Rule::Witness, bounds, 1_000, any);
+    let met = each("failures", Rule::Witness, bounds, 2_900, any);
     assert!(met.alone > 0);
 }
 
 #[test]
 fn a_heartbeat_or_an_operator_says_that_it_is_over() {
     let bounds = Bounds { faults: 1, commands: 1, packets: 0, differences: 0, ..QUIET };
-    let met = each("commands", Rule::Witness, bounds, 1_000, any);
+    let met = each("commands", Rule::Witness, bounds, 48_700, any);
     assert!(met.active > 0 && met.alone > 0);
 }
 
 #[test]
 fn without_a_witness_the_rule_is_kept_under_a_crash() {
     let bounds = Bounds { cuts: 0, fence_failures: 1, faults: 2, packets: 0, differences: 0, ..CRASH };
-    each("manual, crash", Rule::Manual, bounds, 1_000, any);
-    each("primary-wins, crash", Rule::PrimaryWins, bounds, 1_000, any);
+    each("manual, crash", Rule::Manual, bounds, 6_700, any);
+    each("primary-wins, crash", Rule::PrimaryWins, bounds, 11_300, any);
 }
 
 #[test]
@@ -226,21 +226,21 @@ fn two_of_everything() {
         differences: 0,
         ..QUIET
     };
-    each("two faults of any kind", Rule::Witness, bounds, 100_000, any);
+    each("two faults of any kind", Rule::Witness, bounds, 2_509_000, any);
 }
 
 #[test]
 #[ignore = "long"]
 fn a_witness_out_of_reach() {
     let bounds = Bounds { faults: 2, unreachable: 1, timeouts: true, packets: 0, differences: 0, ..CRASH };
-    each("witness out of reach", Rule::Witness, bounds, 100_000, any);
+    each("witness out of reach", Rule::Witness, bounds, 915_000, any);
 }
 
 #[test]
 #[ignore = "long"]
 fn garbage_between_packets() {
     let bounds = Bounds { packets: 1, differences: 1, ..GARBAGE };
-    each("garbage, packets", Rule::Witness, bounds, 100_000, nobody_fails_over);
+    each("garbage, packets", Rule::Witness, bounds, 1_224_000, nobody_fails_over);
 }
 
 /// Explores a broken variant: the property `by` must be found broken.
@@ -278,13 +278,7 @@ fn broken_variants_are_caught() {
         }
     }
     caught(Mutant::NeverMerges, Dialect::Libxl, QUIET, "P1");
-    caught(Mutant::AnyMessageFits, Dialect::Libxl, GARBAGE, "P1");
-}
-
-/// In QEMU's dialects it takes two wrong messages, for two confirm a state.
-#[test]
-#[ignore = "long"]
-fn taking_any_message_is_caught_in_every_dialect() {
+    // In QEMU's dialects it takes two wrong messages, for two confirm a state.
     let bounds = Bounds { faults: 2, garbage: 2, packets: 1, ..GARBAGE };
     for dialect in Dialect::ALL {
         caught(Mutant::AnyMessageFits, dialect, bounds, "P");
