@@ -32,5 +32,14 @@ mod message;
 mod ours;
 #[path = "save_helper/plain.rs"]
 mod plain;
+#[cfg(feature = "xen")]
+#[path = "save_helper/pv.rs"]
+mod pv;
+#[cfg(feature = "xen")]
+#[path = "save_helper/pv_bad.rs"]
+mod pv_bad;
+#[cfg(feature = "xen")]
+#[path = "save_helper/pv_home.rs"]
+mod pv_home;
 #[path = "save_helper/remus.rs"]
 mod remus;

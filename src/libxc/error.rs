@@ -191,6 +191,15 @@ pub enum PvError {
         /// Last pfn.
         end: u32,
     },
+    /// Frames of a part of the p2m before which others are missing. No sender leaves them out, and what they would be worth is
+    /// memory that the stream never paid for.
+    #[error("p2m frames from pfn {start:#x} on, when those before have come only up to pfn {known:#x}")]
+    FramesGap {
+        /// First pfn of the record.
+        start: u32,
+        /// One more than the last pfn whose frame is known.
+        known: u64,
+    },
     /// A frame of the p2m that is no page of data.
     #[error("frame {index} of the p2m is pfn {pfn:#x}, which is {problem}")]
     P2mFrame {

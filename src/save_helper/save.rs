@@ -58,7 +58,7 @@ pub fn save<D: SaveDomain, R: Read, W: Write, S: Write, B: Read>(
     let verify = command.flags.contains(Flags::DEBUG) && command.stream == StreamType::Plain;
     let options = save::Options { xen, verify, ..save::Options::default() };
     let saver = Saver::new(domain, options)?;
-    log::info!("Saving domain {}, type x86 HVM", command.domid);
+    log::info!("Saving domain {}, type x86 {}", command.domid, domain.info().map_err(SaveError::from)?.kind);
     let back = back.map(BackReader::new);
     let mut work = Work { domain, libxl, saver, back, command, tracking: false, device_tracking: false };
     let result = work.run(stream);

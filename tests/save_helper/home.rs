@@ -27,6 +27,8 @@ pub enum Program {
 
 pub struct Home {
     folder: TempDir,
+    /// Whether the domain is a PV one.
+    pv: bool,
     pub program: Program,
 }
 
@@ -47,7 +49,7 @@ pub fn guest(config: &SimConfig, steps: u64) -> SimDomain {
 impl Home {
     /// A folder with a domain in it.
     pub fn of(domain: &SimDomain) -> Home {
-        let home = Home { folder: tempfile::tempdir().unwrap(), program: Program::Debians };
+        let home = Home { folder: tempfile::tempdir().unwrap(), pv: false, program: Program::Debians };
         let image = serde_json::to_vec(&domain.image().unwrap()).unwrap();
         fs::write(home.path("before.json"), image).unwrap();
         let memory = domain.memory();
@@ -66,6 +68,12 @@ impl Home {
         Home::of(&SimDomain::empty(config).unwrap())
     }
 
+    /// A folder for a PV domain, with nothing in it.
+    #[cfg(feature = "xen")]
+    pub fn for_pv() -> Home {
+        Home { folder: tempfile::tempdir().unwrap(), pv: true, program: Program::Debians }
+    }
+
     /// The same, for another helper.
     #[cfg(feature = "xen")]
     pub fn with(self, program: Program) -> Home {
@@ -80,6 +88,7 @@ impl Home {
     pub fn configuration(&self) -> PathBuf {
         let config = serde_json::json!({
             "folder": self.folder.path(),
+            "pv": self.pv,
             "control": self.path("control"),
             "log": self.path("log"),
         });

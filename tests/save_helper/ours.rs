@@ -55,7 +55,7 @@ fn plain_images_go_either_way_and_ours_is_octet_for_octet_what_it_should_be() {
 }
 
 /// Saves a guest that dirties its pages meanwhile: nobody reads on before it has run.
-fn save_while_it_runs(home: &Home) -> Outcome {
+pub fn save_while_it_runs(home: &Home) -> Outcome {
     let pipe = fifo(&home.path(""), "pipe");
     thread::scope(|scope| {
         let reading = scope.spawn(|| {
@@ -97,7 +97,7 @@ fn a_verify_pass_agrees_with_either_side() {
 }
 
 /// Takes so many checkpoints; libxl's part of each is written when libxl is told that libxc's is.
-fn protect(home: &Home, stream: &Path, checkpoints: u32) {
+pub fn protect(home: &Home, stream: &Path, checkpoints: u32) {
     let mut number = 0;
     let outcome = Helper::save(home, stream, None, 1, REMUS).run(|message, control| match message {
         Message::Postcopy => {
@@ -122,7 +122,7 @@ fn protect(home: &Home, stream: &Path, checkpoints: u32) {
 }
 
 /// Takes checkpoints until the stream stops.
-fn take_over(home: &Home, stream: &Path, mut libxl: impl Read) -> u32 {
+pub fn take_over(home: &Home, stream: &Path, mut libxl: impl Read) -> u32 {
     let mut taken = 0;
     let outcome = Helper::restore(home, stream, None, REMUS).run(|message, _| match message {
         Message::Checkpoint => {

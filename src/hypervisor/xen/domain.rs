@@ -5,6 +5,7 @@ use super::ffi;
 use super::handles::{Handles, hypercall};
 use super::log_dirty::DirtyLog;
 use super::populate::Memory;
+use super::pv::PvMaps;
 use crate::hypervisor::Domain;
 use crate::hypervisor::error::{Error, Result};
 use crate::hypervisor::types::{DomainInfo, DomainKind, ShutdownReason, Uuid};
@@ -25,6 +26,8 @@ pub struct XenDomain {
     pub(super) kind: DomainKind,
     /// What a restorer knows of the domain's pages.
     pub(super) memory: Memory,
+    /// What of a PV domain stays mapped.
+    pub(super) pv: PvMaps,
     /// Size of the HVM context the last time it was read.
     pub(super) context_size: Cell<usize>,
     /// Whether one of Xen's pauses is this handle's.
@@ -49,6 +52,7 @@ impl XenDomain {
             domid,
             kind,
             memory: Memory::default(),
+            pv: PvMaps::default(),
             context_size: Cell::new(0),
             paused_here: false,
             suspend: None,
@@ -90,6 +94,14 @@ impl XenDomain {
         Ok(nr)
     }
 
+    /// Refuses what only PV domains have.
+    pub(super) const fn must_be_pv(&self, what: &'static str) -> Result<()> {
+        match self.kind {
+            DomainKind::Pv => Ok(()),
+            DomainKind::Hvm => Err(Error::Unsupported { backend: "xen, translated guest", what }),
+        }
+    }
+
     /// Refuses what needs a guest whose pfns are its gfns.
     pub(super) const fn must_be_translated(&self, what: &'static str) -> Result<()> {
         match self.kind {
@@ -102,6 +114,7 @@ impl XenDomain {
 impl Drop for XenDomain {
     fn drop(&mut self) {
         self.log.release(&self.handles);
+        self.pv.release(&self.handles);
     }
 }
 

@@ -1,11 +1,11 @@
-//! Which pages a domain writes: Xen's dirty log, read into memory that a hypercall may write to.
+//! Which pages a domain writes: Xen's dirty log, read into memory that a hypercall may write to; and such memory for others.
 #![allow(unsafe_code)]
 
 use super::domain::XenDomain;
 use super::handles::{Handles, hypercall};
 use crate::hypervisor::bitmap::BoundMismatch;
 use crate::hypervisor::error::{Error, Result};
-use crate::hypervisor::types::{CleanMode, DirtyStats, PAGE_SIZE};
+use crate::hypervisor::types::{CleanMode, DirtyStats, DomainKind, PAGE_SIZE};
 use crate::hypervisor::{DirtyBitmap, LogDirty};
 use std::io;
 use std::ptr::{NonNull, null_mut};
@@ -52,7 +52,7 @@ unsafe impl Send for HypercallBuffer {}
 
 impl HypercallBuffer {
     fn new(handles: &Handles, words: usize) -> Result<Self> {
-        let failed = |source| Error::Os { operation: "allocating the buffer of the dirty log", source };
+        let failed = |source| Error::Os { operation: "allocating a hypercall buffer", source };
         let pages = words.div_ceil(PAGE_SIZE / size_of::<u64>()).max(1);
         let pages = i32::try_from(pages).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
         // As xenctrl.h initialises a buffer without bouncing.
@@ -104,10 +104,73 @@ impl HypercallBuffer {
         if found < nr_pfns { Err(Error::DirtyLogLength { domid, expected: nr_pfns, found }) } else { Ok(stats) }
     }
 
+    /// Where it is, to be put into a hypercall's arguments.
+    const fn pointer(&mut self) -> *mut u64 {
+        self.memory.as_ptr()
+    }
+
+    fn words_mut(&mut self) -> &mut [u64] {
+        let words = self.words().len();
+        // SAFETY: as in `words`, and nobody else has a reference while `self` is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr(), words) }
+    }
+
     fn free(mut self, handles: &Handles) {
         // SAFETY: the memory came from this interface (the domain's, which alone is ever passed) with this number of pages, and
         // `self` ends here.
         unsafe { sys::xc__hypercall_buffer_free_pages(handles.xch(), &raw mut self.raw, self.pages) };
+    }
+}
+
+/// A [`HypercallBuffer`] for one or two hypercalls, freed at the end.
+pub(super) struct Buffer<'h> {
+    handles: &'h Handles,
+    /// `None` only while it is dropped.
+    buffer: Option<HypercallBuffer>,
+}
+
+impl<'h> Buffer<'h> {
+    /// Room for so many octets, zeroed.
+    pub(super) fn new(handles: &'h Handles, octets: usize) -> Result<Self> {
+        let buffer = HypercallBuffer::new(handles, octets.div_ceil(size_of::<u64>()))?;
+        Ok(Buffer { handles, buffer: Some(buffer) })
+    }
+
+    /// With these octets in it.
+    pub(super) fn with(handles: &'h Handles, octets: &[u8]) -> Result<Self> {
+        let mut buffer = Buffer::new(handles, octets.len())?;
+        let words = buffer.buffer.as_mut().map(HypercallBuffer::words_mut).unwrap_or_default();
+        for (word, octets) in words.iter_mut().zip(octets.chunks(size_of::<u64>())) {
+            let mut whole = [0; size_of::<u64>()];
+            for (place, &octet) in whole.iter_mut().zip(octets) {
+                *place = octet;
+            }
+            *word = u64::from_ne_bytes(whole);
+        }
+        Ok(buffer)
+    }
+
+    /// Where it is, to be put into a hypercall's arguments.
+    pub(super) fn pointer(&mut self) -> *mut u64 {
+        self.buffer.as_mut().map_or(null_mut(), HypercallBuffer::pointer)
+    }
+
+    /// What is in it.
+    pub(super) fn words(&self) -> &[u64] {
+        self.buffer.as_ref().map(HypercallBuffer::words).unwrap_or_default()
+    }
+
+    /// Adds its first octets to `blob`: as many as it has at most.
+    pub(super) fn copy_to(&self, octets: usize, blob: &mut Vec<u8>) {
+        blob.extend(self.words().iter().flat_map(|word| word.to_ne_bytes()).take(octets));
+    }
+}
+
+impl Drop for Buffer<'_> {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            buffer.free(self.handles);
+        }
     }
 }
 
@@ -120,10 +183,11 @@ impl XenDomain {
     }
 
     fn read_log(&mut self, bitmap: &mut DirtyBitmap, operation: u32, mode: u32) -> Result<DirtyStats> {
-        // What lies beyond the bitmap would be lost without a word.
-        let nr_pfns = self.nr_gpfns()?;
-        if bitmap.nr_pfns() != nr_pfns {
-            return Err(BoundMismatch { expected: nr_pfns, found: bitmap.nr_pfns() }.into());
+        // What lies beyond the bitmap would be lost without a word. Only of a PV guest's p2m may the end name nothing.
+        let all = self.nr_gpfns()?;
+        let nr_pfns = bitmap.nr_pfns();
+        if if self.kind == DomainKind::Pv { nr_pfns > all } else { nr_pfns != all } {
+            return Err(BoundMismatch { expected: all, found: nr_pfns }.into());
         }
         let words = bitmap.words().len();
         let buffer = self.log.buffer(&self.handles, words)?;

@@ -13,14 +13,15 @@
 //! | `save`, `restore` | the two halves of a stream | `xc_domain_hvm_getcontext` and so on |
 //! | `populate` | which pages a domain has, and what of them may come in 2 MiB | `xc_domain_populate_physmap` |
 //! | `policy` | CPU policies between C and the stream | `xc_cpu_policy_serialise` |
+//! | `pv` | what only PV domains have: vCPU contexts, m2p and p2m, pinned tables | `xc_vcpu_getcontext`, `xc_mmuext_op` |
 //! | `ffi` | declarations that the bindings do not have | `xenguest.h` |
 //!
 //! The bindings are those of `xenctrl-sys` and `xenforeignmemory-sys`. The safe crates above them, `xenctrl` and
 //! `xenforeignmemory`, are not used: they load the libraries by the name that only a development package installs, call C
 //! functions through pointers of Rust's calling convention, keep no errno, and map one page a call.
 //!
-//! So far this is for translated guests, HVM and PVH. Of a PV guest, identity, life, dirty log, TSC and CPU policy can be had;
-//! everything that takes pfns for gfns answers [`Error::Unsupported`](super::Error::Unsupported).
+//! For translated guests, HVM and PVH, and for PV guests. What only one of the two kinds has, the other answers with
+//! [`Error::Unsupported`](super::Error::Unsupported).
 #![deny(unsafe_code)]
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
@@ -37,6 +38,7 @@ mod mapping;
 mod messages;
 mod policy;
 mod populate;
+mod pv;
 mod restore;
 mod save;
 

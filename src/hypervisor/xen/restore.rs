@@ -28,7 +28,6 @@ impl RestoreDomain for XenDomain {
 
     /// At most [`MAX_BATCH`](super::MAX_BATCH) pages, else [`Error::BatchTooLong`].
     fn map_pages_mut<'a>(&'a mut self, pfns: &'a [Pfn]) -> Result<XenPagesMut<'a>> {
-        self.must_be_translated("mapping by pfn")?;
         XenPagesMut::new(self, pfns)
     }
 
@@ -182,9 +181,9 @@ impl XenDomain {
         Err(Error::OutOfMemory { pfn, populated: info.tot_pages, budget: info.max_pages })
     }
 
-    /// Has Xen give the guest memory, and gives the number of extents that it could. Their gfns stay as they are: only to a PV
-    /// guest's toolstack does Xen write frame numbers back.
-    fn populate_physmap(&self, gfns: &mut [u64], order: u32) -> Result<usize> {
+    /// Has Xen give the guest memory, and gives the number of extents that it could. Their gfns stay as they are: only for a PV
+    /// guest does Xen write frames over the pfns.
+    pub(super) fn populate_physmap(&self, gfns: &mut [u64], order: u32) -> Result<usize> {
         // SAFETY: the interface is open, and there are as many extents as is said.
         let done = unsafe {
             sys::xc_domain_populate_physmap(

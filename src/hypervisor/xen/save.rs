@@ -6,27 +6,22 @@ use super::ffi;
 use super::handles::hypercall;
 use super::mapping::{MAX_BATCH, XenPages};
 use super::policy::{emit_leaves, emit_msrs};
+use crate::hypervisor::SaveDomain;
 use crate::hypervisor::error::{Error, Result};
 use crate::hypervisor::types::{CpuPolicy, PageType, Pfn, TscInfo};
-use crate::hypervisor::{PvDomain, SaveDomain};
 use std::io;
 use std::ptr::{NonNull, null_mut};
 use xenctrl_sys as sys;
-
-/// What is asked of a PV domain is refused.
-impl PvDomain for XenDomain {}
 
 impl SaveDomain for XenDomain {
     type Pages<'a> = XenPages<'a>;
 
     fn page_types(&self, pfns: &[Pfn], types: &mut [PageType]) -> Result<()> {
-        self.must_be_translated("page types by pfn")?;
         self.gfn_types(pfns, types)
     }
 
     /// At most [`MAX_BATCH`] pages, else [`Error::BatchTooLong`].
     fn map_pages<'a>(&'a self, pfns: &'a [Pfn]) -> Result<XenPages<'a>> {
-        self.must_be_translated("mapping by pfn")?;
         XenPages::new(self, pfns)
     }
 

@@ -88,6 +88,9 @@ impl PvRestorer {
             return Err(PvError::Frames { got, start, end });
         }
         let first = start as usize / (PAGE_SIZE / self.width.octets());
+        if first > self.frames.len() {
+            return Err(PvError::FramesGap { start, known: self.nr_pfns });
+        }
         self.nr_pfns = self.nr_pfns.max(u64::from(end) + 1);
         if self.frames.len() < first + got {
             self.frames.resize(first + got, INVALID_MFN);

@@ -11,6 +11,8 @@ pub mod hypercall {
     pub const MULTICALL: u32 = 13;
     /// `xen_version`
     pub const XEN_VERSION: u32 = 17;
+    /// `mmuext_op`
+    pub const MMUEXT_OP: u32 = 26;
     /// `hvm_op`
     pub const HVM_OP: u32 = 34;
     /// `sysctl`
@@ -27,15 +29,25 @@ pub mod domctl {
     pub const GET_DOMAIN_INFO: u32 = 5;
     pub const SHADOW_OP: u32 = 10;
     pub const MAX_MEM: u32 = 11;
+    pub const SET_VCPU_CONTEXT: u32 = 12;
+    pub const GET_VCPU_CONTEXT: u32 = 13;
+    pub const GET_VCPU_INFO: u32 = 14;
     pub const RESUME: u32 = 27;
     pub const GET_HVM_CONTEXT: u32 = 33;
     pub const SET_HVM_CONTEXT: u32 = 34;
+    pub const SET_ADDRESS_SIZE: u32 = 35;
     pub const GET_ADDRESS_SIZE: u32 = 36;
+    pub const SET_EXT_VCPU_CONTEXT: u32 = 42;
+    pub const GET_EXT_VCPU_CONTEXT: u32 = 43;
     pub const GET_HVM_CONTEXT_PARTIAL: u32 = 55;
     pub const GET_TSC_INFO: u32 = 59;
     pub const SET_TSC_INFO: u32 = 60;
     pub const GET_PAGE_FRAME_INFO_3: u32 = 61;
+    pub const SET_VCPU_EXT_STATE: u32 = 62;
+    pub const GET_VCPU_EXT_STATE: u32 = 63;
     pub const CACHE_FLUSH: u32 = 71;
+    pub const GET_VCPU_MSRS: u32 = 72;
+    pub const SET_VCPU_MSRS: u32 = 73;
     pub const GET_CPU_POLICY: u32 = 82;
     pub const SET_CPU_POLICY: u32 = 83;
 
@@ -67,13 +79,24 @@ pub mod dominf {
 pub mod xenmem {
     pub const MAXIMUM_RAM_PAGE: u64 = 2;
     pub const CURRENT_RESERVATION: u64 = 3;
+    pub const MACHPHYS_MFN_LIST: u64 = 5;
     pub const MAXIMUM_RESERVATION: u64 = 4;
     pub const POPULATE_PHYSMAP: u64 = 6;
     pub const MAXIMUM_GPFN: u64 = 14;
     pub const CLAIM_PAGES: u64 = 24;
+    pub const MACHPHYS_COMPAT_MFN_LIST: u64 = 25;
     /// Kind of resource that can be mapped: the grant table.
     pub const RESOURCE_GRANT_TABLE: u32 = 1;
 }
+
+/// Operations on page tables (`MMUEXT_*`).
+pub mod mmuext {
+    pub const PIN_L1_TABLE: u32 = 0;
+    pub const PIN_L4_TABLE: u32 = 3;
+}
+
+/// The owner of Xen's own frames (`DOMID_XEN`).
+pub const DOMID_XEN: u32 = 0x7ff2;
 
 /// How far a type of a page is shifted in a getpageframeinfo3 (`XEN_DOMCTL_PFINFO_LTAB_SHIFT`).
 pub const PAGE_TYPE_SHIFT: u32 = 28;
@@ -154,6 +177,57 @@ pub struct HvmContextPartial {
     pub buffer: u64,
 }
 
+/// `struct xen_domctl_vcpucontext`
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct VcpuContext {
+    pub vcpu: u32,
+    pub pad: u32,
+    pub context: u64,
+}
+
+/// `struct xen_domctl_getvcpuinfo`
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct VcpuInfo {
+    pub vcpu: u32,
+    pub online: u8,
+    pub blocked: u8,
+    pub running: u8,
+    pub pad: u8,
+    pub cpu_time: u64,
+    pub cpu: u32,
+    pub pad2: u32,
+}
+
+/// The first fields of `struct xen_domctl_ext_vcpucontext`; the rest belongs to the vCPU.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ExtVcpuContext {
+    pub vcpu: u32,
+    pub size: u32,
+}
+
+/// `struct xen_domctl_vcpuextstate`
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct VcpuExtState {
+    pub vcpu: u32,
+    pub pad: u32,
+    pub xfeature_mask: u64,
+    pub size: u64,
+    pub buffer: u64,
+}
+
+/// `struct xen_domctl_vcpu_msrs`
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct VcpuMsrs {
+    pub vcpu: u32,
+    pub msr_count: u32,
+    pub msrs: u64,
+}
+
 /// `struct xen_domctl_tsc_info`
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -219,6 +293,27 @@ pub struct MemoryReservation {
     pub pad: [u16; 3],
 }
 
+/// `struct xen_machphys_mfn_list`
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct MachphysMfnList {
+    pub max_extents: u32,
+    pub pad: u32,
+    pub extent_start: u64,
+    pub nr_extents: u32,
+    pub pad2: u32,
+}
+
+/// `struct mmuext_op`
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct MmuextOp {
+    pub cmd: u32,
+    pub pad: u32,
+    pub arg1: u64,
+    pub arg2: u64,
+}
+
 /// `struct xen_hvm_param`
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -258,5 +353,6 @@ macro_rules! plain {
 
 plain! {
     Domctl: 16, DomainInfo: 112, ShadowOp: 40, PageFrameInfo3: 16, HvmContext: 16, HvmContextPartial: 24, TscInfo: 24,
+    VcpuContext: 16, VcpuInfo: 24, ExtVcpuContext: 8, VcpuExtState: 32, VcpuMsrs: 16, MachphysMfnList: 24, MmuextOp: 24,
     CpuPolicy: 40, SysctlCpuPolicy: 40, SysctlDomainInfoList: 32, MemoryReservation: 32, HvmParam: 16, Multicall: 64, GrantEntry: 8,
 }

@@ -4,7 +4,7 @@ use crate::abi::{Multicall, hypercall};
 use crate::caller::Caller;
 use crate::errno::{Answer, Errno, set};
 use crate::host::{self, Host, host};
-use crate::{domctl, hvm, memory, sysctl, version};
+use crate::{domctl, hvm, memory, mmu, sysctl, version};
 use std::collections::HashMap;
 use std::ffi::{c_int, c_long, c_uint, c_void};
 use std::ptr::null_mut;
@@ -54,11 +54,12 @@ unsafe fn hypercall(op: c_uint, args: [u64; 5]) -> c_long {
 }
 
 fn dispatch(host: &mut Host, caller: Caller, op: u32, args: [u64; 5]) -> Answer {
-    let [first, second, ..] = args;
+    let [first, second, _, fourth, _] = args;
     match op {
         hypercall::DOMCTL => domctl::call(host, caller, first),
         hypercall::SYSCTL => sysctl::call(host, caller, first),
         hypercall::MEMORY_OP => memory::call(host, caller, first, second),
+        hypercall::MMUEXT_OP => mmu::call(host, caller, first, second, fourth),
         hypercall::HVM_OP => hvm::call(host, caller, first, second),
         hypercall::XEN_VERSION => version::call(host, caller, first, second),
         hypercall::MULTICALL => multicall(host, caller, first, second),

@@ -15,6 +15,10 @@ pub struct Config {
     /// The domain's folder: `before.json` (a [`SimImage`](xen_replicate::hypervisor::sim::SimImage)) and `memory`, its pages.
     /// At exit `after.json` is written there; `memory` is the guest's memory itself.
     pub folder: PathBuf,
+    /// Whether the domain is a PV one: `before.json` is a [`PvImage`](xen_replicate::hypervisor::sim::pv::PvImage) then, `memory`
+    /// the machine's frames, and `m2p` its m2p.
+    #[serde(default)]
+    pub pv: bool,
     /// Where to listen for the driver's commands; a Unix socket that must not be there yet.
     #[serde(default)]
     pub control: Option<PathBuf>,

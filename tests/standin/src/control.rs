@@ -13,11 +13,11 @@
 //! Everything else, and whatever fails, is answered by `error` and a reason.
 #![forbid(unsafe_code)]
 
+use crate::guest::Guest;
 use crate::host::host;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use xen_replicate::hypervisor::sim::Runner;
 use xen_replicate::hypervisor::{DeviceModel, Domain, Error, LogDirty, Result};
 
 /// Listens for as long as the process lives.
@@ -52,7 +52,18 @@ fn answer(command: &str) -> String {
         host.log_dirty = switch == "on";
     }
     let done = match host.own() {
-        Some((_, runner)) => obey(runner, command),
+        Some((_, Guest::Hvm(runner))) => match command {
+            "device-log on" => runner.set_device_model_log_dirty(true).map(|()| None),
+            "device-log off" => runner.set_device_model_log_dirty(false).map(|()| None),
+            "steps" => runner.turn().and_then(|turn| turn.steps()).map(|steps| Some(steps.to_string())),
+            _ => obey(runner, command),
+        },
+        Some((_, Guest::Pv(runner))) => runner.turn().and_then(|mut domain| match command {
+            // It has no device model.
+            "device-log on" | "device-log off" => Ok(None),
+            "steps" => Ok(Some(domain.steps().to_string())),
+            _ => obey(&mut *domain, command),
+        }),
         None => return "error the process is ending".into(),
     };
     match done {
@@ -62,7 +73,7 @@ fn answer(command: &str) -> String {
     }
 }
 
-fn obey(runner: &mut Runner, command: &str) -> Result<Option<String>> {
+fn obey<D: Domain + LogDirty>(runner: &mut D, command: &str) -> Result<Option<String>> {
     match command {
         "suspend" => runner.suspend()?,
         "resume" => runner.resume()?,
@@ -70,9 +81,6 @@ fn obey(runner: &mut Runner, command: &str) -> Result<Option<String>> {
         "unpause" => runner.unpause()?,
         "log-dirty on" => runner.enable_log_dirty()?,
         "log-dirty off" => runner.disable_log_dirty()?,
-        "device-log on" => runner.set_device_model_log_dirty(true)?,
-        "device-log off" => runner.set_device_model_log_dirty(false)?,
-        "steps" => return Ok(Some(runner.turn()?.steps()?.to_string())),
         "state" => {
             let info = runner.info()?;
             let state = match (info.is_suspended(), info.paused) {

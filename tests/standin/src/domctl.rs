@@ -4,9 +4,10 @@
 use crate::abi::{self, Domctl, domctl, dominf, shadow};
 use crate::caller::{Caller, Plain};
 use crate::errno::{Answer, Errno};
+use crate::guest::{Guest, each};
 use crate::host::Host;
+use crate::vcpu;
 use xen_replicate::decode::hvm_context::Entries;
-use xen_replicate::hypervisor::sim::Runner;
 use xen_replicate::hypervisor::{
     CleanMode, CpuPolicy, DirtyBitmap, Domain, DomainKind, LogDirty, PageType, RestoreDomain, SaveDomain,
     ShutdownReason, TscInfo,
@@ -26,7 +27,8 @@ pub fn call(host: &mut Host, caller: Caller, address: u64) -> Answer {
     let body = Body { caller, at: address.wrapping_add(domctl::BODY) };
     let answer = match header.cmd {
         domctl::SHADOW_OP => shadow_op(host, domid, body),
-        cmd => host.domain(domid).and_then(|runner| command(runner, cmd, body)),
+        domctl::GET_DOMAIN_INFO => host.domain(domid).and_then(domain_info).and_then(|info| body.put(info)),
+        cmd => host.domain(domid).and_then(|guest| any(guest, cmd, body)),
     };
     host.note(format_args!("domctl {} of domain {domid}: {answer:?}", header.cmd));
     answer.map(|()| 0)
@@ -34,27 +36,42 @@ pub fn call(host: &mut Host, caller: Caller, address: u64) -> Answer {
 
 /// The command's own part of the structure.
 #[derive(Clone, Copy)]
-struct Body {
-    caller: Caller,
-    at: u64,
+pub struct Body {
+    /// Whose memory it is in.
+    pub caller: Caller,
+    /// Its address.
+    pub at: u64,
 }
 
 impl Body {
-    fn get<T: Plain>(self) -> Result<T, Errno> {
+    /// Reads the structure.
+    pub fn get<T: Plain>(self) -> Result<T, Errno> {
         self.caller.read(self.at)
     }
 
-    fn put<T: Plain>(self, value: T) -> Result<(), Errno> {
+    /// Answers with the structure.
+    pub fn put<T: Plain>(self, value: T) -> Result<(), Errno> {
         self.caller.write(self.at, value)
     }
 }
 
-fn command(runner: &mut Runner, cmd: u32, body: Body) -> Result<(), Errno> {
+fn any(guest: &mut Guest, cmd: u32, body: Body) -> Result<(), Errno> {
+    match guest {
+        Guest::Hvm(runner) if cmd == domctl::GET_ADDRESS_SIZE => runner.turn().map(drop)?,
+        Guest::Hvm(runner) => return command(runner, cmd, body),
+        Guest::Pv(runner) => {
+            let mut domain = runner.turn()?;
+            return vcpu::command(&mut domain, cmd, body).unwrap_or_else(|| command(&mut *domain, cmd, body));
+        }
+    }
+    body.put(64u32)
+}
+
+fn command<D: SaveDomain + RestoreDomain>(runner: &mut D, cmd: u32, body: Body) -> Result<(), Errno> {
     match cmd {
         domctl::PAUSE => Ok(runner.pause()?),
         domctl::UNPAUSE => Ok(runner.unpause()?),
         domctl::RESUME => Ok(runner.resume()?),
-        domctl::GET_DOMAIN_INFO => body.put(domain_info(runner)?),
         // The budget of a simulated domain is set when it is made.
         domctl::MAX_MEM => Ok(()),
         domctl::GET_HVM_CONTEXT => get_hvm_context(runner, body),
@@ -64,7 +81,6 @@ fn command(runner: &mut Runner, cmd: u32, body: Body) -> Result<(), Errno> {
             Ok(runner.set_hvm_context(&blob)?)
         }
         domctl::GET_HVM_CONTEXT_PARTIAL => get_hvm_context_partial(runner, body),
-        domctl::GET_ADDRESS_SIZE => body.put(64u32),
         domctl::GET_TSC_INFO => {
             let tsc = runner.tsc_info()?;
             body.put(abi::TscInfo {
@@ -100,12 +116,9 @@ fn command(runner: &mut Runner, cmd: u32, body: Body) -> Result<(), Errno> {
 }
 
 /// What getdomaininfo tells, also of one domain of a list.
-pub fn domain_info(runner: &Runner) -> Result<abi::DomainInfo, Errno> {
-    let info = runner.info()?;
-    let mut flags = dominf::HAP;
-    if info.kind == DomainKind::Hvm {
-        flags |= dominf::HVM;
-    }
+pub fn domain_info(guest: &mut Guest) -> Result<abi::DomainInfo, Errno> {
+    let info = guest.info()?;
+    let mut flags = if info.kind == DomainKind::Hvm { dominf::HAP | dominf::HVM } else { 0 };
     if info.paused {
         flags |= dominf::PAUSED;
     }
@@ -114,13 +127,12 @@ pub fn domain_info(runner: &Runner) -> Result<abi::DomainInfo, Errno> {
         None if info.paused => 0,
         None => dominf::RUNNING,
     };
-    let budget = runner.turn()?.memory().budget();
     Ok(abi::DomainInfo {
         domain: u16::try_from(info.domid).map_err(|_| Errno(libc::ESRCH))?,
         flags,
         tot_pages: info.populated,
-        max_pages: budget,
-        shared_info_frame: u64::MAX,
+        max_pages: guest.budget()?,
+        shared_info_frame: guest.shared_info_frame()?,
         nr_online_vcpus: info.nr_vcpus,
         max_vcpu_id: info.nr_vcpus.saturating_sub(1),
         handle: info.uuid.0,
@@ -142,20 +154,25 @@ fn number(reason: ShutdownReason) -> u32 {
 }
 
 fn shadow_op(host: &mut Host, domid: u32, body: Body) -> Result<(), Errno> {
+    let mut on = host.log_dirty;
+    each!(host.domain(domid)?, domain => log_dirty(domain, &mut on, body))?;
+    host.log_dirty = on;
+    Ok(())
+}
+
+fn log_dirty<D: Domain + LogDirty>(runner: &mut D, on: &mut bool, body: Body) -> Result<(), Errno> {
     let mut op: abi::ShadowOp = body.get()?;
-    let on = host.log_dirty;
-    let runner = host.domain(domid)?;
     match op.op {
         shadow::OFF => {
             runner.disable_log_dirty()?;
-            host.log_dirty = false;
+            *on = false;
             Ok(())
         }
         // Xen wants it off first where somebody else has switched it on.
-        shadow::ENABLE_LOG_DIRTY if on => Err(Errno(libc::EINVAL)),
+        shadow::ENABLE_LOG_DIRTY if *on => Err(Errno(libc::EINVAL)),
         shadow::ENABLE_LOG_DIRTY => {
             runner.enable_log_dirty()?;
-            host.log_dirty = true;
+            *on = true;
             Ok(())
         }
         shadow::CLEAN | shadow::PEEK => {
@@ -181,7 +198,7 @@ fn shadow_op(host: &mut Host, domid: u32, body: Body) -> Result<(), Errno> {
     }
 }
 
-fn page_types(runner: &Runner, body: Body) -> Result<(), Errno> {
+fn page_types(runner: &impl SaveDomain, body: Body) -> Result<(), Errno> {
     let info: abi::PageFrameInfo3 = body.get()?;
     if info.num > MOST_FRAMES {
         return Err(Errno(libc::E2BIG));
@@ -193,7 +210,7 @@ fn page_types(runner: &Runner, body: Body) -> Result<(), Errno> {
     body.caller.write_array(info.array, &types)
 }
 
-fn get_hvm_context(runner: &Runner, body: Body) -> Result<(), Errno> {
+fn get_hvm_context(runner: &impl SaveDomain, body: Body) -> Result<(), Errno> {
     let mut context: abi::HvmContext = body.get()?;
     let mut blob = Vec::new();
     runner.hvm_context(&mut blob)?;
@@ -208,7 +225,7 @@ fn get_hvm_context(runner: &Runner, body: Body) -> Result<(), Errno> {
     body.put(context)
 }
 
-fn get_hvm_context_partial(runner: &Runner, body: Body) -> Result<(), Errno> {
+fn get_hvm_context_partial(runner: &impl SaveDomain, body: Body) -> Result<(), Errno> {
     let mut partial: abi::HvmContextPartial = body.get()?;
     let mut blob = Vec::new();
     runner.hvm_context(&mut blob)?;
@@ -227,7 +244,7 @@ fn get_hvm_context_partial(runner: &Runner, body: Body) -> Result<(), Errno> {
     body.put(partial)
 }
 
-fn get_cpu_policy(runner: &Runner, body: Body) -> Result<(), Errno> {
+fn get_cpu_policy(runner: &impl SaveDomain, body: Body) -> Result<(), Errno> {
     let mut wanted: abi::CpuPolicy = body.get()?;
     let policy = runner.cpu_policy()?;
     let (nr_leaves, nr_msrs) = (policy.cpuid.len() / CpuidPolicy::LEAF, policy.msrs.len() / MsrPolicy::ENTRY);

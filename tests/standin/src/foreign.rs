@@ -8,7 +8,6 @@ use crate::call;
 use crate::errno::{self, Errno, set};
 use crate::grant::{self, GrantTable};
 use crate::host::host;
-use crate::machine::Machine;
 use std::ffi::{c_int, c_uint, c_ulong, c_void};
 use std::ptr::null_mut;
 use xen_replicate::hypervisor::PAGE_SIZE;
@@ -100,8 +99,9 @@ unsafe fn map(
     errors: &mut [c_int],
 ) -> Result<*mut c_void, Errno> {
     let mut host = host()?;
-    let machine = Machine::new(host.frames(dom)?);
-    let pages: Vec<Option<usize>> = frames.iter().map(|&frame| machine.page(frame).ok()).collect();
+    let machine = host.frames(dom)?;
+    let writable = prot & libc::PROT_WRITE != 0;
+    let pages: Vec<Option<usize>> = frames.iter().map(|&frame| machine.page(frame, writable).ok()).collect();
     let (file, octets) = machine.file();
     drop(machine);
     let length = frames.len().checked_mul(PAGE_SIZE).filter(|&length| length > 0).ok_or(Errno(libc::EINVAL))?;

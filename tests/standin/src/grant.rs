@@ -3,6 +3,7 @@
 
 use crate::abi::GrantEntry;
 use crate::errno::Errno;
+use crate::guest::each;
 use crate::host::host;
 use std::cell::UnsafeCell;
 use xen_replicate::hypervisor::{GrantSeed, PAGE_SIZE, RestoreDomain};
@@ -48,6 +49,6 @@ impl GrantTable {
         let (console_gfn, console_domid) = granted(CONSOLE);
         let (xenstore_gfn, xenstore_domid) = granted(XENSTORE);
         let seed = GrantSeed { console_gfn, console_domid, xenstore_gfn, xenstore_domid };
-        Ok(host()?.domain(self.domid)?.seed_grant_table(seed)?)
+        each!(host()?.domain(self.domid)?, domain => Ok(domain.seed_grant_table(seed)?))
     }
 }

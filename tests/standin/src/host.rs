@@ -1,24 +1,31 @@
 //! The one domain of this process: taken up when the first library is opened, put down when the process exits.
 
+use crate::abi::DOMID_XEN;
 use crate::config::{Config, VARIABLE};
 use crate::control;
 use crate::errno::Errno;
-use memmap2::MmapOptions;
+use crate::guest::Guest;
+use crate::machine::Machine;
+use crate::pv::PvRunner;
+use memmap2::{MmapMut, MmapOptions};
 use std::fmt::Display;
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use xen_replicate::hypervisor::PAGE_SIZE;
-use xen_replicate::hypervisor::sim::{Pace, Runner, SimImage, Turn};
+use xen_replicate::hypervisor::sim::pv::PvImage;
+use xen_replicate::hypervisor::sim::{Pace, Runner, SimImage};
 
 /// The domain, and what there is of a machine around it.
 pub struct Host {
     /// `None` only once the process exits.
-    runner: Option<Runner>,
+    guest: Option<Guest>,
     domid: u32,
-    /// The guest's memory: page `n` of the file is the page in slot `n`.
+    /// The guest's memory: page `n` of the file is the page in slot `n`, or a PV guest's frame `n`.
     memory: File,
+    /// The m2p of a PV guest's machine, and octets in it.
+    m2p: Option<(File, usize)>,
     /// Whether the hypervisor tracks the guest's writes.
     pub log_dirty: bool,
     log: Option<File>,
@@ -58,21 +65,26 @@ impl Host {
         let config = Config::from_environment()?;
         let fails = |what: &str, error: &dyn Display| format!("{}: {what}: {error}", config.folder.display());
         let text = std::fs::read(config.folder.join("before.json")).map_err(|error| fails("before.json", &error))?;
-        let image: SimImage = serde_json::from_slice(&text).map_err(|error| fails("before.json", &error))?;
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(false);
-        let memory = options.open(config.folder.join("memory")).map_err(|error| fails("memory", &error))?;
-        let octets = image.config.budget() * PAGE_SIZE as u64;
-        memory.set_len(octets).map_err(|error| fails("memory", &error))?;
-        // SAFETY: nobody shortens the file while this process lives. Its octets do change behind this mapping, as a guest's
-        // memory does behind a hypervisor's: by the caller, through foreign mappings. The simulated guest is written to keep
-        // its own pages consistent only with writes that come while it stands still, which is when a toolstack writes; it
-        // takes every value in them, and checks what it reads.
-        let pages = unsafe { MmapOptions::new().map_mut(&memory) }.map_err(|error| fails("memory", &error))?;
-        let domain = image.wake(pages).map_err(|error| fails("the domain", &error))?;
-        let domid = image.config.domid;
-        let pace = config.steps_per_second.map_or(Pace::Free, Pace::StepsPerSecond);
-        let runner = Runner::start(domain, pace).map_err(|error| fails("the guest", &error))?;
+        let (domid, memory, m2p, guest);
+        if config.pv {
+            let image: PvImage = serde_json::from_slice(&text).map_err(|error| fails("before.json", &error))?;
+            let (file, pages) = open_pages(&config.folder, "memory", image.memory_octets() as u64)?;
+            let (m2p_file, entries) = open_pages(&config.folder, "m2p", image.m2p_octets() as u64)?;
+            let domain = image.wake(pages, entries).map_err(|error| fails("the domain", &error))?;
+            let runner =
+                PvRunner::start(domain, config.steps_per_second).map_err(|error| fails("the guest", &error))?;
+            (domid, memory, m2p) = (image.domid, file, Some((m2p_file, image.m2p_octets())));
+            guest = Guest::Pv(runner);
+        } else {
+            let image: SimImage = serde_json::from_slice(&text).map_err(|error| fails("before.json", &error))?;
+            let octets = image.config.budget() * PAGE_SIZE as u64;
+            let (file, pages) = open_pages(&config.folder, "memory", octets)?;
+            let domain = image.wake(pages).map_err(|error| fails("the domain", &error))?;
+            let pace = config.steps_per_second.map_or(Pace::Free, Pace::StepsPerSecond);
+            let runner = Runner::start(domain, pace).map_err(|error| fails("the guest", &error))?;
+            (domid, memory, m2p) = (image.config.domid, file, None);
+            guest = Guest::Hvm(runner);
+        }
         let log = config.log.as_deref().map(|path| File::options().append(true).create(true).open(path));
         let log = log.transpose().map_err(|error| fails("the log", &error))?;
         if let Some(path) = &config.control {
@@ -83,41 +95,52 @@ impl Host {
         if unsafe { libc::atexit(put_down) } != 0 {
             return Err(format!("{VARIABLE}: no room for an exit handler"));
         }
-        Ok(Host { runner: Some(runner), domid, memory, log_dirty: false, log, folder: config.folder })
+        Ok(Host { guest: Some(guest), domid, memory, m2p, log_dirty: false, log, folder: config.folder })
     }
 
     /// Writes the domain's state at the end. Its memory is in the file already.
     fn stop(&mut self) -> Result<(), String> {
-        let Some(runner) = self.runner.take() else {
-            return Ok(());
+        let text = match self.guest.take() {
+            None => return Ok(()),
+            Some(Guest::Hvm(runner)) => {
+                let domain = runner.stop().map_err(|error| error.to_string())?;
+                serde_json::to_vec(&domain.image().map_err(|error| error.to_string())?)
+            }
+            Some(Guest::Pv(runner)) => {
+                let domain = runner.stop().map_err(|error| error.to_string())?;
+                serde_json::to_vec(&domain.image())
+            }
         };
-        let domain = runner.stop().map_err(|error| error.to_string())?;
-        let image = domain.image().map_err(|error| error.to_string())?;
-        let text = serde_json::to_vec(&image).map_err(|error| error.to_string())?;
+        let text = text.map_err(|error| error.to_string())?;
         std::fs::write(self.folder.join("after.json"), text).map_err(|error| error.to_string())
     }
 
     /// The domain of this number; `ESRCH` for any other.
-    pub fn domain(&mut self, domid: u32) -> Result<&mut Runner, Errno> {
+    pub fn domain(&mut self, domid: u32) -> Result<&mut Guest, Errno> {
         self.own().ok_or(Errno(libc::ENODEV)).and_then(
-            |(own, runner)| {
-                if own == domid { Ok(runner) } else { Err(Errno(libc::ESRCH)) }
+            |(own, guest)| {
+                if own == domid { Ok(guest) } else { Err(Errno(libc::ESRCH)) }
             },
         )
     }
 
     /// The domain and its number.
-    pub fn own(&mut self) -> Option<(u32, &mut Runner)> {
-        Some((self.domid, self.runner.as_mut()?))
+    pub fn own(&mut self) -> Option<(u32, &mut Guest)> {
+        Some((self.domid, self.guest.as_mut()?))
     }
 
-    /// The domain standing still, and the file of its memory.
-    pub fn frames(&self, domid: u32) -> Result<(Turn<'_>, &File), Errno> {
+    /// The frames of the domain, which stands still meanwhile; or Xen's.
+    pub fn frames(&self, domid: u32) -> Result<Machine<'_>, Errno> {
+        if let (DOMID_XEN, Some((file, octets))) = (domid, &self.m2p) {
+            return Ok(Machine::M2p(*octets, file));
+        }
         if domid != self.domid {
             return Err(Errno(libc::ESRCH));
         }
-        let runner = self.runner.as_ref().ok_or(Errno(libc::ENODEV))?;
-        Ok((runner.turn()?, &self.memory))
+        match self.guest.as_ref().ok_or(Errno(libc::ENODEV))? {
+            Guest::Hvm(runner) => Ok(Machine::Hvm(runner.turn()?, &self.memory)),
+            Guest::Pv(runner) => Ok(Machine::Pv(runner.turn()?, &self.memory)),
+        }
     }
 
     /// Puts a line into the log, if there is one.
@@ -127,4 +150,19 @@ impl Host {
             let _ = writeln!(log, "{line}");
         }
     }
+}
+
+/// Opens a file of the domain's folder, makes it as long as that, and maps it.
+fn open_pages(folder: &Path, name: &str, octets: u64) -> Result<(File, MmapMut), String> {
+    let fails = |error: std::io::Error| format!("{}: {name}: {error}", folder.display());
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    let file = options.open(folder.join(name)).map_err(fails)?;
+    file.set_len(octets).map_err(fails)?;
+    // SAFETY: nobody shortens the file while this process lives. Its octets do change behind this mapping, as a guest's
+    // memory does behind a hypervisor's: by the caller, through foreign mappings. The simulated guest is written to keep
+    // its own pages consistent only with writes that come while it stands still, which is when a toolstack writes; it
+    // takes every value in them, and checks what it reads.
+    let pages = unsafe { MmapOptions::new().map_mut(&file) }.map_err(fails)?;
+    Ok((file, pages))
 }

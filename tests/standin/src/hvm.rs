@@ -4,6 +4,7 @@
 use crate::abi;
 use crate::caller::Caller;
 use crate::errno::{Answer, Errno};
+use crate::guest::each;
 use crate::host::Host;
 use xen_replicate::hypervisor::{HvmParam, RestoreDomain, SaveDomain};
 
@@ -20,11 +21,11 @@ pub fn call(host: &mut Host, caller: Caller, op: u64, address: u64) -> Answer {
     }
     let mut param: abi::HvmParam = caller.read(address)?;
     let (index, value) = (u64::from(param.index), param.value);
-    let runner = host.domain(param.domid.into())?;
+    let guest = host.domain(param.domid.into())?;
     let answer = if op == SET_PARAM {
-        runner.set_hvm_param(HvmParam { index, value }).map_err(Errno::from)
+        each!(guest, domain => domain.set_hvm_param(HvmParam { index, value }).map_err(Errno::from))
     } else {
-        runner.hvm_param(index).map_err(Errno::from).and_then(|value| {
+        each!(guest, domain => domain.hvm_param(index).map_err(Errno::from)).and_then(|value| {
             param.value = value;
             caller.write(address, param)
         })

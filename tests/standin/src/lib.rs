@@ -15,6 +15,8 @@
 //! | `caller`, `abi` | the caller's memory, and Xen's structures in it |
 //! | `call` | `libxencall`: hypercall buffers, and the way to the hypercalls |
 //! | `domctl`, `memory`, `hvm`, `version`, `sysctl` | the hypercalls |
+//! | `vcpu`, `mmu` | those that only PV domains have: vCPU contexts, pinned page tables |
+//! | `guest`, `pv` | the domain of either kind; a PV guest's thread |
 //! | `foreign`, `grant` | `libxenforeignmemory`: foreign mappings, the grant table |
 //! | `machine` | the machine's frames, as mappings name them |
 //! | `devicemodel` | `libxendevicemodel`: there is no device model here |
@@ -34,9 +36,13 @@ mod domctl;
 mod errno;
 mod foreign;
 mod grant;
+mod guest;
 mod host;
 mod hvm;
 mod machine;
 mod memory;
+mod mmu;
+mod pv;
 mod sysctl;
+mod vcpu;
 mod version;

@@ -35,11 +35,11 @@ pub fn call(host: &mut Host, caller: Caller, address: u64) -> Answer {
 fn domain_list(host: &mut Host, caller: Caller, address: u64) -> Answer {
     let mut list: SysctlDomainInfoList = caller.read(address)?;
     list.num_domains = 0;
-    if let Some((domid, runner)) = host.own()
+    if let Some((domid, guest)) = host.own()
         && domid >= u32::from(list.first_domain)
         && list.max_domains > 0
     {
-        caller.write(list.buffer, domain_info(runner)?)?;
+        caller.write(list.buffer, domain_info(guest)?)?;
         list.num_domains = 1;
     }
     caller.write(address, list)?;

@@ -36,10 +36,10 @@ pub struct PvSim {
     pub(super) log: Option<DirtyBitmap>,
     pub(super) paused: bool,
     pub(super) shutdown: Option<ShutdownReason>,
-    grants: GrantSeed,
+    pub(super) grants: GrantSeed,
     /// Where the toolstack has found the guest's p2m.
     followed: Option<(Vec<Mfn>, Width)>,
-    pinned: Vec<Mfn>,
+    pub(super) pinned: Vec<Mfn>,
 }
 
 impl PvSim {
@@ -52,7 +52,12 @@ impl PvSim {
         let mut machine = Machine::new(config.budget, config.seed)?;
         let none = Error::OutOfMemory { pfn: INVALID_MFN, populated: 0, budget: config.budget };
         let shared_info = machine.take(None).ok_or(none)?;
-        Ok(PvSim {
+        Ok(PvSim::around(config, machine, shared_info))
+    }
+
+    /// The same on a machine that has given it its shared info page.
+    pub(super) fn around(config: &PvConfig, machine: Machine, shared_info: Mfn) -> Self {
+        PvSim {
             width: Width::Bits64,
             machine,
             shared_info,
@@ -66,7 +71,17 @@ impl PvSim {
             followed: None,
             pinned: Vec::new(),
             config: config.clone(),
-        })
+        }
+    }
+
+    /// How the domain was configured.
+    pub const fn config(&self) -> &PvConfig {
+        &self.config
+    }
+
+    /// Has the guest stand still for good: it has gone wrong.
+    pub fn crash(&mut self) {
+        self.shutdown = Some(ShutdownReason::Crash);
     }
 
     /// The grants of the rings, as a restorer has set them: frames.
@@ -256,9 +271,10 @@ impl PvDomain for PvSim {
         let width = self.width;
         let unknown = Error::Vcpu { vcpu, nr_vcpus: self.config.vcpus };
         if part == VcpuRecord::Basic {
-            // As Xen: the root must be memory of the guest.
+            // As Xen: the root must be memory of the guest, and becomes a page table, with all that it leads to.
             let root = pv_words::cr3_frame(pv_words::CR3.get(blob, width), width);
             self.mapped(&[root])?;
+            self.machine.validate(root, width.levels(), width)?;
         }
         let vcpu = self.vcpus.get_mut(vcpu as usize).ok_or(unknown)?;
         let place = match part {

@@ -22,13 +22,28 @@ const PRESENT: u64 = 1;
 /// The frame of an entry.
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
 
+/// Octets of an entry of the m2p.
+const ENTRY: usize = size_of::<Pfn>();
+/// The m2p comes in extents of so many octets (`XENMEM_machphys_mfn_list`).
+pub const M2P_EXTENT: usize = 2 << 20;
+
+/// Frames of a machine that has so many to give.
+pub(super) const fn nr_mfns(frames: u64) -> u64 {
+    frames.saturating_add(XENS)
+}
+
+/// Octets of an m2p for so many frames: whole extents.
+pub(super) const fn m2p_length(nr_mfns: u64) -> usize {
+    (nr_mfns as usize).saturating_mul(ENTRY).next_multiple_of(M2P_EXTENT)
+}
+
 /// Frames, in part the domain's.
 #[derive(Debug)]
 pub(super) struct Machine {
     memory: MmapMut,
     nr_mfns: u64,
-    /// The pfn of each frame, [`INVALID_MFN`] for none.
-    m2p: Vec<Pfn>,
+    /// The pfn of each frame in eight octets, [`INVALID_MFN`] for none. Where others read it too it is a file's.
+    m2p: MmapMut,
     types: Vec<PageType>,
     /// Frames that are nobody's, in the order in which they are given.
     free: Vec<Mfn>,
@@ -38,19 +53,38 @@ pub(super) struct Machine {
 impl Machine {
     /// A machine with so many frames to give. `seed` decides in which order.
     pub(super) fn new(frames: u64, seed: u64) -> Result<Self> {
-        let nr_mfns = frames + XENS;
+        let nr_mfns = nr_mfns(frames);
         let length = usize::try_from(nr_mfns).ok().and_then(|frames| frames.checked_mul(PAGE_SIZE));
         let too_big = Error::Config { field: "frames", value: frames, reason: "more than this machine can address" };
-        let memory = MmapOptions::new()
-            .len(length.ok_or(too_big)?)
-            .no_reserve_swap()
-            .map_anon()
-            .map_err(|source| Error::Os { operation: "allocating machine memory", source })?;
+        let failed = |source| Error::Os { operation: "allocating machine memory", source };
+        let memory = MmapOptions::new().len(length.ok_or(too_big)?).no_reserve_swap().map_anon().map_err(failed)?;
+        let mut m2p = MmapOptions::new().len(m2p_length(nr_mfns)).map_anon().map_err(failed)?;
+        m2p.fill(0xff);
         let mut free: Vec<Mfn> = (XENS..nr_mfns).collect();
         free.sort_by_key(|mfn| mix(mfn ^ mix(seed)));
-        let m2p = vec![INVALID_MFN; nr_mfns as usize];
         let types = vec![PageType::NOTAB; nr_mfns as usize];
         Ok(Machine { memory, nr_mfns, m2p, types, free, broken: false })
+    }
+
+    /// A machine of so many frames in all, put down before: memory and m2p are mappings of the lengths that they need.
+    pub(super) fn wake(memory: MmapMut, m2p: MmapMut, types: Vec<PageType>, free: Vec<Mfn>) -> Result<Self> {
+        let nr_mfns = types.len() as u64;
+        let bad = |field, reason| Error::Config { field, value: nr_mfns, reason };
+        if memory.len() / PAGE_SIZE < types.len() {
+            return Err(bad("memory", "less than its frames take"));
+        }
+        if m2p.len() < m2p_length(nr_mfns) {
+            return Err(bad("m2p", "less than its frames take"));
+        }
+        if free.iter().any(|mfn| !(XENS..nr_mfns).contains(mfn)) {
+            return Err(bad("free", "a frame that there is not"));
+        }
+        Ok(Machine { memory, nr_mfns, m2p, types, free, broken: false })
+    }
+
+    /// The frames' types, and the frames that are nobody's.
+    pub(super) fn parts(&self) -> (&[PageType], &[Mfn]) {
+        (&self.types, &self.free)
     }
 
     pub(super) const fn nr_mfns(&self) -> u64 {
@@ -61,16 +95,17 @@ impl Machine {
     pub(super) fn take(&mut self, pfn: Option<Pfn>) -> Option<Mfn> {
         let mfn = self.free.pop()?;
         self.page_mut(mfn)?.fill(0);
-        if let (Some(pfn), Some(place)) = (pfn, self.m2p.get_mut(mfn as usize)) {
-            *place = pfn;
+        if let Some(pfn) = pfn {
+            self.set_m2p(mfn, pfn);
         }
         Some(mfn)
     }
 
     /// Gives a frame back.
     pub(super) fn give_back(&mut self, mfn: Mfn) {
-        if let Some(place) = self.m2p.get_mut(mfn as usize) {
-            *place = INVALID_MFN;
+        if mfn < self.nr_mfns {
+            self.set_m2p(mfn, INVALID_MFN);
+            self.set_type(mfn, PageType::NOTAB);
             self.free.insert(0, mfn);
         }
     }
@@ -80,7 +115,15 @@ impl Machine {
     }
 
     pub(super) fn m2p(&self, mfn: Mfn) -> Option<Pfn> {
-        self.m2p.get(usize::try_from(mfn).ok()?).copied()
+        let at = usize::try_from(mfn).ok().filter(|_| mfn < self.nr_mfns)? * ENTRY;
+        self.m2p.get(at..at + ENTRY).map(LittleEndian::read_u64)
+    }
+
+    fn set_m2p(&mut self, mfn: Mfn, pfn: Pfn) {
+        let at = mfn as usize * ENTRY;
+        if let Some(octets) = self.m2p.get_mut(at..at + ENTRY) {
+            LittleEndian::write_u64(octets, pfn);
+        }
     }
 
     /// The type of a frame, XTAB for one that the domain has not.
@@ -143,15 +186,18 @@ impl Machine {
 
     /// Pins a table as Xen does: looks at each entry, types what it leads to, and puts its own entries in.
     pub(super) fn pin(&mut self, table: Mfn, level: u8, width: Width) -> Result<()> {
-        self.broken = false;
-        self.promote(table, level, width, false);
-        if self.broken {
-            return Err(Error::PageTable { mfn: table, level });
-        }
+        self.validate(table, level, width)?;
         if let Some(pinned) = PageType::from_wire(level + 8) {
             self.set_type(table, pinned);
         }
         Ok(())
+    }
+
+    /// Takes a table into use, as a vCPU's root: the same without the pin.
+    pub(super) fn validate(&mut self, table: Mfn, level: u8, width: Width) -> Result<()> {
+        self.broken = false;
+        self.promote(table, level, width, false);
+        if self.broken { Err(Error::PageTable { mfn: table, level }) } else { Ok(()) }
     }
 
     fn promote(&mut self, table: Mfn, level: u8, width: Width, maps_xen: bool) {

@@ -5,12 +5,14 @@
 //! | `machine.rs` | the host: frames, the m2p, types of frames, pinning |
 //! | `domain.rs` | the domain: vCPUs, shared info, the dirty log; the hypervisor's traits |
 //! | `guest.rs` | what the guest does: lays itself out, runs, suspends, wakes up elsewhere |
+//! | `image.rs` | the domain put down, for another process to take up |
 //!
 //! The guest's whole state lies in its memory and in its vCPUs. It reaches its memory by its own page tables, and looks at each step
 //! whether they lead where it thinks: a frame that was translated wrongly shows at the next [`PvSim::self_check`].
 
 mod domain;
 mod guest;
+mod image;
 mod machine;
 
 #[cfg(test)]
@@ -18,3 +20,5 @@ mod tests;
 
 pub use domain::{PvPages, PvPagesMut, PvSim};
 pub use guest::{P2mKind, PvConfig};
+pub use image::{PvImage, PvVcpuImage};
+pub use machine::M2P_EXTENT;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::decode::shared_info::Width;
-use crate::hypervisor::pv::PvDomain;
+use crate::hypervisor::pv::{PvDomain, VcpuRecord};
 use crate::hypervisor::types::PageType;
 use crate::hypervisor::{Domain, Error, LogDirty, SaveDomain};
 
@@ -57,4 +57,48 @@ fn frames_of_others_cannot_be_mapped_nor_pinned() {
     assert!(guest.run(1).is_err());
     guest.resume().unwrap();
     guest.run(1).unwrap();
+}
+
+/// The frames and the m2p of a machine, as files would have them.
+fn put_down(guest: &PvSim) -> (PvImage, memmap2::MmapMut, memmap2::MmapMut) {
+    let image = guest.image();
+    let mut memory = memmap2::MmapMut::map_anon(image.memory_octets()).unwrap();
+    let mut m2p = memmap2::MmapMut::map_anon(image.m2p_octets()).unwrap();
+    m2p.fill(0xff);
+    for mfn in 0..guest.nr_mfns().unwrap() {
+        let at = mfn as usize;
+        memory[at * 4096..][..4096].copy_from_slice(guest.page(mfn).unwrap());
+        m2p[at * 8..][..8].copy_from_slice(&guest.m2p(mfn).unwrap().to_le_bytes());
+    }
+    (image, memory, m2p)
+}
+
+#[test]
+fn a_guest_that_is_put_down_goes_on_where_it_was() {
+    for width in [Width::Bits64, Width::Bits32] {
+        let mut guest = guest(width);
+        guest.run(50).unwrap();
+        let (image, memory, m2p) = put_down(&guest);
+        let mut again = image.wake(memory, m2p).unwrap();
+        assert_eq!(again.image(), image);
+        for guest in [&mut guest, &mut again] {
+            guest.run(50).unwrap();
+            guest.self_check().unwrap();
+        }
+        assert_eq!((again.data_sum(), again.types()), (guest.data_sum(), guest.types()));
+        let (image, memory, _) = put_down(&guest);
+        let short = memmap2::MmapMut::map_anon(4096).unwrap();
+        assert!(matches!(image.wake(memory, short), Err(Error::Config { field: "m2p", .. })));
+    }
+}
+
+#[test]
+fn a_vcpus_root_must_be_a_page_table() {
+    let mut guest = guest(Width::Bits64);
+    let mut context = Vec::new();
+    guest.vcpu_part(0, VcpuRecord::Basic, &mut context).unwrap();
+    let data = guest.reach(20).unwrap();
+    crate::decode::pv_words::CR3.set(&mut context, Width::Bits64, data << 12);
+    let refused = guest.set_vcpu_part(0, VcpuRecord::Basic, &context);
+    assert!(matches!(refused, Err(Error::PageTable { level: 4, .. })), "{refused:?}");
 }
