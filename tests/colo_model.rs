@@ -208,7 +208,7 @@ fn without_a_witness_the_rule_is_kept_under_a_crash() {
 #[ignore = "long"]
 fn a_crash_a_cut_or_a_time_out_with_packets() {
     let bounds = Bounds { timeouts: true, ..CRASH };
-    each("packets; crash, cut or time-out", Rule::Witness, bounds, 3_000_000, any);
+    each("packets; crash, cut or time-out", Rule::Witness, bounds, 3_850_000, any);
 }
 
 #[test]
