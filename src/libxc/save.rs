@@ -25,6 +25,11 @@ use std::io::Write;
 /// The version of libxc's stream that is written: the one that has STATIC_DATA_END.
 pub const STREAM_VERSION: u32 = 3;
 
+/// Batches that are looked up and mapped at a time. Each mapping has a price of its own, whatever its size; but it must not be
+/// kept for long: the page of a translated guest's pfn may be taken away and another put in its place, and a mapping goes on
+/// showing the first. So what is mapped is mapped anew in each round, just behind the look at its types.
+const WINDOW: usize = 4;
+
 /// How to save.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
@@ -255,19 +260,27 @@ impl Saver {
             if sent < total {
                 told(sent, total);
             }
-            next = self.next_batch(domain, from)?;
-            sent += self.entries.len() as u64;
-            if !self.mapped.is_empty() {
-                let pages = domain.map_pages(&self.mapped)?;
-                match &mut self.pv {
-                    None => out.page_data(&self.entries, Runs::new(&pages))?,
-                    Some(pv) => {
-                        let contents = pv.contents(domain, &mut self.entries, &pages, still)?;
-                        out.page_data(&self.entries, contents)?;
+            next = self.next_batches(domain, from)?;
+            let pages = if self.mapped.is_empty() { None } else { Some(domain.map_pages(&self.mapped)?) };
+            let mut first = 0;
+            for (batch, entries) in self.entries.chunks_mut(BATCH).enumerate() {
+                if batch > 0 {
+                    told(sent, total);
+                }
+                sent += entries.len() as u64;
+                match (&mut self.pv, &pages) {
+                    (_, None) => out.page_data(entries, [])?,
+                    (None, Some(pages)) => {
+                        let here = first..first + with_contents(entries);
+                        first = here.end;
+                        out.page_data(entries, Runs::of(pages, here))?;
+                    }
+                    // Its batches come one by one.
+                    (Some(pv), Some(pages)) => {
+                        let contents = pv.contents(domain, entries, pages, still)?;
+                        out.page_data(entries, contents)?;
                     }
                 }
-            } else if !self.entries.is_empty() {
-                out.page_data(&self.entries, [])?;
             }
         }
         told(total, total);
@@ -304,7 +317,7 @@ impl Saver {
         round.reserve(usize::try_from(self.dirty.count()).unwrap_or(0));
         let mut next = Some(0);
         while let Some(from) = next {
-            next = self.next_batch(domain, from)?;
+            next = self.next_batches(domain, from)?;
             if self.mapped.is_empty() {
                 round.add_empty(&self.entries);
             } else {
@@ -364,9 +377,10 @@ impl Saver {
         Ok(sent)
     }
 
-    /// Looks up the next pages to send; gives where to go on.
-    fn next_batch(&mut self, domain: &impl SaveDomain, from: Pfn) -> Result<Option<Pfn>, SaveError> {
-        let next = self.dirty.next_batch(from, BATCH, &mut self.batch);
+    /// Looks up the next pages to send, of a PV domain one batch; gives where to go on.
+    fn next_batches(&mut self, domain: &impl SaveDomain, from: Pfn) -> Result<Option<Pfn>, SaveError> {
+        let most = if self.pv.is_some() { BATCH } else { WINDOW * BATCH };
+        let next = self.dirty.next_batch(from, most, &mut self.batch);
         self.types.clear();
         self.types.resize(self.batch.len(), PageType::XTAB);
         self.entries.clear();
@@ -389,4 +403,9 @@ impl Saver {
         }
         Ok(next)
     }
+}
+
+/// How many of the entries have contents.
+fn with_contents(entries: &[PageEntry]) -> usize {
+    entries.iter().filter(|entry| entry.page_type.has_contents()).count()
 }

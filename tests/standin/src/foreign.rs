@@ -2,6 +2,9 @@
 //!
 //! As the privcmd driver does, a mapping covers all pages asked for, and those that cannot be had stay without access. Frames that
 //! lie next to each other in the guest's memory file are mapped in one go.
+//!
+//! privcmd enters pages into the page tables when it maps them. Of a file in memory that is done page by page as they are touched,
+//! for reading in groups of 16; where that would be less than is mapped at a time, it is done at once here too.
 
 use crate::abi::xenmem;
 use crate::call;
@@ -12,6 +15,9 @@ use crate::machine::Machine;
 use std::ffi::{c_int, c_uint, c_ulong, c_void};
 use std::ptr::null_mut;
 use xen_replicate::hypervisor::PAGE_SIZE;
+
+/// Pages that Linux enters when one is read (`fault_around_bytes`).
+const AROUND: usize = 16;
 
 #[unsafe(no_mangle)]
 extern "C" fn xenforeignmemory_open(_logger: *mut c_void, _flags: c_uint) -> *mut c_void {
@@ -122,7 +128,8 @@ unsafe fn map(
         };
         let run = pages.iter().skip(index).zip(first..).take_while(|&(&page, next)| page == Some(next)).count();
         let at = start.wrapping_byte_add(index * PAGE_SIZE);
-        let (fixed, offset) = (libc::MAP_SHARED | libc::MAP_FIXED, (first * PAGE_SIZE) as libc::off_t);
+        let at_once = if prot & libc::PROT_WRITE != 0 || run < AROUND { libc::MAP_POPULATE } else { 0 };
+        let (fixed, offset) = (libc::MAP_SHARED | libc::MAP_FIXED | at_once, (first * PAGE_SIZE) as libc::off_t);
         // SAFETY: the run lies within the range reserved above, which nobody else knows of yet.
         if unsafe { libc::mmap(at, run * PAGE_SIZE, prot, fixed, file, offset) } == libc::MAP_FAILED {
             let error = errno::last();
