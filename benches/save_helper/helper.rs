@@ -2,8 +2,9 @@
 
 use crate::Result;
 use crate::home::Home;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 use xen_replicate::libxc::restore::Rings;
 use xen_replicate::save_helper::arguments::{Restore, Save};
@@ -98,14 +99,21 @@ impl Running {
         self.child.id()
     }
 
-    /// Answers it until it completes; gives the time from then back to when `libxl` was last asked. Waits for its end, which is
-    /// not part of the time: the stand-in puts its domain down there.
-    pub fn answer(mut self, libxl: &mut impl Timed) -> Result<Duration> {
-        let (Some(mut messages), Some(mut replies)) = (self.child.stdout.take(), self.child.stdin.take()) else {
+    /// Answers it for a guest that stands still.
+    pub fn finish(self) -> Result<Time> {
+        let mut libxl = Still::new(&self);
+        self.answer(&mut libxl)
+    }
+
+    /// Answers it until it completes; gives the time from then back to what `libxl` takes for the start. Waits for its end, which
+    /// is not part of the time: the stand-in puts its domain down there.
+    pub fn answer(mut self, libxl: &mut impl Timed) -> Result<Time> {
+        let (Some(mut messages), Some(pipe)) = (self.child.stdout.take(), self.child.stdin.take()) else {
             return Err("no pipe".into());
         };
+        let mut replies = Replies { pipe, pid: self.id(), last: None };
         let completion = parent::answer(&mut messages, &mut replies, libxl)?;
-        let end = Instant::now();
+        let end = replies.last;
         if completion.retval != 0 {
             return Err(format!("the helper has failed: {completion:?}: {}", libxl.complaint()).into());
         }
@@ -114,7 +122,8 @@ impl Running {
         if !status.success() {
             return Err(format!("the helper has ended with {status}").into());
         }
-        Ok(libxl.started().map_or(Duration::ZERO, |start| end.duration_since(start)))
+        let (Some(start), Some(end)) = (libxl.started(), end) else { return Ok(Time::default()) };
+        Ok(Time { wall: end.wall.duration_since(start.wall), cpu: end.cpu.saturating_sub(start.cpu) })
     }
 }
 
@@ -126,20 +135,75 @@ impl Drop for Running {
     }
 }
 
+/// How long something took, by the clock and of the helper's processor time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Time {
+    /// By the clock.
+    pub wall: Duration,
+    /// What its threads ran, in the kernel too.
+    pub cpu: Duration,
+}
+
+/// A moment in a helper's life.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    wall: Instant,
+    cpu: Duration,
+}
+
+impl Moment {
+    /// Now. The helper must be waiting, or its processor time is that of a moment ago.
+    pub fn now(pid: u32) -> Moment {
+        let mut nanoseconds = 0;
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            // A thread that has ended meanwhile is none of those that matter.
+            let times = std::fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+            nanoseconds += times.split(' ').next().and_then(|ran| ran.parse::<u64>().ok()).unwrap_or(0);
+        }
+        Moment { wall: Instant::now(), cpu: Duration::from_nanos(nanoseconds) }
+    }
+}
+
+/// The pipe to a helper, which waits while it has not got its reply: the last is the one to `complete`.
+struct Replies {
+    pipe: ChildStdin,
+    pid: u32,
+    last: Option<Moment>,
+}
+
+impl Write for Replies {
+    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+        self.last = Some(Moment::now(self.pid));
+        self.pipe.write(octets)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.pipe.flush()
+    }
+}
+
 /// Who answers and keeps the time.
 pub trait Timed: Answers {
     /// When the time began.
-    fn started(&self) -> Option<Instant>;
+    fn started(&self) -> Option<Moment>;
 
     /// The last thing that the helper said was wrong.
     fn complaint(&self) -> &str;
 }
 
 /// libxl for a guest that stands still: the time is from the only question that there is, whose answer costs nothing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Still {
-    started: Option<Instant>,
+    pid: u32,
+    started: Option<Moment>,
     complaint: String,
+}
+
+impl Still {
+    /// For this helper.
+    pub fn new(helper: &Running) -> Still {
+        Still { pid: helper.id(), started: None, complaint: String::new() }
+    }
 }
 
 impl Answers for Still {
@@ -156,18 +220,18 @@ impl Answers for Still {
     }
 
     fn suspend(&mut self) -> i32 {
-        self.started = Some(Instant::now());
+        self.started = Some(Moment::now(self.pid));
         1
     }
 
     fn static_data_done(&mut self, _missing: u32) -> i32 {
-        self.started = Some(Instant::now());
+        self.started = Some(Moment::now(self.pid));
         0
     }
 }
 
 impl Timed for Still {
-    fn started(&self) -> Option<Instant> {
+    fn started(&self) -> Option<Moment> {
         self.started
     }
 

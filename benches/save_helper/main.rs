@@ -14,7 +14,7 @@ mod remus;
 #[path = "../stream/table.rs"]
 mod table;
 
-use helper::{Program, Tools};
+use helper::{Program, Time, Tools};
 use home::Homes;
 use pinned::on_one_cpu;
 use std::error::Error;
@@ -44,17 +44,21 @@ fn main() -> Result<()> {
     table.note(format!("a HVM domain of {mib} MiB in {}", homes.folder().display()));
     plain::same_streams(&tools, &homes)?;
 
-    let mut pair = |name: &str, demand: &str, run: &dyn Fn(Program) -> Result<std::time::Duration>| -> Result<()> {
-        let mut pair = Pair::default();
+    let mut pair = |name: &str, demand: &str, run: &dyn Fn(Program) -> Result<Time>| -> Result<()> {
+        let (mut wall, mut cpu) = (Pair::default(), Pair::default());
         // The first of each finds nothing in a cache, and does not count.
         run(Program::Debians)?;
         run(Program::Ours)?;
         for _ in 0..rounds {
-            pair.peer.push(run(Program::Debians)?);
-            pair.ours.push(run(Program::Ours)?);
+            let (theirs, ours) = (run(Program::Debians)?, run(Program::Ours)?);
+            wall.peer.push(theirs.wall);
+            wall.ours.push(ours.wall);
+            cpu.peer.push(theirs.cpu);
+            cpu.ours.push(ours.cpu);
         }
-        println!("{name}: {:.1?} / {:.1?}", pair.peer, pair.ours);
-        table.pair(name, &pair, demand);
+        println!("{name}: {:.1?} / {:.1?}", wall.peer, wall.ours);
+        table.pair(name, &wall, demand);
+        table.pair("    the helper's processor time", &cpu, "");
         Ok(())
     };
     if picked("restore") {

@@ -1,7 +1,7 @@
 //! The most memory that a helper has of its own: the guest's pages, which are mapped from files in memory, apart.
 
 use crate::Result;
-use crate::helper::{Program, Running, Still, Stream, Tools};
+use crate::helper::{Program, Running, Stream, Tools};
 use crate::home::Homes;
 use crate::table::Table;
 use std::fs;
@@ -45,7 +45,7 @@ fn peak(helper: Running) -> Result<Resident> {
             }
             most
         });
-        let result = helper.answer(&mut Still::default());
+        let result = helper.finish();
         over.store(true, Ordering::Relaxed);
         let most = looking.join().map_err(|_| "the looker has panicked")?;
         result.map(|_| most)

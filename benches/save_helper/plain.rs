@@ -1,14 +1,13 @@
 //! Plain images of a guest that stands still, from files and pipes and back.
 
 use crate::Result;
-use crate::helper::{Program, Still, Stream, Tools};
+use crate::helper::{Program, Stream, Time, Tools};
 use crate::home::Homes;
 use memmap2::Mmap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
 use xen_replicate::save_helper::StreamType;
 
 /// Octets that the other end of a pipe reads or writes at a time.
@@ -20,7 +19,7 @@ pub fn same_streams(tools: &Tools, homes: &Homes) -> Result<()> {
     for program in [Program::Debians, Program::Ours] {
         let path = homes.stream("new");
         fs::write(&path, [])?;
-        tools.save(program, &homes.still, Stream::To(&path), StreamType::Plain)?.answer(&mut Still::default())?;
+        tools.save(program, &homes.still, Stream::To(&path), StreamType::Plain)?.finish()?;
         lengths.push(fs::metadata(&path)?.len());
         let old = homes.stream(file_of(program));
         // What was allocated beyond the stream's end goes.
@@ -48,24 +47,23 @@ const fn file_of(program: Program) -> &'static str {
 }
 
 /// Into a file whose memory is allocated.
-pub fn save_file(tools: &Tools, homes: &Homes, program: Program) -> Result<Duration> {
+pub fn save_file(tools: &Tools, homes: &Homes, program: Program) -> Result<Time> {
     let path = homes.stream(file_of(program));
-    tools.save(program, &homes.still, Stream::Over(&path), StreamType::Plain)?.answer(&mut Still::default())
+    tools.save(program, &homes.still, Stream::Over(&path), StreamType::Plain)?.finish()
 }
 
 /// Into nothing.
-pub fn save_null(tools: &Tools, homes: &Homes, program: Program) -> Result<Duration> {
+pub fn save_null(tools: &Tools, homes: &Homes, program: Program) -> Result<Time> {
     let stream = Stream::To(Path::new("/dev/null"));
-    tools.save(program, &homes.still, stream, StreamType::Plain)?.answer(&mut Still::default())
+    tools.save(program, &homes.still, stream, StreamType::Plain)?.finish()
 }
 
 /// Into a pipe that a thread reads.
-pub fn save_pipe(tools: &Tools, homes: &Homes, program: Program) -> Result<Duration> {
+pub fn save_pipe(tools: &Tools, homes: &Homes, program: Program) -> Result<Time> {
     let path = homes.fifo();
     thread::scope(|scope| {
         let reading = scope.spawn(|| drain(&path));
-        let time =
-            tools.save(program, &homes.still, Stream::To(&path), StreamType::Plain)?.answer(&mut Still::default())?;
+        let time = tools.save(program, &homes.still, Stream::To(&path), StreamType::Plain)?.finish()?;
         reading.join().map_err(|_| "the reader has panicked")?.map_err(|error| format!("the reader: {error}"))?;
         Ok(time)
     })
@@ -78,20 +76,20 @@ fn drain(path: &Path) -> std::io::Result<()> {
 }
 
 /// Out of a file.
-pub fn restore_file(tools: &Tools, homes: &Homes, program: Program) -> Result<Duration> {
+pub fn restore_file(tools: &Tools, homes: &Homes, program: Program) -> Result<Time> {
     let path = homes.stream(file_of(Program::Debians));
-    tools.restore(program, &homes.empty, Stream::From(&path))?.answer(&mut Still::default())
+    tools.restore(program, &homes.empty, Stream::From(&path))?.finish()
 }
 
 /// Out of a pipe that a thread writes.
-pub fn restore_pipe(tools: &Tools, homes: &Homes, program: Program) -> Result<Duration> {
+pub fn restore_pipe(tools: &Tools, homes: &Homes, program: Program) -> Result<Time> {
     let (path, stream) = (homes.fifo(), map(&homes.stream(file_of(Program::Debians)))?);
     thread::scope(|scope| {
         let writing = scope.spawn(|| -> std::io::Result<()> {
             let mut pipe = File::options().write(true).open(&path)?;
             stream.chunks(PIECE).try_for_each(|piece| pipe.write_all(piece))
         });
-        let time = tools.restore(program, &homes.empty, Stream::From(&path))?.answer(&mut Still::default())?;
+        let time = tools.restore(program, &homes.empty, Stream::From(&path))?.finish()?;
         writing.join().map_err(|_| "the writer has panicked")?.map_err(|error| format!("the writer: {error}"))?;
         Ok(time)
     })

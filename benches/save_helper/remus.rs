@@ -1,7 +1,7 @@
 //! How long a guest stays suspended for a checkpoint of 10,000 scattered dirty pages, against a bare copy of the same pages.
 
 use crate::Result;
-use crate::helper::{Program, Stream, Timed, Tools};
+use crate::helper::{Moment, Program, Stream, Timed, Tools};
 use crate::home::{Home, Homes};
 use crate::table::{Table, median};
 use memmap2::{Mmap, MmapOptions};
@@ -20,7 +20,7 @@ use xen_replicate::save_helper::{Answers, StreamType};
 use xen_replicate::stream::Mode;
 use xen_replicate::stream::framer::Options;
 use xen_replicate::stream::handover::{Alone, LibxcReader};
-use xen_replicate::stream::libxc::Record;
+use xen_replicate::stream::libxc::{BATCH, Record};
 
 /// Checkpoints in one process behind the first image; the first of them does not count.
 const CHECKPOINTS: usize = 4;
@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Times {
     suspended: Vec<Duration>,
     copies: Vec<Duration>,
+    /// Mapping and unmapping the same pages as the stand-in does.
+    mappings: Vec<Duration>,
     pages: Vec<usize>,
 }
 
@@ -103,6 +105,8 @@ impl Protecting<'_> {
         if self.number > 1 {
             let time = self.time_copy(&pfns)?;
             self.times.copies.push(time);
+            let time = self.time_mapping(&pfns)?;
+            self.times.mappings.push(time);
             self.times.pages.push(pfns.len());
         }
         self.number += 1;
@@ -124,6 +128,25 @@ impl Protecting<'_> {
         let time = start.elapsed();
         black_box(&self.copy);
         Ok(time)
+    }
+
+    /// The stand-in maps adjacent pages of the file at once, and what lies apart with a call each.
+    fn time_mapping(&self, pfns: &[u64]) -> Result<Duration> {
+        let file = File::open(self.home.path("memory"))?;
+        let slots: Option<Vec<usize>> = pfns.iter().map(|&pfn| self.homes.slot(pfn)).collect();
+        let slots = slots.ok_or("a dirty page that the guest does not have")?;
+        let start = Instant::now();
+        for batch in slots.chunks(BATCH) {
+            let mut maps = Vec::with_capacity(batch.len());
+            for run in batch.chunk_by(|&slot, &next| slot + 1 == next) {
+                let Some(&first) = run.first() else { continue };
+                let (offset, length) = ((first * PAGE_SIZE) as u64, run.len() * PAGE_SIZE);
+                // SAFETY: as for the mapping of the whole; this one is not even looked at.
+                maps.push(unsafe { MmapOptions::new().offset(offset).len(length).populate().map(&file)? });
+            }
+            black_box(&maps);
+        }
+        Ok(start.elapsed())
     }
 
     fn answered<T>(&mut self, result: Result<T>) -> Option<T> {
@@ -157,7 +180,7 @@ impl Answers for Protecting<'_> {
 }
 
 impl Timed for Protecting<'_> {
-    fn started(&self) -> Option<Instant> {
+    fn started(&self) -> Option<Moment> {
         None
     }
 
@@ -210,6 +233,7 @@ fn protect(tools: &Tools, homes: &Homes, program: Program, times: &mut Times) ->
     })?;
     times.suspended.append(&mut libxl.times.suspended);
     times.copies.append(&mut libxl.times.copies);
+    times.mappings.append(&mut libxl.times.mappings);
     times.pages.append(&mut libxl.times.pages);
     Ok(())
 }
@@ -223,13 +247,18 @@ pub fn all(tools: &Tools, homes: &Homes, rounds: u64, table: &mut Table) -> Resu
     }
     for (whose, times) in [("theirs", &theirs), ("ours", &ours)] {
         println!("Remus, {whose}: {times:.1?}");
-        let (Some(suspended), Some(copy)) = (median(&times.suspended), median(&times.copies)) else { continue };
+        let (Some(suspended), Some(copy), Some(mapping)) =
+            (median(&times.suspended), median(&times.copies), median(&times.mappings))
+        else {
+            continue;
+        };
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let bound = copy.mul_f64(1.3) + Duration::from_millis(1);
         let pages = times.pages.iter().sum::<usize>() / times.pages.len().max(1);
         let figure = format!("{:.1} ms", ms(suspended));
         let demand = if whose == "ours" { format!("{:.1} ms", ms(bound)) } else { String::new() };
         table.figure(&format!("suspended, {whose}, {pages} pages; copy {:.1} ms", ms(copy)), figure, &demand);
+        table.figure("    mapping the same pages one by one", format!("{:.1} ms", ms(mapping)), "");
     }
     Ok(())
 }

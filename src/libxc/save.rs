@@ -395,12 +395,10 @@ impl Saver {
         if !frames.is_empty() {
             domain.page_types(frames, &mut self.types)?;
         }
-        for ((&pfn, &frame), &page_type) in self.batch.iter().zip(frames).zip(&self.types) {
-            self.entries.push(PageEntry { page_type, pfn });
-            if page_type.has_contents() {
-                self.mapped.push(frame);
-            }
-        }
+        let types = self.types.iter();
+        self.entries
+            .extend(self.batch.iter().zip(types.clone()).map(|(&pfn, &page_type)| PageEntry { page_type, pfn }));
+        self.mapped.extend(frames.iter().zip(types).filter(|(_, kind)| kind.has_contents()).map(|(&frame, _)| frame));
         Ok(next)
     }
 }

@@ -3,8 +3,8 @@
 //! As the privcmd driver does, a mapping covers all pages asked for, and those that cannot be had stay without access. Frames that
 //! lie next to each other in the guest's memory file are mapped in one go.
 //!
-//! privcmd enters pages into the page tables when it maps them. Of a file in memory that is done page by page as they are touched,
-//! for reading in groups of 16; where that would be less than is mapped at a time, it is done at once here too.
+//! privcmd enters pages into the page tables when it maps them. Those of a file in memory are entered as they are touched, in groups
+//! of 16 by reads and one by one by writes. A mapping for writing, and one of few pages, is entered at once here too.
 
 use crate::abi::xenmem;
 use crate::call;
@@ -128,7 +128,7 @@ unsafe fn map(
         };
         let run = pages.iter().skip(index).zip(first..).take_while(|&(&page, next)| page == Some(next)).count();
         let at = start.wrapping_byte_add(index * PAGE_SIZE);
-        let at_once = if prot & libc::PROT_WRITE != 0 || run < AROUND { libc::MAP_POPULATE } else { 0 };
+        let at_once = if run < AROUND { libc::MAP_POPULATE } else { 0 };
         let (fixed, offset) = (libc::MAP_SHARED | libc::MAP_FIXED | at_once, (first * PAGE_SIZE) as libc::off_t);
         // SAFETY: the run lies within the range reserved above, which nobody else knows of yet.
         if unsafe { libc::mmap(at, run * PAGE_SIZE, prot, fixed, file, offset) } == libc::MAP_FAILED {
@@ -137,11 +137,25 @@ unsafe fn map(
             unsafe { libc::munmap(start, length) };
             return Err(error);
         }
+        if run >= AROUND && prot & libc::PROT_WRITE != 0 {
+            touch(at.cast(), run);
+        }
         index += run;
         runs += 1;
     }
     host.note(format_args!("map of {} frames of domain {dom} in {runs} runs", frames.len()));
     Ok(start)
+}
+
+/// Reads of each group of pages that are entered together one octet, so that writing them finds them entered.
+fn touch(start: *const u8, pages: usize) {
+    let group = AROUND * PAGE_SIZE;
+    let lead = start.addr().next_multiple_of(group) - start.addr();
+    let firsts = std::iter::once(0).chain((lead..pages * PAGE_SIZE).step_by(group));
+    for offset in firsts {
+        // SAFETY: within a readable mapping that the caller has just made. What is read does not matter.
+        unsafe { start.wrapping_add(offset).read_volatile() };
+    }
 }
 
 /// # Safety
