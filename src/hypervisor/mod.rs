@@ -100,6 +100,11 @@ pub trait PageBatch {
 pub trait PageBatchMut: PageBatch {
     /// The page at `index` of the batch, to be written; `None` only where `index` is not below [`PageBatch::len`].
     fn page_mut(&mut self, index: usize) -> Option<&mut Page>;
+
+    /// As many pages from `index` on as lie next to each other in our memory, as [`PageBatch::run`], to be written.
+    fn run_mut(&mut self, index: usize) -> Option<&mut [u8]> {
+        self.page_mut(index).map(|page| page.as_mut_slice())
+    }
 }
 
 /// What a saver needs of a domain.
@@ -150,6 +155,9 @@ pub trait RestoreDomain: Domain + LogDirty + PvDomain {
     type PagesMut<'a>: PageBatchMut
     where
         Self: 'a;
+
+    /// Whether [`PageBatchMut::run_mut`] gives a batch whole, as a rule, so that a stream can be read right into it.
+    const LONG_RUNS: bool = false;
 
     /// Gives the guest memory at these pfns. New pages are zero; pfns that have a page already keep it with its contents.
     /// Stops at the first that cannot be had ([`Error::OutOfMemory`], [`Error::PfnOutOfRange`]); those before it stay.

@@ -12,8 +12,10 @@ use super::pv::{PvRestorer, PvState, PvTrouble, table};
 use super::{PvError, RestoreError, Round};
 use crate::hypervisor::types::{CpuPolicy, DomainKind, GrantSeed, HvmParam, PAGE_SIZE, Page, Pfn, TscInfo, ZERO_PAGE};
 use crate::hypervisor::{self, INVALID_MFN, Mfn, PageBatch, PageBatchMut, RestoreDomain, hvm_param};
+use crate::stream::framer::Item;
 use crate::stream::handover::LibxcReader;
 use crate::stream::libxc::{BATCH, DomainHeader, DomainType, PageData, PageEntry, Record, VcpuBlob, VcpuRecord};
+use crate::stream::reader::Contents;
 use std::io::Read;
 
 /// Pages that differ in a VERIFY pass and are named in the log; all are counted.
@@ -181,54 +183,84 @@ impl Restorer {
         domain: &mut D,
         told: &mut impl FnMut(Missing) -> Result<(), E>,
     ) -> Result<Ending, E> {
-        while let Some((item, record)) = reader.next_record().map_err(RestoreError::from)? {
-            self.offset = item.offset;
-            match record {
-                Record::End => return Ok(self.ended(Ending::End)?),
-                Record::Checkpoint => return Ok(self.ended(Ending::Checkpoint)?),
-                Record::X86PvInfo(info) => {
-                    let pv = self.pv.as_mut().ok_or(unexpected(&record, item.offset))?;
-                    pv.info(info, domain).map_err(|error| RestoreError::Hypervisor { offset: item.offset, error })?;
-                }
-                Record::X86PvP2mFrames(frames) => {
+        loop {
+            // Contents of a HVM domain's pages are read to where they belong; those of a PV domain's and those to be compared are
+            // looked at first.
+            if D::LONG_RUNS && self.pv.is_none() && self.verified.is_none() {
+                let Some((item, record, mut contents)) = reader.next_held().map_err(RestoreError::from)? else { break };
+                self.offset = item.offset;
+                if let Record::PageData(pages) = record {
                     if self.missing.is_none() {
                         told(self.end_static_data(domain)?)?;
                     }
-                    let pv = self.pv.as_mut().ok_or(unexpected(&record, item.offset))?;
-                    pv.frames(&frames).map_err(|error| RestoreError::Pv { offset: item.offset, error })?;
-                    self.nr_pfns = pv.nr_pfns().min(self.options.nr_pfns.unwrap_or(u64::MAX));
+                    self.page_data_held(&pages, &mut contents, domain)?;
+                } else if let Some(ending) = self.first_record(&item, &record, domain, told)? {
+                    return Ok(ending);
                 }
-                Record::SharedInfo(page) => {
-                    let pv = self.pv.as_mut().ok_or(unexpected(&record, item.offset))?;
-                    pv.state.shared_info = <Page>::try_from(page).ok().map(Box::new);
+            } else {
+                let Some((item, record)) = reader.next_record().map_err(RestoreError::from)? else { break };
+                self.offset = item.offset;
+                if let Some(ending) = self.first_record(&item, &record, domain, told)? {
+                    return Ok(ending);
                 }
-                Record::X86PvVcpu(part) => {
-                    let pv = self.pv.as_mut().ok_or(unexpected(&record, item.offset))?;
-                    take_part(pv, &part, None, item.offset)?;
-                }
-                Record::X86CpuidPolicy(policy) => self.policy.cpuid = policy.leaves.to_vec(),
-                Record::X86MsrPolicy(policy) => self.policy.msrs = policy.entries.to_vec(),
-                Record::StaticDataEnd => told(self.end_static_data(domain)?)?,
-                Record::PageData(pages) => {
-                    if self.missing.is_none() {
-                        told(self.end_static_data(domain)?)?;
-                    }
-                    self.page_data(&pages, domain)?;
-                }
-                Record::Verify => self.verified = Some(Verified::default()),
-                Record::X86TscInfo(tsc) => self.set_tsc(tsc, domain)?,
-                Record::HvmParams(params) => self.set_params(params.params(), domain)?,
-                Record::HvmContext(blob) => {
-                    let mut state = super::round::MachineState::default();
-                    state.set_context(item.offset, blob)?;
-                    self.context = state.context;
-                }
-                // Of no use to a HVM domain, or not known and optional.
-                Record::Toolstack(_) | Record::Optional { .. } => {}
-                _ => return Err(unexpected(&record, item.offset).into()),
             }
         }
         Err(RestoreError::Unexpected { record: "the end of libxc's turn", offset: reader.offset() }.into())
+    }
+
+    /// Applies a record of the first image; tells when it is the last.
+    fn first_record<D: RestoreDomain, E: From<RestoreError>>(
+        &mut self,
+        item: &Item<'_>,
+        record: &Record<'_>,
+        domain: &mut D,
+        told: &mut impl FnMut(Missing) -> Result<(), E>,
+    ) -> Result<Option<Ending>, E> {
+        match *record {
+            Record::End => return Ok(Some(self.ended(Ending::End)?)),
+            Record::Checkpoint => return Ok(Some(self.ended(Ending::Checkpoint)?)),
+            Record::X86PvInfo(info) => {
+                let pv = self.pv.as_mut().ok_or(unexpected(record, item.offset))?;
+                pv.info(info, domain).map_err(|error| RestoreError::Hypervisor { offset: item.offset, error })?;
+            }
+            Record::X86PvP2mFrames(frames) => {
+                if self.missing.is_none() {
+                    told(self.end_static_data(domain)?)?;
+                }
+                let pv = self.pv.as_mut().ok_or(unexpected(record, item.offset))?;
+                pv.frames(&frames).map_err(|error| RestoreError::Pv { offset: item.offset, error })?;
+                self.nr_pfns = pv.nr_pfns().min(self.options.nr_pfns.unwrap_or(u64::MAX));
+            }
+            Record::SharedInfo(page) => {
+                let pv = self.pv.as_mut().ok_or(unexpected(record, item.offset))?;
+                pv.state.shared_info = <Page>::try_from(page).ok().map(Box::new);
+            }
+            Record::X86PvVcpu(part) => {
+                let pv = self.pv.as_mut().ok_or(unexpected(record, item.offset))?;
+                take_part(pv, &part, None, item.offset)?;
+            }
+            Record::X86CpuidPolicy(policy) => self.policy.cpuid = policy.leaves.to_vec(),
+            Record::X86MsrPolicy(policy) => self.policy.msrs = policy.entries.to_vec(),
+            Record::StaticDataEnd => told(self.end_static_data(domain)?)?,
+            Record::PageData(pages) => {
+                if self.missing.is_none() {
+                    told(self.end_static_data(domain)?)?;
+                }
+                self.page_data(&pages, domain)?;
+            }
+            Record::Verify => self.verified = Some(Verified::default()),
+            Record::X86TscInfo(tsc) => self.set_tsc(tsc, domain)?,
+            Record::HvmParams(params) => self.set_params(params.params(), domain)?,
+            Record::HvmContext(blob) => {
+                let mut state = super::round::MachineState::default();
+                state.set_context(item.offset, blob)?;
+                self.context = state.context;
+            }
+            // Of no use to a HVM domain, or not known and optional.
+            Record::Toolstack(_) | Record::Optional { .. } => {}
+            _ => return Err(unexpected(record, item.offset).into()),
+        }
+        Ok(None)
     }
 
     /// Reads a later round into `round`, replacing what it had. Nothing of it is applied.
@@ -473,6 +505,35 @@ impl Restorer {
                 self.write(batch, here, domain)?;
             }
             contents = rest;
+            entries.by_ref().take(BATCH).for_each(drop);
+        }
+        Ok(())
+    }
+
+    /// The same for a HVM domain, straight from the source into its pages.
+    fn page_data_held<R: Read, D: RestoreDomain>(
+        &mut self,
+        pages: &PageData<'_>,
+        contents: &mut Contents<'_, R>,
+        domain: &mut D,
+    ) -> Result<(), RestoreError> {
+        for entry in pages.entries() {
+            self.check_pfn(entry)?;
+        }
+        let mut entries = pages.entries();
+        while entries.len() > 0 {
+            let batch = entries.clone().take(BATCH);
+            self.populate(batch.clone(), &[], domain)?;
+            if self.select(batch) {
+                let offset = self.offset;
+                let failed = |error| RestoreError::Hypervisor { offset, error };
+                let mut mapped = domain.map_pages_mut(&self.pfns).map_err(failed)?;
+                let mut index = 0;
+                while let Some(run) = mapped.run_mut(index).filter(|run| run.len() >= PAGE_SIZE) {
+                    contents.read_exact(run)?;
+                    index += run.len() / PAGE_SIZE;
+                }
+            }
             entries.by_ref().take(BATCH).for_each(drop);
         }
         Ok(())

@@ -12,6 +12,7 @@ use crate::stream::handover::LibxcWriter;
 use crate::stream::libxc::{BATCH, HvmParams, PageData, PageEntry, Record, emit_hvm_params};
 use std::collections::TryReserveError;
 use std::io::Write;
+use std::ops::Range;
 
 /// Pages and state of one checkpoint. Cleared and filled again it keeps its memory, so that a round of the usual size
 /// costs no allocation.
@@ -197,11 +198,17 @@ fn check_context(blob: &[u8]) -> Result<(), DecodeError> {
 pub(super) struct Runs<'p, P> {
     pages: &'p P,
     index: usize,
+    end: usize,
 }
 
 impl<'p, P: PageBatch> Runs<'p, P> {
     pub(super) fn new(pages: &'p P) -> Self {
-        Runs { pages, index: 0 }
+        Runs::of(pages, 0..usize::MAX)
+    }
+
+    /// Some of them.
+    pub(super) fn of(pages: &'p P, Range { start, end }: Range<usize>) -> Self {
+        Runs { pages, index: start, end }
     }
 }
 
@@ -215,7 +222,9 @@ impl<'p, P: PageBatch> Iterator for Runs<'p, P> {
     type Item = &'p [u8];
 
     fn next(&mut self) -> Option<&'p [u8]> {
+        let most = self.end.checked_sub(self.index).filter(|&most| most > 0)?.saturating_mul(PAGE_SIZE);
         let run = self.pages.run(self.index).filter(|run| run.len() >= PAGE_SIZE)?;
+        let run = run.get(..most).unwrap_or(run);
         self.index += run.len() / PAGE_SIZE;
         Some(run)
     }

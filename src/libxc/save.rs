@@ -26,6 +26,11 @@ use std::io::Write;
 /// The version of libxc's stream that is written: the one that has STATIC_DATA_END.
 pub const STREAM_VERSION: u32 = 3;
 
+/// Batches that are looked up and mapped at a time. Each mapping has a price of its own, whatever its size; but it must not be
+/// kept for long: the page of a translated guest's pfn may be taken away and another put in its place, and a mapping goes on
+/// showing the first. So what is mapped is mapped anew in each round, just behind the look at its types.
+const WINDOW: usize = 4;
+
 /// How to save.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
@@ -278,10 +283,9 @@ impl Saver {
             if sent < total {
                 told(sent, total);
             }
-            next = self.next_batch(domain, from)?;
-            sent += self.entries.len() as u64;
+            next = self.next_batches(domain, from)?;
             loop {
-                match self.send_batch(domain, out, still) {
+                match self.send_batches(domain, out, still, &mut sent, |sent| told(sent, total)) {
                     Err(SaveError::Hypervisor(hypervisor::Error::NotPopulated { pfn })) if self.pv.is_none() => {
                         self.leave_out(domain, pfn)?;
                     }
@@ -293,29 +297,40 @@ impl Saver {
         Ok(sent)
     }
 
-    /// Sends the batch looked up. Nothing of it is written when its pages cannot be mapped.
-    fn send_batch<D: SaveDomain, W: Write, Home>(
+    /// Sends the batches looked up. Nothing of them is written when their pages cannot be mapped.
+    fn send_batches<D: SaveDomain, W: Write, Home>(
         &mut self,
         domain: &D,
         out: &mut LibxcWriter<W, Home>,
         still: bool,
+        sent: &mut u64,
+        mut told: impl FnMut(u64),
     ) -> Result<(), SaveError> {
-        if !self.mapped.is_empty() {
-            let pages = domain.map_pages(&self.mapped)?;
-            match &mut self.pv {
-                None => out.page_data(&self.entries, Runs::new(&pages))?,
-                Some(pv) => {
-                    let contents = pv.contents(domain, &mut self.entries, &pages, still)?;
-                    out.page_data(&self.entries, contents)?;
+        let pages = if self.mapped.is_empty() { None } else { Some(domain.map_pages(&self.mapped)?) };
+        let mut first = 0;
+        for (batch, entries) in self.entries.chunks_mut(BATCH).enumerate() {
+            if batch > 0 {
+                told(*sent);
+            }
+            *sent += entries.len() as u64;
+            match (&mut self.pv, &pages) {
+                (_, None) => out.page_data(entries, [])?,
+                (None, Some(pages)) => {
+                    let here = first..first + with_contents(entries);
+                    first = here.end;
+                    out.page_data(entries, Runs::of(pages, here))?;
+                }
+                // Its batches come one by one.
+                (Some(pv), Some(pages)) => {
+                    let contents = pv.contents(domain, entries, pages, still)?;
+                    out.page_data(entries, contents)?;
                 }
             }
-        } else if !self.entries.is_empty() {
-            out.page_data(&self.entries, [])?;
         }
         Ok(())
     }
 
-    /// Makes a hole of a page of the batch that a running guest has given back since it was looked up, and of all others that
+    /// Makes a hole of a page of the batches that a running guest has given back since it was looked up, and of all others that
     /// have gone with it.
     fn leave_out(&mut self, domain: &impl SaveDomain, gone: Pfn) -> Result<(), SaveError> {
         if domain.info()?.is_suspended() {
@@ -370,7 +385,7 @@ impl Saver {
         round.reserve(usize::try_from(self.dirty.count()).unwrap_or(0));
         let mut next = Some(0);
         while let Some(from) = next {
-            next = self.next_batch(domain, from)?;
+            next = self.next_batches(domain, from)?;
             if self.mapped.is_empty() {
                 round.add_empty(&self.entries);
             } else {
@@ -430,9 +445,10 @@ impl Saver {
         Ok(sent)
     }
 
-    /// Looks up the next pages to send; gives where to go on.
-    fn next_batch(&mut self, domain: &impl SaveDomain, from: Pfn) -> Result<Option<Pfn>, SaveError> {
-        let next = self.dirty.next_batch(from, BATCH, &mut self.batch);
+    /// Looks up the next pages to send, of a PV domain one batch; gives where to go on.
+    fn next_batches(&mut self, domain: &impl SaveDomain, from: Pfn) -> Result<Option<Pfn>, SaveError> {
+        let most = if self.pv.is_some() { BATCH } else { WINDOW * BATCH };
+        let next = self.dirty.next_batch(from, most, &mut self.batch);
         self.types.clear();
         self.types.resize(self.batch.len(), PageType::XTAB);
         self.entries.clear();
@@ -447,12 +463,15 @@ impl Saver {
         if !frames.is_empty() {
             domain.page_types(frames, &mut self.types)?;
         }
-        for ((&pfn, &frame), &page_type) in self.batch.iter().zip(frames).zip(&self.types) {
-            self.entries.push(PageEntry { page_type, pfn });
-            if page_type.has_contents() {
-                self.mapped.push(frame);
-            }
-        }
+        let types = self.types.iter();
+        self.entries
+            .extend(self.batch.iter().zip(types.clone()).map(|(&pfn, &page_type)| PageEntry { page_type, pfn }));
+        self.mapped.extend(frames.iter().zip(types).filter(|(_, kind)| kind.has_contents()).map(|(&frame, _)| frame));
         Ok(next)
     }
+}
+
+/// How many of the entries have contents.
+fn with_contents(entries: &[PageEntry]) -> usize {
+    entries.iter().filter(|entry| entry.page_type.has_contents()).count()
 }

@@ -13,6 +13,7 @@ use super::{restore, save};
 use crate::hypervisor::{self, RestoreDomain, SaveDomain};
 use crate::libxc::restore::Options;
 use rustix::io::{Errno, fcntl_getfd};
+use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -73,7 +74,10 @@ where
     let fds = command.fds();
     let taken = take(fds.stream).and_then(|stream| Ok((stream, fds.back.map(take).transpose()?)));
     let (stream, back) = match taken {
-        Ok(taken) => taken,
+        Ok((stream, back)) => {
+            widen(&stream);
+            (stream, back)
+        }
         Err(failure) => {
             let replies = Waiting::new(replies, None);
             let mut libxl = Libxl::new(replies, messages, command.callbacks(), None);
@@ -207,6 +211,17 @@ fn refuse(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
     eprintln!("{program}: {error}");
     eprintln!("{program}: libxl starts this program, see LIBXL_SAVE_HELPER; it is of no use by itself");
     ExitCode::from(EXIT_ARGUMENTS)
+}
+
+/// Octets that a pipe is to hold: what Linux lets everybody have.
+const PIPE_SIZE: usize = 1 << 20;
+
+/// Has a stream that is a pipe hold more: its two ends wait for each other less often. A pipe may already hold more, and one
+/// that cannot does well enough; so do a file and a socket.
+fn widen(stream: &File) {
+    if fcntl_getpipe_size(stream).is_ok_and(|size| size < PIPE_SIZE) {
+        let _ = fcntl_setpipe_size(stream, PIPE_SIZE);
+    }
 }
 
 fn own(fd: BorrowedFd<'_>) -> io::Result<File> {

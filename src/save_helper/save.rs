@@ -117,8 +117,11 @@ impl<D: SaveDomain, R: Read, W: Write, B: Read> Work<'_, D, R, W, B> {
         if self.command.flags.contains(Flags::LIVE) {
             self.start_tracking()?;
             let libxl = &*self.libxl;
+            let mut steps = Steps::default();
             let sent = self.saver.precopy_told(self.domain, out, &mut |round, done, total| {
-                libxl.progress(&live_frames(round), done, total);
+                if steps.is_new(done, total) {
+                    libxl.progress(&live_frames(round), done, total);
+                }
             })?;
             self.suspend()?;
             self.saver.collect(self.domain)?;
@@ -216,7 +219,12 @@ impl<D: SaveDomain, R: Read, W: Write, B: Read> Work<'_, D, R, W, B> {
 
     fn send_pages<S: Write>(&mut self, out: &mut LibxcWriter<S, Alone>, doing: &str) -> Result<(), Failure> {
         let libxl = &*self.libxl;
-        self.saver.send_pages_told(self.domain, out, &mut |done, total| libxl.progress(doing, done, total))?;
+        let mut steps = Steps::default();
+        self.saver.send_pages_told(self.domain, out, &mut |done, total| {
+            if steps.is_new(done, total) {
+                libxl.progress(doing, done, total);
+            }
+        })?;
         Ok(())
     }
 
@@ -252,6 +260,19 @@ impl<D: SaveDomain, R: Read, W: Write, B: Read> Work<'_, D, R, W, B> {
             Ok(reply) => log::error!("the device model still tracks its writes: libxl's callback gave {reply}"),
             Err(error) => log::error!("the device model still tracks its writes: {error}"),
         }
+    }
+}
+
+/// Which of all that is told of progress is passed on: the start, each whole percent, the end. xl shows no more than that.
+#[derive(Debug, Default)]
+struct Steps(Option<u64>);
+
+impl Steps {
+    fn is_new(&mut self, done: u64, total: u64) -> bool {
+        let percent = done.saturating_mul(100).checked_div(total);
+        let new = done == 0 || done == total || percent != self.0;
+        self.0 = percent;
+        new
     }
 }
 

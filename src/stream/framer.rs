@@ -182,6 +182,11 @@ impl Framer {
         }
     }
 
+    /// Leaves page contents out from the next item on, or no longer; gives what was done before.
+    pub(super) const fn set_skip_contents(&mut self, skip: bool) -> bool {
+        std::mem::replace(&mut self.options.skip_contents, skip)
+    }
+
     /// Offset of the next item.
     pub const fn offset(&self) -> u64 {
         self.offset

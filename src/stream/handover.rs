@@ -46,7 +46,7 @@ use super::framer::{Item, Options, What};
 use super::grammar::{Event, Grammar, OrderError};
 use super::libxc::{self, DomainHeader, ImageHeader, PageEntry, types as xc};
 use super::libxl::{self, ControlId, Header, types as xl};
-use super::reader::{PullReader, ReadError};
+use super::reader::{Contents, PullReader, ReadError};
 use super::writer::RecordWriter;
 use super::{Layer, Mode, Problem, Start};
 use std::io::{self, Read, Write};
@@ -346,6 +346,11 @@ impl<W: Write> LibxcWriter<W, Alone> {
     }
 }
 
+type Held<'a, R> = (Item<'a>, Option<Parsed<'a>>, Contents<'a, R>);
+
+/// A record of libxc and its place, and if it is PAGE_DATA its contents.
+pub type HeldRecord<'a, R> = (Item<'a>, libxc::Record<'a>, Contents<'a, R>);
+
 #[derive(Debug)]
 struct Eye<R> {
     source: PullReader<R>,
@@ -362,6 +367,17 @@ impl<R: Read> Eye<R> {
         };
         let parsed = self.checker.receive(&item)?;
         Ok(Some((item, parsed)))
+    }
+
+    fn next_held(&mut self, owner: Layer) -> Result<Option<Held<'_, R>>, ReadError> {
+        if self.source.framer().owner() != Some(owner) {
+            return Ok(None);
+        }
+        let Some((item, contents)) = self.source.next_held()? else {
+            return Ok(None);
+        };
+        let parsed = self.checker.receive(&item)?;
+        Ok(Some((item, parsed, contents)))
     }
 
     fn header(&mut self, owner: Layer) -> Result<Option<What<'_>>, ReadError> {
@@ -457,6 +473,17 @@ impl<R: Read, Home> LibxcReader<R, Home> {
     pub fn next_record(&mut self) -> Result<Option<(Item<'_>, libxc::Record<'_>)>, ReadError> {
         match self.eye.next(Layer::Libxc)? {
             Some((item, Some(Parsed::Libxc(record)))) => Ok(Some((item, record))),
+            _ => Ok(None),
+        }
+    }
+
+    /// The same, except that the contents of PAGE_DATA stay in the source, from where they can be read to where they belong.
+    ///
+    /// # Errors
+    /// The source's, or a stream that must be refused.
+    pub fn next_held(&mut self) -> Result<Option<HeldRecord<'_, R>>, ReadError> {
+        match self.eye.next_held(Layer::Libxc)? {
+            Some((item, Some(Parsed::Libxc(record)), contents)) => Ok(Some((item, record, contents))),
             _ => Ok(None),
         }
     }

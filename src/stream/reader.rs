@@ -8,7 +8,8 @@
 //!
 //! All three give items in order, then `None` once the stream has ended properly, or one error, then `None`.
 
-use super::error::StreamError;
+use super::Layer;
+use super::error::{FrameError, StreamError};
 use super::framer::{Advance, Framer, Item, Options, Step};
 use std::io::{self, Read};
 use thiserror::Error;
@@ -181,8 +182,69 @@ pub struct PullReader<R> {
     buffer: Vec<u8>,
     filled: usize,
     dropped: u64,
+    held: Held,
     discard: Option<Discard<R>>,
     over: bool,
+}
+
+/// Page contents that the item given last has left in the source.
+#[derive(Debug, Default)]
+struct Held {
+    left: u64,
+    /// Offset, number and size of the item: what to say when the source ends among its contents.
+    item: (u64, u64, u64),
+}
+
+impl Held {
+    fn torn(&self) -> ReadError {
+        let (offset, index, needed) = self.item;
+        let problem = FrameError::Truncated { what: "PAGE_DATA", needed, got: needed.saturating_sub(self.left) };
+        StreamError { layer: Layer::Libxc, index: Some(index), offset, problem: problem.into() }.into()
+    }
+
+    fn failed(&self, error: io::Error) -> ReadError {
+        ReadError::Io { offset: self.item.0, error }
+    }
+}
+
+/// The contents of one PAGE_DATA record, still in the source. What of them is not read is passed over.
+#[derive(Debug)]
+pub struct Contents<'a, R> {
+    source: &'a mut R,
+    held: &'a mut Held,
+    over: &'a mut bool,
+}
+
+impl<R: Read> Contents<'_, R> {
+    /// Octets that are left.
+    pub const fn left(&self) -> u64 {
+        self.held.left
+    }
+
+    /// Reads the next octets of the contents to where they belong.
+    ///
+    /// # Errors
+    /// The source fails or ends, after which the reader gives no more items; [`io::ErrorKind::InvalidInput`] for more octets than
+    /// are left, none of which is read then.
+    pub fn read_exact(&mut self, mut place: &mut [u8]) -> Result<(), ReadError> {
+        if place.len() as u64 > self.held.left {
+            return Err(self.held.failed(io::ErrorKind::InvalidInput.into()));
+        }
+        while !place.is_empty() {
+            match self.source.read(place) {
+                Ok(read) if read > 0 => {
+                    self.held.left -= read as u64;
+                    place = place.get_mut(read..).unwrap_or_default();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => {
+                    *self.over = true;
+                    return Err(result.map_or_else(|error| self.held.failed(error), |_| self.held.torn()));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<R: Read> PullReader<R> {
@@ -194,6 +256,7 @@ impl<R: Read> PullReader<R> {
             buffer: Vec::new(),
             filled: 0,
             dropped: 0,
+            held: Held::default(),
             discard: None,
             over: false,
         }
@@ -238,24 +301,65 @@ impl<R: Read> PullReader<R> {
     /// The source fails, the stream cannot be cut into items any further, or it ends too early. Every later call gives
     /// `None`.
     pub fn next_item(&mut self) -> Result<Option<Item<'_>>, ReadError> {
-        if self.over {
+        if !self.next_is_whole(false)? {
             return Ok(None);
+        }
+        match self.framer.take(&self.buffer[..self.filled])? {
+            Step::Item(item, _) => Ok(Some(item)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The same, except that the contents of a PAGE_DATA record stay in the source, from where they can be read to where they
+    /// belong. The item is as if contents were left out.
+    ///
+    /// # Errors
+    /// As [`PullReader::next_item`].
+    pub fn next_held(&mut self) -> Result<Option<(Item<'_>, Contents<'_, R>)>, ReadError> {
+        let before = self.framer.set_skip_contents(true);
+        let whole = self.next_is_whole(true);
+        let step = match whole {
+            Ok(true) => self.framer.take(&self.buffer[..self.filled]).map(Some),
+            _ => Ok(None),
+        };
+        self.framer.set_skip_contents(before);
+        whole?;
+        match step? {
+            Some(Step::Item(item, _)) => {
+                self.held.item = (item.offset, item.index, item.size);
+                let contents = Contents { source: &mut self.source, held: &mut self.held, over: &mut self.over };
+                Ok(Some((item, contents)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads the next item into the buffer; false when there is none. With `hold`, its contents stay where they are.
+    fn next_is_whole(&mut self, hold: bool) -> Result<bool, ReadError> {
+        if self.over {
+            return Ok(false);
         }
         self.filled = 0;
         self.dropped = 0;
-        match self.read_item() {
-            Ok(true) => match self.framer.take(&self.buffer[..self.filled]) {
-                Ok(Step::Item(item, _)) => Ok(Some(item)),
-                Ok(_) => Ok(None),
-                Err(error) => Err(error.into()),
-            },
+        if self.held.left > 0 {
+            self.over = true;
+            let discard = self.discard.unwrap_or(read_away);
+            let passed = discard(&mut self.source, self.held.left).map_err(|error| self.held.failed(error))?;
+            self.held.left = self.held.left.saturating_sub(passed);
+            if self.held.left > 0 {
+                return Err(self.held.torn());
+            }
+            self.over = false;
+        }
+        match self.read_item(hold) {
+            Ok(true) => Ok(true),
             Ok(false) => {
                 self.over = true;
                 // The octets that came since the walker last looked may show that it waits in vain: a message of the
                 // handshake that is none has another error than a torn one.
                 self.framer.advance(&self.buffer[..self.filled])?;
                 self.framer.finish(&self.buffer[..self.filled], self.dropped)?;
-                Ok(None)
+                Ok(false)
             }
             Err(error) => {
                 self.over = true;
@@ -265,23 +369,32 @@ impl<R: Read> PullReader<R> {
     }
 
     /// Reads until the next item is whole; false when the source ends before that.
-    fn read_item(&mut self) -> Result<bool, ReadError> {
+    fn read_item(&mut self, hold: bool) -> Result<bool, ReadError> {
         loop {
             let whole = match self.framer.advance(&self.buffer[..self.filled])? {
                 Advance::Ready => return Ok(true),
-                Advance::Need(octets) => self.fill(octets),
-                Advance::Skip { skip, .. } => {
-                    let discard = self.discard.unwrap_or(read_away);
-                    discard(&mut self.source, skip).map(|octets| {
-                        self.dropped = octets;
-                        octets == skip
-                    })
+                // Contents are whole pages. Only of a record that says otherwise is there padding behind what is held.
+                Advance::Need(_) if self.held.left > 0 => {
+                    let skip = std::mem::take(&mut self.held.left);
+                    self.drop_contents(skip)
                 }
+                Advance::Need(octets) => self.fill(octets),
+                Advance::Skip { skip, .. } if hold => {
+                    self.held.left = skip;
+                    Ok(true)
+                }
+                Advance::Skip { skip, .. } => self.drop_contents(skip),
             };
             if !whole.map_err(|error| ReadError::Io { offset: self.framer.offset(), error })? {
                 return Ok(false);
             }
         }
+    }
+
+    fn drop_contents(&mut self, octets: u64) -> io::Result<bool> {
+        let discard = self.discard.unwrap_or(read_away);
+        self.dropped = discard(&mut self.source, octets)?;
+        Ok(self.dropped == octets)
     }
 
     fn fill(&mut self, octets: usize) -> io::Result<bool> {

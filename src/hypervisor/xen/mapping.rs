@@ -24,8 +24,8 @@ use std::io;
 use std::ptr::NonNull;
 use xenforeignmemory_sys as foreign;
 
-/// The most pages of one mapping: a batch of the stream.
-pub const MAX_BATCH: usize = BATCH;
+/// The most pages of one mapping: a few batches of the stream.
+pub const MAX_BATCH: usize = 4 * BATCH;
 
 // mmap(2)'s, for Linux on x86.
 const PROT_READ: i32 = 1;
@@ -170,5 +170,13 @@ impl PageBatchMut for XenPagesMut<'_> {
         // reference. `&mut self` keeps off every other reference into this mapping, so also one to the same frame at another
         // address, and `new` borrowed the domain mutably, so there is no other mapping by this handle.
         Some(unsafe { page.as_mut() })
+    }
+
+    fn run_mut(&mut self, index: usize) -> Option<&mut [u8]> {
+        let octets = self.mapping.run(index)?.len();
+        let start = self.mapping.page_pointer(index)?.cast::<u8>();
+        // SAFETY: as in `page_mut`, for this page and all behind it. That a frame may be there at two addresses does not matter:
+        // what is written through one shows at the other as if the domain had written it.
+        Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), octets) })
     }
 }

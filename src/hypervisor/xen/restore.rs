@@ -16,6 +16,8 @@ use xenctrl_sys as sys;
 impl RestoreDomain for XenDomain {
     type PagesMut<'a> = XenPagesMut<'a>;
 
+    const LONG_RUNS: bool = true;
+
     /// Whole aligned runs of 2 MiB are asked for as such, and page by page where Xen has none. That new pages are zero is Xen's
     /// scrubbing.
     fn populate(&mut self, pfns: &[Pfn]) -> Result<()> {

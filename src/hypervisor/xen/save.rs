@@ -4,7 +4,7 @@
 use super::domain::XenDomain;
 use super::ffi;
 use super::handles::hypercall;
-use super::mapping::{MAX_BATCH, XenPages};
+use super::mapping::XenPages;
 use super::policy::{emit_leaves, emit_msrs};
 use crate::hypervisor::SaveDomain;
 use crate::hypervisor::error::{Error, Result};
@@ -13,6 +13,9 @@ use std::io;
 use std::ptr::{NonNull, null_mut};
 use xenctrl_sys as sys;
 
+/// The most frames whose types Xen tells in one hypercall.
+const MOST_TYPES: usize = 1024;
+
 impl SaveDomain for XenDomain {
     type Pages<'a> = XenPages<'a>;
 
@@ -20,7 +23,7 @@ impl SaveDomain for XenDomain {
         self.gfn_types(pfns, types)
     }
 
-    /// At most [`MAX_BATCH`] pages, else [`Error::BatchTooLong`].
+    /// At most [`MAX_BATCH`](super::MAX_BATCH) pages, else [`Error::BatchTooLong`].
     fn map_pages<'a>(&'a self, pfns: &'a [Pfn]) -> Result<XenPages<'a>> {
         XenPages::new(self, pfns)
     }
@@ -103,8 +106,8 @@ impl XenDomain {
         if gfns.len() != types.len() {
             return Err(Error::BatchLength { pfns: gfns.len(), types: types.len() });
         }
-        let mut words = [0; MAX_BATCH];
-        for (gfns, types) in gfns.chunks(MAX_BATCH).zip(types.chunks_mut(MAX_BATCH)) {
+        let mut words = [0; MOST_TYPES];
+        for (gfns, types) in gfns.chunks(MOST_TYPES).zip(types.chunks_mut(MOST_TYPES)) {
             let Some(words) = words.get_mut(..gfns.len()) else { continue };
             words.copy_from_slice(gfns);
             // SAFETY: the interface is open, and there are as many words as is said.
@@ -113,7 +116,10 @@ impl XenDomain {
             };
             hypercall("xc_get_pfn_type_batch", self.domid, rc)?;
             for ((&gfn, &word), page_type) in gfns.iter().zip(&*words).zip(types) {
-                *page_type = decode_type(gfn, word)?;
+                *page_type = match decode_type(word) {
+                    Ok(found) => found,
+                    Err(value) => return Err(Error::PageType { gfn, value }),
+                };
             }
         }
         Ok(())
@@ -130,10 +136,10 @@ impl XenDomain {
     }
 }
 
-/// The type in what Xen writes over a frame's number (`XEN_DOMCTL_PFINFO_*`, bits 28 to 31).
-fn decode_type(gfn: u64, word: u64) -> Result<PageType> {
+/// The type in what Xen writes over a frame's number (`XEN_DOMCTL_PFINFO_*`, bits 28 to 31); or a number that is none.
+fn decode_type(word: u64) -> std::result::Result<PageType, u8> {
     let value = (word >> sys::XEN_DOMCTL_PFINFO_LTAB_SHIFT & 0xf) as u8;
-    PageType::from_wire(value).ok_or(Error::PageType { gfn, value })
+    PageType::from_wire(value).ok_or(value)
 }
 
 /// libxenguest's CPU policy.
@@ -161,14 +167,14 @@ mod tests {
 
     #[test]
     fn types_are_in_bits_28_to_31_whatever_the_rest_says() {
-        let decode = |word: u32| decode_type(7, word.into());
+        let decode = |word: u32| decode_type(word.into());
         assert_eq!(decode(sys::XEN_DOMCTL_PFINFO_NOTAB).unwrap(), PageType::NOTAB);
         assert_eq!(decode(sys::XEN_DOMCTL_PFINFO_XTAB).unwrap(), PageType::XTAB);
         assert_eq!(decode(sys::XEN_DOMCTL_PFINFO_BROKEN).unwrap(), PageType::BROKEN);
         assert_eq!(decode(sys::XEN_DOMCTL_PFINFO_L4TAB | 0x0fff_ffff).unwrap(), PageType::L4TAB);
         let pinned = decode(sys::XEN_DOMCTL_PFINFO_L2TAB | sys::XEN_DOMCTL_PFINFO_LPINTAB).unwrap();
         assert!(pinned.is_pinned() && pinned.table_level() == Some(2));
-        assert_eq!(decode_type(7, 0x0123_4567_0000_0000).unwrap(), PageType::NOTAB);
-        assert!(matches!(decode(sys::XEN_DOMCTL_PFINFO_LPINTAB), Err(Error::PageType { gfn: 7, value: 8 })));
+        assert_eq!(decode_type(0x0123_4567_0000_0000).unwrap(), PageType::NOTAB);
+        assert_eq!(decode(sys::XEN_DOMCTL_PFINFO_LPINTAB), Err(8));
     }
 }

@@ -219,8 +219,11 @@ impl<'a> PageData<'a> {
 pub(crate) fn emit_head(entries: impl ExactSizeIterator<Item = PageEntry>, out: &mut Vec<u8>) {
     out.extend_from_slice(&(entries.len() as u32).to_le_bytes());
     out.extend_from_slice(&[0; 4]);
-    for entry in entries {
-        out.extend_from_slice(&entry.wire().to_le_bytes());
+    let start = out.len();
+    out.resize(start + entries.len() * ENTRY, 0);
+    let places = out.get_mut(start..).unwrap_or_default().chunks_exact_mut(ENTRY);
+    for (place, entry) in places.zip(entries) {
+        place.copy_from_slice(&entry.wire().to_le_bytes());
     }
 }
 

@@ -113,16 +113,37 @@ xencall! {
 /// Octets of the buffers that are out, by address.
 static BUFFERS: Mutex<Option<HashMap<usize, usize>>> = Mutex::new(None);
 
+/// Small buffers that came back, by address, with their octets: most calls need one or two of the same few sizes again.
+static SPARE: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+
+/// The most spare buffers, and the most octets of each.
+const MOST_SPARE: (usize, usize) = (4, 4 * PAGE_SIZE);
+
+/// A spare buffer of so many octets.
+fn spare(octets: usize) -> Option<usize> {
+    let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+    let index = spare.iter().position(|&(_, size)| size == octets)?;
+    Some(spare.swap_remove(index).0)
+}
+
 fn allocate(octets: usize) -> *mut c_void {
     let octets = octets.max(1).next_multiple_of(PAGE_SIZE);
+    let mut buffers = BUFFERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let buffers = buffers.get_or_insert_default();
+    if let Some(address) = spare(octets) {
+        buffers.insert(address, octets);
+        let address: *mut c_void = std::ptr::with_exposed_provenance_mut(address);
+        // SAFETY: a mapping of this size that this function made and `free` took back: nobody uses it.
+        unsafe { std::ptr::write_bytes(address.cast::<u8>(), 0, octets) };
+        return address;
+    }
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a new mapping at an address of the kernel's choice touches nothing that is there.
     let address = unsafe { libc::mmap(null_mut(), octets, protection, flags, -1, 0) };
     if address == libc::MAP_FAILED {
         return null_mut();
     }
-    let mut buffers = BUFFERS.lock().unwrap_or_else(PoisonError::into_inner);
-    buffers.get_or_insert_default().insert(address as usize, octets);
+    buffers.insert(address.expose_provenance(), octets);
     address
 }
 
@@ -130,7 +151,12 @@ fn allocate(octets: usize) -> *mut c_void {
 /// Nobody uses the buffer any more.
 unsafe fn free(address: *mut c_void) {
     let mut buffers = BUFFERS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(octets) = buffers.get_or_insert_default().remove(&(address as usize)) {
+    if let Some(octets) = buffers.get_or_insert_default().remove(&address.addr()) {
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < MOST_SPARE.0 && octets <= MOST_SPARE.1 {
+            spare.push((address.addr(), octets));
+            return;
+        }
         // SAFETY: this is a whole mapping of `allocate`'s, and nobody uses it, by the contract of this function.
         unsafe { libc::munmap(address, octets) };
     }

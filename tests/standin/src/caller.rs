@@ -48,8 +48,20 @@ impl Caller {
 
     /// Copies an array of `count`.
     pub fn read_array<T: Plain>(self, address: u64, count: usize) -> Result<Vec<T>, Errno> {
-        let size = (size_of::<T>() as u64).max(1);
-        (0..count as u64).map(|index| self.read(address.wrapping_add(index * size))).collect()
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let pointer = pointer::<T>(address)?;
+        let mut values = Vec::<T>::with_capacity(count);
+        // SAFETY: the memory of so many values is there and still, by what `Caller::new` was told. They are copied as octets,
+        // because the source need not be aligned; any pattern of bits will do, for `T` is `Plain`, so that afterwards as many are
+        // initialised.
+        unsafe {
+            let octets = count * size_of::<T>();
+            std::ptr::copy_nonoverlapping(pointer.cast::<u8>().cast_const(), values.as_mut_ptr().cast(), octets);
+            values.set_len(count);
+        }
+        Ok(values)
     }
 
     /// Puts an array at an address.

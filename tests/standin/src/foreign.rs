@@ -2,6 +2,9 @@
 //!
 //! As the privcmd driver does, a mapping covers all pages asked for, and those that cannot be had stay without access. Frames that
 //! lie next to each other in the guest's memory file are mapped in one go.
+//!
+//! privcmd enters pages into the page tables when it maps them. Those of a file in memory are entered as they are touched, in groups
+//! of 16 by reads and one by one by writes. A mapping for writing, and one of few pages, is entered at once here too.
 
 use crate::abi::xenmem;
 use crate::call;
@@ -11,6 +14,9 @@ use crate::host::host;
 use std::ffi::{c_int, c_uint, c_ulong, c_void};
 use std::ptr::null_mut;
 use xen_replicate::hypervisor::PAGE_SIZE;
+
+/// Pages that Linux enters when one is read (`fault_around_bytes`).
+const AROUND: usize = 16;
 
 #[unsafe(no_mangle)]
 extern "C" fn xenforeignmemory_open(_logger: *mut c_void, _flags: c_uint) -> *mut c_void {
@@ -122,7 +128,8 @@ unsafe fn map(
         };
         let run = pages.iter().skip(index).zip(first..).take_while(|&(&page, next)| page == Some(next)).count();
         let at = start.wrapping_byte_add(index * PAGE_SIZE);
-        let (fixed, offset) = (libc::MAP_SHARED | libc::MAP_FIXED, (first * PAGE_SIZE) as libc::off_t);
+        let at_once = if run < AROUND { libc::MAP_POPULATE } else { 0 };
+        let (fixed, offset) = (libc::MAP_SHARED | libc::MAP_FIXED | at_once, (first * PAGE_SIZE) as libc::off_t);
         // SAFETY: the run lies within the range reserved above, which nobody else knows of yet.
         if unsafe { libc::mmap(at, run * PAGE_SIZE, prot, fixed, file, offset) } == libc::MAP_FAILED {
             let error = errno::last();
@@ -130,11 +137,25 @@ unsafe fn map(
             unsafe { libc::munmap(start, length) };
             return Err(error);
         }
+        if run >= AROUND && prot & libc::PROT_WRITE != 0 {
+            touch(at.cast(), run);
+        }
         index += run;
         runs += 1;
     }
     host.note(format_args!("map of {} frames of domain {dom} in {runs} runs", frames.len()));
     Ok(start)
+}
+
+/// Reads of each group of pages that are entered together one octet, so that writing them finds them entered.
+fn touch(start: *const u8, pages: usize) {
+    let group = AROUND * PAGE_SIZE;
+    let lead = start.addr().next_multiple_of(group) - start.addr();
+    let firsts = std::iter::once(0).chain((lead..pages * PAGE_SIZE).step_by(group));
+    for offset in firsts {
+        // SAFETY: within a readable mapping that the caller has just made. What is read does not matter.
+        unsafe { start.wrapping_add(offset).read_volatile() };
+    }
 }
 
 /// # Safety
