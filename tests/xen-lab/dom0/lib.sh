@@ -1,0 +1,117 @@
+# shellcheck shell=bash
+# For jobs in dom0: guests, their consoles, and what was found.
+
+work=/lab/work
+consoles=/var/log/xen/console
+stock=/usr/lib/xen-4.17/bin/libxl-save-helper
+ours=/lab/xen-replicate-save-helper
+export work consoles
+
+# The share cannot hold a program that runs while the emulator's file server is busy with it.
+cp /share/lab/xen-replicate-save-helper "$ours"
+# Parameters that every job has.
+: "${memory_mb:=128}" "${region_kb:=8192}" "${dirty_kb:=256}" "${tick_ms:=200}"
+
+cp /share/lab/guest-initrd /share/lab/receiver /lab/
+
+say() { echo "[$(cut -d' ' -f1 /proc/uptime)] $*"; }
+
+# check WHAT COMMAND...: a test. Its outcome counts, the job goes on.
+check() {
+  local what=$1
+  shift
+  if "$@"; then
+    say "ok: $what"
+    echo "$what" >>"$work/passes"
+  else
+    say "FAILED: $what ($*)"
+    echo "$what ($*)" >>"$work/failures"
+  fi
+}
+
+# broken WHY: what is under test was not even reached. Ends the job; it is to be run again.
+broken() {
+  say "BROKEN: $*"
+  echo "$*" >>"$work/broken"
+  exit 1
+}
+
+# timed NAME COMMAND...: runs it, notes the seconds it took as `NAME SECONDS` in timings, and gives its exit code.
+timed() {
+  local name=$1 start=$EPOCHREALTIME rc
+  shift
+  "$@"
+  rc=$?
+  note "$name" "$(awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.2f", b - a }')"
+  return $rc
+}
+
+note() {
+  say "$1: $2"
+  echo "$1 $2" >>"$work/timings"
+}
+
+helper() {
+  case $1 in
+  stock) echo "$stock" ;;
+  ours) echo "$ours" ;;
+  *) broken "no such helper: $1" ;;
+  esac
+}
+
+# configure NAME TYPE: writes NAME.cfg. Parameters: memory_mb, region_kb, dirty_kb, tick_ms.
+configure() {
+  {
+    cat <<CFG
+name = "$1"
+type = "$2"
+memory = $memory_mb
+maxmem = $memory_mb
+vcpus = 1
+kernel = "/lab/vmlinuz"
+ramdisk = "/lab/guest-initrd"
+extra = "console=hvc0 quiet panic=1 mitigations=off rdinit=/init region_kb=$region_kb dirty_kb=$dirty_kb tick_ms=$tick_ms"
+on_crash = "destroy"
+on_reboot = "destroy"
+CFG
+    # The emulated CPU cannot scale or trap the time stamp counter.
+    [ "$2" != pv ] && echo 'tsc_mode = "native"'
+    [ "$2" = hvm ] && printf '%s\n' 'vga = "none"' 'nographic = 1' 'device_model_version = "qemu-xen"'
+  } >"$1.cfg"
+}
+
+# console NAME: where the console of the domain of that name is logged.
+console() { echo "$consoles/guest-$1.log"; }
+
+# counted NAME: the last counter value on its console, or 0.
+counted() {
+  local last
+  last=$(grep -a -o 'LAB count=[0-9]* sum=[0-9a-f]* up' "$(console "$1")" 2>/dev/null | tail -n 1)
+  last=${last#LAB count=}
+  echo "${last%% *}" | grep . || echo 0
+}
+
+# first_counted NAME: the first counter value on its console.
+first_counted() { grep -a -o -m 1 'LAB count=[0-9]*' "$(console "$1")" | grep -o '[0-9]*'; }
+
+# reaches NAME COUNT SECONDS: its counter gets there in this time.
+reaches() {
+  local end=$((EPOCHSECONDS + $3))
+  while [ "$(counted "$1")" -lt "$2" ]; do
+    [ $EPOCHSECONDS -lt $end ] || return 1
+    sleep 0.2
+  done
+}
+
+# start_guest NAME TYPE: creates it, with the stock tools alone, and waits until it counts.
+start_guest() {
+  configure "$1" "$2"
+  timed "create" timeout 120 xl create "$1.cfg" >"create-$1.log" 2>&1 || broken "xl create of $1 failed"
+  reaches "$1" 3 120 || broken "$1 does not count after xl create"
+  say "$1 counts"
+}
+
+# state NAME: xl's letters for the domain's state, without the dashes; empty where there is none.
+state() { xl list "$1" 2>/dev/null | awk 'NR == 2 { gsub("-", "", $5); print $5 }'; }
+exists() { xl domid "$1" >/dev/null 2>&1; }
+absent() { ! exists "$1"; }

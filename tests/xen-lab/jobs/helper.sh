@@ -1,0 +1,108 @@
+# shellcheck shell=bash
+# The save helper under the stock xl, on one host. Parameters:
+#   type=pv|pvh|hvm     the guest
+#   sender, receiver    stock or ours
+#   steps="..."         of save, checkpoint, migrate, remus
+#   interval=MS         of Remus
+: "${type:=pvh}" "${sender:=ours}" "${receiver:=ours}" "${steps:=save checkpoint migrate remus}" "${interval:=200}" "${checkpoints:=8}"
+name=guest
+LIBXL_SAVE_HELPER=$(helper "$sender")
+receiver_helper=$(helper "$receiver")
+export LIBXL_SAVE_HELPER receiver_helper
+
+# xl_as HELPER ARGUMENT...: xl with that helper.
+xl_as() {
+  local which
+  which=$(helper "$1")
+  shift
+  LIBXL_SAVE_HELPER=$which timeout 240 xl -vvv "$@"
+}
+
+# suspended TIMES LOG SECONDS: libxl has suspended the guest that often.
+suspended() {
+  local end=$((EPOCHSECONDS + $3))
+  while [ "$(grep -ac 'guest has suspended' "$2")" -lt "$1" ]; do
+    [ $EPOCHSECONDS -lt $end ] || return 1
+    sleep 0.2
+  done
+}
+
+# says LOG TEXT SECONDS: the line appears.
+says() {
+  local end=$((EPOCHSECONDS + $3))
+  until grep -aq "$2" "$1"; do
+    [ $EPOCHSECONDS -lt $end ] || return 1
+    sleep 0.2
+  done
+}
+
+# kill_primary PID: what the death of the primary's host takes along: the sending xl below PID, with its children, and the domain.
+kill_primary() {
+  local children
+  children=$(pstree -p "$1" | grep -o '([0-9]*)' | tr -d '()')
+  # The receiver is among them, in the place of ssh.
+  for pid in $children; do
+    case $(tr '\0' ' ' <"/proc/$pid/cmdline") in
+    *migrate-receive* | *--restore-domain*) ;;
+    *) kill -KILL "$pid" ;;
+    esac
+  done
+  xl destroy "$primary"
+}
+
+start_guest $name "$type"
+
+for step in $steps; do
+  say "== $step, $type, $sender to $receiver"
+  case $step in
+  save)
+    check "save exits with 0" timed save xl_as "$sender" save $name save.image 2>save.log
+    check "the saved domain is gone" absent $name
+    note save_octets "$(stat -c %s save.image)"
+    before=$(counted $name)
+    check "restore exits with 0" timed restore xl_as "$receiver" restore save.image 2>restore.log
+    check "the restored guest goes on" reaches $name $((before + 3)) 60
+    rm -f save.image
+    ;;
+  checkpoint)
+    check "save -c exits with 0" timed checkpoint xl_as "$sender" save -c $name checkpoint.image 2>checkpoint.log
+    before=$(counted $name)
+    check "the guest goes on behind save -c" reaches $name $((before + 3)) 60
+    timeout 60 xl destroy $name
+    check "restore of the checkpoint exits with 0" xl_as "$receiver" restore checkpoint.image 2>checkpoint-restore.log
+    before=$(counted $name)
+    check "the guest restored from the checkpoint goes on" reaches $name $((before + 3)) 60
+    rm -f checkpoint.image
+    ;;
+  migrate)
+    export receiver_log=$work/migrate-receiver.log
+    check "migrate exits with 0" timed migrate xl_as "$sender" migrate -s /lab/receiver $name localhost 2>migrate.log
+    # The receiver names its copy so until it has the domain for its own; xenconsoled does not follow.
+    incoming=$name--incoming
+    check "one domain is left" test "$(xl list | grep -c "^$name")" = 1
+    check "the migrated domain has its name" exists $name
+    before=$(counted $incoming)
+    check "the migrated guest goes on" reaches $incoming $((before + 3)) 60
+    mv "$(console $incoming)" "$(console migrated)"
+    ;;
+  remus)
+    export receiver_log=$work/remus-receiver.log
+    xl_as "$sender" remus -F -n -d -i "$interval" -s /lab/receiver $name localhost 2>remus.log &
+    remus=$!
+    check "remus makes $checkpoints checkpoints" suspended "$checkpoints" remus.log 120
+    check "the guest runs on under remus" reaches $name $(($(counted $name) + 3)) 60
+    primary=$(xl domid $name)
+    kill_primary $remus
+    check "the receiver fails over" says remus-receiver.log Failover 60
+    check "the primary is gone" absent "$primary"
+    check "the secondary has the domain's name" exists $name
+    incoming=$name--incoming
+    check "the guest goes on behind the failover" reaches $incoming $(($(counted $incoming) + 3)) 60
+    check "no step is lost but since the last checkpoint" test "$(first_counted $incoming)" -le $(($(counted $name) + 1))
+    mv "$(console $incoming)" "$(console failed-over)"
+    ;;
+  *) broken "no such step: $step" ;;
+  esac
+  [ -s failures ] && break
+done
+xl list
