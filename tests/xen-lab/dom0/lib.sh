@@ -2,7 +2,7 @@
 # For jobs in dom0: guests, their consoles, and what was found.
 
 work=/lab/work
-consoles=/var/log/xen/console
+consoles=/share/consoles
 stock=/usr/lib/xen-4.17/bin/libxl-save-helper
 ours=/lab/xen-replicate-save-helper
 export work consoles
@@ -10,9 +10,16 @@ export work consoles
 # The share cannot hold a program that runs while the emulator's file server is busy with it.
 cp /share/lab/xen-replicate-save-helper "$ours"
 # Parameters that every job has.
-: "${memory_mb:=128}" "${region_kb:=8192}" "${dirty_kb:=256}" "${tick_ms:=200}"
+: "${region_kb:=8192}" "${dirty_kb:=256}" "${tick_ms:=200}"
+# The small kernel where there is one: Debian's needs more memory, and some have no time for it.
+if [ -e /share/lab/vmlinuz-small ]; then
+  : "${memory_mb:=48}" "${guest_kernel:=vmlinuz-small}"
+  cp /share/lab/vmlinuz-small /lab/
+else
+  : "${memory_mb:=128}" "${guest_kernel:=vmlinuz}"
+fi
 
-cp /share/lab/guest-initrd /share/lab/receiver /lab/
+cp /share/lab/guest-initrd /share/lab/receiver /share/lab/dial /share/lab/answer /lab/
 
 say() { echo "[$(cut -d' ' -f1 /proc/uptime)] $*"; }
 
@@ -34,6 +41,33 @@ broken() {
   say "BROKEN: $*"
   echo "$*" >>"$work/broken"
   exit 1
+}
+
+# conclude EXIT-CODE: the job is over, or as good as: what it has left goes to the share, and the verdict last: whoever finds one may rely
+# on the rest.
+conclude() {
+  local verdict
+  cd "$work" || exit
+  mkdir -p /share/results
+  find . -maxdepth 1 -type f ! -name '*.image' -exec cp {} /share/results/ \;
+  dmesg >/share/dmesg.log
+  xl dmesg >/share/xl-dmesg.log
+  if [ -s broken ]; then
+    verdict="broken $(head -n 1 broken)"
+  elif [ -s failures ] && grep -E 'Oops|BUG:|general protection|segfault at' /share/dmesg.log | grep -v xen-replicate >oops; then
+    # A program that is not ours has crashed: then it is the emulator that does not do what a CPU does.
+    verdict="broken $(head -n 1 oops)"
+  elif [ -s failures ]; then
+    verdict="fail $(wc -l <failures) of $(cat failures passes 2>/dev/null | wc -l): $(head -n 1 failures)"
+  elif [ "$1" != 0 ] || [ ! -s passes ]; then
+    verdict="fail the job ended early, with $1"
+  else
+    verdict="pass $(wc -l <passes)"
+  fi
+  say "$verdict"
+  echo "$verdict" >/share/verdict.new
+  sync
+  mv /share/verdict.new /share/verdict
 }
 
 # timed NAME COMMAND...: runs it, notes the seconds it took as `NAME SECONDS` in timings, and gives its exit code.
@@ -68,7 +102,7 @@ type = "$2"
 memory = $memory_mb
 maxmem = $memory_mb
 vcpus = 1
-kernel = "/lab/vmlinuz"
+kernel = "/lab/$guest_kernel"
 ramdisk = "/lab/guest-initrd"
 extra = "console=hvc0 quiet panic=1 mitigations=off rdinit=/init region_kb=$region_kb dirty_kb=$dirty_kb tick_ms=$tick_ms"
 on_crash = "destroy"
@@ -107,7 +141,7 @@ reaches() {
 start_guest() {
   configure "$1" "$2"
   timed "create" timeout 120 xl create "$1.cfg" >"create-$1.log" 2>&1 || broken "xl create of $1 failed"
-  reaches "$1" 3 120 || broken "$1 does not count after xl create"
+  reaches "$1" 3 300 || broken "$1 does not count after xl create"
   say "$1 counts"
 }
 
@@ -115,3 +149,43 @@ start_guest() {
 state() { xl list "$1" 2>/dev/null | awk 'NR == 2 { gsub("-", "", $5); print $5 }'; }
 exists() { xl domid "$1" >/dev/null 2>&1; }
 absent() { ! exists "$1"; }
+
+# suspended TIMES LOG SECONDS: libxl has suspended the guest that often.
+suspended() {
+  local end=$((EPOCHSECONDS + $3))
+  while [ "$(grep -ac 'guest has suspended' "$2")" -lt "$1" ]; do
+    [ $EPOCHSECONDS -lt $end ] || return 1
+    sleep 0.2
+  done
+}
+
+# says LOG TEXT SECONDS: the line appears.
+says() {
+  local end=$((EPOCHSECONDS + $3))
+  until grep -aq "$2" "$1"; do
+    [ $EPOCHSECONDS -lt $end ] || return 1
+    sleep 0.2
+  done
+}
+
+# kill_primary PID: what the death of the primary's host takes along: the sending xl below PID, with its children, and the domain.
+kill_primary() {
+  local children
+  children=$(pstree -p "$1" | grep -o '([0-9]*)' | tr -d '()')
+  # The receiver is among them, in the place of ssh.
+  for pid in $children; do
+    case $(tr '\0' ' ' <"/proc/$pid/cmdline") in
+    *migrate-receive* | *--restore-domain*) ;;
+    *) kill -KILL "$pid" ;;
+    esac
+  done
+  xl destroy "$primary"
+}
+
+# xl_as HELPER ARGUMENT...: xl with that helper.
+xl_as() {
+  local which
+  which=$(helper "$1")
+  shift
+  LIBXL_SAVE_HELPER=$which timeout 400 xl -vvv "$@"
+}

@@ -10,46 +10,6 @@ LIBXL_SAVE_HELPER=$(helper "$sender")
 receiver_helper=$(helper "$receiver")
 export LIBXL_SAVE_HELPER receiver_helper
 
-# xl_as HELPER ARGUMENT...: xl with that helper.
-xl_as() {
-  local which
-  which=$(helper "$1")
-  shift
-  LIBXL_SAVE_HELPER=$which timeout 240 xl -vvv "$@"
-}
-
-# suspended TIMES LOG SECONDS: libxl has suspended the guest that often.
-suspended() {
-  local end=$((EPOCHSECONDS + $3))
-  while [ "$(grep -ac 'guest has suspended' "$2")" -lt "$1" ]; do
-    [ $EPOCHSECONDS -lt $end ] || return 1
-    sleep 0.2
-  done
-}
-
-# says LOG TEXT SECONDS: the line appears.
-says() {
-  local end=$((EPOCHSECONDS + $3))
-  until grep -aq "$2" "$1"; do
-    [ $EPOCHSECONDS -lt $end ] || return 1
-    sleep 0.2
-  done
-}
-
-# kill_primary PID: what the death of the primary's host takes along: the sending xl below PID, with its children, and the domain.
-kill_primary() {
-  local children
-  children=$(pstree -p "$1" | grep -o '([0-9]*)' | tr -d '()')
-  # The receiver is among them, in the place of ssh.
-  for pid in $children; do
-    case $(tr '\0' ' ' <"/proc/$pid/cmdline") in
-    *migrate-receive* | *--restore-domain*) ;;
-    *) kill -KILL "$pid" ;;
-    esac
-  done
-  xl destroy "$primary"
-}
-
 start_guest $name "$type"
 
 for step in $steps; do
