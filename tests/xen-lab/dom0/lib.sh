@@ -145,9 +145,8 @@ start_guest() {
   say "$1 counts"
 }
 
-# state NAME: xl's letters for the domain's state, without the dashes; empty where there is none.
-state() { xl list "$1" 2>/dev/null | awk 'NR == 2 { gsub("-", "", $5); print $5 }'; }
-exists() { xl domid "$1" >/dev/null 2>&1; }
+# Domains by name or number.
+exists() { xl list "$1" >/dev/null 2>&1; }
 absent() { ! exists "$1"; }
 
 # suspended TIMES LOG SECONDS: libxl has suspended the guest that often.

@@ -11,6 +11,9 @@ receiver_helper=$(helper "$receiver")
 export LIBXL_SAVE_HELPER receiver_helper
 
 start_guest $name "$type"
+# Whose console the guest writes to. An incoming guest's is called after the name that it has until it is the receiver's own.
+current=$name
+incoming=$name--incoming
 
 for step in $steps; do
   say "== $step, $type, $sender to $receiver"
@@ -19,47 +22,48 @@ for step in $steps; do
     check "save exits with 0" timed save xl_as "$sender" save $name save.image 2>save.log
     check "the saved domain is gone" absent $name
     note save_octets "$(stat -c %s save.image)"
-    before=$(counted $name)
+    before=$(counted $current)
     check "restore exits with 0" timed restore xl_as "$receiver" restore save.image 2>restore.log
-    check "the restored guest goes on" reaches $name $((before + 3)) 60
+    current=$name
+    check "the restored guest goes on" reaches $name $((before + 3)) 120
     rm -f save.image
     ;;
   checkpoint)
     check "save -c exits with 0" timed checkpoint xl_as "$sender" save -c $name checkpoint.image 2>checkpoint.log
-    before=$(counted $name)
-    check "the guest goes on behind save -c" reaches $name $((before + 3)) 60
+    before=$(counted $current)
+    check "the guest goes on behind save -c" reaches $current $((before + 3)) 120
     timeout 60 xl destroy $name
     check "restore of the checkpoint exits with 0" xl_as "$receiver" restore checkpoint.image 2>checkpoint-restore.log
-    before=$(counted $name)
-    check "the guest restored from the checkpoint goes on" reaches $name $((before + 3)) 60
+    current=$name
+    before=$(counted $current)
+    check "the guest restored from the checkpoint goes on" reaches $name $((before + 3)) 120
     rm -f checkpoint.image
     ;;
   migrate)
     export receiver_log=$work/migrate-receiver.log
     check "migrate exits with 0" timed migrate xl_as "$sender" migrate -s /lab/receiver $name localhost 2>migrate.log
-    # The receiver names its copy so until it has the domain for its own; xenconsoled does not follow.
-    incoming=$name--incoming
     check "one domain is left" test "$(xl list | grep -c "^$name")" = 1
     check "the migrated domain has its name" exists $name
     before=$(counted $incoming)
-    check "the migrated guest goes on" reaches $incoming $((before + 3)) 60
-    mv "$(console $incoming)" "$(console migrated)"
+    check "the migrated guest goes on" reaches $incoming $((before + 3)) 120
+    current=migrated
+    mv "$(console $incoming)" "$(console $current)"
     ;;
   remus)
     export receiver_log=$work/remus-receiver.log
     xl_as "$sender" remus -F -n -d -i "$interval" -s /lab/receiver $name localhost 2>remus.log &
     remus=$!
     check "remus makes $checkpoints checkpoints" suspended "$checkpoints" remus.log 120
-    check "the guest runs on under remus" reaches $name $(($(counted $name) + 3)) 60
+    check "the guest runs on under remus" reaches $current $(($(counted $current) + 3)) 120
     primary=$(xl domid $name)
     kill_primary $remus
-    check "the receiver fails over" says remus-receiver.log Failover 60
+    check "the receiver fails over" says remus-receiver.log Failover 120
     check "the primary is gone" absent "$primary"
     check "the secondary has the domain's name" exists $name
-    incoming=$name--incoming
-    check "the guest goes on behind the failover" reaches $incoming $(($(counted $incoming) + 3)) 60
-    check "no step is lost but since the last checkpoint" test "$(first_counted $incoming)" -le $(($(counted $name) + 1))
-    mv "$(console $incoming)" "$(console failed-over)"
+    check "the guest goes on behind the failover" reaches $incoming $(($(counted $incoming) + 3)) 120
+    check "no step is lost but since the last checkpoint" test "$(first_counted $incoming)" -le $(($(counted $current) + 1))
+    current=failed-over
+    mv "$(console $incoming)" "$(console $current)"
     ;;
   *) broken "no such step: $step" ;;
   esac

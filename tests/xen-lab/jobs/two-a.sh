@@ -15,7 +15,7 @@ check "the migrated guest is gone from here" absent moved
 start_guest protected "$type"
 xl_as "$sender" remus -F -n -d -i "$interval" -s /lab/dial protected $second 2>remus.log &
 check "remus makes $checkpoints checkpoints" suspended "$checkpoints" remus.log 240
-check "the guest runs on under remus" reaches protected $(($(counted protected) + 3)) 60
+check "the guest runs on under remus" reaches protected $(($(counted protected) + 3)) 120
 conclude 0
 # Whoever started this host takes its power away now.
 touch /share/kill-me

@@ -8,10 +8,10 @@ socat TCP-LISTEN:7000,reuseaddr,fork,nodelay,keepalive,keepidle=4,keepintvl=2,ke
 
 reaches moved--incoming 1 900 || broken "no guest came"
 before=$(counted moved--incoming)
-check "the migrated guest goes on" reaches moved--incoming $((before + 3)) 60
+check "the migrated guest goes on" reaches moved--incoming $((before + 3)) 120
 check "the migrated guest has its name" exists moved
 says remus-receiver.log 'xl' 900 || broken "no stream of remus came"
 check "the receiver fails over" says remus-receiver.log Failover 900
-check "the guest goes on behind the failover" reaches protected--incoming $(($(counted protected--incoming) + 3)) 60
+check "the guest goes on behind the failover" reaches protected--incoming $(($(counted protected--incoming) + 3)) 120
 check "the secondary has the domain's name" exists protected
-check "the migrated guest still goes on" reaches moved--incoming $(($(counted moved--incoming) + 3)) 60
+check "the migrated guest still goes on" reaches moved--incoming $(($(counted moved--incoming) + 3)) 120
