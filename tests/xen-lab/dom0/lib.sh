@@ -167,9 +167,9 @@ says() {
   done
 }
 
-# kill_primary PID: what the death of the primary's host takes along: the sending xl below PID, with its children, and the domain.
+# kill_primary PID DOMID: what the death of the primary's host takes along: the sending xl below PID, with its children, and the domain.
 kill_primary() {
-  local children
+  local children pid
   children=$(pstree -p "$1" | grep -o '([0-9]*)' | tr -d '()')
   # The receiver is among them, in the place of ssh.
   for pid in $children; do
@@ -178,7 +178,7 @@ kill_primary() {
     *) kill -KILL "$pid" ;;
     esac
   done
-  xl destroy "$primary"
+  xl destroy "$2"
 }
 
 # xl_as HELPER ARGUMENT...: xl with that helper.

@@ -56,7 +56,7 @@ for step in $steps; do
     check "remus makes $checkpoints checkpoints" suspended "$checkpoints" remus.log 120
     check "the guest runs on under remus" reaches $current $(($(counted $current) + 3)) 120
     primary=$(xl domid $name)
-    kill_primary $remus
+    kill_primary $remus "$primary"
     check "the receiver fails over" says remus-receiver.log Failover 120
     check "the primary is gone" absent "$primary"
     check "the secondary has the domain's name" exists $name
