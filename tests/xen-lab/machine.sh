@@ -36,7 +36,7 @@ boot() {
     -nodefaults -no-user-config -display none -no-reboot -monitor none \
     -serial "file:$folder/serial.log" -pidfile "$folder/qemu.pid" \
     -kernel "${hypervisor:-$XEN_LAB/xen.elf}" \
-    -append "dom0_mem=${dom0_mb}M,max:${dom0_mb}M dom0_max_vcpus=$machine_cpus console=com1 com1=115200,8n1 loglvl=info guest_loglvl=all cpuidle=no spec-ctrl=no xpti=no ucode=no" \
+    -append "dom0_mem=${dom0_mb}M,max:${dom0_mb}M dom0_max_vcpus=$machine_cpus console=com1 com1=115200,8n1 loglvl=info guest_loglvl=all cpuidle=no spec-ctrl=no,eager-fpu xpti=no ucode=no" \
     -initrd "$XEN_LAB/vmlinuz console=hvc0 earlyprintk=xen mitigations=off random.trust_cpu=on panic=5 quiet lab_name=$name $words,$XEN_LAB/dom0-initrd" \
     -drive "file=$XEN_LAB/dom0.img,format=raw,if=virtio,snapshot=on,cache=unsafe,file.locking=off" \
     -fsdev "local,id=share,path=$folder,security_model=none" -device virtio-9p-pci,fsdev=share,mount_tag=share \
