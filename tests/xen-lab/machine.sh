@@ -3,7 +3,7 @@
 
 : "${machine_mb:=3072}" "${dom0_mb:=1024}" "${machine_cpus:=2}"
 # Seconds without a sign of life from dom0 after which the emulator counts as hung; booting takes about 20 on an idle machine.
-: "${quiet_limit:=120}"
+: "${quiet_limit:=240}"
 machines=()
 
 # prepare FOLDER JOB [NAME=VALUE...]: what dom0 finds in its share.
@@ -11,11 +11,12 @@ prepare() {
   local folder=$1 job=$2 parameter
   shift 2
   rm -rf "$folder" && mkdir -p "$folder/lab"
-  cp "$here"/dom0/{init,start,lib.sh,receiver,dial,answer} "$XEN_LAB"/{guest-initrd,tap} "$XEN_LAB/helper/xen-replicate-save-helper" "$folder/lab/"
+  cp "$here"/dom0/{init,start,lib.sh,receiver,dial,answer} "$XEN_LAB"/{guest-initrd,tap} "$XEN_LAB/helper/xen-replicate-save-helper" "$folder/lab/" ||
+    die "run build first"
   # Optional, see build.
   [ -e "$XEN_LAB/vmlinuz-small" ] && cp "$XEN_LAB/vmlinuz-small" "$folder/lab/"
   cp "$here/jobs/$job.sh" "$folder/lab/job"
-  chmod 755 "$folder"/lab/{init,start,receiver}
+  chmod 755 "$folder"/lab/{init,start,receiver,dial,answer}
   for parameter; do
     case $parameter in
     [a-z]*=*) printf '%s=%q\n' "${parameter%%=*}" "${parameter#*=}" ;;
@@ -36,7 +37,7 @@ boot() {
     -nodefaults -no-user-config -display none -no-reboot -monitor none \
     -serial "file:$folder/serial.log" -pidfile "$folder/qemu.pid" \
     -kernel "${hypervisor:-$XEN_LAB/xen.elf}" \
-    -append "dom0_mem=${dom0_mb}M,max:${dom0_mb}M dom0_max_vcpus=$machine_cpus console=com1 com1=115200,8n1 loglvl=info guest_loglvl=all cpuidle=no spec-ctrl=no,eager-fpu xpti=no ucode=no" \
+    -append "dom0_mem=${dom0_mb}M,max:${dom0_mb}M dom0_max_vcpus=$machine_cpus console=com1 com1=115200,8n1 loglvl=info guest_loglvl=all cpuidle=no spec-ctrl=no xpti=no ucode=no" \
     -initrd "$XEN_LAB/vmlinuz console=hvc0 earlyprintk=xen mitigations=off random.trust_cpu=on panic=5 quiet lab_name=$name $words,$XEN_LAB/dom0-initrd" \
     -drive "file=$XEN_LAB/dom0.img,format=raw,if=virtio,snapshot=on,cache=unsafe,file.locking=off" \
     -fsdev "local,id=share,path=$folder,security_model=none" -device virtio-9p-pci,fsdev=share,mount_tag=share \
