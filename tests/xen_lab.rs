@@ -193,10 +193,18 @@ fn quick_two_hosts() {
     for log in ["migrate-receiver.log", "remus-receiver.log"] {
         ours_spoke(&b, log);
     }
-    for guest in ["moved", "protected"] {
-        let incoming = format!("{guest}--incoming");
-        let there = [consoles(&a, &[guest]), consoles(&b, &[&incoming])].concat();
-        follow(&there);
+    follow(&[consoles(&a, &["moved"]), consoles(&b, &["moved--incoming"])].concat());
+    // The first host's copy of its console ends before the host does: the second host's may begin behind it.
+    let first = follow(&consoles(&a, &["protected"]));
+    let (_, second) = console(&b.join("consoles/guest-protected--incoming.log"));
+    let shape = console(&a.join("consoles/guest-protected.log")).0.expect("the shape of the memory");
+    assert!(second.len() >= 3 && second[0].count > 1, "{} lines from {:?}", second.len(), second.first());
+    assert!(second[0].count + 50 > first[first.len() - 1].count, "the second host is far behind: {:?}", second[0]);
+    for pair in second.windows(2) {
+        assert_eq!(pair[1].count, pair[0].count + 1, "the second host's copy leaves something out");
+    }
+    for line in second {
+        assert_eq!(line.sum, work::expected(shape, line.count), "memory at count {}", line.count);
     }
 }
 

@@ -2,7 +2,8 @@
 # For jobs in dom0: guests, their consoles, and what was found.
 
 work=/lab/work
-consoles=/share/consoles
+# Not on the share: a file there that one program appends to and others read has made the emulator hang.
+consoles=/var/log/xen/console
 stock=/usr/lib/xen-4.17/bin/libxl-save-helper
 ours=/lab/xen-replicate-save-helper
 export work consoles
@@ -48,7 +49,8 @@ broken() {
 conclude() {
   local verdict
   cd "$work" || exit
-  mkdir -p /share/results
+  mkdir -p /share/results /share/consoles
+  cp "$consoles"/* /share/consoles/
   find . -maxdepth 1 -type f ! -name '*.image' -exec cp {} /share/results/ \;
   dmesg >/share/dmesg.log
   xl dmesg >/share/xl-dmesg.log
