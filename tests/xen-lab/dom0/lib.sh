@@ -56,6 +56,8 @@ conclude() {
   xl dmesg >/share/xl-dmesg.log
   if [ -s broken ]; then
     verdict="broken $(head -n 1 broken)"
+  elif [ -s failures ] && [ -s crashes ]; then
+    verdict="broken $(head -n 1 crashes)"
   elif [ -s failures ] && grep -E 'Oops|BUG:|general protection|segfault at' /share/dmesg.log | grep -v xen-replicate >oops; then
     # A program that is not ours has crashed: then it is the emulator that does not do what a CPU does.
     verdict="broken $(head -n 1 oops)"
@@ -185,8 +187,14 @@ kill_primary() {
 
 # xl_as HELPER ARGUMENT...: xl with that helper.
 xl_as() {
-  local which
+  local which rc
   which=$(helper "$1")
   shift
   LIBXL_SAVE_HELPER=$which timeout 400 xl -vvv "$@"
+  rc=$?
+  # xl is not ours: a signal it died of is the emulator's doing, where no job has killed it.
+  case $((rc - 128)) in
+  4 | 6 | 7 | 8 | 11) echo "xl $1 died of signal $((rc - 128))" >>"$work/crashes" ;;
+  esac
+  return $rc
 }
