@@ -31,13 +31,14 @@ boot() {
   shift 2
   [ "${address:-}" ] && words=lab_address=$address
   rm -f "$folder"/{alive,verdict,qemu.pid}
+  # AVX, and FPU registers that are switched lazily: programs in dom0 go wrong at random.
   # smap: dom0 dies of a fault that the emulator raises at the wrong privilege level. monitor, rdtscp: Xen or PVH guests fault.
   qemu-system-x86_64 \
-    -machine q35 -accel tcg,thread=multi,tb-size=512 -cpu EPYC,+svm,-smap,-monitor,-rdtscp -smp "$machine_cpus" -m "$machine_mb" \
+    -machine q35 -accel tcg,thread=multi,tb-size=512 -cpu EPYC,+svm,-smap,-monitor,-rdtscp,-avx,-avx2,-fma,-f16c -smp "$machine_cpus" -m "$machine_mb" \
     -nodefaults -no-user-config -display none -no-reboot -monitor none \
     -serial "file:$folder/serial.log" -pidfile "$folder/qemu.pid" \
     -kernel "${hypervisor:-$XEN_LAB/xen.elf}" \
-    -append "dom0_mem=${dom0_mb}M,max:${dom0_mb}M dom0_max_vcpus=$machine_cpus console=com1 com1=115200,8n1 loglvl=info guest_loglvl=all cpuidle=no spec-ctrl=no xpti=no ucode=no" \
+    -append "dom0_mem=${dom0_mb}M,max:${dom0_mb}M dom0_max_vcpus=$machine_cpus console=com1 com1=115200,8n1 loglvl=info guest_loglvl=all cpuidle=no spec-ctrl=no,eager-fpu xpti=no ucode=no" \
     -initrd "$XEN_LAB/vmlinuz console=hvc0 earlyprintk=xen mitigations=off random.trust_cpu=on panic=5 quiet lab_name=$name $words,$XEN_LAB/dom0-initrd" \
     -drive "file=$XEN_LAB/dom0.img,format=raw,if=virtio,snapshot=on,cache=unsafe,file.locking=off" \
     -fsdev "local,id=share,path=$folder,security_model=none" -device virtio-9p-pci,fsdev=share,mount_tag=share \
