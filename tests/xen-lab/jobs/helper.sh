@@ -59,7 +59,7 @@ for step in $steps; do
     kill_primary $remus "$primary"
     check "the receiver fails over" says remus-receiver.log Failover 120
     check "the primary is gone" absent "$primary"
-    # The stock receiver leaves it this name.
+    # It cannot have the domain's name while the primary, on the same host, still has it.
     check "the secondary is there" exists $incoming
     xl rename $incoming $name
     check "the guest goes on behind the failover" reaches $incoming $(($(counted $incoming) + 3)) 120

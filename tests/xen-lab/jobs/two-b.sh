@@ -13,5 +13,5 @@ check "the migrated guest has its name" exists moved
 says remus-receiver.log 'xl' 900 || broken "no stream of remus came"
 check "the receiver fails over" says remus-receiver.log Failover 900
 check "the guest goes on behind the failover" reaches protected--incoming $(($(counted protected--incoming) + 3)) 120
-check "the secondary is there" exists protected--incoming
+check "the secondary has the domain's name" exists protected
 check "the migrated guest still goes on" reaches moved--incoming $(($(counted moved--incoming) + 3)) 120
