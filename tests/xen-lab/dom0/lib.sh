@@ -1,0 +1,200 @@
+# shellcheck shell=bash
+# For jobs in dom0: guests, their consoles, and what was found.
+
+work=/lab/work
+# Not on the share: a file there that one program appends to and others read has made the emulator hang.
+consoles=/var/log/xen/console
+stock=/usr/lib/xen-4.17/bin/libxl-save-helper
+ours=/lab/xen-replicate-save-helper
+export work consoles
+
+# The share cannot hold a program that runs while the emulator's file server is busy with it.
+cp /share/lab/xen-replicate-save-helper "$ours"
+# Parameters that every job has.
+: "${region_kb:=8192}" "${dirty_kb:=256}" "${tick_ms:=200}"
+# The small kernel where there is one: Debian's needs more memory, and some have no time for it.
+if [ -e /share/lab/vmlinuz-small ]; then
+  : "${memory_mb:=48}" "${guest_kernel:=vmlinuz-small}"
+  cp /share/lab/vmlinuz-small /lab/
+else
+  : "${memory_mb:=128}" "${guest_kernel:=vmlinuz}"
+fi
+
+cp /share/lab/guest-initrd /share/lab/receiver /share/lab/dial /share/lab/answer /lab/
+
+say() { echo "[$(cut -d' ' -f1 /proc/uptime)] $*"; }
+
+# check WHAT COMMAND...: a test. Its outcome counts, the job goes on.
+check() {
+  local what=$1
+  shift
+  if "$@"; then
+    say "ok: $what"
+    echo "$what" >>"$work/passes"
+  else
+    say "FAILED: $what ($*)"
+    echo "$what ($*)" >>"$work/failures"
+  fi
+}
+
+# broken WHY: what is under test was not even reached. Ends the job; it is to be run again.
+broken() {
+  say "BROKEN: $*"
+  echo "$*" >>"$work/broken"
+  exit 1
+}
+
+# conclude EXIT-CODE: the job is over, or as good as: what it has left goes to the share, and the verdict last: whoever finds one may rely
+# on the rest.
+conclude() {
+  local verdict
+  cd "$work" || exit
+  mkdir -p /share/results /share/consoles
+  cp "$consoles"/* /share/consoles/
+  find . -maxdepth 1 -type f ! -name '*.image' -exec cp {} /share/results/ \;
+  dmesg >/share/dmesg.log
+  xl dmesg >/share/xl-dmesg.log
+  if [ -s broken ]; then
+    verdict="broken $(head -n 1 broken)"
+  elif [ -s failures ] && [ -s crashes ]; then
+    verdict="broken $(head -n 1 crashes)"
+  elif [ -s failures ] && grep -E 'Oops|BUG:|general protection|segfault at' /share/dmesg.log | grep -v xen-replicate >oops; then
+    # A program that is not ours has crashed: then it is the emulator that does not do what a CPU does.
+    verdict="broken $(head -n 1 oops)"
+  elif [ -s failures ]; then
+    verdict="fail $(wc -l <failures) of $(cat failures passes 2>/dev/null | wc -l): $(head -n 1 failures)"
+  elif [ "$1" != 0 ] || [ ! -s passes ]; then
+    verdict="fail the job ended early, with $1"
+  else
+    verdict="pass $(wc -l <passes)"
+  fi
+  say "$verdict"
+  echo "$verdict" >/share/verdict.new
+  sync
+  mv /share/verdict.new /share/verdict
+}
+
+# timed NAME COMMAND...: runs it, notes the seconds it took as `NAME SECONDS` in timings, and gives its exit code.
+timed() {
+  local name=$1 start=$EPOCHREALTIME rc
+  shift
+  "$@"
+  rc=$?
+  note "$name" "$(awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.2f", b - a }')"
+  return $rc
+}
+
+note() {
+  say "$1: $2"
+  echo "$1 $2" >>"$work/timings"
+}
+
+helper() {
+  case $1 in
+  stock) echo "$stock" ;;
+  ours) echo "$ours" ;;
+  *) broken "no such helper: $1" ;;
+  esac
+}
+
+# configure NAME TYPE: writes NAME.cfg. Parameters: memory_mb, region_kb, dirty_kb, tick_ms.
+configure() {
+  {
+    cat <<CFG
+name = "$1"
+type = "$2"
+memory = $memory_mb
+maxmem = $memory_mb
+vcpus = 1
+kernel = "/lab/$guest_kernel"
+ramdisk = "/lab/guest-initrd"
+extra = "console=hvc0 quiet panic=1 mitigations=off rdinit=/init region_kb=$region_kb dirty_kb=$dirty_kb tick_ms=$tick_ms"
+on_crash = "destroy"
+on_reboot = "destroy"
+CFG
+    # The emulated CPU cannot scale or trap the time stamp counter.
+    [ "$2" != pv ] && echo 'tsc_mode = "native"'
+    [ "$2" = hvm ] && printf '%s\n' 'vga = "none"' 'nographic = 1' 'device_model_version = "qemu-xen"'
+  } >"$1.cfg"
+}
+
+# console NAME: where the console of the domain of that name is logged.
+console() { echo "$consoles/guest-$1.log"; }
+
+# counted NAME: the last counter value on its console, or 0.
+counted() {
+  local last
+  last=$(grep -a -o 'LAB count=[0-9]* sum=[0-9a-f]* up' "$(console "$1")" 2>/dev/null | tail -n 1)
+  last=${last#LAB count=}
+  echo "${last%% *}" | grep . || echo 0
+}
+
+# first_counted NAME: the first counter value on its console.
+first_counted() { grep -a -o -m 1 'LAB count=[0-9]*' "$(console "$1")" | grep -o '[0-9]*'; }
+
+# reaches NAME COUNT SECONDS: its counter gets there in this time.
+reaches() {
+  local end=$((EPOCHSECONDS + $3))
+  while [ "$(counted "$1")" -lt "$2" ]; do
+    [ $EPOCHSECONDS -lt $end ] || return 1
+    sleep 0.2
+  done
+}
+
+# start_guest NAME TYPE: creates it, with the stock tools alone, and waits until it counts.
+start_guest() {
+  configure "$1" "$2"
+  timed "create" timeout 120 xl create "$1.cfg" >"create-$1.log" 2>&1 || broken "xl create of $1 failed"
+  reaches "$1" 3 300 || broken "$1 does not count after xl create"
+  say "$1 counts"
+}
+
+# Domains by name or number.
+exists() { xl list "$1" >/dev/null 2>&1; }
+absent() { ! exists "$1"; }
+
+# suspended TIMES LOG SECONDS: libxl has suspended the guest that often.
+suspended() {
+  local end=$((EPOCHSECONDS + $3))
+  while [ "$(grep -ac 'guest has suspended' "$2")" -lt "$1" ]; do
+    [ $EPOCHSECONDS -lt $end ] || return 1
+    sleep 0.2
+  done
+}
+
+# says LOG TEXT SECONDS: the line appears.
+says() {
+  local end=$((EPOCHSECONDS + $3))
+  until grep -aq "$2" "$1"; do
+    [ $EPOCHSECONDS -lt $end ] || return 1
+    sleep 0.2
+  done
+}
+
+# kill_primary PID DOMID: what the death of the primary's host takes along: the sending xl below PID, with its children, and the domain.
+kill_primary() {
+  local children pid
+  children=$(pstree -p "$1" | grep -o '([0-9]*)' | tr -d '()')
+  # The receiver is among them, in the place of ssh.
+  for pid in $children; do
+    case $(tr '\0' ' ' <"/proc/$pid/cmdline") in
+    *migrate-receive* | *--restore-domain*) ;;
+    *) kill -KILL "$pid" ;;
+    esac
+  done
+  xl destroy "$2"
+}
+
+# xl_as HELPER ARGUMENT...: xl with that helper.
+xl_as() {
+  local which rc
+  which=$(helper "$1")
+  shift
+  LIBXL_SAVE_HELPER=$which timeout 400 xl -vvv "$@"
+  rc=$?
+  # xl is not ours: a signal it died of is the emulator's doing, where no job has killed it.
+  case $((rc - 128)) in
+  4 | 6 | 7 | 8 | 11) echo "xl $1 died of signal $((rc - 128))" >>"$work/crashes" ;;
+  esac
+  return $rc
+}

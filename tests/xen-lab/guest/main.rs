@@ -1,0 +1,50 @@
+//! The lab's guest: init and the only process. It counts, rewrites a part of its memory at each step, sums up all of it, and says so on
+//! its console:
+//!
+//! ```text
+//! LAB shape pages=2048 step=64
+//! LAB count=17 sum=0123456789abcdef up=4.250
+//! ```
+//!
+//! The sum is over what the memory holds, not over what it should hold: `work.rs` says what that is. Parameters are words of the kernel's
+//! command line, which the kernel puts into init's environment.
+
+mod work;
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+use work::{PAGE, Shape, WORDS, add, word};
+
+fn parameter(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+fn fill(page: &mut [u64], number: usize, count: u64) {
+    for (index, place) in page.iter_mut().enumerate() {
+        *place = word(number, count, index);
+    }
+}
+
+fn main() {
+    let pages = (parameter("region_kb", 8192) * 1024 / PAGE).max(1);
+    let shape = Shape { pages, step: (parameter("dirty_kb", 256) * 1024 / PAGE).clamp(1, pages) };
+    let pause = Duration::from_millis(parameter("tick_ms", 200) as u64);
+    let mut region = vec![0u64; pages * WORDS];
+    for (number, page) in region.chunks_mut(WORDS).enumerate() {
+        fill(page, number, 0);
+    }
+    let start = Instant::now();
+    let mut console = std::io::stdout();
+    // Nobody is there to tell when the console fails.
+    let _ = writeln!(console, "LAB shape pages={} step={}", shape.pages, shape.step);
+    for count in 1u64.. {
+        for nth in 0..shape.step {
+            let number = shape.written(count, nth);
+            fill(&mut region[number * WORDS..][..WORDS], number, count);
+        }
+        // The compiler must not sum up what it knows it has written.
+        let sum = std::hint::black_box(&region).iter().copied().fold(0, add);
+        let _ = writeln!(console, "LAB count={count} sum={sum:016x} up={:.3}", start.elapsed().as_secs_f64());
+        std::thread::sleep(pause);
+    }
+}

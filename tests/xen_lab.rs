@@ -1,0 +1,224 @@
+//! The save helper of this project on a real Xen 4.17, under the stock `xl`: the lab of `tests/xen-lab`, driven and judged.
+//!
+//! A job's own checks are in its verdict. What the guests wrote on their consoles is judged here: every checksum must be that of the
+//! guest's memory at that count, as computed here from the count alone, and no count may be left out.
+#![cfg(feature = "xen")]
+#![forbid(unsafe_code)]
+
+#[path = "xen-lab/guest/work.rs"]
+#[allow(dead_code)]
+mod work;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use work::Shape;
+
+/// One lab at a time, and built once.
+static LAB: Mutex<bool> = Mutex::new(false);
+
+struct Lab {
+    scripts: PathBuf,
+    runs: PathBuf,
+    _one: MutexGuard<'static, bool>,
+}
+
+/// One line of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Line {
+    count: u64,
+    sum: u64,
+}
+
+fn lab() -> Lab {
+    let mut built = LAB.lock().unwrap_or_else(PoisonError::into_inner);
+    let project = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let scripts = project.join("tests/xen-lab");
+    let home = std::env::var_os("XEN_LAB").map_or_else(
+        || std::env::var_os("CARGO_TARGET_DIR").map_or(project.join("target"), PathBuf::from).join("xen-lab"),
+        PathBuf::from,
+    );
+    if !*built {
+        let status = Command::new(scripts.join("build")).env("XEN_LAB", &home).status().expect("the lab's build");
+        assert!(status.success(), "the lab's images: {status}");
+        *built = true;
+    }
+    Lab { scripts, runs: home.join("runs"), _one: built }
+}
+
+impl Lab {
+    /// Runs one of the lab's scripts until it has a verdict, which must be good; gives the folder of what came out.
+    fn run(&self, script: &str, name: &str, arguments: &[&str]) -> PathBuf {
+        let folder = self.runs.join(name);
+        let status = Command::new(self.scripts.join(script))
+            .env("XEN_LAB", self.runs.parent().expect("a folder of the lab"))
+            .arg("-o")
+            .arg(&folder)
+            .args(arguments)
+            .status()
+            .unwrap_or_else(|error| panic!("{script}: {error}"));
+        assert_ne!(status.code(), Some(3), "the emulator did not get through: {}", folder.display());
+        assert!(status.success(), "{script} {arguments:?}: {status}, see {}", folder.display());
+        folder
+    }
+
+    fn helper(&self, name: &str, arguments: &[&str]) -> PathBuf {
+        let folder = self.run("run", name, &[&["helper"], arguments].concat());
+        for (log, text) in [("results/timings", "save"), ("results/passes", "restore exits with 0")] {
+            let found = fs::read_to_string(folder.join(log)).expect("a result");
+            assert!(found.contains(text), "{log} has no {text}: {found}");
+        }
+        folder
+    }
+}
+
+/// What the guest's console has of whole lines, and the shape of its memory where it is said there.
+fn console(path: &Path) -> (Option<Shape>, Vec<Line>) {
+    let octets = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut shape = None;
+    let mut lines = Vec::new();
+    for line in String::from_utf8_lossy(&octets).lines() {
+        let fields: HashMap<_, _> = line.split_whitespace().filter_map(|field| field.split_once('=')).collect();
+        if let (true, Some(pages), Some(step)) =
+            (line.starts_with("LAB shape"), fields.get("pages"), fields.get("step"))
+        {
+            shape = Some(Shape { pages: pages.parse().expect("pages"), step: step.parse().expect("pages of a step") });
+        }
+        // A guest that is destroyed leaves half a line.
+        if let (true, Some(count), Some(sum), true) =
+            (line.starts_with("LAB count"), fields.get("count"), fields.get("sum"), fields.contains_key("up"))
+        {
+            lines.push(Line {
+                count: count.parse().expect("a count"),
+                sum: u64::from_str_radix(sum, 16).expect("a checksum"),
+            });
+        }
+    }
+    (shape, lines)
+}
+
+/// Follows one guest over its consoles, in the order of its life. It may be set back, to a checkpoint or the state at a failover, but never
+/// leave out a count.
+fn follow(consoles: &[PathBuf]) -> Vec<Line> {
+    let mut shape = None;
+    let mut before: Option<u64> = None;
+    let mut all = Vec::new();
+    let mut known = HashMap::new();
+    for path in consoles {
+        let (said, lines) = console(path);
+        shape = shape.or(said);
+        let shape = shape.unwrap_or_else(|| panic!("{}: not the guest's first console", path.display()));
+        assert!(lines.len() >= 3, "{}: {} lines", path.display(), lines.len());
+        for line in lines {
+            let next = before.map_or(1, |before| before + 1);
+            assert!(line.count <= next, "{}: {} behind {before:?}", path.display(), line.count);
+            let expected = *known.entry(line.count).or_insert_with(|| work::expected(shape, line.count));
+            assert_eq!(line.sum, expected, "{}: memory at count {}", path.display(), line.count);
+            before = Some(line.count);
+            all.push(line);
+        }
+    }
+    all
+}
+
+fn consoles(folder: &Path, names: &[&str]) -> Vec<PathBuf> {
+    names.iter().map(|name| folder.join(format!("consoles/guest-{name}.log"))).collect()
+}
+
+/// Our helper must have been at work, not the stock one.
+fn ours_spoke(folder: &Path, log: &str) {
+    let text = fs::read(folder.join("results").join(log)).unwrap_or_else(|error| panic!("{log}: {error}"));
+    let text = String::from_utf8_lossy(&text);
+    assert!(text.contains("xen-replicate-save-helper: debug: starting"), "{log} does not name our helper");
+}
+
+fn every_step(guest: &str) {
+    let lab = lab();
+    let folder = lab.helper(guest, &[&format!("type={guest}"), "sender=ours", "receiver=ours"]);
+    for log in ["save.log", "restore.log", "checkpoint.log", "checkpoint-restore.log", "migrate.log", "remus.log"] {
+        ours_spoke(&folder, log);
+    }
+    for log in ["migrate-receiver.log", "remus-receiver.log"] {
+        ours_spoke(&folder, log);
+    }
+    follow(&consoles(&folder, &["guest", "migrated", "failed-over"]));
+}
+
+/// The step that the quick lab tests of CI take: PVH, ours on both sides.
+#[test]
+#[ignore = "boots an emulated Xen host, some minutes"]
+fn quick_pvh() {
+    every_step("pvh");
+}
+
+#[test]
+#[ignore = "boots an emulated Xen host, many minutes"]
+fn full_hvm() {
+    every_step("hvm");
+}
+
+/// One helper reads what the other has written.
+#[test]
+#[ignore = "boots an emulated Xen host, many minutes"]
+fn full_mixed_helpers() {
+    let lab = lab();
+    for guest in ["pvh", "hvm"] {
+        for (sender, receiver) in [("ours", "stock"), ("stock", "ours"), ("stock", "stock")] {
+            let name = format!("{guest}-{sender}-{receiver}");
+            let arguments = [format!("type={guest}"), format!("sender={sender}"), format!("receiver={receiver}")];
+            let folder = lab.helper(&name, &arguments.each_ref().map(String::as_str));
+            if sender == "ours" {
+                ours_spoke(&folder, "remus.log");
+            }
+            if receiver == "ours" {
+                ours_spoke(&folder, "remus-receiver.log");
+            }
+            follow(&consoles(&folder, &["guest", "migrated", "failed-over"]));
+        }
+    }
+}
+
+/// A guest is moved to a second host, another outlives the first host there.
+#[test]
+#[ignore = "boots two emulated Xen hosts, some minutes"]
+fn quick_two_hosts() {
+    let lab = lab();
+    let folder = lab.run("run-two", "two", &["type=pvh", "sender=ours", "receiver=ours"]);
+    let (a, b) = (folder.join("a"), folder.join("b"));
+    for log in ["migrate.log", "remus.log"] {
+        ours_spoke(&a, log);
+    }
+    for log in ["migrate-receiver.log", "remus-receiver.log"] {
+        ours_spoke(&b, log);
+    }
+    follow(&[consoles(&a, &["moved"]), consoles(&b, &["moved--incoming"])].concat());
+    // The first host's copy of its console ends before the host does: the second host's may begin behind it.
+    let first = follow(&consoles(&a, &["protected"]));
+    let (_, second) = console(&b.join("consoles/guest-protected--incoming.log"));
+    let shape = console(&a.join("consoles/guest-protected.log")).0.expect("the shape of the memory");
+    assert!(second.len() >= 3 && second[0].count > 1, "{} lines from {:?}", second.len(), second.first());
+    assert!(second[0].count + 50 > first[first.len() - 1].count, "the second host is far behind: {:?}", second[0]);
+    for pair in second.windows(2) {
+        assert_eq!(pair[1].count, pair[0].count + 1, "the second host's copy leaves something out");
+    }
+    for line in second {
+        assert_eq!(line.sum, work::expected(shape, line.count), "memory at count {}", line.count);
+    }
+}
+
+#[test]
+fn the_guests_memory_is_a_function_of_its_count() {
+    for shape in [Shape { pages: 7, step: 3 }, Shape { pages: 5, step: 5 }, Shape { pages: 8, step: 1 }] {
+        let mut writers = vec![0; shape.pages];
+        for count in 1..40 {
+            for nth in 0..shape.step {
+                writers[shape.written(count, nth)] = count;
+            }
+            for (page, writer) in writers.iter().enumerate() {
+                assert_eq!(shape.writer(count, page), *writer, "page {page} of {shape:?} at {count}");
+            }
+        }
+    }
+}
