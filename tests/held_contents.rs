@@ -27,6 +27,7 @@ fn contents() -> Vec<u8> {
 }
 
 /// Gives a few octets a call.
+#[derive(Debug)]
 struct Trickle<'a>(&'a [u8]);
 
 impl Read for Trickle<'_> {

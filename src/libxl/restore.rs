@@ -29,6 +29,7 @@ pub struct Options {
 
 /// Whose turn it is once an image or a round has been read.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is moved once a checkpoint")]
 pub enum Turn<R> {
     /// Nobody's: the stream is complete, the source stands behind it.
     Ended(R),
