@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod cli;
+pub mod colo;
 pub mod control;
 mod copying;
 pub mod decode;

@@ -1,0 +1,194 @@
+//! What goes into a primary and what comes out.
+#![forbid(unsafe_code)]
+
+use crate::colo::dialect::Message;
+use crate::colo::fault::Fault;
+use crate::colo::wire::WireError;
+use crate::remus::primary::Answer;
+use crate::remus::{Generation, Level, Time, Timer};
+
+/// Something that has happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// The connection is there, both ways.
+    Connected,
+    /// The live rounds of [`Action::SendImage`] are done: what is left is small enough to suspend for.
+    ImageReady,
+    /// [`Action::Suspend`] is done.
+    GuestSuspended,
+    /// [`Action::Suspend`] failed; the guest runs.
+    SuspendFailed,
+    /// [`Action::Collect`] is done.
+    Collected {
+        /// The checkpoint.
+        checkpoint: u64,
+        /// Octets that [`Action::SendState`] will send: what vmstate-size says. Of no matter in a dialect without it.
+        octets: u64,
+    },
+    /// [`Action::SendImage`], [`Action::Collect`] or [`Action::SendState`] failed here, not on the link.
+    CollectFailed,
+    /// [`Action::SendState`] is done: the last octet is written. May come later than the peer's answer to it.
+    StateSent {
+        /// The checkpoint.
+        checkpoint: u64,
+    },
+    /// [`Action::Resume`] is done.
+    GuestResumed,
+    /// The secondary has said something. A dirty list is reported when the whole of it is merged into the dirty set.
+    Message(Message),
+    /// The back channel holds something that is no message, or a pfn that the guest does not have.
+    Garbled(WireError),
+    /// The connection has ended, inside of a message or not, or a write to it failed.
+    LinkLost,
+    /// Both guests have sent this packet in this epoch, in the order of its connection.
+    Agreed {
+        /// The checkpoint that both went on from.
+        epoch: u64,
+        /// The driver's number of the packet.
+        packet: u64,
+    },
+    /// The guests have sent different packets in this epoch, or one has sent what the other has not for too long.
+    Differ {
+        /// The checkpoint that both went on from.
+        epoch: u64,
+    },
+    /// A deadline has come.
+    Timer(Timer),
+    /// The witness has answered.
+    Witness(Answer),
+    /// The operator, or a heartbeat outside of the protocol, wants something.
+    Command(Command),
+}
+
+/// What can be asked of a primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Command {
+    /// Take a checkpoint as soon as the gap allows.
+    Checkpoint,
+    /// The secondary is dead, as a heartbeat outside of the protocol says: QEMU's `x-colo-lost-heartbeat`.
+    PeerLost,
+    /// Stop protecting and run on. With a witness its grant is needed, unless forced.
+    Unprotect {
+        /// The operator's word that no other copy is or will be active. Also starts a guest again that was ended.
+        force: bool,
+    },
+}
+
+/// Something to do. In order; each that is marked with an event answers with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Switch the dirty log on and send a whole image while the guest runs: [`Event::ImageReady`].
+    SendImage,
+    /// Suspend the guest: [`Event::GuestSuspended`] or [`Event::SuspendFailed`].
+    Suspend,
+    /// Let out what has been sent so far, then hold. The guest is suspended.
+    HoldOutput,
+    /// Collect what is dirty, and the device state; the guest is suspended: [`Event::Collected`] or
+    /// [`Event::CollectFailed`].
+    Collect {
+        /// Number of the checkpoint, from 1.
+        checkpoint: u64,
+        /// The secondary's guest has run: what it has listed is dirty too.
+        merge: bool,
+    },
+    /// Send a message.
+    Send(Message),
+    /// Send the dirty pages as RAM sections ([`crate::colo::Layout::Live`]). No event; later actions wait for it.
+    SendMemory {
+        /// Number of the checkpoint.
+        checkpoint: u64,
+    },
+    /// Send the state, or what of it has not been sent: [`Event::StateSent`] or [`Event::CollectFailed`].
+    SendState {
+        /// Number of the checkpoint.
+        checkpoint: u64,
+    },
+    /// Drop what is being collected or sent. The guest may run as soon as this is done.
+    Abandon,
+    /// Stamp packets with this epoch from now on, and let the guest run: [`Event::GuestResumed`].
+    Resume {
+        /// The checkpoint it goes on from.
+        epoch: u64,
+    },
+    /// Let out one packet: both guests have sent it.
+    Release {
+        /// Its epoch.
+        epoch: u64,
+        /// The driver's number of it.
+        packet: u64,
+    },
+    /// Let out packets of all epochs up to this one: the secondary has loaded a later state. Drop what the secondary's guest
+    /// has sent in them.
+    ReleaseHeld {
+        /// The last epoch.
+        up_to_epoch: u64,
+    },
+    /// Let out everything, from now on as it is sent.
+    FreeOutput,
+    /// Drop what is held.
+    DiscardOutput,
+    /// Stop the guest and keep it stopped. It is not the active copy any more.
+    PauseGuest,
+    /// Close the connection. No event.
+    CloseLink,
+    /// Take this generation: [`Event::Witness`].
+    AskWitness {
+        /// The one after the session's.
+        generation: Generation,
+    },
+    /// Set a timer, in place of the deadline it had. [`Timer::Answer`] is put off for as long as the link takes or gives
+    /// octets of a state.
+    SetTimer {
+        /// Which.
+        timer: Timer,
+        /// When.
+        at: Time,
+    },
+    /// Unset a timer.
+    CancelTimer(Timer),
+    /// Tell the operator.
+    Notice(Notice),
+}
+
+/// Why a primary does not go on with its secondary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// What the peer said, or did not say.
+    Fault(Fault),
+    /// The connection is gone.
+    LinkLost,
+    /// [`Command::PeerLost`].
+    PeerLost,
+    /// The guest could not be suspended, or its state not be collected or sent.
+    LocalFailure,
+    /// The operator asked for it.
+    Asked,
+}
+
+/// A word to the operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Notice {
+    /// How loud.
+    pub level: Level,
+    /// What.
+    pub code: Code,
+}
+
+/// What a notice says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The first checkpoint is loaded.
+    Protected,
+    /// The session has ended here; who may be active is being decided.
+    Leaving(Cause),
+    /// The witness cannot be reached: output stays held, and a guest that stands still stays so, until it can.
+    WitnessUnreachable,
+    /// The guest runs unprotected, its output free.
+    Unprotected,
+    /// The other side may be active: the guest stands still for good.
+    Fenced,
+    /// Done on the operator's word.
+    Forced,
+    /// A command that cannot be obeyed in this state.
+    NotNow,
+}

@@ -1,0 +1,111 @@
+//! Going on alone: when it is allowed, and what it takes.
+#![forbid(unsafe_code)]
+
+use super::event::{Action, Cause, Code};
+use super::{Pace, Phase, Primary};
+use crate::colo::fault::Guest;
+use crate::remus::primary::Answer;
+use crate::remus::{Generation, Level, Rule, Time, Timer, Verdict};
+
+impl Primary {
+    /// The session is over. Output stays held until it is decided who may be active, and the connection open: its end is
+    /// what makes a secondary ask for the same generation.
+    pub(super) fn leave(&mut self, cause: Cause, out: &mut Vec<Action>) {
+        self.notice(Level::Critical, Code::Leaving(cause), out);
+        out.push(Action::Abandon);
+        out.push(Action::CancelTimer(Timer::Answer));
+        out.push(Action::CancelTimer(Timer::Round));
+        self.pace = Pace::Off;
+        self.due = false;
+        if !self.transmitted {
+            // No secondary has anything to go active with.
+            return self.go_alone(self.generation, out);
+        }
+        match self.config.rule {
+            Rule::Witness => {
+                self.phase = Phase::Leaving { cause, asked: true };
+                out.push(Action::AskWitness { generation: self.generation.next() });
+            }
+            Rule::Manual | Rule::PrimaryWins => self.go_alone(self.generation.next(), out),
+        }
+    }
+
+    pub(super) fn link_lost(&mut self, out: &mut Vec<Action>) {
+        if std::mem::take(&mut self.link) {
+            // One direction may be whole.
+            out.push(Action::CloseLink);
+            if let Phase::Session(_) = self.phase {
+                self.leave(Cause::LinkLost, out);
+            }
+        }
+    }
+
+    /// Something could not be done here; the guest is whole.
+    pub(super) fn failed(&mut self, out: &mut Vec<Action>) {
+        if let Phase::Session(_) = self.phase {
+            self.leave(Cause::LocalFailure, out);
+        }
+    }
+
+    pub(super) fn witness(&mut self, now: Time, answer: Answer, out: &mut Vec<Action>) {
+        let Phase::Leaving { asked, .. } = &mut self.phase else { return };
+        if answer.generation != self.generation.next() {
+            return;
+        }
+        match answer.verdict {
+            Verdict::Granted => self.go_alone(self.generation.next(), out),
+            Verdict::Held { newest } => {
+                self.generation = self.generation.max(newest);
+                self.end(out);
+            }
+            Verdict::Unreachable => {
+                *asked = false;
+                self.notice(Level::Critical, Code::WitnessUnreachable, out);
+                self.set(Timer::Retry, self.config.retry, now, out);
+            }
+        }
+    }
+
+    pub(super) fn retry(&mut self, out: &mut Vec<Action>) {
+        if let Phase::Leaving { asked: asked @ false, .. } = &mut self.phase {
+            *asked = true;
+            out.push(Action::AskWitness { generation: self.generation.next() });
+        }
+    }
+
+    /// Nobody else is active nor will be: the guest runs, its output is free.
+    pub(super) fn go_alone(&mut self, generation: Generation, out: &mut Vec<Action>) {
+        self.generation = generation;
+        self.close(out);
+        self.phase = Phase::Alone;
+        self.pace = Pace::Off;
+        if std::mem::take(&mut self.held) {
+            out.push(Action::FreeOutput);
+        }
+        if self.guest == Guest::Paused {
+            self.guest = Guest::Suspended;
+        }
+        self.resume(out);
+        self.notice(Level::Critical, Code::Unprotected, out);
+    }
+
+    /// The other side is active, or will be: nothing of this copy gets out any more.
+    fn end(&mut self, out: &mut Vec<Action>) {
+        self.phase = Phase::Ended;
+        self.guest = Guest::Paused;
+        self.held = true;
+        out.push(Action::PauseGuest);
+        out.push(Action::DiscardOutput);
+        self.close(out);
+        self.notice(Level::Critical, Code::Fenced, out);
+    }
+
+    fn close(&mut self, out: &mut Vec<Action>) {
+        if std::mem::take(&mut self.link) {
+            out.push(Action::CloseLink);
+        }
+        for timer in [Timer::Round, Timer::Answer, Timer::Retry] {
+            out.push(Action::CancelTimer(timer));
+        }
+    }
+}

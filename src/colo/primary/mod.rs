@@ -1,0 +1,285 @@
+//! The primary: has its guest followed, says which output may leave, and knows when it may go on alone.
+//!
+//! ```text
+//!  Idle --> Image --> Collect --> [Receipt] --> Load --> [Resume] --> Run --due--> Suspend --> [Dirty] --+
+//!                        ^                                                                               |
+//!                        +-------------------------------------------------------------------------------+
+//!
+//!  any of these --peer lost, or a fault--> Leaving --granted--> Alone
+//!                                            |  ^ unreachable: again
+//!                                            +--held--> Ended
+//! ```
+//! Steps in brackets are of some dialects only: Receipt of QEMU's, Resume (lock-step mode) and Dirty of libxl's.
+//!
+//! The guest runs in Idle, Image, Resume, Run, Suspend, Dirty and Alone. In Leaving it goes on with what it does: a guest that stands
+//! still for a checkpoint waits for the decision, for the secondary may hold another checkpoint than it would go on from.
+#![forbid(unsafe_code)]
+
+mod event;
+mod leave;
+mod round;
+#[cfg(test)]
+mod tests;
+
+pub use event::{Action, Cause, Code, Command, Event, Notice};
+
+use super::config::{Config, Mode};
+use super::dialect::{Message, Point, Side};
+use super::fault::{Fault, Guest, Misfit, Step, Wrong};
+use crate::remus::{Generation, Level, Time, Timer};
+use std::time::Duration;
+
+/// Where a primary is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Not connected yet. Output is free.
+    Idle,
+    /// In the protocol, at this step.
+    Session(Step),
+    /// Wants to go on alone and may not yet.
+    Leaving {
+        /// Why.
+        cause: Cause,
+        /// The witness has been asked and has not answered.
+        asked: bool,
+    },
+    /// Active and unprotected. Output is free.
+    Alone,
+    /// The guest stands still for good: the other side may be active.
+    Ended,
+}
+
+/// When the next checkpoint may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Pace {
+    /// The guest does not run in the session.
+    Off,
+    /// It must not come yet.
+    Gap,
+    /// It may.
+    Open,
+}
+
+/// The machine, for one session. A clone behaves as the original; equal machines behave the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Primary {
+    config: Config,
+    phase: Phase,
+    guest: Guest,
+    /// The session's, and after it the newest that this side holds or knows of.
+    generation: Generation,
+    link: bool,
+    /// Output is held.
+    held: bool,
+    /// Newest checkpoint begun, from 1.
+    checkpoint: u64,
+    /// Newest checkpoint that the secondary has loaded: the epoch that both guests are in.
+    loaded: u64,
+    /// A checkpoint could be whole on the other side.
+    transmitted: bool,
+    /// The state is written.
+    sent: bool,
+    /// The secondary has loaded what is not yet known to be written.
+    confirmed: bool,
+    /// A checkpoint is wanted.
+    due: bool,
+    pace: Pace,
+    /// What the secondary said last.
+    last: Option<Point>,
+}
+
+impl Primary {
+    /// For a guest that runs unprotected, its output free. `generation` is this session's: taken by this side, and known to
+    /// the secondary.
+    pub const fn new(config: Config, generation: Generation) -> Self {
+        Primary {
+            config,
+            phase: Phase::Idle,
+            guest: Guest::Running,
+            generation,
+            link: false,
+            held: false,
+            checkpoint: 0,
+            loaded: 0,
+            transmitted: false,
+            sent: false,
+            confirmed: false,
+            due: false,
+            pace: Pace::Off,
+            last: None,
+        }
+    }
+
+    /// Where it is.
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// What its guest does, as far as is known.
+    pub const fn guest(&self) -> Guest {
+        self.guest
+    }
+
+    /// The newest generation it holds or knows of.
+    pub const fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The newest checkpoint begun, and the newest that the secondary has loaded; 0 for none.
+    pub const fn checkpoints(&self) -> (u64, u64) {
+        (self.checkpoint, self.loaded)
+    }
+
+    /// Whether output is held.
+    pub const fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// The settings in use.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the secondary says next; `None` while it is this side's turn.
+    pub const fn expected(&self) -> Option<Point> {
+        let Phase::Session(step) = self.phase else { return None };
+        match step {
+            Step::Receipt => Some(Point::Received),
+            // Once, and then the writer's own word is waited for.
+            Step::Load if self.confirmed => None,
+            Step::Load => Some(self.config.dialect.loaded(self.checkpoint <= 1).point()),
+            Step::Resume => Some(Point::Resumed),
+            Step::Suspend => Some(Point::Suspended),
+            Step::Dirty => Some(Point::DirtyList),
+            _ => None,
+        }
+    }
+
+    /// Takes one event and adds what is to be done to `actions`, which the driver carries out in order.
+    pub fn handle(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
+        let out = actions;
+        match event {
+            Event::Connected => {
+                if self.phase == Phase::Idle {
+                    self.phase = Phase::Session(Step::Image);
+                    self.link = true;
+                    self.checkpoint = 1;
+                    out.push(Action::SendImage);
+                }
+            }
+            Event::ImageReady => {
+                if self.phase == Phase::Session(Step::Image) {
+                    self.suspend(out);
+                }
+            }
+            Event::GuestSuspended => self.guest_suspended(out),
+            Event::SuspendFailed => {
+                if self.guest == Guest::Suspending {
+                    self.guest = Guest::Running;
+                    self.failed(out);
+                }
+            }
+            Event::Collected { checkpoint, octets } => self.collected(now, checkpoint, octets, out),
+            Event::CollectFailed => self.failed(out),
+            Event::StateSent { checkpoint } => {
+                if let Phase::Session(Step::Receipt | Step::Load) = self.phase
+                    && checkpoint == self.checkpoint
+                {
+                    self.sent = true;
+                    self.loaded(now, out);
+                }
+            }
+            Event::GuestResumed => {
+                if self.guest == Guest::Resuming {
+                    self.guest = Guest::Running;
+                }
+                self.progress(now, out);
+            }
+            Event::Message(message) => self.message(now, message, out),
+            Event::Garbled(error) => self.fault(Wrong::Wire(error), out),
+            Event::LinkLost => self.link_lost(out),
+            Event::Agreed { epoch, packet } => {
+                // Older epochs have left already.
+                if matches!(self.phase, Phase::Session(_))
+                    && self.config.mode == Mode::LockStep
+                    && epoch == self.loaded
+                    && epoch > 0
+                {
+                    out.push(Action::Release { epoch, packet });
+                }
+            }
+            Event::Differ { epoch } => {
+                if matches!(self.phase, Phase::Session(Step::Resume | Step::Run)) && epoch == self.loaded {
+                    self.due = true;
+                    self.progress(now, out);
+                }
+            }
+            Event::Timer(timer) => self.timer(now, timer, out),
+            Event::Witness(answer) => self.witness(now, answer, out),
+            Event::Command(command) => self.command(now, command, out),
+        }
+    }
+
+    fn timer(&mut self, now: Time, timer: Timer, out: &mut Vec<Action>) {
+        match timer {
+            Timer::Round => match self.pace {
+                Pace::Off => {}
+                Pace::Gap => {
+                    self.pace = Pace::Open;
+                    let rest = self.config.period.saturating_sub(self.config.gap);
+                    self.set(Timer::Round, rest, now, out);
+                    self.progress(now, out);
+                }
+                Pace::Open => {
+                    self.due = true;
+                    self.progress(now, out);
+                }
+            },
+            Timer::Answer => {
+                if let Some(expected) = self.expected() {
+                    self.fault(Wrong::Overdue { dialect: self.config.dialect, expected }, out);
+                }
+            }
+            Timer::Retry => self.retry(out),
+            Timer::Heartbeat | Timer::Peer => {}
+        }
+    }
+
+    fn command(&mut self, now: Time, command: Command, out: &mut Vec<Action>) {
+        match (command, self.phase) {
+            (Command::Checkpoint, Phase::Session(Step::Resume | Step::Run)) => {
+                self.due = true;
+                self.progress(now, out);
+            }
+            (Command::PeerLost, Phase::Session(_)) => self.leave(Cause::PeerLost, out),
+            (Command::Unprotect { force: false }, Phase::Session(_)) => self.leave(Cause::Asked, out),
+            (Command::Unprotect { force: true }, Phase::Session(_) | Phase::Leaving { .. } | Phase::Ended) => {
+                self.notice(Level::Critical, Code::Forced, out);
+                out.push(Action::Abandon);
+                self.go_alone(self.generation.next(), out);
+            }
+            _ => self.notice(Level::Warning, Code::NotNow, out),
+        }
+    }
+
+    /// The peer has said something that ends the session. Behind the session's end nothing of it matters any more.
+    fn fault(&mut self, wrong: Wrong, out: &mut Vec<Action>) {
+        if let Phase::Session(step) = self.phase {
+            self.leave(Cause::Fault(Fault { wrong, step, guest: self.guest }), out);
+        }
+    }
+
+    fn out_of_step(&mut self, message: Message, out: &mut Vec<Action>) {
+        let dialect = self.config.dialect;
+        let misfit = Misfit::of(dialect, Side::Primary, message.point(), self.last);
+        self.fault(Wrong::OutOfStep { dialect, message, misfit, expected: self.expected() }, out);
+    }
+
+    fn set(&self, timer: Timer, span: Duration, now: Time, out: &mut Vec<Action>) {
+        out.push(Action::SetTimer { timer, at: now.after(span) });
+    }
+
+    fn notice(&self, level: Level, code: Code, out: &mut Vec<Action>) {
+        out.push(Action::Notice(Notice { level, code }));
+    }
+}

@@ -1,0 +1,225 @@
+//! The secondary: follows, step by step, and knows when it may go active.
+//!
+//! ```text
+//!  Image --> Load --> [Resume] --> Run --New--> [Suspend] --> [Announce --> [Memory] --> [Size]] --> State --+
+//!             ^                                                                                              |
+//!             +----------------------------------------------------------------------------------------------+
+//!
+//!  any of these --fault--> Ended
+//!               --primary lost--> Lost, or Claiming --granted--> Fencing --success--> Activating --> Active
+//!                                          |  ^ unreachable: Lost,       | failure: Lost, again
+//!                                          |    again
+//!                                          +--held--> Ended
+//! ```
+//! Steps in brackets: Resume and Suspend in lock-step mode; Announce of QEMU's dialects, Size of the later, Memory of its live
+//! layout.
+//!
+//! In lock-step mode the guest runs in Run, and goes on running when the primary is lost there. A survivor goes on
+//! from where its guest is: what the primary let out is what both guests had sent, or part of a state that was loaded.
+#![forbid(unsafe_code)]
+
+mod event;
+mod round;
+mod takeover;
+#[cfg(test)]
+mod tests;
+
+pub use event::{Action, Code, Command, End, Event, Notice};
+
+use super::config::Config;
+use super::dialect::{Message, Point, Side};
+use super::fault::{Fault, Guest, Misfit, Step, Wrong};
+use crate::remus::{Generation, Level, Time, Timer};
+use std::time::Duration;
+
+/// Where a secondary is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// In the protocol, at this step.
+    Session(Step),
+    /// The primary is not there, and nothing is being done: a retry or the operator must come.
+    Lost,
+    /// The witness has been asked and has not answered.
+    Claiming,
+    /// The fencing command runs.
+    Fencing,
+    /// May be active; the guest is about to run freely.
+    Activating,
+    /// The guest runs here, its output free.
+    Active,
+    /// No part any more.
+    Ended(End),
+}
+
+/// The machine, for one session. A clone behaves as the original; equal machines behave the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Secondary {
+    config: Config,
+    phase: Phase,
+    guest: Guest,
+    /// The session's until one is taken.
+    generation: Generation,
+    /// The generation after the session's is ours.
+    granted: bool,
+    link: bool,
+    /// Newest checkpoint loaded, 0 for none.
+    loaded: u64,
+    /// The checkpoint under way, or the last one.
+    checkpoint: u64,
+    /// [`Message::New`] has come while the guest was being resumed.
+    requested: bool,
+    /// What the primary said last.
+    last: Option<Point>,
+}
+
+impl Secondary {
+    /// At the start of a connection; the first image comes first. `generation` is the session's.
+    pub const fn new(config: Config, generation: Generation) -> Self {
+        Secondary {
+            config,
+            phase: Phase::Session(Step::Image),
+            guest: Guest::Absent,
+            generation,
+            granted: false,
+            link: true,
+            loaded: 0,
+            checkpoint: 1,
+            requested: false,
+            last: None,
+        }
+    }
+
+    /// Where it is.
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// What its guest does, as far as is known.
+    pub const fn guest(&self) -> Guest {
+        self.guest
+    }
+
+    /// The newest generation it holds, or that of the session.
+    pub const fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The newest checkpoint begun, and the newest loaded; 0 for none.
+    pub const fn checkpoints(&self) -> (u64, u64) {
+        (self.checkpoint, self.loaded)
+    }
+
+    /// The settings in use.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the primary may say next; `None` while it is this side's turn, or the state's.
+    pub const fn expected(&self) -> Option<Point> {
+        let Phase::Session(step) = self.phase else { return None };
+        match step {
+            Step::Run => Some(Point::New),
+            // The primary has been told that the state is loaded, and waits for nothing else.
+            Step::Resume if !self.config.dialect.confirms_resume() && !self.requested => Some(Point::New),
+            Step::Announce => Some(Point::Send),
+            Step::Size => Some(Point::Size),
+            _ => None,
+        }
+    }
+
+    /// Takes one event and adds what is to be done to `actions`, which the driver carries out in order.
+    pub fn handle(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
+        let out = actions;
+        if let Phase::Ended(_) = self.phase {
+            return;
+        }
+        match event {
+            Event::MemoryReceived { checkpoint } => {
+                if self.phase == Phase::Session(Step::Memory) && checkpoint == self.checkpoint {
+                    self.go_to(Step::Size, now, out);
+                }
+            }
+            Event::StateReceived { checkpoint } => self.state_received(checkpoint, out),
+            Event::StateDamaged => {
+                if let Phase::Session(Step::Image | Step::Memory | Step::State) = self.phase {
+                    self.fault(Wrong::State, out);
+                }
+            }
+            Event::Loaded { checkpoint } => self.loaded(now, checkpoint, out),
+            Event::CopyFailed => {
+                if matches!(self.guest, Guest::Loading | Guest::Suspending | Guest::Resuming) {
+                    self.end(End::CopyLost, out);
+                }
+            }
+            Event::GuestSuspended => self.suspended(now, out),
+            Event::GuestResumed => self.resumed(now, out),
+            Event::Message(message) => self.message(now, message, out),
+            Event::Garbled(error) => self.fault(Wrong::Wire(error), out),
+            Event::LinkLost => {
+                if self.link {
+                    self.lost(None, out);
+                }
+            }
+            Event::Timer(timer) => self.timer(timer, out),
+            Event::Witness(answer) => {
+                if answer.generation == self.generation.next() && self.phase == Phase::Claiming {
+                    self.answered(now, answer.verdict, out);
+                }
+            }
+            Event::Fenced { success } => {
+                if self.phase == Phase::Fencing {
+                    self.fenced(now, success, out);
+                }
+            }
+            Event::Activated => {
+                if self.phase == Phase::Activating {
+                    self.phase = Phase::Active;
+                    self.notice(Level::Critical, Code::Active, out);
+                }
+            }
+            Event::Command(command) => self.command(command, out),
+        }
+    }
+
+    fn timer(&mut self, timer: Timer, out: &mut Vec<Action>) {
+        match (timer, self.phase) {
+            (Timer::Answer, Phase::Session(step)) => {
+                let wrong = match self.expected() {
+                    // A request that came early is what the time-out was set for.
+                    Some(_) if step == Step::Resume => return,
+                    Some(expected) => Wrong::Overdue { dialect: self.config.dialect, expected },
+                    None if matches!(step, Step::Image | Step::Memory | Step::State) => Wrong::StateOverdue,
+                    None => return,
+                };
+                self.lost(Some(Fault { wrong, step, guest: self.guest }), out);
+            }
+            (Timer::Retry, Phase::Lost) => self.take_over(out),
+            _ => {}
+        }
+    }
+
+    /// The primary has said something that ends the session: it lives, and its guest runs on. Silence is no such thing.
+    fn fault(&mut self, wrong: Wrong, out: &mut Vec<Action>) {
+        if let Phase::Session(step) = self.phase {
+            self.end(End::Fault(Fault { wrong, step, guest: self.guest }), out);
+        }
+    }
+
+    fn out_of_step(&mut self, message: Message, out: &mut Vec<Action>) {
+        let dialect = self.config.dialect;
+        let misfit = Misfit::of(dialect, Side::Secondary, message.point(), self.last);
+        self.fault(Wrong::OutOfStep { dialect, message, misfit, expected: self.expected() }, out);
+    }
+
+    fn send(&self, message: Message, out: &mut Vec<Action>) {
+        out.push(Action::Send(message));
+    }
+
+    fn set(&self, timer: Timer, span: Duration, now: Time, out: &mut Vec<Action>) {
+        out.push(Action::SetTimer { timer, at: now.after(span) });
+    }
+
+    fn notice(&self, level: Level, code: Code, out: &mut Vec<Action>) {
+        out.push(Action::Notice(Notice { level, code }));
+    }
+}

@@ -1,0 +1,144 @@
+//! Going active: who must agree, and in which order.
+#![forbid(unsafe_code)]
+
+use super::event::{Action, Code, Command, End};
+use super::{Phase, Secondary};
+use crate::colo::fault::{Fault, Guest, Step};
+use crate::remus::{Level, Rule, Time, Timer, Verdict};
+
+impl Secondary {
+    /// The primary is silent, or the connection is gone. The dialects have no way back from that.
+    pub(super) fn lost(&mut self, fault: Option<Fault>, out: &mut Vec<Action>) {
+        self.unlink(out);
+        let Phase::Session(_) = self.phase else { return };
+        if !self.has_copy() {
+            return self.end(End::Empty, out);
+        }
+        self.notice(Level::Critical, Code::PrimaryLost(fault), out);
+        self.leave_session(out);
+        self.phase = Phase::Lost;
+        match self.config.rule {
+            Rule::Witness => self.take_over(out),
+            Rule::PrimaryWins if self.config.fence => self.take_over(out),
+            Rule::PrimaryWins | Rule::Manual => self.notice(Level::Critical, Code::OperatorNeeded, out),
+        }
+    }
+
+    /// One is loaded, or is being loaded.
+    const fn has_copy(&self) -> bool {
+        !matches!(self.guest, Guest::Absent)
+    }
+
+    /// What has come of the checkpoint under way is of no use any more; one that is being loaded is whole.
+    fn leave_session(&mut self, out: &mut Vec<Action>) {
+        self.requested = false;
+        out.push(Action::CancelTimer(Timer::Answer));
+        if let Phase::Session(Step::Memory | Step::Size | Step::State) = self.phase {
+            out.push(Action::DropState { checkpoint: self.checkpoint });
+        }
+    }
+
+    /// The next step towards being active that is allowed without further word.
+    pub(super) fn take_over(&mut self, out: &mut Vec<Action>) {
+        if self.config.rule == Rule::Witness && !self.granted {
+            self.phase = Phase::Claiming;
+            out.push(Action::AskWitness { generation: self.generation.next() });
+        } else if self.config.fence {
+            self.phase = Phase::Fencing;
+            let generation = if self.granted { self.generation } else { self.generation.next() };
+            out.push(Action::RunFence { generation });
+        } else {
+            self.go(out);
+        }
+    }
+
+    pub(super) fn answered(&mut self, now: Time, verdict: Verdict, out: &mut Vec<Action>) {
+        match verdict {
+            Verdict::Granted => {
+                self.generation = self.generation.next();
+                self.granted = true;
+                self.take_over(out);
+            }
+            Verdict::Held { newest } => {
+                self.generation = self.generation.max(newest);
+                self.end(End::Superseded, out);
+            }
+            Verdict::Unreachable => {
+                self.notice(Level::Critical, Code::WitnessUnreachable, out);
+                self.phase = Phase::Lost;
+                self.set(Timer::Retry, self.config.retry, now, out);
+            }
+        }
+    }
+
+    pub(super) fn fenced(&mut self, now: Time, success: bool, out: &mut Vec<Action>) {
+        if success {
+            return self.go(out);
+        }
+        self.notice(Level::Critical, Code::FenceFailed, out);
+        self.phase = Phase::Lost;
+        self.set(Timer::Retry, self.config.retry, now, out);
+    }
+
+    /// Everybody has agreed.
+    fn go(&mut self, out: &mut Vec<Action>) {
+        self.phase = Phase::Activating;
+        if !self.granted {
+            self.generation = self.generation.next();
+            self.granted = true;
+        }
+        self.notice(Level::Critical, Code::Activating, out);
+        if matches!(self.guest, Guest::Running | Guest::Suspended) {
+            self.activate(out);
+        }
+    }
+
+    /// The guest is neither being loaded, nor on its way from running to standing still or back.
+    pub(super) fn activate(&mut self, out: &mut Vec<Action>) {
+        self.guest = Guest::Running;
+        out.push(Action::ActivateGuest { checkpoint: self.loaded, generation: self.generation });
+        self.close(out);
+    }
+
+    pub(super) fn command(&mut self, command: Command, out: &mut Vec<Action>) {
+        match (command, self.phase) {
+            (Command::PeerLost, Phase::Session(_)) => self.lost(None, out),
+            (Command::FailOver { force: false }, Phase::Session(_) | Phase::Lost) if self.has_copy() => {
+                self.unlink(out);
+                self.leave_session(out);
+                self.take_over(out);
+            }
+            (Command::FailOver { force: true }, Phase::Session(_) | Phase::Lost | Phase::Claiming | Phase::Fencing)
+                if self.has_copy() =>
+            {
+                self.notice(Level::Critical, Code::Forced, out);
+                self.leave_session(out);
+                self.go(out);
+            }
+            (Command::Stop, Phase::Session(_) | Phase::Lost) => self.end(End::Stopped, out),
+            _ => self.notice(Level::Warning, Code::NotNow, out),
+        }
+    }
+
+    pub(super) fn end(&mut self, end: End, out: &mut Vec<Action>) {
+        self.phase = Phase::Ended(end);
+        self.guest = Guest::Absent;
+        out.push(Action::DropCopy);
+        self.close(out);
+        let level = if end == End::Stopped { Level::Info } else { Level::Critical };
+        self.notice(level, Code::Ended(end), out);
+    }
+
+    fn unlink(&mut self, out: &mut Vec<Action>) {
+        if std::mem::take(&mut self.link) {
+            out.push(Action::CloseLink);
+        }
+    }
+
+    fn close(&mut self, out: &mut Vec<Action>) {
+        self.unlink(out);
+        for timer in [Timer::Answer, Timer::Retry] {
+            out.push(Action::CancelTimer(timer));
+        }
+    }
+}

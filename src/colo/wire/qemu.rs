@@ -1,0 +1,44 @@
+//! QEMU's words: u32 in the form that its releases speak, u64 in the earlier one. Big-endian.
+//!
+//! Sources: COLOMessage of QEMU's `qapi/migration.json`, the order of its numbers; the COLO-Frame patches, version 8.
+#![forbid(unsafe_code)]
+
+use super::{Octets, Parsed, WireError, bare, unknown};
+use crate::colo::dialect::{Dialect, Message, Point};
+
+/// Octets of a message's number.
+const fn word(dialect: Dialect) -> usize {
+    match dialect {
+        Dialect::FrameV8 => 8,
+        Dialect::Qemu(_) | Dialect::Libxl => 4,
+    }
+}
+
+fn big_endian(octets: &[u8]) -> u64 {
+    octets.iter().fold(0, |value, &octet| value << 8 | u64::from(octet))
+}
+
+pub(super) fn parse(dialect: Dialect, held: &[u8], offset: u64) -> Result<Parsed, WireError> {
+    let Some((number, rest)) = held.split_at_checked(word(dialect)) else {
+        return Ok(Parsed::More(word(dialect).saturating_sub(held.len())));
+    };
+    let number = big_endian(number);
+    match dialect.point(number) {
+        None => Err(unknown(dialect, number, offset)),
+        Some(Point::Size) => match rest.first_chunk::<8>() {
+            Some(octets) => Ok(Parsed::Whole(Message::Size { octets: u64::from_be_bytes(*octets) })),
+            None => Ok(Parsed::More(8_usize.saturating_sub(rest.len()))),
+        },
+        Some(point) => bare(point).map(Parsed::Whole).ok_or_else(|| unknown(dialect, number, offset)),
+    }
+}
+
+pub(super) fn encode(dialect: Dialect, message: Message) -> Option<Octets> {
+    let number = dialect.number(message.point())?.to_be_bytes();
+    let mut out = Octets::new();
+    out.extend(number.into_iter().skip(number.len() - word(dialect)));
+    if let Message::Size { octets } = message {
+        out.extend(octets.to_be_bytes());
+    }
+    Some(out)
+}
