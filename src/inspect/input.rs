@@ -66,6 +66,15 @@ impl Input {
         })
     }
 
+    /// The stream from front to back.
+    pub fn into_reader(self) -> Box<dyn Read + Send> {
+        match self {
+            Input::Mapped(map) => Box::new(io::Cursor::new(map)),
+            Input::Pipe(pipe) => Box::new(pipe),
+            Input::Compressed(reader) => reader,
+        }
+    }
+
     /// Octets of the stream, where that is known before it has been read.
     pub fn len(&self) -> Option<u64> {
         match self {

@@ -224,10 +224,12 @@ impl Blocks {
         let (name, rest) = short_text(held);
         let length = rest.first_chunk().map_or(0, |octets| u64::from_be_bytes(*octets));
         let less = left.checked_sub(length).ok_or(WalkError::BlockLength { offset, length, left })?;
-        match self.list.iter_mut().find(|(known, _)| known == name) {
-            Some((_, known)) => *known = length,
-            None if self.list.len() == MOST_BLOCKS => return Err(WalkError::Blocks { offset, most: MOST_BLOCKS }),
-            None => self.list.push((name.to_vec(), length)),
+        if let Some((_, known)) = self.list.iter_mut().find(|(known, _)| known == name) {
+            *known = length;
+        } else if self.list.len() == MOST_BLOCKS {
+            return Err(WalkError::Blocks { offset, most: MOST_BLOCKS });
+        } else {
+            self.list.push((name.to_vec(), length));
         }
         Ok(less)
     }
