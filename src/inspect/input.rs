@@ -116,6 +116,11 @@ impl Pipe {
         Ok(pipe)
     }
 
+    /// The first octets, which have been looked at already: at most [`PEEK`].
+    pub(super) fn head(&self) -> &[u8] {
+        self.head.get(..self.len).unwrap_or_default()
+    }
+
     /// Drops octets without copying them where the system can: pages of a pipe move to `/dev/null`. Gives how many there
     /// were.
     ///

@@ -38,7 +38,7 @@ enum Forward {
 }
 
 /// Follows a session.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Session {
     dialect: Option<Dialect>,
     forward: Forward,
