@@ -18,8 +18,6 @@
 mod event;
 mod leave;
 mod round;
-#[cfg(test)]
-mod tests;
 
 pub use event::{Action, Cause, Code, Command, Event, Notice};
 
@@ -79,8 +77,10 @@ pub struct Primary {
     transmitted: bool,
     /// The state is written.
     sent: bool,
-    /// The secondary has loaded what is not yet known to be written.
+    /// The secondary has said that it has loaded it, which may be heard before the writer's own word.
     confirmed: bool,
+    /// So it has that its guest runs again.
+    resumed: bool,
     /// A checkpoint is wanted.
     due: bool,
     pace: Pace,
@@ -104,6 +104,7 @@ impl Primary {
             transmitted: false,
             sent: false,
             confirmed: false,
+            resumed: false,
             due: false,
             pace: Pace::Off,
             last: None,
@@ -145,14 +146,19 @@ impl Primary {
         let Phase::Session(step) = self.phase else { return None };
         match step {
             Step::Receipt => Some(Point::Received),
-            // Once, and then the writer's own word is waited for.
-            Step::Load if self.confirmed => None,
+            Step::Load if self.confirmed && (self.resumed || !self.hears_resume()) => None,
+            Step::Load if self.confirmed => Some(Point::Resumed),
             Step::Load => Some(self.config.dialect.loaded(self.checkpoint <= 1).point()),
             Step::Resume => Some(Point::Resumed),
             Step::Suspend => Some(Point::Suspended),
             Step::Dirty => Some(Point::DirtyList),
             _ => None,
         }
+    }
+
+    /// Whether the secondary says that its guest runs again.
+    const fn hears_resume(&self) -> bool {
+        self.config.dialect.confirms_resume() && matches!(self.config.mode, Mode::LockStep)
     }
 
     /// Takes one event and adds what is to be done to `actions`, which the driver carries out in order.

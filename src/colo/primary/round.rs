@@ -3,7 +3,6 @@
 
 use super::event::{Action, Code};
 use super::{Pace, Phase, Primary};
-use crate::colo::config::Mode;
 use crate::colo::dialect::{Layout, Message};
 use crate::colo::fault::{Guest, Step};
 use crate::remus::{Level, Time, Timer};
@@ -18,6 +17,8 @@ impl Primary {
         self.last = Some(message.point());
         match step {
             Step::Receipt => self.go_to(Step::Load, now, out),
+            // It does not wait for our writer's word either.
+            Step::Load if self.confirmed => self.resumed = true,
             Step::Load => {
                 self.confirmed = true;
                 self.loaded(now, out);
@@ -95,6 +96,7 @@ impl Primary {
         self.transmitted = true;
         self.sent = false;
         self.confirmed = false;
+        self.resumed = false;
         let dialect = self.config.dialect;
         // The first image is a plain migration in every dialect.
         let announced = dialect.announces_state() && checkpoint > 1;
@@ -124,7 +126,7 @@ impl Primary {
         // What was sent before is part of the state that the secondary has now.
         out.push(Action::ReleaseHeld { up_to_epoch: self.checkpoint.saturating_sub(1) });
         self.resume(out);
-        if self.config.dialect.confirms_resume() && self.config.mode == Mode::LockStep {
+        if self.hears_resume() && !self.resumed {
             self.go_to(Step::Resume, now, out);
         } else {
             self.run(now, out);

@@ -21,8 +21,6 @@
 mod event;
 mod round;
 mod takeover;
-#[cfg(test)]
-mod tests;
 
 pub use event::{Action, Code, Command, End, Event, Notice};
 
