@@ -23,7 +23,10 @@ pub fn answer(link: Link, form: Form, mut watch: Watch) -> (Watch, io::Result<()
 
 fn answering(link: Link, form: Form, watch: &mut Watch) -> io::Result<()> {
     if form != Form::Qemu {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "only QEMU's own dialect can be answered: use --forward"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "only QEMU's own dialect can be answered: use --forward",
+        ));
     }
     let (mut from, mut to) = link.split();
     let probe = from.probe();

@@ -175,7 +175,9 @@ impl fmt::Display for Event {
             What::Message { name, size: Some(size) } => write!(f, "{name} {size}"),
             What::Message { name, size: None } => f.write_str(name),
             What::Ram { ram } => write!(f, "RAM: {}", pages(ram)),
-            What::State { ram, devices } if ram.sections > 0 => write!(f, "state: {}, {}", pages(ram), sections(devices)),
+            What::State { ram, devices } if ram.sections > 0 => {
+                write!(f, "state: {}, {}", pages(ram), sections(devices))
+            }
             What::State { devices, .. } => write!(f, "device state: {}", sections(devices)),
             What::Trouble { message } => write!(f, "error: {message}"),
             What::Again => f.write_str("understood again from here on"),

@@ -28,9 +28,14 @@ enum Forward {
     /// RAM up to its mark.
     Live,
     /// Device state of known size.
-    Sized { left: u64, held: Vec<u8> },
+    Sized {
+        left: u64,
+        held: Vec<u8>,
+    },
     /// RAM and device state of known size.
-    Whole { left: u64 },
+    Whole {
+        left: u64,
+    },
     /// RAM and device state up to the answer (COLO-Frame v8).
     Open,
     /// Not known.
@@ -264,7 +269,14 @@ impl Session {
     }
 
     /// Tells a message, and holds it against the one that is due.
-    fn step(&mut self, dialect: Dialect, side: Side, message: Message, offset: u64, out: &mut Out) -> Result<(), Trouble> {
+    fn step(
+        &mut self,
+        dialect: Dialect,
+        side: Side,
+        message: Message,
+        offset: u64,
+        out: &mut Out,
+    ) -> Result<(), Trouble> {
         let point = message.point();
         let direction = if side == Side::Primary { Direction::Forward } else { Direction::Back };
         let (octets, size) = match message {

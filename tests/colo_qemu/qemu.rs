@@ -52,7 +52,12 @@ impl Qemu {
             .args(["-accel", "tcg", "-M", "pc", "-m", "16", "-display", "none", "-nodefaults", "-vga", "none"])
             .args(["-drive", &format!("if=floppy,format=raw,readonly=on,file={}", disk.display())])
             .args(["-serial", &format!("unix:{}", serial_path.display())])
-            .args(["-chardev", &format!("socket,id=qmp,path={}", qmp_path.display()), "-mon", "chardev=qmp,mode=control"])
+            .args([
+                "-chardev",
+                &format!("socket,id=qmp,path={}", qmp_path.display()),
+                "-mon",
+                "chardev=qmp,mode=control",
+            ])
             .env("LD_PRELOAD", preload())
             .stdin(Stdio::null());
         if incoming {

@@ -255,7 +255,8 @@ mod tests {
 
     #[test]
     fn sizes_that_do_not_fit_are_refused() {
-        for (from, to) in [("46", "45"), ("\"cpu\"", "\"cpv\""), ("46", "18446744073709551615"), ("devices", "devises")] {
+        for (from, to) in [("46", "45"), ("\"cpu\"", "\"cpv\""), ("46", "18446744073709551615"), ("devices", "devises")]
+        {
             assert!(Devices::described(&state(&JSON.replace(from, to)), 0, true).is_err(), "{from} to {to}");
         }
     }

@@ -126,7 +126,10 @@ fn wrong_octets_are_told_with_offset_and_value() {
     assert!(matches!(wrong(start + 1, b"dam"), WalkError::Parts { name, .. } if name == "dam"));
     assert!(matches!(wrong(start + 11, &[5]), WalkError::RamVersion { value: 5, .. }));
     let list = start + 12;
-    assert_eq!(wrong(list + 6, &[0x50]), WalkError::BlockLength { offset: list as u64 + 8, length: 0x6000, left: 0x5000 });
+    assert_eq!(
+        wrong(list + 6, &[0x50]),
+        WalkError::BlockLength { offset: list as u64 + 8, length: 0x6000, left: 0x5000 }
+    );
     let part = find(&[2, 0, 0, 0, 2, 0]);
     assert_eq!(wrong(part + 4, &[3]), WalkError::SectionId { offset: part as u64, id: 3 });
     assert_eq!(wrong(part + 12, &[0xa]), WalkError::Flags { offset: part as u64 + 5, flags: 0xa });
