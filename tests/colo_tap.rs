@@ -104,7 +104,7 @@ fn recordings_of_a_real_qemu_are_walked_end_to_end() {
         assert!(report.valid, "{name}: {:?}", report.findings);
         assert!(report.checkpoints >= 10, "{name}");
         // Six messages a checkpoint, and checkpoint-ready.
-        assert!(report.records >= 1 + 6 * report.checkpoints, "{name}: {report:?}");
+        assert!(report.records > 6 * report.checkpoints, "{name}: {report:?}");
         let mut text = Vec::new();
         assert!(dump(&mut Reader::new(octets.as_slice()).unwrap(), false, true, &mut text).unwrap());
         let text = String::from_utf8(text).unwrap();
@@ -168,17 +168,18 @@ fn an_end_at_every_octet_of_a_round_is_told_as_what_it_is() {
 #[test]
 fn a_wrong_size_is_told_and_the_next_round_is_understood_again() {
     let (start, round) = third_round();
-    let cases: [(fn(u64) -> u64, &str); 3] = [
-        (|_| 1 << 63, "vmstate-size 0x8000000000000000, at most"),
-        (|size| size + 1, "vmstate-received while 1 octets of the state are still to come"),
-        (|size| size - 1, "octets of state are not sections up to their end"),
+    let cases = [
+        (None, "vmstate-size 0x8000000000000000, at most"),
+        (Some(1), "vmstate-received while 1 octets of the state are still to come"),
+        (Some(-1), "octets of state are not sections up to their end"),
     ];
-    for (wrong, expected) in cases {
+    for (by, expected) in cases {
         let mut session = start.clone();
         let bad = changed(&round, |octets| {
             let at = size_at(octets);
             let size = u64::from_be_bytes(octets[at + 4..at + 12].try_into().unwrap());
-            octets.splice(at + 4..at + 12, wrong(size).to_be_bytes());
+            let wrong = by.map_or(1 << 63, |by| size.saturating_add_signed(by));
+            octets.splice(at + 4..at + 12, wrong.to_be_bytes());
         });
         let events = play(&mut session, &bad);
         let found = troubles(&events);

@@ -27,7 +27,7 @@ impl Drop for Running {
 /// The stream up to its first page: a header, and a RAM section with one block.
 fn head(pages: u64) -> Vec<u8> {
     let mut out = b"QEVM\0\0\0\x03\x01\0\0\0\x02\x03ram\0\0\0\0\0\0\0\x04".to_vec();
-    out.extend((pages * PAGE | 4).to_be_bytes());
+    out.extend((pages * PAGE + 4).to_be_bytes());
     out.extend(b"\x06pc.ram");
     out.extend((pages * PAGE).to_be_bytes());
     out.extend(8_u64.to_be_bytes());
@@ -40,7 +40,7 @@ fn send(mut to: TcpStream, pages: u64) -> std::io::Result<()> {
     to.write_all(&head(pages))?;
     let mut chunk = Vec::new();
     for page in 1..pages {
-        chunk.extend((page * PAGE | 0x28).to_be_bytes());
+        chunk.extend((page * PAGE + 0x28).to_be_bytes());
         chunk.extend([page as u8; PAGE as usize]);
         if chunk.len() >= 64 << 10 {
             to.write_all(&chunk)?;
