@@ -27,7 +27,7 @@ pub struct Args {
 
 /// Runs the command; false when the stream has an error or cannot be followed to its end.
 pub fn run(args: &Args) -> io::Result<bool> {
-    match recording::recognise(args.stream.open()?)? {
+    match recording::recognise(args.stream.open()?).map_err(|error| args.stream.named(error))? {
         Source::Stream(input) => one(args, input, args.stream.framing()),
         Source::Recording(reader) => recorded(args, args.stream.recording(reader)?),
     }
@@ -37,9 +37,9 @@ pub fn run(args: &Args) -> io::Result<bool> {
 fn recorded(args: &Args, mut reader: Reader<Box<dyn Read + Send>>) -> io::Result<bool> {
     if reader.form() != Form::Libxl {
         let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-        let good = recording::dump(&mut reader, args.json, args.verbose, &mut out)?;
+        let good = recording::dump(&mut reader, args.json, args.verbose, &mut out);
         out.flush()?;
-        return Ok(good);
+        return good.map_err(|error| args.stream.named(error));
     }
     let mut good = true;
     for (direction, mode) in [(Direction::Forward, Mode::Colo), (Direction::Back, Mode::Back)] {

@@ -40,7 +40,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
         complete: args.complete,
         ..Options::default()
     };
-    let reports = match recording::recognise(args.stream.open()?)? {
+    let reports = match recording::recognise(args.stream.open()?).map_err(|error| args.stream.named(error))? {
         Source::Stream(input) => vec![one(args, input, &options)?],
         Source::Recording(reader) => recorded(args, args.stream.recording(reader)?, &options)?,
     };
@@ -65,7 +65,7 @@ fn one(args: &Args, input: Input, options: &Options) -> io::Result<Report> {
 /// A recording: a session of QEMU's as a whole, of libxl's each direction by itself.
 fn recorded(args: &Args, mut reader: Reader<Box<dyn Read + Send>>, options: &Options) -> io::Result<Vec<Report>> {
     if reader.form() != Form::Libxl {
-        return Ok(vec![recording::verify(&mut reader)?]);
+        return Ok(vec![recording::verify(&mut reader).map_err(|error| args.stream.named(error))?]);
     }
     let ways = [(Direction::Forward, Mode::Colo), (Direction::Back, Mode::Back)];
     ways.into_iter()
