@@ -18,5 +18,6 @@ pub mod remus;
 pub mod replicate;
 pub mod save_helper;
 pub mod stream;
+pub mod tap;
 pub mod transport;
 pub mod witness;

@@ -1,11 +1,16 @@
 //! `xen-replicate dump`.
 
 use super::stream_options::StreamArgs;
+use crate::inspect::Input;
 use crate::inspect::dump::{Options, dump};
 use crate::inspect::progress::Progress;
-use crate::stream::Severity;
+use crate::inspect::recording::{self, OneWay, Source};
+use crate::stream::framer::Options as FramerOptions;
+use crate::stream::{Mode, Severity};
+use crate::tap::recording::Reader;
+use crate::tap::{Direction, Form};
 use clap::Args as ClapArgs;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Read, Write};
 
 /// Options of the command.
 #[derive(Debug, ClapArgs)]
@@ -22,13 +27,36 @@ pub struct Args {
 
 /// Runs the command; false when the stream has an error or cannot be followed to its end.
 pub fn run(args: &Args) -> io::Result<bool> {
-    let input = args.stream.open()?;
+    match recording::recognise(args.stream.open()?).map_err(|error| args.stream.named(error))? {
+        Source::Stream(input) => one(args, input, args.stream.framing()),
+        Source::Recording(reader) => recorded(args, args.stream.recording(reader)?),
+    }
+}
+
+/// A recording: a session of QEMU's event by event, of libxl's one direction behind the other.
+fn recorded(args: &Args, mut reader: Reader<Box<dyn Read + Send>>) -> io::Result<bool> {
+    if reader.form() != Form::Libxl {
+        let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+        let good = recording::dump(&mut reader, args.json, args.verbose, &mut out);
+        out.flush()?;
+        return good.map_err(|error| args.stream.named(error));
+    }
+    let mut good = true;
+    for (direction, mode) in [(Direction::Forward, Mode::Colo), (Direction::Back, Mode::Back)] {
+        let reader = args.stream.recording(args.stream.open()?.into_reader())?;
+        let input = Input::Compressed(Box::new(OneWay::new(reader, direction)));
+        good &= one(args, input, FramerOptions { mode: Some(mode), ..FramerOptions::default() })?;
+    }
+    Ok(good)
+}
+
+fn one(args: &Args, input: Input, framing: FramerOptions) -> io::Result<bool> {
     let stdout = io::stdout();
     // A bar would fight with the lines for the terminal.
     let mut progress = if stdout.is_terminal() { Progress::none() } else { Progress::new(input.len()) };
     let mut out = BufWriter::with_capacity(1 << 16, stdout.lock());
     let options = Options { json: args.json, verbose: args.verbose };
-    let dumped = dump(input, args.stream.framing(), options, &mut progress, &mut out);
+    let dumped = dump(input, framing, options, &mut progress, &mut out);
     drop(progress);
     out.flush()?;
     let dumped = dumped.map_err(|error| args.stream.named(error))?;

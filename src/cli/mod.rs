@@ -11,6 +11,7 @@ mod sim_client;
 mod stats;
 mod stream_options;
 mod table;
+mod tap;
 mod verify;
 
 use crate::demo;
@@ -45,6 +46,8 @@ enum Command {
     Receive(Box<receive::Args>),
     /// Ask or tell a side that protects or receives a domain
     Ctl(ctl::Args),
+    /// Pass on, record, answer or replay a COLO session of QEMU's
+    Tap(tap::Args),
     /// Watch a simulated guest survive the death of its host
     Demo(demo::Args),
     #[command(hide = true)]
@@ -68,6 +71,7 @@ pub fn run() -> ExitCode {
         Command::Remus(args) => remus::run(&args),
         Command::Receive(args) => receive::run(&args),
         Command::Ctl(args) => ctl::run(&args),
+        Command::Tap(args) => tap::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DemoPrimary(args) => demo::primary(&args),
         Command::DemoSecondary(args) => demo::secondary(&args),

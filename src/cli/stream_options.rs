@@ -3,8 +3,9 @@
 use crate::inspect::Input;
 use crate::stream::framer::Options;
 use crate::stream::{Mode, Start};
+use crate::tap::recording::Reader;
 use clap::{Args, ValueEnum};
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 /// Which stream, and what it is taken for.
@@ -56,6 +57,11 @@ impl StreamArgs {
     /// The error with the file's name.
     pub fn named(&self, error: io::Error) -> io::Error {
         io::Error::new(error.kind(), format!("{}: {error}", self.file.display()))
+    }
+
+    /// Opens a recording.
+    pub fn recording(&self, reader: Box<dyn Read + Send>) -> io::Result<Reader<Box<dyn Read + Send>>> {
+        Reader::new(reader).map_err(|error| io::Error::other(format!("{}: {error}", self.file.display())))
     }
 
     /// How to cut it into items.

@@ -1,10 +1,15 @@
 //! `xen-replicate verify`.
 
 use super::stream_options::StreamArgs;
+use crate::inspect::Input;
 use crate::inspect::progress::Progress;
+use crate::inspect::recording::{self, OneWay, Source};
 use crate::inspect::verify::{Options, Report, verify};
+use crate::stream::Mode;
+use crate::tap::recording::Reader;
+use crate::tap::{Direction, Form};
 use clap::Args as ClapArgs;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 
 /// Options of the command.
 #[derive(Debug, ClapArgs)]
@@ -35,19 +40,41 @@ pub fn run(args: &Args) -> io::Result<bool> {
         complete: args.complete,
         ..Options::default()
     };
-    let input = args.stream.open()?;
-    let mut progress = Progress::new(input.len());
-    let report = verify(input, &options, &mut progress).map_err(|error| args.stream.named(error))?;
-    drop(progress);
+    let reports = match recording::recognise(args.stream.open()?).map_err(|error| args.stream.named(error))? {
+        Source::Stream(input) => vec![one(args, input, &options)?],
+        Source::Recording(reader) => recorded(args, args.stream.recording(reader)?, &options)?,
+    };
     let mut out = BufWriter::new(io::stdout().lock());
-    if args.json {
-        serde_json::to_writer_pretty(&mut out, &report)?;
-        writeln!(out)?;
-    } else {
-        text(&report, &mut out)?;
+    for report in &reports {
+        if args.json {
+            serde_json::to_writer_pretty(&mut out, report)?;
+            writeln!(out)?;
+        } else {
+            text(report, &mut out)?;
+        }
     }
     out.flush()?;
-    Ok(report.valid)
+    Ok(reports.iter().all(|report| report.valid))
+}
+
+fn one(args: &Args, input: Input, options: &Options) -> io::Result<Report> {
+    let mut progress = Progress::new(input.len());
+    verify(input, options, &mut progress).map_err(|error| args.stream.named(error))
+}
+
+/// A recording: a session of QEMU's as a whole, of libxl's each direction by itself.
+fn recorded(args: &Args, mut reader: Reader<Box<dyn Read + Send>>, options: &Options) -> io::Result<Vec<Report>> {
+    if reader.form() != Form::Libxl {
+        return Ok(vec![recording::verify(&mut reader).map_err(|error| args.stream.named(error))?]);
+    }
+    let ways = [(Direction::Forward, Mode::Colo), (Direction::Back, Mode::Back)];
+    ways.into_iter()
+        .map(|(direction, mode)| {
+            let reader = args.stream.recording(args.stream.open()?.into_reader())?;
+            let input = Input::Compressed(Box::new(OneWay::new(reader, direction)));
+            one(args, input, &Options { mode: Some(mode), start: None, ..*options })
+        })
+        .collect()
 }
 
 fn text(report: &Report, out: &mut dyn Write) -> io::Result<()> {

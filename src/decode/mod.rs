@@ -39,6 +39,7 @@ pub mod hvm_params;
 pub mod msr;
 pub mod pv_vcpu;
 pub mod pv_words;
+pub mod qemu_stream;
 pub mod qevm;
 pub mod shared_info;
 pub mod tsc;

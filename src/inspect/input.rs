@@ -66,6 +66,15 @@ impl Input {
         })
     }
 
+    /// The stream from front to back.
+    pub fn into_reader(self) -> Box<dyn Read + Send> {
+        match self {
+            Input::Mapped(map) => Box::new(io::Cursor::new(map)),
+            Input::Pipe(pipe) => Box::new(pipe),
+            Input::Compressed(reader) => reader,
+        }
+    }
+
     /// Octets of the stream, where that is known before it has been read.
     pub fn len(&self) -> Option<u64> {
         match self {
@@ -105,6 +114,11 @@ impl Pipe {
         // Only pipes can be spliced from; without a sink the octets are read.
         pipe.sink = OpenOptions::new().write(true).open("/dev/null").ok();
         Ok(pipe)
+    }
+
+    /// The first octets, which have been looked at already: at most [`PEEK`].
+    pub(super) fn head(&self) -> &[u8] {
+        self.head.get(..self.len).unwrap_or_default()
     }
 
     /// Drops octets without copying them where the system can: pages of a pipe move to `/dev/null`. Gives how many there

@@ -2,6 +2,7 @@
 //!
 //! * [`input`] opens a file or a pipe, mapped where that can be, decompressed where it must be.
 //! * [`walk()`] drives the stream's walker over an input.
+//! * [`recording`] does both for sessions that the tap has recorded.
 //! * [`verify()`] holds a stream against every rule; [`dump()`] prints it record by record; [`stats()`] counts pages.
 
 pub mod body;
@@ -9,6 +10,7 @@ pub mod dump;
 pub mod input;
 mod mapped;
 pub mod progress;
+pub mod recording;
 pub mod stats;
 mod summary;
 mod text;

@@ -1,0 +1,144 @@
+//! `xen-replicate tap`.
+
+use crate::inspect::Input;
+use crate::tap::recording::Reader;
+use crate::tap::{Event, Form, Watch, answer, pass, replay};
+use crate::transport::{Address, Cancel, Listener, connect};
+use clap::{Args as ClapArgs, ValueEnum};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Options of the command.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// Where the primary connects to: tcp:ADDR:PORT or unix:PATH
+    #[arg(long, value_name = "ADDR", required_unless_present = "replay", conflicts_with = "replay")]
+    listen: Option<String>,
+    /// Where its secondary listens; without it, the tap is the secondary
+    #[arg(long, value_name = "ADDR", requires = "listen")]
+    forward: Option<String>,
+    /// Record both directions in a new file
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Be the primary of a recorded session
+    #[arg(long, value_name = "FILE", requires = "to")]
+    replay: Option<PathBuf>,
+    /// Where the secondary listens that the recording is played to
+    #[arg(long, value_name = "ADDR", requires = "replay")]
+    to: Option<String>,
+    /// The wire form
+    #[arg(long, value_enum, default_value_t = FormArg::Qemu, conflicts_with = "replay")]
+    dialect: FormArg,
+    /// One JSON object a line, with everything
+    #[arg(long)]
+    json: bool,
+    /// Addresses of private networks too, not only of this machine
+    #[arg(long)]
+    allow_private: bool,
+}
+
+/// The wire forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FormArg {
+    /// QEMU's messages of 32 bits
+    Qemu,
+    /// The earlier ones of 64 bits
+    FrameV8,
+    /// libxl's records: passed on and recorded
+    Libxl,
+}
+
+/// Runs the command; false when the session broke the protocol.
+pub fn run(args: &Args) -> io::Result<bool> {
+    match (&args.replay, &args.to, &args.listen) {
+        (Some(file), Some(to), _) => play(args, file, to),
+        (_, _, Some(listen)) => tap(args, listen),
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+fn address(args: &Args, text: &str) -> io::Result<Address> {
+    Address::parse(text, args.allow_private).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+}
+
+fn watch(args: &Args, form: Form) -> io::Result<Watch> {
+    let named = |error: io::Error, path: &Path| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let create = |path: &PathBuf| -> io::Result<File> {
+        OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| named(error, path))
+    };
+    Watch::new(form, args.record.as_ref().map(create).transpose()?, printer(args.json))
+}
+
+/// Prints events until nobody reads them any more.
+fn printer(json: bool) -> Box<dyn FnMut(&Event) + Send> {
+    let mut out = Some(io::stdout());
+    Box::new(move |event| {
+        let Some(stdout) = &mut out else { return };
+        let line = if json { serde_json::to_string(event).unwrap_or_default() } else { event.to_string() };
+        if writeln!(stdout, "{line}").and_then(|()| stdout.flush()).is_err() {
+            out = None;
+        }
+    })
+}
+
+fn tap(args: &Args, listen: &str) -> io::Result<bool> {
+    let form = match args.dialect {
+        FormArg::Qemu => Form::Qemu,
+        FormArg::FrameV8 => Form::FrameV8,
+        FormArg::Libxl => Form::Libxl,
+    };
+    if args.forward.is_none() && form != Form::Qemu {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "without --forward only --dialect qemu is answered"));
+    }
+    let forward = args.forward.as_ref().map(|text| address(args, text)).transpose()?;
+    let watch = watch(args, form)?;
+    let cancel = Cancel::new()?;
+    let listener = Listener::bind(&address(args, listen)?)?;
+    eprintln!("listening on {}", listener.address()?);
+    let (primary, primary_cancel) = listener.accept(&cancel)?;
+    drop(listener);
+    let (watch, result) = match forward {
+        Some(forward) => {
+            let secondary = connect(&forward, &cancel)
+                .map_err(|error| io::Error::new(error.kind(), format!("{forward}: {error}")))?;
+            pass::pass(primary, secondary, &[primary_cancel, cancel], watch)
+        }
+        None => answer::answer(primary, form, watch),
+    };
+    summary(&watch);
+    result.map(|()| watch.errors() == 0)
+}
+
+fn summary(watch: &Watch) {
+    use crate::tap::Direction::{Back, Forward};
+    let session = &watch.session;
+    eprintln!(
+        "{} checkpoints, {} octets forward, {} back, {} errors",
+        session.checkpoints(),
+        session.octets(Forward),
+        session.octets(Back),
+        watch.errors()
+    );
+}
+
+fn play(args: &Args, file: &Path, to: &str) -> io::Result<bool> {
+    let named = |error: &dyn std::fmt::Display| io::Error::other(format!("{}: {error}", file.display()));
+    let open = || -> io::Result<_> {
+        let input = Input::open(file).map_err(|error| named(&error))?;
+        Reader::new(input.into_reader()).map_err(|error| named(&error))
+    };
+    let to = address(args, to)?;
+    let entries = replay::whole_rounds(&mut open()?).map_err(|error| named(&error))?;
+    let mut reader = open()?;
+    let mut watch = watch(args, reader.form())?;
+    let link = connect(&to, &Cancel::new()?).map_err(|error| io::Error::new(error.kind(), format!("{to}: {error}")))?;
+    let result = replay::replay(&mut reader, entries, link, &mut watch, &mut |session| {
+        eprintln!("played: the secondary stands behind checkpoint {}", session.checkpoints());
+    });
+    summary(&watch);
+    match result {
+        Ok(()) => Ok(watch.errors() == 0),
+        Err(error) => Err(named(&error)),
+    }
+}

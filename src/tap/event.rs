@@ -1,0 +1,188 @@
+//! What a session is made of, for people and for programs.
+#![forbid(unsafe_code)]
+
+use super::recording::Direction;
+use crate::colo::wire::WireError;
+use crate::decode::qemu_stream::{Devices, Extents, Ram, WalkError};
+use serde::Serialize;
+use std::fmt;
+use std::time::Duration;
+use thiserror::Error;
+
+/// Something that was seen in a session.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Event {
+    /// Who sent it.
+    pub direction: Direction,
+    /// Since the session began.
+    pub at: Duration,
+    /// Since the event before.
+    pub since: Duration,
+    /// Where it begins in its direction.
+    pub offset: u64,
+    /// Its octets.
+    pub octets: u64,
+    /// What it is.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// The kinds of events.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum What {
+    /// The first image, whole.
+    Image {
+        /// Its pages.
+        ram: Ram,
+        /// Its devices.
+        devices: Devices,
+    },
+    /// A sync point.
+    Message {
+        /// Its name in the dialect.
+        name: &'static str,
+        /// What vmstate-size says.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        size: Option<u64>,
+    },
+    /// The RAM of a checkpoint, whole.
+    Ram {
+        /// Its pages.
+        ram: Ram,
+    },
+    /// The sized state of a checkpoint, whole: the devices, and in the older layout also RAM.
+    State {
+        /// The pages in it.
+        ram: Ram,
+        /// The devices.
+        devices: Devices,
+    },
+    /// What does not belong there.
+    Trouble {
+        /// What is wrong.
+        message: String,
+    },
+    /// The primary's octets are understood again.
+    Again,
+    /// The direction ended, at a place where it may.
+    End,
+    /// The direction ended inside of something, as when its sender dies.
+    Broken {
+        /// Inside of what.
+        inside: &'static str,
+    },
+}
+
+impl What {
+    /// Whether it breaks the protocol.
+    pub const fn is_error(&self) -> bool {
+        matches!(self, What::Trouble { .. })
+    }
+}
+
+/// Why a session's octets are not understood.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Trouble {
+    /// The migration stream.
+    #[error("{0}")]
+    Walk(#[from] WalkError),
+    /// A message.
+    #[error("{0}")]
+    Wire(#[from] WireError),
+    /// Not the message that is due.
+    #[error("{got} at offset {offset}, where {expected} is due")]
+    Step {
+        /// What came.
+        got: &'static str,
+        /// Where.
+        offset: u64,
+        /// What should have.
+        expected: &'static str,
+    },
+    /// An answer before what it answers was whole.
+    #[error("{got} while {left} octets of the state are still to come")]
+    Early {
+        /// The answer.
+        got: &'static str,
+        /// Octets.
+        left: u64,
+    },
+    /// An octet behind vmstate-send that begins neither RAM nor vmstate-size.
+    #[error("offset {offset}: {value:#x} begins neither RAM nor vmstate-size")]
+    AfterSend {
+        /// Of the octet.
+        offset: u64,
+        /// Its value.
+        value: u8,
+    },
+    /// A size over every bound.
+    #[error("offset {offset}: vmstate-size {value:#x}, at most {most:#x}")]
+    Size {
+        /// Of the message.
+        offset: u64,
+        /// What it says.
+        value: u64,
+        /// The bound.
+        most: u64,
+    },
+    /// A state that does not end as long as vmstate-size says.
+    #[error("offset {offset}: {octets} octets of state are not sections up to their end")]
+    State {
+        /// Of the state.
+        offset: u64,
+        /// Its octets.
+        octets: u64,
+    },
+    /// The primary spoke when it should have been silent: octets in front of an answer of which it did not know.
+    #[error("offset {offset}: {octets} octets of the primary's in front of {answer}")]
+    Unasked {
+        /// Of the first.
+        offset: u64,
+        /// How many.
+        octets: u64,
+        /// The answer.
+        answer: &'static str,
+    },
+}
+
+fn pages(ram: &Ram) -> String {
+    let kinds = [(ram.full, "full"), (ram.zero, "zero"), (ram.xbzrle, "xbzrle"), (ram.compressed, "compressed")];
+    let kinds: Vec<_> = kinds.iter().filter(|kind| kind.0 > 0).map(|(count, name)| format!("{count} {name}")).collect();
+    let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
+    format!("{} RAM pages{kinds}", ram.pages())
+}
+
+fn sections(devices: &Devices) -> String {
+    let how = match (devices.complete, devices.extents) {
+        (true, Extents::Description) => "by description",
+        (true, Extents::Inference) => "by inference",
+        (false, _) => "as far as they are certain",
+    };
+    format!("{} device sections {how}", devices.sections.len())
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let arrow = match self.direction {
+            Direction::Forward => "->",
+            Direction::Back => "<-",
+        };
+        let (at, since) = (self.at.as_secs_f64(), self.since.as_secs_f64());
+        write!(f, "{at:>10.6} {since:>+10.6} {arrow} {:>12} {:>10}  ", self.offset, self.octets)?;
+        match &self.what {
+            What::Image { ram, devices } => write!(f, "image: {}, {}", pages(ram), sections(devices)),
+            What::Message { name, size: Some(size) } => write!(f, "{name} {size}"),
+            What::Message { name, size: None } => f.write_str(name),
+            What::Ram { ram } => write!(f, "RAM: {}", pages(ram)),
+            What::State { ram, devices } if ram.sections > 0 => {
+                write!(f, "state: {}, {}", pages(ram), sections(devices))
+            }
+            What::State { devices, .. } => write!(f, "device state: {}", sections(devices)),
+            What::Trouble { message } => write!(f, "error: {message}"),
+            What::Again => f.write_str("understood again from here on"),
+            What::End => f.write_str("end"),
+            What::Broken { inside } => write!(f, "end inside of {inside}"),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! A tap on a COLO session: between a QEMU primary and its secondary, or in the place of either.
+//!
+//! * [`session`] - the octets of both directions to [`event`]s;
+//! * [`recording`] - the file of a session;
+//! * [`pass`] - between the two: every octet passed on, unchanged;
+//! * [`answer`] - in the place of the secondary: the answers that a primary waits for;
+//! * [`replay`] - in the place of the primary: a recording played to a secondary, in step with its answers.
+#![forbid(unsafe_code)]
+
+pub mod answer;
+pub mod event;
+pub mod pass;
+pub mod recording;
+pub mod replay;
+pub mod session;
+mod watch;
+
+pub use event::{Event, What};
+pub use recording::{Direction, Form};
+pub use session::Session;
+pub use watch::Watch;
+
+/// Octets read at once.
+const CHUNK: usize = 256 << 10;

@@ -1,0 +1,51 @@
+//! A boot sector that counts: eight hexadecimal digits and a newline on the first serial port, again and again.
+
+/// 16-bit code for 0x7c00. The count lives in a register, the digits go over the stack: both CPU and RAM have to survive.
+const CODE: &[u8] = &[
+    0xfa, // cli
+    0x31, 0xc0, // xor ax, ax
+    0x8e, 0xd0, // mov ss, ax
+    0xbc, 0x00, 0x7c, // mov sp, 0x7c00
+    0x66, 0x31, 0xdb, // xor ebx, ebx
+    // count (0x0b):
+    0x66, 0x43, // inc ebx
+    0x66, 0x89, 0xd8, // mov eax, ebx
+    0xb9, 0x08, 0x00, // mov cx, 8
+    // digit (0x13):
+    0x66, 0xc1, 0xc0, 0x04, // rol eax, 4
+    0x66, 0x50, // push eax
+    0x24, 0x0f, // and al, 15
+    0x04, 0x30, // add al, '0'
+    0x3c, 0x39, // cmp al, '9'
+    0x76, 0x02, // jbe over the next
+    0x04, 0x27, // add al, 'a' - '9' - 1
+    0xe8, 0x15, 0x00, // call put
+    0x66, 0x58, // pop eax
+    0xe2, 0xe9, // loop digit
+    0xb0, 0x0a, // mov al, 10
+    0xe8, 0x0c, 0x00, // call put
+    0x66, 0xba, 0xe0, 0x93, 0x04, 0x00, // mov edx, 300000
+    0x66, 0x4a, // dec edx
+    0x75, 0xfc, // jnz to the dec
+    0xeb, 0xd0, // jmp count
+    // put (0x3b):
+    0x52, // push dx
+    0x50, // push ax
+    0xba, 0xfd, 0x03, // mov dx, 0x3fd: line status
+    0xec, // in al, dx
+    0xa8, 0x20, // test al, 0x20: room for an octet
+    0x74, 0xfb, // jz to the in
+    0x58, // pop ax
+    0xba, 0xf8, 0x03, // mov dx, 0x3f8
+    0xee, // out dx, al
+    0x5a, // pop dx
+    0xc3, // ret
+];
+
+/// A floppy disk's image with that sector.
+pub fn disk() -> Vec<u8> {
+    let mut disk = vec![0; 1_474_560];
+    disk[..CODE.len()].copy_from_slice(CODE);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk
+}
