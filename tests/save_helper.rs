@@ -2,21 +2,18 @@
 //! through the library of `tests/standin`.
 //!
 //! ```text
-//! cargo test --test save_helper -- --ignored
+//! cargo test --features xen --test save_helper -- --ignored
 //! ```
 //!
 //! The first run downloads Debian's packages and builds the stand-in (`tests/standin/setup`); it needs Debian 12.
 
-#[cfg(feature = "xen")]
 #[path = "save_helper/bad.rs"]
 mod bad;
 #[path = "save_helper/colo.rs"]
 mod colo;
-#[cfg(feature = "xen")]
 mod common;
 #[path = "save_helper/control.rs"]
 mod control;
-#[cfg(feature = "xen")]
 #[path = "save_helper/driver.rs"]
 mod driver;
 #[path = "save_helper/helper.rs"]
@@ -27,18 +24,14 @@ mod home;
 mod live;
 #[path = "save_helper/message.rs"]
 mod message;
-#[cfg(feature = "xen")]
 #[path = "save_helper/ours.rs"]
 mod ours;
 #[path = "save_helper/plain.rs"]
 mod plain;
-#[cfg(feature = "xen")]
 #[path = "save_helper/pv.rs"]
 mod pv;
-#[cfg(feature = "xen")]
 #[path = "save_helper/pv_bad.rs"]
 mod pv_bad;
-#[cfg(feature = "xen")]
 #[path = "save_helper/pv_home.rs"]
 mod pv_home;
 #[path = "save_helper/remus.rs"]

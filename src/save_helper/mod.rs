@@ -29,6 +29,7 @@ pub mod callbacks;
 pub mod child;
 pub mod driver;
 pub mod failure;
+pub mod halves;
 pub mod message;
 pub mod parent;
 pub mod restore;
