@@ -8,7 +8,6 @@ use super::abort::{self, Abort, Waiting};
 use super::arguments::{Command, Restore, Save, StreamType};
 use super::callbacks::{CallbackError, Libxl, Outbox, PROGRAM, PipeLog};
 use super::failure::Failure;
-use super::halves::Halves;
 use super::message::Level;
 use super::{restore, save};
 use crate::hypervisor::{self, RestoreDomain, SaveDomain};
@@ -167,7 +166,7 @@ fn run_restore<D: RestoreDomain>(
 ) -> Result<(u64, u64), Failure> {
     let Opened { mut domain, nr_pfns, .. } = open(command)?;
     let options = Options { nr_pfns, rings: restore.rings, ..Options::default() };
-    let restored = restore::restore(&mut domain, libxl, Halves::new(stream), back, restore, options)?;
+    let restored = restore::restore(&mut domain, libxl, stream, back, restore, options)?;
     match restored.verified {
         Some(found) if found.different > 0 => {
             log::warn!("VERIFY: {} of {} pages differ", found.different, found.pages);

@@ -29,7 +29,6 @@ pub mod callbacks;
 pub mod child;
 pub mod driver;
 pub mod failure;
-pub mod halves;
 pub mod message;
 pub mod parent;
 pub mod restore;
