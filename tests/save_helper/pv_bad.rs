@@ -1,11 +1,11 @@
 //! Bad PV streams into our helper: an error that says what is wrong, and no more memory than what was sent is worth.
 
-use crate::helper::{Helper, PLAIN};
-use crate::home::{Home, Program};
+use crate::helper::{Ended, Helper, PLAIN};
+use crate::home::Program;
 use crate::message::Message;
 use crate::pv_home::{configs, empty_home};
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 use xen_replicate::stream::Mode;
 use xen_replicate::stream::handover::LibxcWriter;
 use xen_replicate::stream::libxc::{
@@ -34,47 +34,23 @@ fn stream(start: u32, end: u32, frames: &[u64], page: Option<(PageEntry, u64)>) 
     out
 }
 
-/// The most memory, in KiB, that any process of a home has had: they have the stand-in's configuration in their environment.
-fn peak(home: &Home) -> u64 {
-    let mark = home.path("standin.json");
-    let mut peak = 0;
-    for process in fs::read_dir("/proc").unwrap().flatten() {
-        let environment = fs::read(process.path().join("environ")).unwrap_or_default();
-        if !environment.windows(mark.as_os_str().len()).any(|part| part == mark.as_os_str().as_bytes()) {
-            continue;
-        }
-        let status = fs::read_to_string(process.path().join("status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        peak = peak.max(number.unwrap_or(0));
-    }
-    peak
-}
-
 /// What our helper says of a stream before it completes, its errno, and its peak of memory in KiB.
 fn refused(stream: &[u8]) -> (String, i32, u64) {
     let [config, ..] = configs();
     let home = empty_home(&config, Program::Ours);
     let path = home.path("stream");
     fs::write(&path, stream).unwrap();
-    let mut memory = 0;
-    let outcome = Helper::restore(&home, &path, None, PLAIN).run(|message, _| {
-        if matches!(message, Message::Complete { .. }) {
-            memory = peak(&home);
-        }
-        // libxl makes up the CPU policy, which these streams have not.
-        matches!(message, Message::StaticDataDone { .. }).then_some(0)
-    });
-    assert_eq!(outcome.retval, -1, "{outcome:?}");
-    let said = outcome.messages.iter().filter_map(|message| match message {
+    let helper = Helper::restore(&home, &path, None, PLAIN);
+    // libxl makes up the CPU policy, which these streams have not.
+    let Ended { result, messages, peak_kib } = helper
+        .try_run(Duration::from_secs(100), |message, _| matches!(message, Message::StaticDataDone { .. }).then_some(0));
+    let (end, _) = result.unwrap();
+    assert_eq!(end.retval, -1, "{messages:?}");
+    let said = messages.iter().filter_map(|message| match message {
         Message::Log { text } => Some(text.as_str()),
         _ => None,
     });
-    let errno = outcome.messages.iter().find_map(|message| match message {
-        Message::Complete { errno, .. } => Some(*errno),
-        _ => None,
-    });
-    (said.collect::<Vec<_>>().join("\n"), errno.unwrap_or_default(), memory)
+    (said.collect::<Vec<_>>().join("\n"), end.errno, peak_kib)
 }
 
 #[test]
