@@ -26,9 +26,10 @@ pub(super) const MOST_MIB: u64 = 1 << 20;
 /// What both sides of a protection can be told.
 #[derive(Debug, Clone, Args)]
 pub struct ProtectionArgs {
-    /// Whose guest it is; `sim`, the simulated guest, is the only one of this version
-    #[arg(long, value_enum, value_name = "NAME", default_value = "sim")]
-    pub backend: Backend,
+    /// Whose guest it is: this host's hypervisor, or `sim`, the simulated guest [default: xen on a Xen host, where this build has
+    /// it, else sim]
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub backend: Option<Backend>,
     /// Steps a second of the simulated guest's program; 0: as fast as it can
     #[arg(long, value_name = "N", default_value_t = 2000)]
     pub sim_steps: u32,
@@ -107,6 +108,20 @@ pub struct ProtectionArgs {
 pub enum Backend {
     /// The simulated guest
     Sim,
+    /// A domain of this host's Xen
+    #[cfg(feature = "xen")]
+    Xen,
+}
+
+impl Backend {
+    /// The one to use where the operator does not say.
+    pub(super) fn of_this_host() -> Self {
+        #[cfg(feature = "xen")]
+        if std::path::Path::new("/dev/xen/privcmd").exists() {
+            return Backend::Xen;
+        }
+        Backend::Sim
+    }
 }
 
 /// [`Rule`], as it is typed.
@@ -228,7 +243,12 @@ impl ProtectionArgs {
         }
     }
 
-    /// Where the guest lives.
+    /// Whose guest it is.
+    pub fn whose(&self) -> Backend {
+        self.backend.unwrap_or_else(Backend::of_this_host)
+    }
+
+    /// Where a simulated guest lives.
     pub fn backend(&self) -> sim::Backend {
         sim::Backend {
             steps: NonZeroU32::new(self.sim_steps),

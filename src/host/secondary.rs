@@ -127,7 +127,7 @@ pub(super) fn live(survivor: Survivor<crate::hypervisor::sim::SimDomain>, job: &
         job.protection.domain,
         lost.elapsed().as_secs_f64() * 1e3,
     );
-    let ended = primary::protect(
+    let ended = primary::protect_simulated(
         guest,
         primary::Job {
             protection: job.protection.clone(),
@@ -137,6 +137,7 @@ pub(super) fn live(survivor: Survivor<crate::hypervisor::sim::SimDomain>, job: &
             pacing: job.pacing,
             staging_limit: job.staging_limit,
             config,
+            libxc: crate::libxc::save::Options::default(),
             once: false,
             failpoints: Failpoints::default(),
         },
