@@ -113,17 +113,6 @@ pub enum Backend {
     Xen,
 }
 
-impl Backend {
-    /// The one to use where the operator does not say.
-    pub(super) fn of_this_host() -> Self {
-        #[cfg(feature = "xen")]
-        if std::path::Path::new("/dev/xen/privcmd").exists() {
-            return Backend::Xen;
-        }
-        Backend::Sim
-    }
-}
-
 /// [`Rule`], as it is typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RuleArg {
@@ -211,6 +200,9 @@ impl ProtectionArgs {
     /// As for [`ProtectionArgs::rule`].
     pub fn remote_command(&self, domain: &str) -> Result<String, String> {
         let mut command = format!("xen-replicate receive --domain {} --rule {}", quoted(domain), self.rule()?);
+        if let Some(backend) = self.backend.as_ref().and_then(ValueEnum::to_possible_value) {
+            command.push_str(&format!(" --backend {}", backend.get_name()));
+        }
         if let Some(directory) = &self.witness {
             // The other process has another working directory.
             let directory = std::path::absolute(directory).map_err(|error| format!("--witness: {error}"))?;
@@ -243,9 +235,11 @@ impl ProtectionArgs {
         }
     }
 
-    /// Whose guest it is.
-    pub fn whose(&self) -> Backend {
-        self.backend.unwrap_or_else(Backend::of_this_host)
+    /// Whether the guest is a domain of this host's Xen: as the operator says, else wherever there is a Xen.
+    #[cfg(feature = "xen")]
+    pub fn is_xens(&self) -> bool {
+        self.backend
+            .map_or_else(|| std::path::Path::new("/dev/xen/privcmd").exists(), |backend| backend == Backend::Xen)
     }
 
     /// Where a simulated guest lives.

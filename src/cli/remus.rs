@@ -2,7 +2,7 @@
 
 use super::endpoint::{self, Reach, SSH_COMMAND};
 use super::live;
-use super::protection::{Backend as Whose, ProtectionArgs, ms};
+use super::protection::{ProtectionArgs, ms};
 use crate::host::Protection;
 use crate::host::operator::Desk;
 use crate::host::primary::{Job, protect_simulated};
@@ -199,7 +199,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
         return Err(usage(text));
     }
     #[cfg(feature = "xen")]
-    if args.protection.whose() == Whose::Xen {
+    if args.protection.is_xens() {
         return super::xen::remus(args, config);
     }
     if args.netbuf_script.is_some() {

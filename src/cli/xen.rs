@@ -1,12 +1,16 @@
-//! `remus` of a domain of this host's Xen.
+//! `remus` and `receive` of a domain of this host's Xen.
 
-use super::live;
 use super::remus::{Args, is_gone};
+use super::{live, receive};
+
 use crate::host::operator::Desk;
 use crate::host::primary::protect;
-use crate::host::xen::{self, Options};
+use crate::host::xen::incoming::Incoming;
+use crate::host::xen::receiver::Way;
+use crate::host::xen::{self, Options, XenHome};
 use crate::remus::Config;
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Protects a domain. True when it is gone from here at the end.
@@ -25,8 +29,7 @@ pub(super) fn remus(args: &Args, config: Config) -> io::Result<bool> {
     let protection = args.protection.protection(&name, config);
     let desk = Desk::new(&name)?;
     let office = desk.open(args.protection.control_path(&name)?.as_deref(), false)?;
-    let options =
-        Options { patience: Duration::from_secs(args.suspend_timeout), unbuffered: args.no_network_buffer };
+    let options = Options { patience: Duration::from_secs(args.suspend_timeout), unbuffered: args.no_network_buffer };
     let guest = xen::house(identity, &options).map_err(io::Error::other)?;
     log::info!("{name}: domain {}, a {} guest", guest.identity.domid, guest.identity.kind);
     let job = args.job(protection, guest.config, guest.libxc)?;
@@ -38,4 +41,25 @@ pub(super) fn remus(args: &Args, config: Config) -> io::Result<bool> {
     drop(domain);
     xen::leave(how, &guest.identity)?;
     Ok(is_gone(how))
+}
+
+/// Where xl-plugin/install.sh puts the save helper.
+const INSTALLED: &str = "/usr/local/lib/xen-replicate/xen-replicate-save-helper";
+
+/// Where copies of real domains are kept.
+///
+/// # Errors
+/// What is wrong, with the option's name.
+pub(super) fn home(args: &receive::Args) -> Result<XenHome, String> {
+    if args.domain_memory.is_some() {
+        return Err("--domain-memory is for --backend sim: libxl says how much memory a domain has".into());
+    }
+    let beside = || {
+        let program = std::env::current_exe().ok()?;
+        Some(program.with_file_name("xen-replicate-save-helper")).filter(|helper| helper.is_file())
+    };
+    let helper = args.save_helper.clone().or_else(beside).unwrap_or_else(|| PathBuf::from(INSTALLED));
+    let way = Way { command: args.receiver.clone(), helper };
+    let options = Options { patience: crate::toolstack::life::PATIENCE, unbuffered: false };
+    Ok(XenHome { incoming: Incoming::new(args.domain.clone(), way), options })
 }

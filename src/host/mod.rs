@@ -8,7 +8,7 @@
 //! | `digests.rs` | what a guest was at each checkpoint, for tests |
 //! | `operator.rs` | the control socket and signals, whoever is in charge of the domain |
 //! | `sim.rs` | the backend: simulated guests, their cables |
-//! | `xen.rs` | the backend: domains of this host's Xen |
+//! | `xen/` | the backend: domains of this host's Xen |
 
 pub mod bare;
 pub mod digests;

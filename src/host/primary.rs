@@ -5,12 +5,12 @@ use super::operator::Desk;
 use super::sim::Guest;
 use crate::hypervisor::sim::Runner;
 use crate::hypervisor::{DeviceModel, OutputBuffer, SaveDomain};
-use crate::{libxc, libxl};
 use crate::remus::Generation;
 use crate::remus::pacing::Pacing;
 use crate::replicate::failpoint::Failpoints;
 use crate::replicate::primary::{Driver, Ended, Ending, Observer, Resolve, Settings, Trouble};
 use crate::transport::Address;
+use crate::{libxc, libxl};
 
 /// How to protect.
 pub struct Job {

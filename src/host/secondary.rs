@@ -1,29 +1,47 @@
 //! `receive`: a copy of another host's domain, and its life after a failover.
 
 use super::Protection;
-use super::digests::Digests;
 use super::operator::Desk;
 use super::primary;
-use super::sim::{self, Backend, SimTarget};
-use crate::hypervisor::Domain;
 use crate::libxl::restore::Options;
 use crate::remus::pacing::Pacing;
 use crate::replicate::failpoint::Failpoints;
 use crate::replicate::link::Record;
 use crate::replicate::primary::{Ending, Resolve};
-use crate::replicate::secondary::{Driver, End, Outcome, Settings, Survivor};
+use crate::replicate::secondary::{Copies, Driver, End, Outcome, Settings, Survivor};
 use crate::transport::{Cancel, Link, Listener};
 use std::io;
 use std::path::PathBuf;
 
+/// A backend's part: where copies are kept, and where a survivor lives.
+pub trait Home {
+    /// What makes the copies.
+    type Copies: Copies;
+
+    /// A maker of copies, for one session.
+    fn copies(&self) -> Self::Copies;
+
+    /// A survivor's life on this host: lets it run, calls `tell` then, and has it be a primary, by `job` with what of that is the
+    /// backend's filled in.
+    ///
+    /// # Errors
+    /// The domain cannot be had, or what the primary failed with.
+    fn live(
+        &self,
+        domain: <Self::Copies as Copies>::Domain,
+        checkpoint: u64,
+        job: primary::Job,
+        desk: &Desk,
+        tell: &dyn Fn(),
+    ) -> io::Result<Ending>;
+}
+
 /// How to receive.
-pub struct Job {
+pub struct Job<H> {
     /// Who may be active alone.
     pub protection: Protection,
-    /// Where simulated guests live.
-    pub backend: Backend,
-    /// What images are restored into.
-    pub target: SimTarget,
+    /// Whose guest it is.
+    pub home: H,
     /// How to restore.
     pub restore: Options,
     /// Where to keep the streams.
@@ -38,8 +56,6 @@ pub struct Job {
     pub staging_limit: u64,
     /// Where tests let this process die.
     pub failpoints: Failpoints,
-    /// Where to keep sums of the survivor's state, and of its checkpoints.
-    pub digests: Option<PathBuf>,
 }
 
 /// Where primaries come from.
@@ -56,7 +72,7 @@ pub enum Source {
 ///
 /// # Errors
 /// What the last session, or the survivor, failed with.
-pub fn receive(source: Source, job: &Job, desk: &Desk) -> io::Result<bool> {
+pub fn receive<H: Home>(source: Source, job: &Job<H>, desk: &Desk) -> io::Result<bool> {
     log::info!("{}: {}", job.protection.domain, job.protection.rule_in_words());
     let mut record = job.record.clone().map(Record::new);
     let listener = match source {
@@ -89,8 +105,14 @@ enum Served {
     Survived(bool),
 }
 
-fn one(link: Link, cancel: Cancel, job: &Job, record: &mut Option<Record>, desk: &Desk) -> io::Result<Served> {
-    let driver = Driver::<SimTarget>::default();
+fn one<H: Home>(
+    link: Link,
+    cancel: Cancel,
+    job: &Job<H>,
+    record: &mut Option<Record>,
+    desk: &Desk,
+) -> io::Result<Served> {
+    let driver = Driver::<H::Copies>::default();
     desk.assign(driver.handle());
     let settings = Settings {
         domain: job.protection.domain.clone(),
@@ -102,7 +124,7 @@ fn one(link: Link, cancel: Cancel, job: &Job, record: &mut Option<Record>, desk:
         on_checkpoint: None,
         failpoints: job.failpoints.clone(),
     };
-    let outcome = driver.run(link, cancel, job.target.clone(), settings);
+    let outcome = driver.run(link, cancel, job.home.copies(), settings);
     desk.retire(None);
     match outcome.map_err(io::Error::other)? {
         Outcome::Ended(End::Dismissed | End::Stopped) => Ok(Served::Well),
@@ -112,38 +134,32 @@ fn one(link: Link, cancel: Cancel, job: &Job, record: &mut Option<Record>, desk:
 }
 
 /// The guest's life on this host.
-pub(super) fn live(survivor: Survivor<crate::hypervisor::sim::SimDomain>, job: &Job, desk: &Desk) -> io::Result<bool> {
-    let Survivor { mut domain, checkpoint, generation, lost } = survivor;
-    let config = sim::xl_config(domain.config());
-    let mut digests = job.digests.as_deref().map(|path| Digests::open(path, true)).transpose()?;
-    if let Some(digests) = &mut digests {
-        digests.survivor(checkpoint, &domain)?;
-    }
-    domain.unpause().map_err(io::Error::other)?;
-    let guest = job.backend.house(domain).map_err(io::Error::other)?;
-    log::warn!(
-        "{}: the guest runs here, from checkpoint {checkpoint}, {:.1} ms after the primary counted as lost; {generation}. \
-         It is UNPROTECTED: ctl protect HOST",
-        job.protection.domain,
-        lost.elapsed().as_secs_f64() * 1e3,
-    );
-    let ended = primary::protect_simulated(
-        guest,
-        primary::Job {
-            protection: job.protection.clone(),
-            generation,
-            to: None,
-            resolve: (job.resolve)(),
-            pacing: job.pacing,
-            staging_limit: job.staging_limit,
-            config,
-            libxc: crate::libxc::save::Options::default(),
-            once: false,
-            failpoints: Failpoints::default(),
-        },
-        desk,
-        digests,
-    );
-    let how = ended.map_err(io::Error::other)?;
+pub(super) fn live<H: Home>(
+    survivor: Survivor<<H::Copies as Copies>::Domain>,
+    job: &Job<H>,
+    desk: &Desk,
+) -> io::Result<bool> {
+    let Survivor { domain, checkpoint, generation, lost } = survivor;
+    let tell = || {
+        log::warn!(
+            "{}: the guest runs here, from checkpoint {checkpoint}, {:.1} ms after the primary counted as lost; \
+             {generation}. It is UNPROTECTED: ctl protect HOST",
+            job.protection.domain,
+            lost.elapsed().as_secs_f64() * 1e3,
+        );
+    };
+    let next = primary::Job {
+        protection: job.protection.clone(),
+        generation,
+        to: None,
+        resolve: (job.resolve)(),
+        pacing: job.pacing,
+        staging_limit: job.staging_limit,
+        config: String::new(),
+        libxc: crate::libxc::save::Options::default(),
+        once: false,
+        failpoints: Failpoints::default(),
+    };
+    let how = job.home.live(domain, checkpoint, next, desk, &tell)?;
     Ok(matches!(how, Ending::SwitchedOver | Ending::Stopped))
 }

@@ -131,7 +131,9 @@ impl Life {
 
     fn unanswered(&self, what: &str) -> Error {
         let Life { domid, kind, patience, .. } = self;
-        Error::Toolstack(format!("domain {domid}: the {kind} guest did not {what} the request to suspend in {patience:?}"))
+        Error::Toolstack(format!(
+            "domain {domid}: the {kind} guest did not {what} the request to suspend in {patience:?}"
+        ))
     }
 
     fn resume(&mut self) -> Result<()> {

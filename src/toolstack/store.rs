@@ -377,10 +377,8 @@ mod tests {
 
     #[test]
     fn refusals_and_garbage_are_errors() {
-        let (mut session, server) = xenstored(vec![
-            (18, b"1\0", vec![(16, b"EINVAL\0")]),
-            (18, b"2\0", vec![(4, b"OK\0")]),
-        ]);
+        let (mut session, server) =
+            xenstored(vec![(18, b"1\0", vec![(16, b"EINVAL\0")]), (18, b"2\0", vec![(4, b"OK\0")])]);
         let refused = session.resumed(1).unwrap_err();
         assert!(refused.kind() == ErrorKind::InvalidInput && refused.to_string().contains("EINVAL"));
         assert_eq!(session.resumed(2).unwrap_err().kind(), ErrorKind::InvalidData);

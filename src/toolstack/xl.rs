@@ -1,4 +1,4 @@
-//! What is libxl's to do and has no other interface than its tool: ending a domain.
+//! What is libxl's to do and has no other interface than its tool: ending a domain, and giving it another name.
 
 use std::io;
 use std::process::{Command, Stdio};
@@ -9,6 +9,14 @@ use std::process::{Command, Stdio};
 /// xl cannot be run, or did not succeed.
 pub fn destroy(domid: u32) -> io::Result<()> {
     run(&["destroy", &domid.to_string()])
+}
+
+/// Gives a domain another name.
+///
+/// # Errors
+/// xl cannot be run, or did not succeed: the name is another domain's.
+pub fn rename(domid: u32, name: &str) -> io::Result<()> {
+    run(&["rename", &domid.to_string(), name])
 }
 
 fn run(arguments: &[&str]) -> io::Result<()> {

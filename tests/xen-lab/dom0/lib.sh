@@ -10,6 +10,7 @@ export work consoles
 
 # The share cannot hold a program that runs while the emulator's file server is busy with it.
 cp /share/lab/xen-replicate-save-helper "$ours"
+cp /share/lab/xen-replicate /usr/local/bin/
 # Parameters that every job has.
 : "${region_kb:=8192}" "${dirty_kb:=256}" "${tick_ms:=200}"
 # The small kernel where there is one: Debian's needs more memory, and some have no time for it.

@@ -1,5 +1,17 @@
 //! The backend of a real host: domains of its Xen, as libxl has made them.
+//!
+//! | file | what |
+//! |---|---|
+//! | `incoming` | the secondary's copy: what a stock receiver has built |
+//! | `receiver` | that receiver, and who decides when it takes over |
 
+pub mod incoming;
+pub mod receiver;
+
+use self::incoming::Incoming;
+use super::operator::Desk;
+use super::primary::{self, protect};
+use super::secondary::Home;
 use crate::hypervisor::xen::{Host, XenDomain};
 use crate::hypervisor::{Domain, NoBuffer, OutputBuffer, Result};
 use crate::libxc;
@@ -68,5 +80,40 @@ pub fn leave(how: Ending, identity: &Identity) -> io::Result<()> {
             Ok(())
         }
         Ending::Stopped | Ending::Unprotected | Ending::Abandoned => Ok(()),
+    }
+}
+
+/// This host, as the secondary's.
+#[derive(Debug, Clone)]
+pub struct XenHome {
+    /// What takes the streams.
+    pub incoming: Incoming,
+    /// How a survivor is to be protected, once it is again.
+    pub options: Options,
+}
+
+impl Home for XenHome {
+    type Copies = Incoming;
+
+    fn copies(&self) -> Incoming {
+        self.incoming.clone()
+    }
+
+    /// xl has let it run.
+    fn live(
+        &self,
+        identity: Identity,
+        _checkpoint: u64,
+        job: primary::Job,
+        desk: &Desk,
+        tell: &dyn Fn(),
+    ) -> io::Result<Ending> {
+        tell();
+        let guest = house(identity, &self.options).map_err(io::Error::other)?;
+        let job = primary::Job { config: guest.config, libxc: guest.libxc, ..job };
+        let (how, domain) = protect(guest.domain, guest.output, job, desk, ()).map_err(io::Error::other)?;
+        drop(domain);
+        leave(how, &guest.identity)?;
+        Ok(how)
     }
 }
