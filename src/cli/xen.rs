@@ -29,7 +29,13 @@ pub(super) fn remus(args: &Args, config: Config) -> io::Result<bool> {
     let protection = args.protection.protection(&name, config);
     let desk = Desk::new(&name)?;
     let office = desk.open(args.protection.control_path(&name)?.as_deref(), false)?;
-    let options = Options { patience: Duration::from_secs(args.suspend_timeout), unbuffered: args.no_network_buffer };
+    let options = Options {
+        patience: Duration::from_secs(args.suspend_timeout),
+        unbuffered: args.no_network_buffer,
+        netbuf_script: args.netbuf_script.as_ref().map(PathBuf::from),
+        any_disks: args.no_disk_replication,
+        lazy: false,
+    };
     let guest = xen::house(identity, &options).map_err(io::Error::other)?;
     log::info!("{name}: domain {}, a {} guest", guest.identity.domid, guest.identity.kind);
     let job = args.job(protection, guest.config, guest.libxc)?;
@@ -39,7 +45,7 @@ pub(super) fn remus(args: &Args, config: Config) -> io::Result<bool> {
     drop(office);
     let (how, domain) = ended.map_err(io::Error::other)?;
     drop(domain);
-    xen::leave(how, &guest.identity)?;
+    xen::leave(how, &guest.identity, guest.buffer.as_ref())?;
     Ok(is_gone(how))
 }
 
@@ -60,6 +66,13 @@ pub(super) fn home(args: &receive::Args) -> Result<XenHome, String> {
     };
     let helper = args.save_helper.clone().or_else(beside).unwrap_or_else(|| PathBuf::from(INSTALLED));
     let way = Way { command: args.receiver.clone(), helper };
-    let options = Options { patience: crate::toolstack::life::PATIENCE, unbuffered: false };
+    let options = Options {
+        patience: crate::toolstack::life::PATIENCE,
+        unbuffered: false,
+        netbuf_script: None,
+        // The primary has refused what is not covered, or was told to go without.
+        any_disks: true,
+        lazy: true,
+    };
     Ok(XenHome { incoming: Incoming::new(args.domain.clone(), way), options })
 }

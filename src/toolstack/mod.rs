@@ -7,14 +7,19 @@
 //! | `life` | asking a guest to suspend, and letting it go on | `control/shutdown`, `xc_domain_resume` |
 //! | `qmp` | a conversation with QEMU | its Unix socket |
 //! | `emulator` | the emulator beside a HVM domain | QMP, its keys in xenstore |
+//! | `netbuf`, `netlink` | the output of its network cards, held back | plug qdiscs, over rtnetlink |
+//! | `disks` | which of its disks a copy would not have | xenstore |
 //! | `xl` | ending a domain | the tool `xl` |
 //!
 //! Nothing here reads what a tool prints.
 #![forbid(unsafe_code)]
 
+pub mod disks;
 pub mod emulator;
 pub mod identity;
 pub mod life;
+pub mod netbuf;
+pub mod netlink;
 pub mod qmp;
 pub mod store;
 pub mod xl;

@@ -13,13 +13,15 @@ use super::operator::Desk;
 use super::primary::{self, protect};
 use super::secondary::Home;
 use crate::hypervisor::xen::{Host, XenDomain};
-use crate::hypervisor::{Domain, NoBuffer, OutputBuffer, Result};
+use crate::hypervisor::{Domain, Error, NoBuffer, OutputBuffer, Result};
 use crate::libxc;
 use crate::replicate::primary::Ending;
 use crate::toolstack::identity::Identity;
+use crate::toolstack::netbuf::NetBuffer;
 use crate::toolstack::store::Store;
-use crate::toolstack::{life, xl};
+use crate::toolstack::{disks, life, xl};
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How a domain is to be protected.
@@ -29,6 +31,12 @@ pub struct Options {
     pub patience: Duration,
     /// `-n`: output is never held.
     pub unbuffered: bool,
+    /// `-N`: what sets up the buffer of a network card.
+    pub netbuf_script: Option<PathBuf>,
+    /// `-d`: disks are not looked at.
+    pub any_disks: bool,
+    /// Whether output is to be held only when there is somebody to hold it for.
+    pub lazy: bool,
 }
 
 /// A domain of this host, ready to be protected.
@@ -37,6 +45,8 @@ pub struct Guest {
     pub domain: XenDomain,
     /// Where its packets wait.
     pub output: Box<dyn OutputBuffer>,
+    /// The same, to be taken away at the end.
+    pub buffer: Option<NetBuffer>,
     /// Who it is.
     pub identity: Identity,
     /// Its configuration, for xl's preamble.
@@ -61,25 +71,58 @@ pub fn find(called: &str) -> Result<Identity> {
 pub fn house(identity: Identity, options: &Options) -> Result<Guest> {
     let host = Host::open()?;
     let version = host.version()?;
+    if !options.any_disks {
+        let store = Store::open().map_err(|error| Error::Toolstack(format!("xenstore: {error}")))?;
+        if let Some(refusal) = disks::refusal(&disks::disks(&store, identity.domid)?) {
+            return Err(Error::Toolstack(refusal));
+        }
+    }
     let domain = life::open(&host, &identity, options.patience)?;
     let config = identity.config(domain.info()?.uuid)?;
-    let output: Box<dyn OutputBuffer> = Box::new(NoBuffer);
-    Ok(Guest { domain, output, identity, config, libxc: libxc::save::Options { xen: version, ..Default::default() } })
+    let buffer =
+        if options.unbuffered { None } else { Some(NetBuffer::new(identity.domid, options.netbuf_script.clone())?) };
+    if let Some(buffer) = buffer.as_ref().filter(|_| !options.lazy) {
+        buffer.set_up()?;
+        log::info!("{}: output is held at {}", identity.name, buffer.devices().join(", "));
+    }
+    let output: Box<dyn OutputBuffer> = match &buffer {
+        Some(buffer) => Box::new(buffer.clone()),
+        None => Box::new(NoBuffer),
+    };
+    Ok(Guest {
+        domain,
+        output,
+        buffer,
+        identity,
+        config,
+        libxc: libxc::save::Options { xen: version, ..Default::default() },
+    })
 }
 
 /// What becomes of the domain when protection has ended.
 ///
 /// # Errors
 /// It lives elsewhere now, and what is left of it cannot be removed.
-pub fn leave(how: Ending, identity: &Identity) -> io::Result<()> {
+pub fn leave(how: Ending, identity: &Identity, buffer: Option<&NetBuffer>) -> io::Result<()> {
     match how {
-        Ending::SwitchedOver => xl::destroy(identity.domid),
+        Ending::SwitchedOver => {
+            let destroyed = xl::destroy(identity.domid);
+            buffer.inspect(|buffer| buffer.remove());
+            destroyed
+        }
         // Its packets were dropped. Whoever looks for the reason of all this finds it as it was.
         Ending::Fenced => {
             log::warn!("{}: domain {} is left paused; xl destroy removes it", identity.name, identity.domid);
             Ok(())
         }
-        Ending::Stopped | Ending::Unprotected | Ending::Abandoned => Ok(()),
+        Ending::Stopped | Ending::Unprotected => {
+            buffer.inspect(|buffer| buffer.remove());
+            Ok(())
+        }
+        Ending::Abandoned => {
+            log::warn!("{}: its output stays held: protecting it again takes that over", identity.name);
+            Ok(())
+        }
     }
 }
 
@@ -113,7 +156,7 @@ impl Home for XenHome {
         let job = primary::Job { config: guest.config, libxc: guest.libxc, ..job };
         let (how, domain) = protect(guest.domain, guest.output, job, desk, ()).map_err(io::Error::other)?;
         drop(domain);
-        leave(how, &guest.identity)?;
+        leave(how, &guest.identity, guest.buffer.as_ref())?;
         Ok(how)
     }
 }
