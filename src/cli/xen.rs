@@ -4,7 +4,6 @@ use super::remus::{Args, is_gone};
 use super::{live, receive};
 
 use crate::host::operator::Desk;
-use crate::host::primary::protect;
 use crate::host::xen::incoming::Incoming;
 use crate::host::xen::receiver::Way;
 use crate::host::xen::{self, Options, XenHome};
@@ -36,17 +35,15 @@ pub(super) fn remus(args: &Args, config: Config) -> io::Result<bool> {
         any_disks: args.no_disk_replication,
         lazy: false,
     };
+    // All that can be wrong without the domain's doing comes first.
+    let job = args.job(protection, String::new(), Default::default())?;
+    log::info!("{name}: domain {}, a {} guest", identity.domid, identity.kind);
     let guest = xen::house(identity, &options).map_err(io::Error::other)?;
-    log::info!("{name}: domain {}, a {} guest", guest.identity.domid, guest.identity.kind);
-    let job = args.job(protection, guest.config, guest.libxc)?;
     let table = args.protection.watch.then(|| live::start(&desk)).transpose()?;
-    let ended = protect(guest.domain, guest.output, job, &desk, ());
+    let how = xen::watch_over(guest, job, &desk);
     drop(table);
     drop(office);
-    let (how, domain) = ended.map_err(io::Error::other)?;
-    drop(domain);
-    xen::leave(how, &guest.identity, guest.buffer.as_ref())?;
-    Ok(is_gone(how))
+    how.map(is_gone)
 }
 
 /// Where xl-plugin/install.sh puts the save helper.

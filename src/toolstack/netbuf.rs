@@ -153,6 +153,11 @@ impl NetBuffer {
         self.inner().set_up()
     }
 
+    /// Whether output is held now.
+    pub fn is_holding(&self) -> bool {
+        self.inner().epochs.holding
+    }
+
     /// Takes it away. What is held is lost.
     pub fn remove(&self) {
         self.inner().remove();

@@ -99,11 +99,32 @@ pub fn house(identity: Identity, options: &Options) -> Result<Guest> {
     })
 }
 
+/// Protects a domain until that ends, by `job` with the domain's own configuration, and leaves it as is due then.
+///
+/// # Errors
+/// What the primary failed with. Output that is held then stays held, for the copy may be active.
+pub fn watch_over(guest: Guest, job: primary::Job, desk: &Desk) -> io::Result<Ending> {
+    let Guest { domain, output, buffer, identity, config, libxc } = guest;
+    match protect(domain, output, primary::Job { config, libxc, ..job }, desk, ()) {
+        Ok((how, _)) => leave(how, &identity, buffer.as_ref()).map(|()| how),
+        Err(trouble) => {
+            match buffer {
+                Some(buffer) if buffer.is_holding() => {
+                    log::error!("{}: its output stays held: protecting it again takes that over", identity.name);
+                }
+                Some(buffer) => buffer.remove(),
+                None => {}
+            }
+            Err(io::Error::other(trouble))
+        }
+    }
+}
+
 /// What becomes of the domain when protection has ended.
 ///
 /// # Errors
 /// It lives elsewhere now, and what is left of it cannot be removed.
-pub fn leave(how: Ending, identity: &Identity, buffer: Option<&NetBuffer>) -> io::Result<()> {
+fn leave(how: Ending, identity: &Identity, buffer: Option<&NetBuffer>) -> io::Result<()> {
     match how {
         Ending::SwitchedOver => {
             let destroyed = xl::destroy(identity.domid);
@@ -153,10 +174,6 @@ impl Home for XenHome {
     ) -> io::Result<Ending> {
         tell();
         let guest = house(identity, &self.options).map_err(io::Error::other)?;
-        let job = primary::Job { config: guest.config, libxc: guest.libxc, ..job };
-        let (how, domain) = protect(guest.domain, guest.output, job, desk, ()).map_err(io::Error::other)?;
-        drop(domain);
-        leave(how, &guest.identity, guest.buffer.as_ref())?;
-        Ok(how)
+        watch_over(guest, job, desk)
     }
 }
