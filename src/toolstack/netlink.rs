@@ -13,6 +13,8 @@ const UP: u32 = 1;
 /// Flags of a request: REQUEST and ACK; CREATE and EXCL.
 const REQUEST: u16 = 1 | 4;
 const CREATE: u16 = 0x400 | 0x200;
+/// ECHO, without which what a request has found goes to those who listen for news alone.
+const ECHO: u16 = 8;
 /// Types of messages.
 mod message {
     pub const ERROR: u16 = 2;
@@ -164,7 +166,7 @@ impl Netlink {
     pub fn root(&mut self, index: u32) -> io::Result<Root> {
         let message = traffic(index, 0, ROOT, 0);
         let mut found = None;
-        self.exchange(message::GET_QDISC, 0, &message, |kind, body| {
+        self.exchange(message::GET_QDISC, ECHO, &message, |kind, body| {
             if kind == message::NEW_QDISC {
                 found = qdisc(body);
             }

@@ -86,7 +86,7 @@ impl Receiver {
     /// # Errors
     /// It has ended, or takes too long.
     pub fn applied(&mut self) -> io::Result<Applied> {
-        self.read(|back| Applied::read(back))
+        self.read(Applied::read)
     }
 
     /// Has it take over, and waits until its domain runs.

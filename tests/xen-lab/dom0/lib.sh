@@ -210,6 +210,8 @@ acknowledged() {
     now=$(timeout 10 xen-replicate ctl "$name" "$@" status --json 2>/dev/null | grep -o '"acknowledged":[0-9]*' | grep -o '[0-9]*$')
     [ "${now:-0}" -ge "$count" ] && return
     [ $EPOCHSECONDS -lt "$end" ] || return 1
+    # An engine that has ended will not.
+    [ -z "${engine:-}" ] || kill -0 "$engine" || return 1
     sleep 0.5
   done
 }

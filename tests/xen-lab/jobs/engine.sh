@@ -105,6 +105,7 @@ for step in $steps; do
     ;;
   again)
     survivor=$receiver
+    engine=$survivor
     receive_at c.link
     check "the survivor takes a secondary" timeout 300 xen-replicate ctl $name --control b.link.ctl --timeout 280 protect unix:c.link
     check "$checkpoints checkpoints of the survivor" acknowledged $name "$checkpoints" 300 --control b.link.ctl
@@ -167,6 +168,9 @@ for step in $steps; do
     ;;
   *) broken "no such step: $step" ;;
   esac
-  [ -s failures ] && break
+  if [ -s failures ]; then
+    tail -n 20 ./*.log | grep -v DEBUG
+    break
+  fi
 done
 xl list
