@@ -1,4 +1,5 @@
 //! QEMU beside a HVM domain: stopped with the guest, saved, and let go on.
+#![forbid(unsafe_code)]
 
 use super::failed;
 use super::qmp::Qmp;

@@ -1,4 +1,5 @@
 //! A domain as the operator names it, and what libxl has put down of it.
+#![forbid(unsafe_code)]
 
 use super::failed;
 use super::store::Store;

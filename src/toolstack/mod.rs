@@ -9,12 +9,14 @@
 //! | `emulator` | the emulator beside a HVM domain | QMP, its keys in xenstore |
 //! | `netbuf`, `netlink` | the output of its network cards, held back | plug qdiscs, over rtnetlink |
 //! | `disks` | which of its disks a copy would not have | xenstore |
+//! | `drbd` | those that a patched DRBD replicates | its requests, as libxl makes them |
 //! | `xl` | ending a domain | the tool `xl` |
 //!
 //! Nothing here reads what a tool prints.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod disks;
+pub mod drbd;
 pub mod emulator;
 pub mod identity;
 pub mod life;

@@ -8,6 +8,7 @@
 //! A plug qdisc tells two parts of its queue apart, what is before the newest plug and what is behind it; a plug that is put in while the
 //! one before was not released would mix them up. So a new epoch begins with a plug only when the epoch before the last is gone; else it
 //! is joined to the one that is open, and leaves with it later.
+#![forbid(unsafe_code)]
 
 use super::failed;
 use super::netlink::{Netlink, Plug};

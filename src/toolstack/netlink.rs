@@ -2,6 +2,7 @@
 //!
 //! Source: Linux's public headers `linux/netlink.h`, `rtnetlink.h`, `if_link.h`, `pkt_sched.h`, `pkt_cls.h`, `tc_act/tc_mirred.h`. The
 //! crates for rtnetlink have no plug qdisc. All numbers are in the machine's byte order but for a protocol's.
+#![forbid(unsafe_code)]
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with, sockopt};
 use std::io::{self, ErrorKind};

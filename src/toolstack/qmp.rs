@@ -2,6 +2,7 @@
 //!
 //! Source: QEMU's `docs/interop/qmp-spec`. Of the crate `qapi`, which has a type for each of QEMU's commands, the three used here
 //! would be worth a few hundred generated ones.
+#![forbid(unsafe_code)]
 
 use serde_json::{Value, json};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};

@@ -2,6 +2,7 @@
 //!
 //! [`Store`] reads and writes keys through `xenstore-rs`. That crate has neither watches (without an async runtime), nor transactions,
 //! nor RESUME; [`Session`] has them, on a connection of its own, by the protocol of Xen's public header `io/xs_wire.h`.
+#![forbid(unsafe_code)]
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;

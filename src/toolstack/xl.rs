@@ -1,4 +1,5 @@
 //! What is libxl's to do and has no other interface than its tool: ending a domain, and giving it another name.
+#![forbid(unsafe_code)]
 
 use std::io;
 use std::process::{Command, Stdio};

@@ -1,6 +1,7 @@
 //! The secondary's copy of a real domain: libxl's, built and kept at each checkpoint by a stock receiver.
 //!
 //! What is handed to it was held against the specification before, and behind the first image it gets whole checkpoints only.
+#![forbid(unsafe_code)]
 
 use super::receiver::{Receiver, Way};
 use crate::hypervisor::Error;

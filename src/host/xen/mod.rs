@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `incoming` | the secondary's copy: what a stock receiver has built |
 //! | `receiver` | that receiver, and who decides when it takes over |
+#![forbid(unsafe_code)]
 
 pub mod incoming;
 pub mod receiver;
@@ -19,9 +20,9 @@ use crate::replicate::primary::Ending;
 use crate::toolstack::identity::Identity;
 use crate::toolstack::netbuf::NetBuffer;
 use crate::toolstack::store::Store;
-use crate::toolstack::{disks, life, xl};
+use crate::toolstack::{disks, drbd, life, xl};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How a domain is to be protected.
@@ -71,13 +72,13 @@ pub fn find(called: &str) -> Result<Identity> {
 pub fn house(identity: Identity, options: &Options) -> Result<Guest> {
     let host = Host::open()?;
     let version = host.version()?;
-    if !options.any_disks {
+    let disks = if options.any_disks {
+        Vec::new()
+    } else {
         let store = Store::open().map_err(|error| Error::Toolstack(format!("xenstore: {error}")))?;
-        if let Some(refusal) = disks::refusal(&disks::disks(&store, identity.domid)?) {
-            return Err(Error::Toolstack(refusal));
-        }
-    }
-    let domain = life::open(&host, &identity, options.patience)?;
+        disks::replicated(&disks::disks(&store, identity.domid)?, Path::new(drbd::PROBE))?
+    };
+    let domain = life::open(&host, &identity, options.patience, disks)?;
     let config = identity.config(domain.info()?.uuid)?;
     let buffer =
         if options.unbuffered { None } else { Some(NetBuffer::new(identity.domid, options.netbuf_script.clone())?) };

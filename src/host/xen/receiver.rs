@@ -3,6 +3,7 @@
 //!
 //! Whatever ends the stream makes xl fail over, so our save helper is inside, under supervision: without the file that permits it, the
 //! end of the stream is no failover but an error, and libxl destroys what it has built. That holds for the death of this program too.
+#![forbid(unsafe_code)]
 
 use crate::save_helper::supervised::{Applied, ENVIRONMENT};
 use crate::stream::handshake::Message;
