@@ -202,3 +202,107 @@ impl<R: Read> Replica for Copy<R> {
         Ok(identity)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::io::Write;
+    use std::path::Path;
+
+    /// What a stock `xl remus` sent of a PVH guest called `guest`, until it was killed.
+    fn stream() -> Vec<u8> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/xen/4.17.7stock-pvh40-remus.xz");
+        let mut octets = Vec::new();
+        let file = fs::File::open(path).unwrap();
+        lzma_rust2::XzReader::new(file, true).read_to_end(&mut octets).unwrap();
+        octets
+    }
+
+    fn name_in(stream: &[u8]) -> String {
+        let header = xl::Header::parse(stream).unwrap().unwrap();
+        let config = &stream[xl::HEADER_LEN + 4..xl::HEADER_LEN + header.optional_data_len as usize - 1];
+        let config: Value = serde_json::from_slice(config).unwrap();
+        config["c_info"]["name"].as_str().unwrap().to_owned()
+    }
+
+    /// A receiver that is at one checkpoint after the other, and keeps what it is fed in `out`.
+    fn receiver(folder: &Path) -> Way {
+        let mut records = Vec::new();
+        for checkpoint in 1..100u64 {
+            for word in [0x8000_5852u32, 16, 7, 0] {
+                records.write_all(&word.to_le_bytes()).unwrap();
+            }
+            records.write_all(&checkpoint.to_le_bytes()).unwrap();
+        }
+        let octets = [b"xl migration receiver ready, send binary domain data.\n", &records[..]].concat();
+        fs::write(folder.join("says"), octets).unwrap();
+        let script = "cat $0/says; cat >$0/out; test -e $XEN_REPLICATE_FAILOVER; echo $? >$0/end";
+        Way { command: format!("sh -c '{script}' {}", folder.display()), helper: "/bin/sh".into() }
+    }
+
+    #[test]
+    fn whole_checkpoints_are_passed_on_and_the_torn_one_is_not() {
+        let stream = stream();
+        let folder = tempfile::tempdir().unwrap();
+        let mut incoming = Incoming::new(name_in(&stream), receiver(folder.path()));
+        let mut options = Options::default();
+        options.libxc.round_limit = 1 << 30;
+        let mut copy = incoming.image(&stream[..stream.len() - 3], options).unwrap();
+        let mut checkpoints = 1;
+        let end = loop {
+            match copy.receive() {
+                Ok(arrived) => assert!(arrived.octets > 0),
+                Err(unsound) => break unsound,
+            }
+            copy.apply().unwrap();
+            checkpoints += 1;
+        };
+        assert!(end.is_sender_gone(), "{end}");
+        assert!(checkpoints > 1, "the stream has {checkpoints} checkpoints");
+        let offset = copy.reader.framer().checkpoints();
+        assert_eq!(offset, checkpoints);
+        // There is no xenstore here to tell of the domain; the receiver has been told to take over by then.
+        assert!(copy.activate().is_err());
+        let out = fs::read(folder.path().join("out")).unwrap();
+        let header = xl::Header::parse(&stream).unwrap().unwrap();
+        let preamble = xl::HEADER_LEN + header.optional_data_len as usize;
+        let fed = xl::HEADER_LEN + xl::Header::parse(&out).unwrap().unwrap().optional_data_len as usize;
+        assert!(stream[preamble..].starts_with(&out[fed..]), "what was fed is not what came");
+        assert_eq!(out[out.len() - 8..], [4, 0, 0, 0, 0, 0, 0, 0], "it does not end with CHECKPOINT_END");
+        assert_eq!(fs::read_to_string(folder.path().join("end")).unwrap(), "0\n");
+    }
+
+    #[test]
+    fn another_domain_and_garbage_are_refused_and_nothing_takes_over() {
+        let stream = stream();
+        let folder = tempfile::tempdir().unwrap();
+        let mut incoming = Incoming::new("other".into(), receiver(folder.path()));
+        let error = incoming.image(&stream[..], Options::default()).unwrap_err();
+        assert!(!error.is_sender_gone() && error.to_string().contains("\"other\""), "{error}");
+        assert_eq!(fs::read_to_string(folder.path().join("end")).unwrap(), "1\n");
+        let mut damaged = stream.clone();
+        let at = xl::HEADER_LEN + xl::Header::parse(&stream).unwrap().unwrap().optional_data_len as usize;
+        damaged[at] ^= 1;
+        let mut incoming = Incoming::new(name_in(&stream), receiver(folder.path()));
+        let error = incoming.image(&damaged[..], Options::default()).unwrap_err();
+        assert!(!error.is_sender_gone(), "{error}");
+        assert_eq!(fs::read_to_string(folder.path().join("end")).unwrap(), "1\n");
+    }
+
+    #[test]
+    fn a_second_image_has_another_name_until_it_takes_over() {
+        let mut octets = Vec::new();
+        xl::emit("{\"c_info\":{\"name\":\"web\"}}", &mut octets).unwrap();
+        let header = xl::Header::parse(&octets).unwrap().unwrap();
+        let preamble = xl::Preamble { header, optional_data: &octets[xl::HEADER_LEN..] };
+        let way = Way { command: String::new(), helper: "/none".into() };
+        let mut incoming = Incoming::new("web".into(), way);
+        incoming.streams = 1;
+        assert_eq!(incoming.preamble(&preamble).unwrap(), octets);
+        incoming.streams = 2;
+        assert_eq!(name_in(&incoming.preamble(&preamble).unwrap()), "web--copy2");
+        incoming.domain = "db".into();
+        assert!(incoming.preamble(&preamble).unwrap_err().contains("\"db\""));
+    }
+}

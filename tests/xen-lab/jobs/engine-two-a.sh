@@ -15,7 +15,7 @@ for ((i = 0; i < 600; i++)); do
 done
 xen-replicate remus -F -n -d -i "$interval" "${both[@]}" --allow-private protected tcp:$second:7001 >engine.log 2>&1 &
 export engine=$!
-check "$checkpoints checkpoints are acknowledged" acknowledged protected "$checkpoints" 400
+check "$checkpoints checkpoints are acknowledged" acknowledged protected "$checkpoints" 700
 check "the guest runs on meanwhile" reaches protected $(($(counted protected) + 3)) 120
 timeout 10 xen-replicate ctl protected status >engine.status 2>&1
 conclude 0
