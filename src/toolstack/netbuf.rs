@@ -106,6 +106,8 @@ struct Epochs {
     before: Option<u64>,
     /// The newest behind it.
     open: u64,
+    /// Nothing was sent since the plug of [`OutputBuffer::hold`].
+    fresh: bool,
 }
 
 impl Epochs {
@@ -114,7 +116,8 @@ impl Epochs {
         if epoch < self.open {
             return Err(Error::EpochOrder { current: self.open, asked: epoch });
         }
-        let plug = epoch > self.open && self.before.is_none();
+        let fresh = std::mem::take(&mut self.fresh);
+        let plug = epoch > self.open && self.before.is_none() && !fresh;
         if plug {
             self.before = Some(self.open);
         }
@@ -293,7 +296,7 @@ impl Inner {
             self.netlink.plug(held.index, held.handle, Plug::Buffer).map_err(again)?;
             self.netlink.set_up(held.index, true).map_err(again)?;
         }
-        self.epochs = Epochs { holding: true, before: None, open: self.epochs.open };
+        self.epochs = Epochs { holding: true, open: self.epochs.open, ..Epochs::default() };
         Ok(dropped)
     }
 }
@@ -309,7 +312,7 @@ impl OutputBuffer for NetBuffer {
             // Those that were told would hold for ever.
             let _ = inner.tell(Plug::ReleaseIndefinite);
         })?;
-        inner.epochs = Epochs { holding: true, before: None, open: inner.epochs.open };
+        inner.epochs = Epochs { holding: true, before: None, open: inner.epochs.open, fresh: true };
         Ok(())
     }
 
@@ -332,7 +335,7 @@ impl OutputBuffer for NetBuffer {
     fn free(&mut self) -> Result<()> {
         let mut inner = self.inner();
         inner.tell(Plug::ReleaseIndefinite)?;
-        inner.epochs = Epochs { holding: false, before: None, open: inner.epochs.open };
+        inner.epochs = Epochs { open: inner.epochs.open, ..Epochs::default() };
         Ok(())
     }
 
@@ -369,10 +372,9 @@ mod tests {
 
     #[test]
     fn an_epoch_leaves_when_its_checkpoint_is_acknowledged() {
-        let mut epochs = Epochs { holding: true, ..Epochs::default() };
-        assert!(epochs.begin(1).unwrap(), "from what was sent before");
-        assert!(epochs.may_leave(0));
-        epochs.before = None;
+        let mut epochs = Epochs { holding: true, fresh: true, ..Epochs::default() };
+        assert!(!epochs.begin(1).unwrap(), "there is a plug, and nothing behind it");
+        assert!(!epochs.may_leave(1));
         assert!(epochs.begin(2).unwrap());
         assert!(!epochs.may_leave(0) && epochs.may_leave(1));
         assert!(!epochs.begin(2).unwrap(), "the same goes on");
@@ -381,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_plug_is_not_put_in_before_the_last_is_released() {
-        let mut epochs = Epochs { holding: true, before: None, open: 1 };
+        let mut epochs = Epochs { holding: true, open: 1, ..Epochs::default() };
         assert!(epochs.begin(2).unwrap());
         // 1 is refused: 3 joins 2, and neither leaves with 1.
         assert!(!epochs.begin(3).unwrap());
