@@ -32,7 +32,8 @@ pub struct Way {
 pub struct Receiver {
     child: Child,
     stream: Option<ChildStdin>,
-    back: ChildStdout,
+    /// Until it is dropped.
+    back: Option<ChildStdout>,
     /// Where the file that permits a failover would be.
     folder: TempDir,
     patience: Duration,
@@ -59,7 +60,7 @@ impl Receiver {
         let (Some(stream), Some(back)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(ErrorKind::BrokenPipe.into());
         };
-        let mut receiver = Receiver { child, stream: Some(stream), back, folder, patience: PATIENCE };
+        let mut receiver = Receiver { child, stream: Some(stream), back: Some(back), folder, patience: PATIENCE };
         let expected = Message::Banner.octets();
         let mut banner = vec![0; expected.len()];
         receiver.read(|back| back.read_exact(&mut banner))?;
@@ -102,9 +103,10 @@ impl Receiver {
     }
 
     fn read<T>(&mut self, read: impl FnOnce(&mut ChildStdout) -> io::Result<T>) -> io::Result<T> {
+        let Some(back) = &mut self.back else { return Err(ErrorKind::BrokenPipe.into()) };
         let patience = Timespec { tv_sec: self.patience.as_secs().cast_signed(), tv_nsec: 0 };
         let ready = loop {
-            match poll(&mut [PollFd::new(&self.back, PollFlags::IN)], Some(&patience)) {
+            match poll(&mut [PollFd::new(back, PollFlags::IN)], Some(&patience)) {
                 Err(rustix::io::Errno::INTR) => {}
                 other => break other?,
             }
@@ -113,7 +115,7 @@ impl Receiver {
             let text = format!("xl migrate-receive has said nothing for {:?}", self.patience);
             return Err(io::Error::new(ErrorKind::TimedOut, text));
         }
-        read(&mut self.back).map_err(|error| self.ended(error))
+        read(back).map_err(|error| self.ended(error))
     }
 
     /// The same error, or how it ended where that is why.
@@ -133,6 +135,7 @@ impl Drop for Receiver {
     /// Without a permit the end of its stream has it destroy its domain.
     fn drop(&mut self) {
         self.stream = None;
+        self.back = None;
         match self.child.wait() {
             Ok(status) => log::debug!("xl migrate-receive: {status}"),
             Err(error) => log::warn!("xl migrate-receive: {error}"),
