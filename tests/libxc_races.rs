@@ -249,7 +249,8 @@ fn protected(config: &SimConfig) -> (Restless, Saver, Restorer, SimDomain) {
     drop(out);
     let mut copy = SimDomain::empty(config).unwrap();
     let mut restorer = Restorer::new(&copy, Options::default()).unwrap();
-    let mut reader = LibxcReader::<_, Alone>::start(&stream[..], Framing { mode: Some(Mode::Remus), ..Framing::default() });
+    let mut reader =
+        LibxcReader::<_, Alone>::start(&stream[..], Framing { mode: Some(Mode::Remus), ..Framing::default() });
     restorer.headers(&mut reader).unwrap();
     assert_eq!(restorer.first_image(&mut reader, &mut copy).unwrap(), Ending::Checkpoint);
     (domain, saver, restorer, copy)

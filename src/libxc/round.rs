@@ -108,7 +108,8 @@ impl Round {
     fn renew_pages(&mut self, entries: &[PageEntry], pages: &impl PageBatch) {
         let mut mapped = 0..pages.len();
         for entry in entries {
-            let page = if entry.page_type.has_contents() { mapped.next().and_then(|index| pages.page(index)) } else { None };
+            let page =
+                if entry.page_type.has_contents() { mapped.next().and_then(|index| pages.page(index)) } else { None };
             let ahead = self.entries.get(..self.ahead).unwrap_or_default();
             let place = ahead.binary_search_by_key(&entry.pfn, |entry| entry.pfn).ok();
             let place = place.filter(|&place| ahead.get(place) == Some(entry));
