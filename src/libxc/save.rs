@@ -30,7 +30,7 @@ pub const STREAM_VERSION: u32 = 3;
 /// Batches that are looked up and mapped at a time. Each mapping has a price of its own, whatever its size; but it must not be
 /// kept for long: the page of a translated guest's pfn may be taken away and another put in its place, and a mapping goes on
 /// showing the first. So what is mapped is mapped anew in each round, just behind the look at its types.
-const WINDOW: usize = 4;
+const WINDOW: usize = 2;
 
 /// How to save.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,17 +88,18 @@ impl Saver {
     pub fn new<D: SaveDomain>(domain: &mut D, options: Options) -> Result<Self, SaveError> {
         let info = domain.info()?;
         let pv = if info.kind == DomainKind::Pv { Some(PvSaver::new(domain)?) } else { None };
+        let most = if pv.is_some() { BATCH } else { WINDOW * BATCH };
         let nr_pfns = pv.as_ref().map_or(info.nr_pfns, PvSaver::nr_pfns);
         Ok(Saver {
             options,
             domid: info.domid,
             pv,
             dirty: DirtyBitmap::new(nr_pfns),
-            batch: Vec::with_capacity(BATCH),
+            batch: Vec::with_capacity(most),
             frames: Vec::new(),
-            types: Vec::with_capacity(BATCH),
-            mapped: Vec::with_capacity(BATCH),
-            entries: Vec::with_capacity(BATCH),
+            types: Vec::with_capacity(most),
+            mapped: Vec::with_capacity(most),
+            entries: Vec::with_capacity(most),
             round: Round::default(),
             vanished: Vec::new(),
         })
