@@ -2,7 +2,7 @@
 
 use crate::inspect::Input;
 use crate::tap::recording::Reader;
-use crate::tap::{Event, Form, Watch, answer, pass, replay};
+use crate::tap::{Cut, Event, Form, Watch, answer, pass, replay};
 use crate::transport::{Address, Cancel, Listener, connect};
 use clap::{Args as ClapArgs, ValueEnum};
 use std::fs::{File, OpenOptions};
@@ -33,6 +33,9 @@ pub struct Args {
     /// One JSON object a line, with everything
     #[arg(long)]
     json: bool,
+    /// For tests: one direction carries nothing behind MESSAGE@N[+OCTETS]
+    #[arg(long, value_name = "PLACE", hide = true)]
+    cut: Option<Cut>,
     /// Addresses of private networks too, not only of this machine
     #[arg(long)]
     allow_private: bool,
@@ -67,7 +70,9 @@ fn watch(args: &Args, form: Form) -> io::Result<Watch> {
     let create = |path: &PathBuf| -> io::Result<File> {
         OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| named(error, path))
     };
-    Watch::new(form, args.record.as_ref().map(create).transpose()?, printer(args.json))
+    let mut watch = Watch::new(form, args.record.as_ref().map(create).transpose()?, printer(args.json))?;
+    watch.set_cut(args.cut.clone());
+    Ok(watch)
 }
 
 /// Prints events until nobody reads them any more.

@@ -39,7 +39,10 @@ fn answering(link: Link, form: Form, watch: &mut Watch) -> io::Result<()> {
         if got == 0 {
             return Ok(());
         }
-        watch.octets(Direction::Forward, chunk.get(..got).unwrap_or_default());
+        if watch.octets(Direction::Forward, chunk.get(..got).unwrap_or_default()) < got {
+            watch.dropped(Direction::Forward);
+            return ignore(&mut from, &mut chunk);
+        }
         if !probe.has_input() {
             watch.silence();
         }
@@ -48,8 +51,24 @@ fn answering(link: Link, form: Form, watch: &mut Watch) -> io::Result<()> {
         }
         while let Some(octets) = watch.session.answer_due().and_then(message) {
             // Seen before it is sent, as what is passed on.
-            watch.octets(Direction::Back, &octets);
-            to.write_all_vectored(&mut [IoSlice::new(&octets)])?;
+            let passes = watch.octets(Direction::Back, &octets);
+            to.write_all_vectored(&mut [IoSlice::new(octets.get(..passes).unwrap_or_default())])?;
+            if passes < octets.len() {
+                watch.dropped(Direction::Back);
+                return ignore(&mut from, &mut chunk);
+            }
+        }
+    }
+}
+
+/// Stays, and says nothing.
+fn ignore(from: &mut impl Read, chunk: &mut [u8]) -> io::Result<()> {
+    loop {
+        match from.read(chunk) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) => return Err(error),
         }
     }
 }

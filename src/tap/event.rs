@@ -65,6 +65,8 @@ pub enum What {
     },
     /// The primary's octets are understood again.
     Again,
+    /// The direction carries nothing any more, as was asked for ([`super::Cut`]).
+    Cut,
     /// The direction ended, at a place where it may.
     End,
     /// The direction ended inside of something, as when its sender dies.
@@ -181,6 +183,7 @@ impl fmt::Display for Event {
             What::State { devices, .. } => write!(f, "device state: {}", sections(devices)),
             What::Trouble { message } => write!(f, "error: {message}"),
             What::Again => f.write_str("understood again from here on"),
+            What::Cut => f.write_str("cut: nothing passes any more"),
             What::End => f.write_str("end"),
             What::Broken { inside } => write!(f, "end inside of {inside}"),
         }

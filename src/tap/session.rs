@@ -51,6 +51,8 @@ pub struct Session {
     requests: Decoder,
     answers: Decoder,
     deaf: bool,
+    /// Whether the secondary's direction has ended.
+    gone: bool,
     /// Octets seen: forward and back.
     offsets: [u64; 2],
     /// Where the unit that `forward` is inside of began.
@@ -77,6 +79,7 @@ impl Session {
             requests: decoder.clone(),
             answers: decoder,
             deaf: false,
+            gone: false,
             offsets: [0, 0],
             began: 0,
             due: Point::Ready,
@@ -102,6 +105,11 @@ impl Session {
     /// Whether the session stands behind a state that the secondary has loaded, and in front of the next checkpoint.
     pub fn between_rounds(&self) -> bool {
         self.due == Point::New && matches!(self.forward, Forward::Message) && self.requests.end().is_ok()
+    }
+
+    /// The message that is due, by its name in the dialect; empty in libxl's.
+    pub fn due(&self) -> &'static str {
+        self.dialect.map_or("", |dialect| dialect.name(self.due))
     }
 
     /// Which answer the primary waits for.
@@ -140,6 +148,7 @@ impl Session {
     /// Takes the end of a direction.
     pub fn end(&mut self, direction: Direction, at: Duration) -> Option<Event> {
         self.dialect?;
+        self.gone |= direction == Direction::Back;
         let mut out = Out { at, last: self.last, events: Vec::new() };
         let inside = match (direction, &self.forward) {
             (Direction::Back, _) => self.answers.end().is_err().then_some("an answer"),
@@ -285,7 +294,9 @@ impl Session {
         };
         out.push(direction, offset, octets, What::Message { name: dialect.name(point), size });
         let due = std::mem::replace(&mut self.due, next(dialect, point));
-        if due == point && point.sender() == side {
+        // QEMU 7.2 begins one more checkpoint before it notices that its secondary is gone.
+        let last = self.gone && point == Point::New;
+        if (due == point || last) && point.sender() == side {
             return Ok(());
         }
         Err(Trouble::Step { got: dialect.name(point), offset, expected: dialect.name(due) })
