@@ -11,6 +11,8 @@
 mod boot;
 #[path = "colo_qemu/failures.rs"]
 mod failures;
+#[path = "colo_qemu/malformed.rs"]
+mod malformed;
 #[path = "colo_qemu/qemu.rs"]
 mod qemu;
 #[path = "colo_qemu/tap.rs"]

@@ -13,6 +13,7 @@ pub mod cut;
 pub mod event;
 pub mod pass;
 pub mod recording;
+mod records;
 pub mod replay;
 pub mod session;
 mod watch;

@@ -87,11 +87,18 @@ impl Watch {
         }
     }
 
-    /// Says that nothing more is to be read from the primary ([`Session::close_image`]).
+    /// Says that nothing more is to be read from the primary ([`Session::close_image`], [`Session::close_state`]).
     pub fn silence(&mut self) {
-        if let Some(event) = self.session.close_image(self.start.elapsed()) {
+        let at = self.start.elapsed();
+        if let Some(event) = self.session.close_image(at).or_else(|| self.session.close_state(at)) {
             self.told(&event);
         }
+    }
+
+    /// Says that the primary has been silent for so long where it has to go on.
+    pub fn silent(&mut self, span: Duration) {
+        let event = self.session.silent(self.start.elapsed(), span);
+        self.told(&event);
     }
 
     fn told(&mut self, event: &Event) {

@@ -10,7 +10,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-const HOUR: u32 = 3_600_000;
+pub const HOUR: u32 = 3_600_000;
 
 /// Where the fourth checkpoint is cut: behind the message, 1,000 octets into what follows it; or in front of an answer.
 const REQUEST: &str = "checkpoint-request@4+4";
@@ -21,12 +21,12 @@ const RECEIVED: &str = "vmstate-received@4";
 const LOADED: &str = "vmstate-loaded@4";
 
 /// A checkpoint, now.
-fn checkpoint(primary: &mut Qemu) {
+pub fn checkpoint(primary: &mut Qemu) {
     primary.command("migrate-set-parameters", json!({"x-checkpoint-delay": HOUR}));
 }
 
 /// Three of them; gives a count that is in each.
-fn three_checkpoints(tap: &Tap, primary: &mut Qemu) -> [u32; 3] {
+pub fn three_checkpoints(tap: &Tap, primary: &mut Qemu) -> [u32; 3] {
     tap.sees("checkpoint-ready", 1);
     [(); 3].map(|()| {
         let count = primary.fresh_count();
@@ -44,7 +44,7 @@ fn fourth(tap: &Tap, primary: &mut Qemu) {
 }
 
 /// Tells a QEMU that the other side is lost; its guest counts on from behind `from`, without a count that is missing.
-fn goes_on(qemu: &mut Qemu, from: u32) {
+pub fn goes_on(qemu: &mut Qemu, from: u32) {
     qemu.command("x-colo-lost-heartbeat", json!({}));
     let mut last = from;
     // All that was printed since, and more.

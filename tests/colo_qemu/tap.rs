@@ -69,6 +69,16 @@ impl Tap {
         }
     }
 
+    /// Waits for what is malformed.
+    pub fn sees_trouble(&self) -> Value {
+        loop {
+            let seen = self.events.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("no trouble: {error}"));
+            if seen["event"] == "trouble" {
+                return seen;
+            }
+        }
+    }
+
     /// Waits for so many messages of a name; none of the events on the way may be trouble.
     pub fn sees(&self, name: &str, times: usize) {
         let mut seen = 0;
