@@ -117,8 +117,9 @@ fn told(bad: &[(Direction, Vec<u8>)], parts: &[&str]) {
     let mut session_ = Session::new(Form::Libxl);
     assert_eq!(troubles(&play(&mut session_, &session(1))), [""; 0]);
     let found = troubles(&play(&mut session_, bad));
+    let all = found.join("; ");
     for part in parts {
-        assert!(found.first().is_some_and(|first| first.contains(part)), "{part}: {found:?}");
+        assert!(all.contains(part), "{part}: {found:?}");
     }
 }
 
@@ -133,7 +134,8 @@ fn what_is_malformed_or_out_of_step_is_told_with_its_place() {
     // Of another step, of the other side, and again.
     told(&[(B, build::state(1))], &["SVM_SUSPENDED at", &back, "where NEW is due"]);
     told(&[(F, build::state(1))], &["SVM_SUSPENDED at", &at, "where NEW is due"]);
-    told(&[new.clone(), new.clone()], &["NEW at", "where SVM_SUSPENDED is due"]);
+    // Behind NEW the stream is libxc's, and its record of that number is another.
+    told(&[new.clone(), new.clone()], &["X86_PV_VCPU_EXTENDED at", "where SVM_SUSPENDED is due"]);
     told(&[new.clone(), ready.clone()], &["SVM_READY at", "where SVM_SUSPENDED is due"]);
     told(&[new.clone(), (B, dirty())], &["CHECKPOINT_DIRTY_PFN_LIST at", "where SVM_SUSPENDED is due"]);
     // Records before the secondary has said that it stands still.
