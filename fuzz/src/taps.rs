@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 use xen_replicate::inspect::recording::{dump, events, verify};
-use xen_replicate::tap::recording::Reader;
+use xen_replicate::tap::recording::{Entry, Reader, Recorder};
 use xen_replicate::tap::{Direction, Event, Form, Session, What};
 
 /// Most octets of a piece.
@@ -26,35 +26,47 @@ pub fn pieces(form: Form, session: &[(Direction, Vec<u8>)]) -> Vec<u8> {
     out
 }
 
-/// Follows the octets as a session, in one way and octet by octet: up to where something is malformed, the same is seen.
-pub fn session(octets: &[u8]) {
-    let Some((&pick, mut rest)) = octets.split_first() else { return };
-    let form = FORMS[usize::from(pick) % FORMS.len()];
-    let (mut whole, mut single) = (Session::new(form), Session::new(form));
-    let (mut by_piece, mut by_octet) = (Vec::new(), Vec::new());
+/// The dialect and the pieces of an input.
+fn parse(octets: &[u8]) -> Option<(Form, Vec<(Direction, &[u8])>)> {
+    let (&pick, mut rest) = octets.split_first()?;
+    let mut parts = Vec::new();
     while let Some((&[head, low], after)) = rest.split_first_chunk::<2>() {
         let direction = if head & 0x80 == 0 { Direction::Forward } else { Direction::Back };
         let length = usize::from(head & 0x7f) << 8 | usize::from(low);
-        let (piece, after) = after.split_at(length.min(after.len()));
+        let (part, after) = after.split_at(length.min(after.len()));
         rest = after;
+        parts.push((direction, part));
+    }
+    Some((FORMS[usize::from(pick) % FORMS.len()], parts))
+}
+
+/// Follows the octets as a session, in one way and octet by octet: up to where something is malformed, the same is seen. And as a
+/// recording of that session.
+pub fn session(octets: &[u8]) {
+    let Some((form, parts)) = parse(octets) else { return };
+    let (mut whole, mut single) = (Session::new(form), Session::new(form));
+    let (mut by_piece, mut by_octet) = (Vec::new(), Vec::new());
+    let mut recorder = Recorder::new(Vec::new(), form).unwrap();
+    for (direction, piece) in parts {
         by_piece.extend(whole.feed(direction, piece, Duration::ZERO));
         for octet in piece {
             by_octet.extend(single.feed(direction, &[*octet], Duration::ZERO));
         }
-        let closed = whole.close_image(Duration::ZERO).or_else(|| whole.close_state(Duration::ZERO));
-        by_piece.extend(closed);
-        let closed = single.close_image(Duration::ZERO).or_else(|| single.close_state(Duration::ZERO));
-        by_octet.extend(closed);
+        for (session, seen) in [(&mut whole, &mut by_piece), (&mut single, &mut by_octet)] {
+            seen.extend(session.close_image(Duration::ZERO).or_else(|| session.close_state(Duration::ZERO)));
+        }
+        recorder.write(Entry { direction, end: false, at: Duration::ZERO }, piece).unwrap();
     }
-    let (by_piece, by_octet) = (before_trouble(&by_piece), before_trouble(&by_octet));
-    assert_eq!(by_piece, by_octet);
+    assert_eq!(before_trouble(&by_piece), before_trouble(&by_octet));
     for direction in [Direction::Forward, Direction::Back] {
         assert_eq!(whole.octets(direction), single.octets(direction));
         for session in [&mut whole, &mut single] {
             let end = session.end(direction, Duration::ZERO);
             assert!(matches!(end.map(|end| end.what), None | Some(What::End | What::Broken { .. })));
         }
+        recorder.write(Entry { direction, end: true, at: Duration::ZERO }, &[]).unwrap();
     }
+    recording(&recorder.into_inner());
 }
 
 type Seen<'a> = (Direction, u64, u64, &'a What);

@@ -144,6 +144,11 @@ impl<W: Write> Recorder<W> {
         octets.chunks(MOST).try_for_each(|part| self.one(entry, part))
     }
 
+    /// What it was written to.
+    pub fn into_inner(self) -> W {
+        self.out
+    }
+
     fn one(&mut self, entry: Entry, octets: &[u8]) -> io::Result<()> {
         let kind = u32::from(entry.direction == Direction::Back) + if entry.end { 2 } else { 0 };
         let length = u32::try_from(octets.len()).unwrap_or(u32::MAX);
