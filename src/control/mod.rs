@@ -12,9 +12,11 @@
 //! ```
 //!
 //! * [`protocol`] - requests and replies;
+//! * [`capability`] - what a side can do, by name;
 //! * [`status`] - what a side tells of itself;
 //! * [`server`] and [`client`] - the two ends.
 
+pub mod capability;
 pub mod client;
 mod place;
 pub mod protocol;
@@ -24,8 +26,9 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 
+pub use capability::Capability;
 pub use client::Client;
-pub use protocol::{Capability, Reply, Request};
+pub use protocol::{Reply, Request};
 pub use server::Server;
 pub use status::Status;
 
