@@ -16,6 +16,7 @@
 //! * [`server`] and [`client`] - the two ends.
 
 pub mod client;
+pub mod lock_step;
 mod place;
 pub mod protocol;
 pub mod server;
