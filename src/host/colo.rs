@@ -177,7 +177,7 @@ fn live(survivor: Survivor<Runner>, job: &secondary::Job, desk: &Desk) -> io::Re
 
 /// How fast a backend's guests run.
 impl Backend {
-    pub(super) fn pace(&self) -> Pace {
+    pub(crate) fn pace(&self) -> Pace {
         self.steps.map_or(Pace::Free, Pace::StepsPerSecond)
     }
 }
