@@ -53,6 +53,8 @@ pub struct Compare {
     theirs: Load,
     /// A difference has been found in this epoch.
     differs: bool,
+    /// A packet was not taken: nothing behind it can be counted.
+    over: bool,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +94,7 @@ impl Compare {
             ours: Load { packets: 0, octets: 0 },
             theirs: Load { packets: 0, octets: 0 },
             differs: false,
+            over: false,
         }
     }
 
@@ -108,7 +111,7 @@ impl Compare {
         if self.epoch.checked_add(1) == Some(epoch) {
             self.begin(epoch);
         }
-        if epoch != self.epoch {
+        if epoch != self.epoch || self.over {
             return;
         }
         let Packet { connection, number, octets } = packet;
@@ -117,6 +120,7 @@ impl Compare {
             Guest::Theirs => &mut self.theirs,
         };
         if !load.has_room(octets.len()) {
+            self.over = true;
             return self.differ(found);
         }
         let entry = self.connections.entry(connection).or_default();
@@ -275,5 +279,8 @@ mod tests {
         }
         assert_eq!(found, [Found::Differ { epoch: 1 }]);
         assert_eq!(compare.theirs.packets, MOST_PACKETS);
+        // What is behind a packet that was not taken has no place.
+        compare.take(Time(0), Ours, 1, packet(0, 0, 1), &mut found);
+        assert_eq!(found.len(), 1);
     }
 }

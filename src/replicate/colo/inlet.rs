@@ -65,9 +65,9 @@ impl<O> Inlet<O> {
         self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives an order. Does not wait.
-    pub fn order(&self, order: O) {
-        self.state().orders.push_back(order);
+    /// Gives orders, all at once: nobody does the first and looks for octets before the last is there. Does not wait.
+    pub fn order(&self, orders: impl IntoIterator<Item = O>) {
+        self.state().orders.extend(orders);
         self.0.changed.notify_all();
     }
 
@@ -162,7 +162,7 @@ mod tests {
         assert!(inlet.put(b"abc") && inlet.put(b"de"));
         let mut two = [0; 2];
         assert_eq!((inlet.read(&mut two).unwrap(), &two), (2, b"ab"));
-        inlet.order(7);
+        inlet.order([7]);
         assert_eq!(inlet.read(&mut two).unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
         assert_eq!((inlet.next(), inlet.next()), (Next::Order(7), Next::Octets));
         inlet.end();

@@ -268,6 +268,7 @@ where
             ours,
             timers: Timers::default(),
             inlet,
+            orders: Vec::new(),
             post: self.post,
             pipe,
             reading,

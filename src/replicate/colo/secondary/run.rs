@@ -43,6 +43,8 @@ pub(super) struct Run<D> {
     pub ours: Hello,
     pub timers: Timers,
     pub inlet: Inlet<Order>,
+    /// Those of one event.
+    pub orders: Vec<Order>,
     pub post: Sender<Message<D>>,
     pub pipe: Pipe,
     pub reading: Cancel,
@@ -185,7 +187,7 @@ impl<D: Send + 'static> Run<D> {
                 let text = "the witness here does not know of this session's generation, so it is not the primary's: \
                             compare --witness on both, and whether the folder is mounted";
                 self.trouble(text.into());
-                self.feed(Event::Command(Command::Stop));
+                self.refuse("another witness".into());
             }
             Message::Fenced(success) => self.feed(Event::Fenced { success }),
             Message::Ask(Ask::Request(request, answer)) => {
@@ -311,6 +313,7 @@ impl<D: Send + 'static> Run<D> {
         for action in &*actions {
             self.carry_out(*action);
         }
+        self.inlet.order(self.orders.drain(..));
         if was != is {
             log::info!("{}: {was} -> {is}", self.words.domain);
         }
@@ -318,24 +321,24 @@ impl<D: Send + 'static> Run<D> {
 
     fn carry_out(&mut self, action: Action) {
         match action {
-            Action::Send(message) => self.inlet.order(Order::Send(message)),
-            Action::SendDirtyList => self.inlet.order(Order::List),
+            Action::Send(message) => self.orders.push(Order::Send(message)),
+            Action::SendDirtyList => self.orders.push(Order::List),
             // Of QEMU's dialects.
             Action::ReceiveMemory { .. } => {}
-            Action::ReceiveState { checkpoint, .. } => self.inlet.order(Order::Receive { checkpoint }),
-            Action::DropState { .. } => self.inlet.order(Order::Drop),
+            Action::ReceiveState { checkpoint, .. } => self.orders.push(Order::Receive { checkpoint }),
+            Action::DropState { .. } => self.orders.push(Order::Drop),
             Action::Load { checkpoint } => {
                 self.loading = true;
-                self.inlet.order(Order::Load { checkpoint });
+                self.orders.push(Order::Load { checkpoint });
             }
-            Action::Suspend => self.inlet.order(Order::Suspend),
-            Action::Resume { epoch } => self.inlet.order(Order::Resume { epoch }),
-            Action::DropCopy => self.inlet.order(Order::Quit),
+            Action::Suspend => self.orders.push(Order::Suspend),
+            Action::Resume { epoch } => self.orders.push(Order::Resume { epoch }),
+            Action::DropCopy => self.orders.push(Order::Quit),
             Action::RunFence { generation } => self.run_fence(generation),
             Action::ActivateGuest { checkpoint, generation } => {
                 self.failpoints.pass(Step::Activating);
                 self.activated = Some((checkpoint, generation));
-                self.inlet.order(Order::Activate);
+                self.orders.push(Order::Activate);
             }
             Action::CloseLink => self.close(),
             Action::AskWitness { generation } => {
@@ -364,7 +367,7 @@ impl<D: Send + 'static> Run<D> {
     /// Ends both directions and the copy's thread.
     pub(super) fn shut(&mut self) {
         self.close();
-        self.inlet.order(Order::Quit);
+        self.inlet.order([Order::Quit]);
     }
 
     fn run_fence(&mut self, generation: Generation) {
