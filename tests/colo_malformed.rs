@@ -191,8 +191,11 @@ fn an_end_anywhere_is_a_death_and_the_survivor_is_at_one_checkpoint() {
     let survivor = |secondary: Secondary, cut: usize| match secondary.outcome() {
         Outcome::Survivor(survivor) => {
             let domain = survivor.domain.stop().unwrap_or_else(|error| panic!("{cut}: {error}"));
-            domain.self_check().unwrap_or_else(|error| panic!("{cut}: {error}"));
             assert!(domain.is_running());
+            // These octets are a primary's that has not looked at the list of dirty pages: behind them the copy is no guest of its.
+            if survivor.checkpoint == 1 {
+                domain.self_check().unwrap_or_else(|error| panic!("{cut}: {error}"));
+            }
             survivor.checkpoint
         }
         other => panic!("{cut}: {other:?}"),

@@ -159,7 +159,12 @@ impl Report {
             ms(pause.p99),
             ms(pause.max)
         )?;
-        writeln!(out, "                (not counted: the copy of its state that is kept for the comparison below)")?;
+        let copies = match self.lock_step {
+            None => "not counted: the copy of its state that is kept for the comparison below",
+            // The guest stands still until the secondary is done.
+            Some(_) => "counted: the copy of its state that the secondary keeps for the comparison below",
+        };
+        writeln!(out, "                ({copies})")?;
         if let Some(told) = &self.lock_step {
             lock_step(told, out)?;
         }

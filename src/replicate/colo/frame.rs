@@ -137,7 +137,7 @@ impl<R: Read> Frames<R> {
     ///
     /// # Errors
     /// [`FrameError`]. An end inside of a frame is [`io::ErrorKind::UnexpectedEof`].
-    pub fn next(&mut self) -> Result<Option<(Lane, &[u8])>, FrameError> {
+    pub fn read_frame(&mut self) -> Result<Option<(Lane, &[u8])>, FrameError> {
         if !self.framed {
             return self.octets();
         }
@@ -230,20 +230,20 @@ mod tests {
     }
 
     fn error(octets: &[u8]) -> String {
-        Frames::new(octets, true).next().map(|_| ()).unwrap_err().to_string()
+        Frames::new(octets, true).read_frame().map(|_| ()).unwrap_err().to_string()
     }
 
     #[test]
     fn frames_arrive_as_they_were_sent() {
         let octets = [frame(Lane::Beat, b""), frame(Lane::Packet, &packet_payload(7, b"ping"))].concat();
         let mut frames = Frames::new(&octets[..], true);
-        assert_eq!(frames.next().unwrap(), Some((Lane::Beat, &b""[..])));
-        let (lane, payload) = frames.next().unwrap().unwrap();
+        assert_eq!(frames.read_frame().unwrap(), Some((Lane::Beat, &b""[..])));
+        let (lane, payload) = frames.read_frame().unwrap().unwrap();
         assert_eq!((lane, packet(payload)), (Lane::Packet, Some((7, &b"ping"[..]))));
-        assert!(frames.next().unwrap().is_none());
+        assert!(frames.read_frame().unwrap().is_none());
         let mut bare = Frames::new(&b"all of it"[..], false);
-        assert_eq!(bare.next().unwrap(), Some((Lane::Stream, &b"all of it"[..])));
-        assert!(bare.next().unwrap().is_none());
+        assert_eq!(bare.read_frame().unwrap(), Some((Lane::Stream, &b"all of it"[..])));
+        assert!(bare.read_frame().unwrap().is_none());
     }
 
     #[test]
@@ -259,7 +259,7 @@ mod tests {
         assert!(with(11, 0xff).contains("octets, at most 262144 are allowed"));
         assert!(with(12, sound[12] ^ 1).contains("checksum") && with(20, 0).contains("checksum"));
         for end in 1..sound.len() {
-            let ended = Frames::new(&sound[..end], true).next().map(|_| ()).unwrap_err();
+            let ended = Frames::new(&sound[..end], true).read_frame().map(|_| ()).unwrap_err();
             assert!(matches!(&ended, FrameError::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof), "{end}: {ended}");
         }
         assert_eq!(packet(b"1234567"), None);

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::remus::Rule;
-use crate::replicate::colo::frame::{self, Frames, Lane};
+use crate::replicate::colo::frame::{self, FrameError, Frames, Lane};
 use crate::replicate::colo::hello::Hello;
 use crate::replicate::link::first_octets;
 use crate::stream::handshake::Message as Handshake;
@@ -76,6 +76,10 @@ fn reach(
     let refused = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
     let mut first = Vec::new();
     let late = |error: io::Error| if is_cancelled(&error) { io::ErrorKind::TimedOut.into() } else { error };
+    let broken = |error| match error {
+        FrameError::Io(error) => late(error),
+        error => io::Error::other(error),
+    };
     let peer = first_octets(&mut reader, &mut first, recognise).map_err(late)?;
     let ended = || io::Error::new(io::ErrorKind::UnexpectedEof, format!("{name} ended before it said hello"));
     let framed = match peer {
@@ -96,7 +100,7 @@ fn reach(
     let mut source = Frames::new(io::Read::chain(Cursor::new(first), reader), framed);
     let mut theirs = None;
     if framed {
-        let said = match source.next().map_err(|error| late(io::Error::other(error)))? {
+        let said = match source.read_frame().map_err(broken)? {
             Some((Lane::Hello, said)) => said.to_vec(),
             Some((Lane::Refuse, text)) => return Err(refused(String::from_utf8_lossy(text).into_owned())),
             Some((lane, _)) => return Err(refused(format!("{name} begins with {lane:?}"))),

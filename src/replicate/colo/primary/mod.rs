@@ -7,6 +7,7 @@
 
 mod connect;
 mod guest;
+mod listen;
 mod run;
 mod words;
 
@@ -28,7 +29,8 @@ use crate::transport::Address;
 use crate::witness::Witness;
 use connect::Connected;
 use guest::{Done, Guest};
-use run::{Heard, Run};
+use listen::Heard;
+use run::Run;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};

@@ -1,21 +1,21 @@
 //! The primary while it runs: the machine, its timers, the comparison, and what the machine's actions mean here.
 #![forbid(unsafe_code)]
 
-use super::connect::{self, Connected, Source};
+use super::connect::{self, Connected};
 use super::guest::{Done, Job};
+use super::listen::{Heard, listen};
 use super::words::{self, Words};
 use super::{Ending, Message, SharedCard, Trouble};
 use crate::colo::compare::{Found, Guest as From, Packet};
 use crate::colo::fault::Guest;
 use crate::colo::primary::{Action, Code, Command, Event, Notice, Phase};
-use crate::colo::wire::WireError;
 use crate::colo::{Compare, Message as Say, Mode, Primary, Step as Place};
 use crate::control::{Reply, Request, Status};
 use crate::hypervisor::{ComparedCard, Result};
 use crate::remus::wire::Capabilities;
 use crate::remus::{Level, Timer, Timers};
 use crate::replicate::clock::Clock;
-use crate::replicate::colo::frame::{self, FrameError, Lane};
+use crate::replicate::colo::frame::{self, Lane};
 use crate::replicate::colo::hello::{Agreement, Hello, VERSION};
 use crate::replicate::colo::lists::{Back, Lists, Named};
 use crate::replicate::colo::pipe::Pipe;
@@ -29,18 +29,6 @@ use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// What was heard of the secondary.
-#[derive(Debug)]
-pub(super) enum Heard {
-    Message(Say),
-    /// Its guest has sent it.
-    Packet(u64, Vec<u8>),
-    Refused(String),
-    Garbled(WireError, Option<String>),
-    /// The last word.
-    Ended(Option<io::Error>),
-}
 
 /// The connection there is.
 pub(super) struct Attached {
@@ -556,44 +544,5 @@ impl Run {
     pub(super) fn shut(&mut self) {
         self.close();
         self.job(Job::Quit);
-    }
-}
-
-/// Reads the back channel to its end, or until it is called off.
-fn listen(mut source: Source, mut back: Back, mut hear: impl FnMut(Heard)) {
-    let mut sound = true;
-    loop {
-        let garbled = match source.next() {
-            Ok(Some(_)) if !sound => continue,
-            Ok(Some((Lane::Stream, octets))) => match back.take(octets, |message| hear(Heard::Message(message))) {
-                Ok(()) => continue,
-                Err(error) => (error, None),
-            },
-            Ok(Some((Lane::Packet, payload))) => match frame::packet(payload) {
-                Some((epoch, octets)) => {
-                    hear(Heard::Packet(epoch, octets.to_vec()));
-                    continue;
-                }
-                None => (WireError::Framing { offset: back.offset() }, Some("a packet too short to be one".into())),
-            },
-            Ok(Some((Lane::Refuse, text))) => {
-                hear(Heard::Refused(String::from_utf8_lossy(text).into_owned()));
-                continue;
-            }
-            Ok(Some((Lane::Beat | Lane::Hello, _))) => continue,
-            Ok(None) => return hear(Heard::Ended(None)),
-            Err(FrameError::Io(error)) => {
-                let quiet = is_cancelled(&error) || error.kind() == io::ErrorKind::UnexpectedEof;
-                return hear(Heard::Ended((!quiet).then_some(error)));
-            }
-            // What is behind it cannot be told apart; its end can.
-            Err(error) if sound => {
-                source.give_up();
-                (WireError::Framing { offset: back.offset() }, Some(format!("the back channel: {error}")))
-            }
-            Err(_) => continue,
-        };
-        sound = false;
-        hear(Heard::Garbled(garbled.0, garbled.1));
     }
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod copy;
+mod listen;
 mod run;
 mod words;
 
@@ -34,7 +35,8 @@ use crate::stream::{Mode, Start};
 use crate::transport::{Cancel, Link};
 use crate::witness::Witness;
 use copy::{Housed, Said, Work};
-use run::{Heard, Run};
+use listen::Heard;
+use run::Run;
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -241,7 +243,7 @@ where
             let mut hear = |heard| {
                 let _ = post.send(Message::Heard(heard));
             };
-            run::listen(Frames::new(reader, !bare), &octets, &card, &mut hear, |stream| {
+            listen::listen(Frames::new(reader, !bare), &octets, &card, &mut hear, |stream| {
                 counted.fetch_add(stream.len() as u64, Ordering::Relaxed);
                 if let Some(file) = &mut record
                     && let Err(error) = file.write_all(stream)

@@ -2,16 +2,16 @@
 #![forbid(unsafe_code)]
 
 use super::copy::{Housed, Order, Said};
-use super::{Message, Outcome, SharedCard, Survivor, Trouble, words};
+use super::listen::Heard;
+use super::{Message, Outcome, Survivor, Trouble, words};
 use crate::colo::secondary::{Action, Code, Command, End, Event, Notice, Phase};
-use crate::colo::wire::WireError;
 use crate::colo::{Config, Secondary, Step as Place};
 use crate::control::{Reply, Request};
 use crate::remus::wire::Capabilities;
 use crate::remus::{Generation, Level, Session, Timer, Timers};
 use crate::replicate::clock::Clock;
 use crate::replicate::colo::Times;
-use crate::replicate::colo::frame::{self, FrameError, Frames, Lane};
+use crate::replicate::colo::frame::Lane;
 use crate::replicate::colo::hello::{Hello, Unsuited};
 use crate::replicate::colo::inlet::Inlet;
 use crate::replicate::colo::pipe::Pipe;
@@ -19,21 +19,13 @@ use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::fence::{Fence, FenceContext};
 use crate::replicate::operator::Ask;
 use crate::replicate::witness::{Said as WitnessSaid, WitnessThread};
-use crate::transport::{Cancel, LinkReader, Probe, is_cancelled};
+use crate::transport::{Cancel, Probe, is_cancelled};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// What was heard of the primary besides its stream.
-#[derive(Debug)]
-pub(super) enum Heard {
-    Hello(Vec<u8>),
-    Refused(String),
-    Garbled(WireError, String),
-}
 
 pub(super) struct Run<D> {
     pub clock: Clock,
@@ -436,50 +428,6 @@ impl<D: Send + 'static> Run<D> {
         if self.may_stop() && self.terminated.is_some_and(|at| at <= Instant::now()) {
             self.terminated = Some(Instant::now() + self.times.timeout);
             self.feed(Event::Command(Command::Stop));
-        }
-    }
-}
-
-/// Reads the forward channel to its end, or until it is called off.
-pub(super) fn listen(
-    mut source: Frames<LinkReader>,
-    inlet: &Inlet<Order>,
-    card: &SharedCard,
-    hear: &mut impl FnMut(Heard),
-    mut arrived: impl FnMut(&[u8]),
-) {
-    let mut sound = true;
-    let mut offset: u64 = 0;
-    loop {
-        match source.next() {
-            Ok(Some(_)) if !sound => {}
-            Ok(Some((Lane::Stream, octets))) => {
-                offset = offset.saturating_add(octets.len() as u64);
-                arrived(octets);
-                // Nobody reads: its end is still news.
-                inlet.put(octets);
-            }
-            Ok(Some((Lane::Packet, payload))) => {
-                if let (Some((epoch, octets)), Some(card)) = (frame::packet(payload), &mut *super::lock(card)) {
-                    card.deliver_in(epoch, octets);
-                }
-            }
-            Ok(Some((Lane::Hello, octets))) => hear(Heard::Hello(octets.to_vec())),
-            Ok(Some((Lane::Refuse, text))) => hear(Heard::Refused(String::from_utf8_lossy(text).into_owned())),
-            Ok(Some((Lane::Beat, _))) => {}
-            Ok(None) => return inlet.end(),
-            Err(FrameError::Io(error)) => {
-                if !is_cancelled(&error) && error.kind() != io::ErrorKind::UnexpectedEof {
-                    log::warn!("reading from the primary: {error}");
-                }
-                return inlet.end();
-            }
-            Err(error) if sound => {
-                sound = false;
-                source.give_up();
-                hear(Heard::Garbled(WireError::Framing { offset }, format!("the forward channel: {error}")));
-            }
-            Err(_) => {}
         }
     }
 }
