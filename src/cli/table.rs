@@ -237,6 +237,7 @@ mod tests {
                 Notice { age_ms: 61_500, level: Loudness::Info, text: "protected".into() },
                 Notice { age_ms: 2_040, level: Loudness::Critical, text: "refused:\n\x1b[2Jchecksum".into() },
             ],
+            lock_step: None,
             statistics: Figures {
                 checkpoints: 1234,
                 refused: 1,

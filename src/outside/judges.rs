@@ -8,16 +8,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The judges, by connection. There is always one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Judges {
     first: Judge,
     others: Vec<(u8, Judge)>,
-}
-
-impl Default for Judges {
-    fn default() -> Self {
-        Judges { first: Judge::default(), others: Vec::new() }
-    }
 }
 
 impl Judges {
@@ -86,7 +80,7 @@ impl Judges {
         for seen in self.all().flat_map(Judge::hosts) {
             match hosts.iter_mut().find(|host| host.address == seen.address) {
                 Some(host) => host.packets += seen.packets,
-                None => hosts.push(seen.clone()),
+                None => hosts.push(*seen),
             }
         }
         hosts
@@ -94,7 +88,7 @@ impl Judges {
 
     /// The first faults of each.
     pub fn faults(&self) -> Vec<Fault> {
-        self.all().flat_map(Judge::faults).cloned().collect()
+        self.all().flat_map(Judge::faults).copied().collect()
     }
 }
 

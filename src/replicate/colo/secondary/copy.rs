@@ -379,8 +379,8 @@ fn message<G>(octets: &Octets, decoder: &mut Option<Decoder>, heard: &mut Vec<u8
     }
 }
 
-/// Looks whether a message stands where a state should begin; what was read of a state is put back.
-#[expect(clippy::type_complexity, reason = "the outer error is the source's, the inner the message's")]
+/// Looks whether a message stands where a state should begin; what was read of a state is put back. The
+/// outer error is the source's, the inner the message's.
 fn sync_point(octets: &Octets) -> io::Result<Option<Result<Message, WireError>>> {
     let mut ahead = octets.0.borrow_mut();
     let mut head = [0; HEADER_LEN];
