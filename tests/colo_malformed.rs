@@ -216,11 +216,14 @@ fn an_end_anywhere_is_a_death_and_the_survivor_is_at_one_checkpoint() {
 /// Plays the secondary of a primary: answers with these octets, the first ones as soon as there is a stream, the others each when
 /// NEW has been said; the last may be followed by its end. Gives how the primary ended and what it said.
 fn primary(answers: &[Vec<u8>], ends: bool) -> (Ending, String) {
+    primary_of(&Wanted { rule: Rule::Manual, ..bare() }, answers, ends)
+}
+
+fn primary_of(wanted: &Wanted, answers: &[Vec<u8>], ends: bool) -> (Ending, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("link");
     let listener = UnixListener::bind(&path).unwrap();
-    let wanted = Wanted { rule: Rule::Manual, ..bare() };
-    let (_, protecting, _) = protect(&folder, &wanted, Address::Unix(path), Kept::default());
+    let (_, protecting, _) = protect(&folder, wanted, Address::Unix(path), Kept::default());
     let (mut socket, _) = listener.accept().unwrap();
     socket.write_all(Handshake::Banner.octets()).unwrap();
     let mut reading = socket.try_clone().unwrap();
@@ -298,4 +301,20 @@ fn an_end_anywhere_on_the_back_channel_leaves_the_guest_running() {
             assert!(texts.contains("the connection to the secondary has ended"), "{cut}: {texts}");
         }
     }
+}
+
+#[test]
+fn what_does_not_come_in_time_is_not_waited_for() {
+    let (image, _) = octets();
+    let wanted = Wanted { answer: Duration::from_millis(50), rule: Rule::Manual, ..bare() };
+    // Half an image, and the connection stays open.
+    let mut secondary = Secondary::new(&wanted);
+    secondary.socket.write_all(&image[..image.len() / 2]).unwrap();
+    let Secondary { socket, receiving, .. } = secondary;
+    let outcome = receiving.join().unwrap();
+    assert!(matches!(outcome, Ok(Outcome::Ended(End::Empty))), "{outcome:?}");
+    drop(socket);
+    // An image, and no word that it is loaded.
+    let (how, texts) = primary_of(&wanted, &[], false);
+    assert!(how == Ending::Unprotected && texts.contains("SVM_READY has not come in time"), "{texts}");
 }

@@ -31,6 +31,8 @@ pub struct Wanted {
     pub period: Duration,
     /// How long a packet waits.
     pub patience: Duration,
+    /// How long a message may take.
+    pub answer: Duration,
     /// Pages in one list of dirty pages.
     pub list: u64,
     /// No frames: as libxl speaks.
@@ -45,14 +47,11 @@ impl Default for Wanted {
             sim: guest(),
             period: Duration::from_secs(50),
             patience: Duration::from_secs(30),
-            list: secondary_most(),
+            answer: Duration::from_secs(30),
+            list: xen_replicate::replicate::colo::lists::MOST,
             bare: false,
         }
     }
-}
-
-fn secondary_most() -> u64 {
-    xen_replicate::replicate::colo::lists::MOST
 }
 
 /// A guest that two hosts can run alike: what it sends does not tell when it was asked.
@@ -104,7 +103,8 @@ pub fn witness(folder: &Path, rule: Rule) -> Option<Box<dyn Witness>> {
 }
 
 pub fn config(wanted: &Wanted) -> Config {
-    Config { period: wanted.period, rule: wanted.rule, ..Config::new(Dialect::Libxl, wanted.mode) }
+    let Wanted { period, rule, answer, .. } = *wanted;
+    Config { period, rule, answer, ..Config::new(Dialect::Libxl, wanted.mode) }
 }
 
 /// A secondary that takes one connection.
