@@ -51,7 +51,7 @@ impl Place {
 fn wrong_usage_is_named_and_exits_with_2() {
     for (arguments, told) in [
         (&["remus", "-b", "web", "x"][..], "-b (--blackhole) needs -F"),
-        (&["remus", "-c", "web", "x"], "COLO is not part of this version"),
+        (&["remus", "--periodic", "web", "x"], "--colo"),
         (&["remus", "-c", "-i", "5", "web", "x"], "cannot be used with"),
         (&["remus", "web"], "HOST"),
         (&["remus", "--no-control", "web", "tcp:10.0.0.1:1"], "10.0.0.1:1 is not a loopback address"),

@@ -18,6 +18,7 @@
 
 pub mod capability;
 pub mod client;
+pub mod lock_step;
 mod place;
 pub mod protocol;
 pub mod server;

@@ -1,12 +1,14 @@
 //! `receive`: a copy of another host's domain, and its life after a failover.
 
 use super::Protection;
+use super::colo::Lockstep;
 use super::digests::Digests;
 use super::operator::Desk;
 use super::primary;
-use super::sim::{self, Backend, SimTarget};
+use super::sim::{self, Backend, Guest, SimTarget};
 use crate::hypervisor::Domain;
 use crate::libxl::restore::Options;
+use crate::remus::Generation;
 use crate::remus::pacing::Pacing;
 use crate::replicate::failpoint::Failpoints;
 use crate::replicate::link::Record;
@@ -15,6 +17,7 @@ use crate::replicate::secondary::{Driver, End, Outcome, Settings, Survivor};
 use crate::transport::{Cancel, Link, Listener};
 use std::io;
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// How to receive.
 pub struct Job {
@@ -38,6 +41,8 @@ pub struct Job {
     pub staging_limit: u64,
     /// Where tests let this process die.
     pub failpoints: Failpoints,
+    /// COLO, and whether the primary is libxl; Remus without it.
+    pub colo: Option<(Lockstep, bool)>,
     /// Where to keep sums of the survivor's state, and of its checkpoints.
     pub digests: Option<PathBuf>,
 }
@@ -82,7 +87,7 @@ pub fn receive(source: Source, job: &Job, desk: &Desk) -> io::Result<bool> {
     }
 }
 
-enum Served {
+pub(super) enum Served {
     Well,
     Badly,
     /// The guest came to live here; whether it left as it should.
@@ -90,6 +95,9 @@ enum Served {
 }
 
 fn one(link: Link, cancel: Cancel, job: &Job, record: &mut Option<Record>, desk: &Desk) -> io::Result<Served> {
+    if let Some((lockstep, bare)) = job.colo {
+        return super::colo::one(link, cancel, job, lockstep, bare, desk);
+    }
     let driver = Driver::<SimTarget>::default();
     desk.assign(driver.handle());
     let settings = Settings {
@@ -114,13 +122,26 @@ fn one(link: Link, cancel: Cancel, job: &Job, record: &mut Option<Record>, desk:
 /// The guest's life on this host.
 pub(super) fn live(survivor: Survivor<crate::hypervisor::sim::SimDomain>, job: &Job, desk: &Desk) -> io::Result<bool> {
     let Survivor { mut domain, checkpoint, generation, lost } = survivor;
-    let config = sim::xl_config(domain.config());
     let mut digests = job.digests.as_deref().map(|path| Digests::open(path, true)).transpose()?;
     if let Some(digests) = &mut digests {
         digests.survivor(checkpoint, &domain)?;
     }
     domain.unpause().map_err(io::Error::other)?;
     let guest = job.backend.house(domain).map_err(io::Error::other)?;
+    settle(guest, checkpoint, generation, lost, job, desk)
+}
+
+/// A survivor's life on this host.
+pub(super) fn settle(
+    guest: Guest,
+    checkpoint: u64,
+    generation: Generation,
+    lost: Instant,
+    job: &Job,
+    desk: &Desk,
+) -> io::Result<bool> {
+    let config = sim::xl_config(guest.runner.turn().map_err(io::Error::other)?.config());
+    let digests = job.digests.as_deref().map(|path| Digests::open(path, true)).transpose()?;
     log::warn!(
         "{}: the guest runs here, from checkpoint {checkpoint}, {:.1} ms after the primary counted as lost; {generation}. \
          It is UNPROTECTED: ctl protect HOST",

@@ -1,6 +1,6 @@
 //! The simulated backend: guests in process memory, their network over UDP.
 
-use crate::hypervisor::sim::{Pace, Runner, SimConfig, SimDomain, SimWire};
+use crate::hypervisor::sim::{Runner, SimConfig, SimDomain, SimOutput, SimWire};
 use crate::hypervisor::{self, Error, NoBuffer, OutputBuffer};
 use crate::replicate::secondary::Target;
 use serde::{Deserialize, Serialize};
@@ -39,8 +39,21 @@ impl Backend {
     pub fn house(&self, domain: SimDomain) -> hypervisor::Result<Guest> {
         let (output, wire) = SimWire::start(domain.nic().clone(), self.nic, self.nic_peer)?;
         wire.set_inbound(true);
-        let pace = self.steps.map_or(Pace::Free, Pace::StepsPerSecond);
-        let runner = Runner::start(domain, pace)?;
+        let runner = Runner::start(domain, self.pace())?;
+        self.housed(runner, output, wire)
+    }
+
+    /// The same with a guest that runs already, its cable not plugged in.
+    ///
+    /// # Errors
+    /// As [`Backend::house`].
+    pub fn plug(&self, runner: Runner) -> hypervisor::Result<Guest> {
+        let (output, wire) = SimWire::start(runner.nic(), self.nic, self.nic_peer)?;
+        wire.set_inbound(true);
+        self.housed(runner, output, wire)
+    }
+
+    fn housed(&self, runner: Runner, output: SimOutput, wire: SimWire) -> hypervisor::Result<Guest> {
         let output: Box<dyn OutputBuffer> = if self.unbuffered { Box::new(NoBuffer) } else { Box::new(output) };
         Ok(Guest { runner, output, wire })
     }
