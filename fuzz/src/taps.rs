@@ -26,8 +26,10 @@ pub fn pieces(form: Form, session: &[(Direction, Vec<u8>)]) -> Vec<u8> {
     out
 }
 
+type Piece<'a> = (Direction, &'a [u8]);
+
 /// The dialect and the pieces of an input.
-fn parse(octets: &[u8]) -> Option<(Form, Vec<(Direction, &[u8])>)> {
+fn parse(octets: &[u8]) -> Option<(Form, Vec<Piece<'_>>)> {
     let (&pick, mut rest) = octets.split_first()?;
     let mut parts = Vec::new();
     while let Some((&[head, low], after)) = rest.split_first_chunk::<2>() {
