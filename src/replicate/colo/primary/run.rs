@@ -481,6 +481,9 @@ impl Run {
         let actions = match request {
             Request::Status | Request::Watch { .. } => return Reply::status(self.status()),
             Request::Capabilities => return Reply::capabilities(Capabilities::empty(), Capabilities::empty()),
+            Request::SetCapability { .. } => {
+                return Reply::error("COLO has none of the capabilities, which are Remus's");
+            }
             Request::Unprotect { force } => {
                 let mut actions = Vec::new();
                 self.feed_into(Event::Command(Command::Unprotect { force }), &mut actions);

@@ -397,6 +397,7 @@ impl<D: Send + 'static> Run<D> {
         match request {
             Request::Status | Request::Watch { .. } => status(self),
             Request::Capabilities => Reply::capabilities(Capabilities::empty(), Capabilities::empty()),
+            Request::SetCapability { .. } => Reply::error("COLO has none of the capabilities, which are Remus's"),
             Request::FailOver { force } => {
                 let mut actions = Vec::new();
                 self.feed_into(Event::Command(Command::FailOver { force }), &mut actions);
