@@ -2,7 +2,7 @@
 //!
 //! * [`primary`] compares what both send and has checkpoints made; [`secondary`] runs the copy;
 //! * [`frame`] and [`hello`] are what two of our own ends have around libxl's octets, [`pipe`] the way out;
-//! * [`lists`] are the pages that the secondary has written, [`inlet`] what its copy waits for.
+//! * [`lists`] are the pages that the secondary has written, `inlet` what its copy waits for.
 //!
 //! | thread | primary | secondary |
 //! |---|---|---|
