@@ -69,7 +69,7 @@ fn play(session: &mut Session, round: &[(Direction, Vec<u8>)]) -> Vec<Event> {
 
 fn troubles(events: &[Event]) -> Vec<String> {
     let trouble = |event: &Event| match &event.what {
-        What::Trouble { message } => Some(message.clone()),
+        What::Trouble { message, .. } => Some(message.clone()),
         _ => None,
     };
     events.iter().filter_map(trouble).collect()

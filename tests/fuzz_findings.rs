@@ -1,14 +1,19 @@
 //! The checks of the fuzz targets over every seed and every input that a fuzz run once tripped over.
 
 mod common;
+#[path = "colo_ends/script.rs"]
+#[expect(dead_code, reason = "the octets of its session are wanted, not the ends")]
+mod script;
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
 
 use common::build;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use targets::{Steered, blobs, packed, streams};
+use targets::{Steered, blobs, packed, streams, taps};
 use xen_replicate::inspect::Input;
+use xen_replicate::tap::recording::Reader;
+use xen_replicate::tap::{Direction, Form};
 
 /// A file under the package's root.
 fn path(name: &str) -> PathBuf {
@@ -107,7 +112,26 @@ fn seeds() -> BTreeMap<String, Vec<u8>> {
     ] {
         seeds.insert(format!("decode/{name}"), [&[pick][..], &blob].concat());
     }
+    for (name, form, whole) in
+        [("qemu", Form::Qemu, false), ("qemu-whole", Form::Qemu, true), ("frame-v8", Form::FrameV8, false)]
+    {
+        let file = script::recording(form, whole, 2);
+        seeds.insert(format!("tap/{name}"), taps::pieces(form, &session_of(&file)));
+        seeds.insert(format!("tap/{name}-file"), file);
+    }
+    let libxl = [(Direction::Back, back()[..86].to_vec()), (Direction::Forward, colo())];
+    seeds.insert("tap/libxl".into(), taps::pieces(Form::Libxl, &libxl));
     seeds
+}
+
+/// What a recording has of both directions.
+fn session_of(file: &[u8]) -> Vec<(Direction, Vec<u8>)> {
+    let mut reader = Reader::new(file).unwrap();
+    let mut out = Vec::new();
+    while let Some((entry, octets)) = reader.next_entry().unwrap() {
+        out.push((entry.direction, octets.to_vec()));
+    }
+    out
 }
 
 /// The seeds on disk are what this file makes; with `UPDATE_GOLDEN` in the environment they are written anew.
@@ -124,7 +148,10 @@ fn seeds_are_as_generated() {
         assert!(std::fs::read(&file).unwrap() == *octets, "{} (UPDATE_GOLDEN=1 writes it anew)", file.display());
         total += octets.len();
     }
-    assert_eq!(files("fuzz/seeds/stream").len() + files("fuzz/seeds/decode").len(), expected.len());
+    assert_eq!(
+        ["stream", "decode", "tap"].map(|folder| files(&format!("fuzz/seeds/{folder}")).len()).iter().sum::<usize>(),
+        expected.len()
+    );
     assert!(total < 100 << 10, "{total} octets of seeds");
 }
 
@@ -133,7 +160,7 @@ fn seeds_are_as_generated() {
 #[test]
 fn every_target_takes_every_seed_and_finding() {
     let mut inputs = files("fixtures/fuzz");
-    for folder in ["stream", "decode", "packed"] {
+    for folder in ["stream", "decode", "packed", "tap"] {
         let seeds = files(&format!("fuzz/seeds/{folder}"));
         assert!(!seeds.is_empty(), "fuzz/seeds/{folder} is empty");
         inputs.extend(seeds.into_iter().map(|(name, octets)| (format!("{folder}/{name}"), octets)));
@@ -149,6 +176,7 @@ fn every_target_takes_every_seed_and_finding() {
         streams::round_trip(&steered);
         blobs::decode(octets);
         packed::read(octets);
+        taps::read(octets);
     }
 }
 

@@ -9,7 +9,7 @@ use xen_replicate::hypervisor::sim::{Difference, SimConfig, SimDomain};
 use xen_replicate::hypervisor::types::{CleanMode, CpuPolicy, DirtyStats, DomainInfo, PageType, Pfn, TscInfo};
 use xen_replicate::hypervisor::{DirtyBitmap, Domain, Error, LogDirty, PvDomain, Result, SaveDomain};
 use xen_replicate::libxc::restore::{Ending, Options};
-use xen_replicate::libxc::{Restorer, SaveError, Saver};
+use xen_replicate::libxc::{Restorer, Round, SaveError, Saver};
 use xen_replicate::stream::Mode;
 use xen_replicate::stream::check::{Checker, Parsed};
 use xen_replicate::stream::framer::Options as Framing;
@@ -230,4 +230,125 @@ fn what_the_p2m_grows_by_is_sent() {
     let memory = differences.iter().filter(|difference| matches!(difference, Difference::Memory { .. })).count();
     assert_eq!(memory, 0, "{differences:?}");
     assert_eq!(copy.memory().populated(), domain.guest.memory().populated());
+}
+
+/// A protected guest and its copy, which was the same when the log began.
+fn protected(config: &SimConfig) -> (Restless, Saver, Restorer, SimDomain) {
+    let mut domain = Restless::new(guest(config, 50));
+    domain.enable_log_dirty().unwrap();
+    let mut saver = Saver::new(&mut domain, Default::default()).unwrap();
+    let mut stream = Vec::new();
+    let mut out = LibxcWriter::<_, Alone>::start(&mut stream, Mode::Remus, 3, saver.header()).unwrap();
+    saver.static_data(&domain, &mut out).unwrap();
+    domain.suspend().unwrap();
+    saver.everything();
+    saver.send_pages(&domain, &mut out).unwrap();
+    saver.send_state(&domain, &mut out).unwrap();
+    domain.resume().unwrap();
+    out.checkpoint().unwrap();
+    drop(out);
+    let mut copy = SimDomain::empty(config).unwrap();
+    let mut restorer = Restorer::new(&copy, Options::default()).unwrap();
+    let mut reader =
+        LibxcReader::<_, Alone>::start(&stream[..], Framing { mode: Some(Mode::Remus), ..Framing::default() });
+    restorer.headers(&mut reader).unwrap();
+    assert_eq!(restorer.first_image(&mut reader, &mut copy).unwrap(), Ending::Checkpoint);
+    (domain, saver, restorer, copy)
+}
+
+/// Pages in which the copy is not what the guest is.
+fn pages_apart(domain: &Restless, copy: &SimDomain) -> Vec<Difference> {
+    let mut differences = copy.diff(&domain.guest.snapshot().unwrap(), usize::MAX).unwrap();
+    differences.retain(|difference| matches!(difference, Difference::Memory { .. }));
+    differences
+}
+
+fn checkpoint(
+    domain: &mut Restless,
+    saver: &mut Saver,
+    restorer: &mut Restorer,
+    copy: &mut SimDomain,
+    round: &mut Round,
+) -> u64 {
+    domain.suspend().unwrap();
+    let rest = saver.collect(domain).unwrap();
+    saver.stage_rest(domain, round).unwrap();
+    restorer.prepare(round, copy).unwrap();
+    restorer.commit(round, copy).unwrap();
+    rest
+}
+
+#[test]
+fn what_is_staged_ahead_and_written_again_is_as_it_was_when_the_guest_stood_still() {
+    let config = SimConfig::small(5);
+    let (mut domain, mut saver, mut restorer, mut copy) = protected(&config);
+    let mut round = Round::default();
+    for _ in 0..3 {
+        domain.guest.run(40).unwrap();
+        let written = saver.written(&mut domain).unwrap();
+        saver.stage_ahead(&mut domain, &mut round).unwrap();
+        let ahead = round.entries().to_vec();
+        assert_eq!(ahead.len() as u64, written);
+        assert_eq!(saver.written(&mut domain).unwrap(), 0, "what was copied is out of the log");
+        domain.guest.run(20).unwrap();
+        let rest = checkpoint(&mut domain, &mut saver, &mut restorer, &mut copy, &mut round);
+        let again = rest - (round.entries().len() - ahead.len()) as u64;
+        assert!(again > 0 && rest > again, "{again} of {rest} pages were staged already");
+        assert_eq!(pages_apart(&domain, &copy), []);
+        domain.resume().unwrap();
+    }
+}
+
+#[test]
+fn a_round_with_nothing_staged_ahead_is_what_is_staged_at_once() {
+    let (mut domain, mut saver, ..) = protected(&SimConfig::small(5));
+    domain.guest.run(40).unwrap();
+    domain.suspend().unwrap();
+    saver.collect(&mut domain).unwrap();
+    let (mut whole, mut rest) = (Round::default(), Round::default());
+    saver.stage(&domain, &mut whole).unwrap();
+    saver.stage_rest(&domain, &mut rest).unwrap();
+    assert!(!whole.entries().is_empty());
+    assert!(whole.batches().eq(rest.batches()));
+}
+
+#[test]
+fn a_page_that_goes_while_it_is_staged_ahead_is_staged_when_the_guest_stands_still() {
+    let config = SimConfig::small(5);
+    let (mut domain, mut saver, mut restorer, mut copy) = protected(&config);
+    domain.guest.run(40).unwrap();
+    let mut dirty = DirtyBitmap::new(domain.guest.info().unwrap().nr_pfns);
+    domain.peek_log_dirty(&mut dirty).unwrap();
+    let written: Vec<Pfn> = (0..dirty.nr_pfns()).filter(|&pfn| dirty.contains(pfn)).collect();
+    let pfn = written[written.len() / 2];
+    domain.restless = Some(pfn);
+    let mut round = Round::default();
+    saver.stage_ahead(&mut domain, &mut round).unwrap();
+    assert_eq!(round.entries().len() + 1, written.len());
+    assert!(round.entries().iter().all(|entry| entry.pfn != pfn));
+    checkpoint(&mut domain, &mut saver, &mut restorer, &mut copy, &mut round);
+    assert!(round.entries().contains(&PageEntry { page_type: PageType::NOTAB, pfn }));
+    assert_eq!(pages_apart(&domain, &copy), []);
+}
+
+#[test]
+fn a_page_that_goes_for_good_behind_its_staging_is_a_hole_in_the_round() {
+    let config = SimConfig::small(5);
+    let (mut domain, mut saver, mut restorer, mut copy) = protected(&config);
+    domain.guest.run(40).unwrap();
+    let mut round = Round::default();
+    saver.stage_ahead(&mut domain, &mut round).unwrap();
+    let ahead = round.entries().to_vec();
+    domain.guest.run(40).unwrap();
+    let mut dirty = DirtyBitmap::new(domain.guest.info().unwrap().nr_pfns);
+    domain.peek_log_dirty(&mut dirty).unwrap();
+    let pfn = ahead.iter().map(|entry| entry.pfn).find(|&pfn| dirty.contains(pfn)).expect("nothing is written twice");
+    (domain.restless, domain.for_good) = (Some(pfn), true);
+    domain.gone.set(true);
+    checkpoint(&mut domain, &mut saver, &mut restorer, &mut copy, &mut round);
+    let said: Vec<PageType> =
+        round.entries().iter().filter(|entry| entry.pfn == pfn).map(|entry| entry.page_type).collect();
+    assert_eq!(said, [PageType::NOTAB, PageType::XTAB]);
+    let others: Vec<Difference> = pages_apart(&domain, &copy);
+    assert!(others.len() <= 1, "{others:?}");
 }

@@ -51,7 +51,7 @@ impl Place {
 fn wrong_usage_is_named_and_exits_with_2() {
     for (arguments, told) in [
         (&["remus", "-b", "web", "x"][..], "-b (--blackhole) needs -F"),
-        (&["remus", "-c", "web", "x"], "COLO is not part of this version"),
+        (&["remus", "--periodic", "web", "x"], "--colo"),
         (&["remus", "-c", "-i", "5", "web", "x"], "cannot be used with"),
         (&["remus", "web"], "HOST"),
         (&["remus", "--no-control", "web", "tcp:10.0.0.1:1"], "10.0.0.1:1 is not a loopback address"),
@@ -164,6 +164,34 @@ fn a_fence_that_fails_keeps_a_bare_secondary_passive() {
     std::fs::write(&mark, "").unwrap();
     wait(&place.path("b"), "the survivor", |status| status.phase == "alone");
     place.end_remote();
+}
+
+#[test]
+fn capabilities_are_set_by_the_names_of_micro_checkpointing() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("w")).unwrap();
+    let witness = place.text("w");
+    let (control, host) = (place.text("a"), format!("exec:{}", place.remote(&format!("--witness {witness}"))));
+    let arguments = ["remus", "--witness", &witness, "-i", "10", "--control", &control, "web", &host];
+    let _primary = Guarded(command(&arguments).stderr(Stdio::null()).spawn().unwrap());
+    wait(&place.path("a"), "protection", |status| status.protected);
+    let set = |name, to| run(&["ctl", "web", "--control", &control, "set-capability", name, to]);
+    for (name, to) in [("mc", "on"), ("mc-net-disable", "off"), ("mc-rdma-copy", "on"), ("rdma-keepalive", "on")] {
+        assert_eq!(set(name, to), (Some(0), String::new()), "{name} {to}");
+    }
+    for (name, to, told) in [
+        ("mc-net-disable", "on", "cannot be switched on while running"),
+        ("mc-rdma-copy", "off", "--staging-limit"),
+        ("rdma-keepalive", "off", "--timeout"),
+        ("mc-zero", "on", "no capability"),
+    ] {
+        let (code, errors) = set(name, to);
+        assert!(code == Some(1) && errors.contains(told), "{name} {to}: {code:?} {errors}");
+    }
+    assert_eq!(set("mc", "off"), (Some(0), String::new()));
+    wait(&place.path("a"), "the end of protection", |status| status.phase == "alone" && !status.protected);
+    let (code, errors) = set("mc", "on");
+    assert!(code == Some(1) && errors.contains("protect HOST"), "{code:?} {errors}");
 }
 
 #[test]

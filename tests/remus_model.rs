@@ -5,6 +5,8 @@
 
 #[path = "remus_model/explore.rs"]
 mod explore;
+#[path = "common/explorer.rs"]
+mod explorer;
 #[path = "remus_model/steps.rs"]
 mod steps;
 #[path = "remus_model/world.rs"]

@@ -41,8 +41,14 @@ impl Client {
 
     fn hear(&mut self, host: &UdpSocket, sequences: std::ops::Range<u64>) {
         for sequence in sequences {
-            let packet =
-                WorkloadPacket { kind: PacketKind::Beacon, sequence, step: sequence, sum: 0, payload: Vec::new() };
+            let packet = WorkloadPacket {
+                kind: PacketKind::Beacon,
+                connection: 0,
+                sequence,
+                step: sequence,
+                sum: 0,
+                payload: Vec::new(),
+            };
             host.send_to(&packet.emit(64), self.address).unwrap();
         }
     }

@@ -1,10 +1,12 @@
 //! Benchmarks of the Remus engine: `cargo bench --bench remus`.
 //!
 //! What is promised is a ratio to a peer, or a physical limit, measured in the same run; each is printed beside what was
-//! asked for. `docs/performance.md` explains the figures. A word picks a subject: `pause`, `rate`, `size`, `bitmap`.
+//! asked for. `docs/performance.md` explains the figures. A word picks a subject: `pause`, `rate`, `size`, `bitmap`,
+//! `lockstep`.
 
 mod bitmap;
 mod figures;
+mod lockstep;
 mod pause;
 mod rate;
 mod size;
@@ -27,6 +29,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if picked("bitmap") {
         bitmap::all(measuring);
+    }
+    if picked("lockstep") {
+        lockstep::all(measuring)?;
     }
     if picked("rate") {
         rate::all(measuring)?;

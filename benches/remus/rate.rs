@@ -10,7 +10,7 @@ use xen_replicate::control::{Client, Request, Status};
 use xen_replicate::outside::{ClientConfig, ClientThread, Seen};
 
 /// A process that does not outlive this value.
-struct Guarded(Child);
+pub struct Guarded(Child);
 
 impl Drop for Guarded {
     fn drop(&mut self) {
@@ -19,19 +19,19 @@ impl Drop for Guarded {
     }
 }
 
-fn start(arguments: &[&str]) -> std::io::Result<Guarded> {
+pub fn start(arguments: &[&str]) -> std::io::Result<Guarded> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xen-replicate"));
     command.args(arguments).env("RUST_LOG", "off").stdin(Stdio::null()).stdout(Stdio::null());
     command.spawn().map(Guarded)
 }
 
-fn status(socket: &Path) -> Result<Status, Box<dyn Error>> {
+pub fn status(socket: &Path) -> Result<Status, Box<dyn Error>> {
     let reply = Client::connect(socket)?.request(&Request::Status)?;
     Ok(*reply.status.ok_or("no status")?)
 }
 
 /// Waits for something that comes when it comes.
-fn until<T>(mut look: impl FnMut() -> Option<T>) -> Result<T, Box<dyn Error>> {
+pub fn until<T>(mut look: impl FnMut() -> Option<T>) -> Result<T, Box<dyn Error>> {
     let end = Instant::now() + Duration::from_secs(60);
     while Instant::now() < end {
         if let Some(found) = look() {
@@ -43,7 +43,7 @@ fn until<T>(mut look: impl FnMut() -> Option<T>) -> Result<T, Box<dyn Error>> {
 }
 
 /// A guest of 256 MiB whose steps write to so many pages, out of so many.
-fn guest(working_set: u64, writes: u64) -> String {
+pub fn guest(working_set: u64, writes: u64) -> String {
     format!(
         r#"{{"memory":65536,"working_set":{working_set},"hot_permille":0,"writes_per_step":{writes},"whole_page_permille":0}}"#
     )

@@ -1,7 +1,7 @@
 //! A save helper as libxl starts it, theirs or ours.
 
 use crate::Result;
-use crate::home::Home;
+use crate::home::{Home, Mappings};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -19,9 +19,20 @@ pub enum Program {
     Ours,
 }
 
+impl Program {
+    /// The file that it saves to, for [`Homes::stream`](crate::home::Homes::stream).
+    pub const fn file(self) -> &'static str {
+        match self {
+            Program::Debians => "theirs",
+            Program::Ours => "ours",
+        }
+    }
+}
+
 /// The stand-in with Debian's programs.
 pub struct Tools {
     folder: PathBuf,
+    mappings: Mappings,
 }
 
 /// How the stream is opened: as descriptor 3, before the shell becomes the helper.
@@ -43,7 +54,12 @@ impl Tools {
         if !output.status.success() {
             return Err(format!("tests/standin/setup: {}", output.status).into());
         }
-        Ok(Tools { folder: String::from_utf8(output.stdout)?.trim_end().into() })
+        Ok(Tools { folder: String::from_utf8(output.stdout)?.trim_end().into(), mappings: Mappings::AsAsked })
+    }
+
+    /// The same, with mappings that cost nothing.
+    pub fn with_kept_mappings(&self) -> Self {
+        Tools { folder: self.folder.clone(), mappings: Mappings::Kept }
     }
 
     /// Starts a helper to save the domain of a home.
@@ -82,7 +98,11 @@ impl Tools {
         };
         let mut command = Command::new("sh");
         command.args(["-c", &format!(r#"exec 3{redirection}"$1"; shift; exec "$@""#), "sh"]).arg(path);
-        command.arg(self.folder.join("run")).arg(helper).args(arguments).env("XEN_STANDIN", home.configuration());
+        command
+            .arg(self.folder.join("run"))
+            .arg(helper)
+            .args(arguments)
+            .env("XEN_STANDIN", home.configuration(self.mappings));
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         Ok(Running { child })
     }

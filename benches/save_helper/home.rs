@@ -11,6 +11,15 @@ use xen_replicate::hypervisor::{PAGE_SIZE, ZERO_PAGE};
 /// Pages that the guest dirties in a step, of the 1 GiB that it has.
 const DIRTIED: u64 = 10_000;
 
+/// How the stand-in maps a domain's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mappings {
+    /// When it is asked to.
+    AsAsked,
+    /// Once and for all, where frames lie next to each other: what it costs to map and unmap is not in the figure then.
+    Kept,
+}
+
 /// Where a domain is.
 pub struct Home {
     folder: PathBuf,
@@ -26,20 +35,26 @@ impl Home {
 
     fn put(&self, image: &SimImage) -> Result<()> {
         fs::write(self.path("before.json"), serde_json::to_vec(image)?)?;
-        let config = serde_json::json!({
-            "folder": self.folder,
-            "control": self.path("control"),
-            "steps_per_second": 4,
-        });
-        fs::write(self.configuration(), config.to_string())?;
+        for mappings in [Mappings::AsAsked, Mappings::Kept] {
+            let config = serde_json::json!({
+                "folder": self.folder,
+                "control": self.path("control"),
+                "steps_per_second": 4,
+                "kept_mappings": mappings == Mappings::Kept,
+            });
+            fs::write(self.configuration(mappings), config.to_string())?;
+        }
         Ok(())
     }
 
     /// The stand-in's configuration. A control socket that an earlier process has left is gone.
-    pub fn configuration(&self) -> PathBuf {
+    pub fn configuration(&self, mappings: Mappings) -> PathBuf {
         // Mostly there is none.
         let _ = fs::remove_file(self.path("control"));
-        self.path("standin.json")
+        self.path(match mappings {
+            Mappings::AsAsked => "standin.json",
+            Mappings::Kept => "standin-kept.json",
+        })
     }
 
     /// A path in it.

@@ -4,8 +4,9 @@ use crate::Result;
 use crate::helper::{Program, Stream, Time, Tools};
 use crate::home::Homes;
 use memmap2::Mmap;
+use rustix::pipe::{SpliceFlags, splice};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::thread;
 use xen_replicate::save_helper::StreamType;
@@ -21,7 +22,7 @@ pub fn same_streams(tools: &Tools, homes: &Homes) -> Result<()> {
         fs::write(&path, [])?;
         tools.save(program, &homes.still, Stream::To(&path), StreamType::Plain)?.finish()?;
         lengths.push(fs::metadata(&path)?.len());
-        let old = homes.stream(file_of(program));
+        let old = homes.stream(program.file());
         // What was allocated beyond the stream's end goes.
         File::options().write(true).open(&old)?.set_len(fs::metadata(&path)?.len())?;
         fs::remove_file(path)?;
@@ -39,16 +40,9 @@ fn map(path: &Path) -> Result<Mmap> {
     Ok(unsafe { Mmap::map(&File::open(path)?)? })
 }
 
-const fn file_of(program: Program) -> &'static str {
-    match program {
-        Program::Debians => "theirs",
-        Program::Ours => "ours",
-    }
-}
-
 /// Into a file whose memory is allocated.
 pub fn save_file(tools: &Tools, homes: &Homes, program: Program) -> Result<Time> {
-    let path = homes.stream(file_of(program));
+    let path = homes.stream(program.file());
     tools.save(program, &homes.still, Stream::Over(&path), StreamType::Plain)?.finish()
 }
 
@@ -77,17 +71,18 @@ fn drain(path: &Path) -> std::io::Result<()> {
 
 /// Out of a file.
 pub fn restore_file(tools: &Tools, homes: &Homes, program: Program) -> Result<Time> {
-    let path = homes.stream(file_of(Program::Debians));
+    let path = homes.stream(Program::Debians.file());
     tools.restore(program, &homes.empty, Stream::From(&path))?.finish()
 }
 
-/// Out of a pipe that a thread writes.
+/// Out of a pipe into which a thread splices a file in memory: nothing but the helper copies.
 pub fn restore_pipe(tools: &Tools, homes: &Homes, program: Program) -> Result<Time> {
-    let (path, stream) = (homes.fifo(), map(&homes.stream(file_of(Program::Debians)))?);
+    let (path, stream) = (homes.fifo(), File::open(homes.stream(Program::Debians.file()))?);
     thread::scope(|scope| {
         let writing = scope.spawn(|| -> std::io::Result<()> {
-            let mut pipe = File::options().write(true).open(&path)?;
-            stream.chunks(PIECE).try_for_each(|piece| pipe.write_all(piece))
+            let pipe = File::options().write(true).open(&path)?;
+            while splice(&stream, None, &pipe, None, PIECE, SpliceFlags::empty())? > 0 {}
+            Ok(())
         });
         let time = tools.restore(program, &homes.empty, Stream::From(&path))?.finish()?;
         writing.join().map_err(|_| "the writer has panicked")?.map_err(|error| format!("the writer: {error}"))?;

@@ -3,10 +3,12 @@
 //!
 //! * [`streams`] holds a stream against the three ways in and what stands on them; [`Steered`] is its input.
 //! * [`blobs`] holds any octets against every decoder, [`packed`] against the unpackers.
+//! * [`taps`] follows any octets as a COLO session, and reads them as the recording of one.
 
 pub mod blobs;
 pub mod packed;
 pub mod steered;
 pub mod streams;
+pub mod taps;
 
 pub use steered::Steered;

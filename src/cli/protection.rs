@@ -199,7 +199,15 @@ impl ProtectionArgs {
     /// # Errors
     /// As for [`ProtectionArgs::rule`].
     pub fn remote_command(&self, domain: &str) -> Result<String, String> {
-        let mut command = format!("xen-replicate receive --domain {} --rule {}", quoted(domain), self.rule()?);
+        self.remote_command_with(domain, "")
+    }
+
+    /// The same with options behind the rule.
+    ///
+    /// # Errors
+    /// As for [`ProtectionArgs::rule`].
+    pub fn remote_command_with(&self, domain: &str, options: &str) -> Result<String, String> {
+        let mut command = format!("xen-replicate receive --domain {} --rule {}{options}", quoted(domain), self.rule()?);
         if let Some(backend) = self.backend.as_ref().and_then(ValueEnum::to_possible_value) {
             command.push_str(&format!(" --backend {}", backend.get_name()));
         }

@@ -4,6 +4,7 @@ use super::endpoint::{self, Reach, SSH_COMMAND};
 use super::live;
 use super::protection::{MOST_MIB, ProtectionArgs, ms};
 use crate::host::bare;
+use crate::host::colo::Lockstep;
 use crate::host::operator::Desk;
 use crate::host::secondary::{Home, Job, Source, receive};
 use crate::host::sim::{SimHome, SimTarget};
@@ -34,6 +35,15 @@ pub struct Args {
     /// The primary is a stock xl remus: send xl's banner, and read a bare stream
     #[arg(long)]
     pub bare: bool,
+    /// The primary's is remus -c: run the copy beside it; with --bare its primary is libxl
+    #[arg(long)]
+    pub colo: bool,
+    /// The script that sets up COLO's proxy; accepted for compatibility, for a simulated guest's card needs none
+    #[arg(long, value_name = "SCRIPT", requires = "colo")]
+    pub coloft_script: Option<String>,
+    /// COLO's proxy in user space; accepted for compatibility
+    #[arg(long, requires = "colo")]
+    pub userspace_colo_proxy: bool,
     /// Most MiB of a checkpoint that is kept until it is whole; a larger one is refused
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=MOST_MIB))]
     pub memory_budget: u64,
@@ -136,6 +146,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
             domain: args.domain.clone(),
             memory_budget: args.domain_memory.map(|mib| mib * ((1 << 20) / PAGE_SIZE as u64)),
         },
+        colo: args.colo.then(|| (Lockstep::default(), args.bare)),
         digests: args.protection.keep_digests.clone(),
     };
     serve(args, config, home, bare::receive)
@@ -182,7 +193,7 @@ fn serve<H: Home>(
     let office = desk.open(socket.as_deref(), !args.foreground)?;
     let table = args.protection.watch.then(|| live::start(&desk)).transpose()?;
     let received = match source {
-        Source::Link(link, cancel) if args.bare => bare(link, cancel, &job, &desk),
+        Source::Link(link, cancel) if args.bare && !args.colo => bare(link, cancel, &job, &desk),
         source => receive(source, &job, &desk),
     };
     drop(table);
@@ -233,6 +244,10 @@ mod tests {
         assert!(args.remus && args.foreground);
         let long = parse(&["--remus", "--foreground"]).unwrap();
         assert_eq!(format!("{args:?}"), format!("{long:?}"));
+        let colo = parse(&["--colo", "--coloft-script", "/etc/x", "--userspace-colo-proxy", "-e"]).unwrap();
+        assert!(colo.colo && colo.userspace_colo_proxy && colo.coloft_script.is_some());
+        refused(&["--userspace-colo-proxy"], &["--colo"]);
+        refused(&["--coloft-script=x"], &["--colo"]);
     }
 
     #[test]

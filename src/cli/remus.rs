@@ -3,7 +3,9 @@
 use super::endpoint::{self, Reach, SSH_COMMAND};
 use super::live;
 use super::protection::{ProtectionArgs, ms};
+use crate::colo::Mode;
 use crate::host::Protection;
+use crate::host::colo::{self, Lockstep};
 use crate::host::operator::Desk;
 use crate::host::primary::{Job, protect_simulated};
 use crate::host::sim::{Backend, xl_config};
@@ -15,6 +17,7 @@ use crate::transport::Address;
 use clap::Args as ClapArgs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 /// Options of the command. The one-letter options, their meanings and their conflicts are those of `xl remus`
 /// (`tools/xl/xl_cmdtable.c` and `main_remus` in `tools/xl/xl_migrate.c`).
@@ -25,10 +28,9 @@ pub struct Args {
     /// The host that is to keep a copy: a name for SSHCOMMAND, unix:PATH, tcp:ADDR:PORT, fd:R,W or exec:COMMAND
     pub host: String,
 
-    /// Milliseconds from one checkpoint to the next; 0 is the default, as for xl
-    #[arg(short, long, value_name = "MS", default_value_t = ms(Config::default().interval),
-        value_parser = clap::value_parser!(u64).range(0..=60_000))]
-    pub interval: u64,
+    /// Milliseconds from one checkpoint to the next; 0 is the default, as for xl [default: 200]
+    #[arg(short, long, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub interval: Option<u64>,
     /// No compression; accepted for compatibility, for a migration-v2 stream has none
     #[arg(short = 'u', long)]
     pub no_compression: bool,
@@ -53,10 +55,21 @@ pub struct Args {
     /// Do not replicate disks; needs -F
     #[arg(short = 'd', long)]
     pub no_disk_replication: bool,
-    /// Lock-step (COLO) instead of checkpoints
-    #[arg(short, long, conflicts_with_all = ["interval", "blackhole", "no_network_buffer", "no_disk_replication"])]
+    /// Lock-step (COLO): the guest runs on both hosts, and a checkpoint is taken when the two send different things
+    #[arg(short, long, conflicts_with_all = ["blackhole", "no_network_buffer", "no_disk_replication"])]
     pub colo: bool,
-    /// COLO's proxy in user space; needs -c
+    /// Milliseconds from one checkpoint of COLO's to the next at most; needs -c
+    #[arg(long, value_name = "MS", default_value_t = ms(Lockstep::default().period), requires = "colo",
+        value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    pub period: u64,
+    /// Milliseconds that a packet of one guest waits for the other's before they count as different; needs -c
+    #[arg(long, value_name = "MS", default_value_t = ms(Lockstep::default().patience), requires = "colo",
+        value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub patience: u64,
+    /// The copy stands still between COLO's checkpoints, and all output waits for the next; xl has no such mode; needs -c
+    #[arg(long, requires = "colo")]
+    pub periodic: bool,
+    /// COLO's proxy in user space, which a simulated guest's card needs none of; passed on to the receiver; needs -c
     #[arg(short = 'p', long)]
     pub userspace_proxy: bool,
 
@@ -99,6 +112,10 @@ impl Args {
         if self.userspace_proxy && !self.colo {
             return Err("-p (--userspace-proxy) needs -c (--colo)".into());
         }
+        // As to xl, an interval of 0 is none.
+        if self.colo && self.interval.is_some_and(|interval| interval > 0) {
+            return Err("-c (--colo) cannot be used with -i (--interval): see --period".into());
+        }
         if self.protection.fence.is_some() {
             return Err("--fence is the secondary's, which runs it before it goes active: give it to receive".into());
         }
@@ -109,12 +126,29 @@ impl Args {
 
     /// Milliseconds from one checkpoint to the next.
     pub fn interval(&self) -> u64 {
-        if self.interval == 0 { ms(Config::default().interval) } else { self.interval }
+        self.interval.filter(|&interval| interval > 0).unwrap_or(ms(Config::default().interval))
     }
 
-    /// What is asked for and not part of this version.
-    pub fn unsupported(&self) -> Option<String> {
-        self.colo.then(|| "COLO is not part of this version".into())
+    /// What COLO is to do, if it is asked for.
+    pub fn lockstep(&self) -> Option<Lockstep> {
+        let mode = if self.periodic { Mode::Periodic } else { Mode::LockStep };
+        let (period, patience) = (Duration::from_millis(self.period), Duration::from_millis(self.patience));
+        self.colo.then_some(Lockstep { mode, period, patience })
+    }
+
+    /// What is run on HOST unless the operator says otherwise.
+    fn ours(&self) -> Result<String, String> {
+        let mut more = String::new();
+        if self.colo {
+            more.push_str(" --colo");
+            if let Some(script) = &self.netbuf_script {
+                more.push_str(&format!(" --coloft-script {}", endpoint::quoted(script)));
+            }
+            if self.userspace_proxy {
+                more.push_str(" --userspace-colo-proxy");
+            }
+        }
+        self.protection.remote_command_with(&self.domain, &more)
     }
 
     /// The way to HOST, or to nowhere with -b.
@@ -130,7 +164,7 @@ impl Args {
     /// # Errors
     /// The host is of none of its forms.
     pub fn endpoint_of(&self, host: &str, ssh: Option<&str>, remote: Option<&str>) -> Result<Address, String> {
-        let ours = self.protection.remote_command(&self.domain)?;
+        let ours = self.ours()?;
         endpoint::host(
             host,
             &Reach {
@@ -195,9 +229,6 @@ impl Args {
 pub fn run(args: &Args) -> io::Result<bool> {
     let usage = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
     let config = args.config().map_err(usage)?;
-    if let Some(text) = args.unsupported() {
-        return Err(usage(text));
-    }
     #[cfg(feature = "xen")]
     if args.protection.is_xens() {
         return super::xen::remus(args, config);
@@ -218,7 +249,10 @@ pub fn run(args: &Args) -> io::Result<bool> {
     let guest = backend.house(domain).map_err(io::Error::other)?;
     let job = args.job(protection, xl_config(&sim), crate::libxc::save::Options::default())?;
     let table = args.protection.watch.then(|| live::start(&desk)).transpose()?;
-    let ended = protect_simulated(guest, job, &desk, digests);
+    let ended = match args.lockstep() {
+        Some(lockstep) => colo::protect(guest, job, lockstep, &desk, digests),
+        None => protect_simulated(guest, job, &desk, digests),
+    };
     drop(table);
     drop(office);
     Ok(is_gone(ended.map_err(io::Error::other)?))
@@ -238,7 +272,6 @@ mod tests {
     use crate::remus::Rule;
     use crate::remus::pacing::Target;
     use clap::{CommandFactory, Parser};
-    use std::time::Duration;
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -272,7 +305,7 @@ mod tests {
         assert_eq!(args.protection.backend().steps.map(|steps| steps.get()), Some(2000));
         assert_eq!(args.protection.staging_limit(), 1 << 30);
         assert_eq!(args.protection.fence_timeout(), Duration::from_secs(30));
-        assert_eq!(args.unsupported(), None);
+        assert_eq!(args.lockstep(), None);
         let without_host = Line::try_parse_from(["remus", "web"]).unwrap_err();
         assert!(without_host.to_string().contains("HOST"));
     }
@@ -301,7 +334,7 @@ mod tests {
         assert_eq!((config.interval, config.bare), (Duration::from_millis(50), true));
         let colo = parse(&["-cpu"]).unwrap();
         assert_eq!(format!("{colo:?}"), format!("{:?}", parse(&["-u", "--colo", "--userspace-proxy"]).unwrap()));
-        assert!(colo.unsupported().unwrap().contains("COLO"));
+        assert_eq!(colo.lockstep(), Some(Lockstep::default()));
     }
 
     #[test]
@@ -332,6 +365,12 @@ mod tests {
             refused(&["-c", "-F", letter], &["--colo", "cannot be used with"]);
         }
         refused(&["-c", "-i", "200"], &["--colo", "--interval"]);
+        // To xl no interval is none.
+        parse(&["-c", "-i", "0"]).unwrap();
+        for alone in [&["--periodic"][..], &["--period=900"], &["--patience=9"]] {
+            refused(alone, &["--colo"]);
+        }
+        refused(&["-c", "--period=9"], &["--period"]);
         refused(&["-p"], &["-p", "-c"]);
         parse(&["-c"]).unwrap();
     }
@@ -357,6 +396,20 @@ mod tests {
         let here = std::env::current_dir().unwrap().join("w");
         assert!(command.contains(&format!("--witness {}", here.display())), "{command}");
         assert!(command.contains(" --heartbeat 1500 --timeout 5000'"), "{command}");
+    }
+
+    #[test]
+    fn a_receiver_of_colo_is_told_so() {
+        let command = |args: &[&str]| {
+            let Ok(Address::Command(command)) = parse(args).unwrap().endpoint() else { panic!("no command") };
+            command
+        };
+        assert_eq!(command(&["-c"]), "exec ssh host-b 'xen-replicate receive --domain web --rule manual --colo'");
+        let all = command(&["-cp", "-N", "proxy", "-e"]);
+        assert!(all.ends_with("--colo --coloft-script proxy --userspace-colo-proxy' -e"), "{all}");
+        let args = parse(&["-c", "--periodic", "--period=900", "--patience=50"]).unwrap();
+        let (period, patience) = (Duration::from_millis(900), Duration::from_millis(50));
+        assert_eq!(args.lockstep(), Some(Lockstep { mode: Mode::Periodic, period, patience }));
     }
 
     #[test]

@@ -101,6 +101,13 @@ fn write_figures(out: &mut String, status: &Status, earlier: &Status) -> std::fm
     }
     row(out, "pages/checkpoint", figures.pages_per_checkpoint, thousands)?;
     row(out, "octets/checkpoint", figures.octets_per_checkpoint, octets)?;
+    if let Some(told) = &status.lock_step {
+        row(out, "latency (ms)", told.latency, millis)?;
+        let [agreed, waited, differ, others] =
+            [told.agreed, told.waited, told.by_difference, told.by_period].map(thousands);
+        writeln!(out, "packets      {agreed} at once, {waited} with a checkpoint")?;
+        writeln!(out, "checkpoints  {differ} for a difference, {others} for the period or by hand")?;
+    }
     // The other way round when the earlier one was of another process.
     let (earlier, since) = match status.elapsed_ms.checked_sub(earlier.elapsed_ms) {
         Some(since) if since > 0 => (earlier.statistics, since),
@@ -209,6 +216,7 @@ impl<W: Write> Live<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::lock_step::LockStep;
     use crate::control::status::{Figures, Notice};
 
     fn protected() -> Status {
@@ -237,6 +245,7 @@ mod tests {
                 Notice { age_ms: 61_500, level: Loudness::Info, text: "protected".into() },
                 Notice { age_ms: 2_040, level: Loudness::Critical, text: "refused:\n\x1b[2Jchecksum".into() },
             ],
+            lock_step: None,
             statistics: Figures {
                 checkpoints: 1234,
                 refused: 1,
@@ -275,6 +284,21 @@ in all       1,234 checkpoints, 1,234,000 pages, 5.00 GiB
     2.0 s ago  CRITICAL  refused: ?[2Jchecksum
 ";
         assert_eq!(render(&protected(), WIDTH), expected);
+    }
+
+    #[test]
+    fn a_colo_primary_has_lines_of_its_own() {
+        let latency = Summary { p50: 1_500, p99: 2_000, max: 3_000 };
+        let told =
+            LockStep { agreed: 1_000, waited: 20, by_difference: 3, by_period: 1, latency, ..LockStep::default() };
+        let table = render(&Status { lock_step: Some(told), ..protected() }, WIDTH);
+        for line in [
+            "latency (ms)                 1.500         2.000         3.000\n",
+            "packets      1,000 at once, 20 with a checkpoint\n",
+            "checkpoints  3 for a difference, 1 for the period or by hand\n",
+        ] {
+            assert!(table.contains(line), "{table}");
+        }
     }
 
     #[test]

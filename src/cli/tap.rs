@@ -2,12 +2,13 @@
 
 use crate::inspect::Input;
 use crate::tap::recording::Reader;
-use crate::tap::{Event, Form, Watch, answer, pass, replay};
+use crate::tap::{Cut, Event, Form, Watch, answer, pass, replay};
 use crate::transport::{Address, Cancel, Listener, connect};
 use clap::{Args as ClapArgs, ValueEnum};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Options of the command.
 #[derive(Debug, ClapArgs)]
@@ -30,9 +31,16 @@ pub struct Args {
     /// The wire form
     #[arg(long, value_enum, default_value_t = FormArg::Qemu, conflicts_with = "replay")]
     dialect: FormArg,
+    /// Seconds that a primary may be silent in the middle of an image or a checkpoint, where the tap is the secondary
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600),
+        conflicts_with_all = ["forward", "replay"])]
+    patience: u64,
     /// One JSON object a line, with everything
     #[arg(long)]
     json: bool,
+    /// For tests: one direction carries nothing behind MESSAGE@N[+OCTETS]
+    #[arg(long, value_name = "PLACE", hide = true)]
+    cut: Option<Cut>,
     /// Addresses of private networks too, not only of this machine
     #[arg(long)]
     allow_private: bool,
@@ -45,7 +53,7 @@ enum FormArg {
     Qemu,
     /// The earlier ones of 64 bits
     FrameV8,
-    /// libxl's records: passed on and recorded
+    /// libxl's records
     Libxl,
 }
 
@@ -67,7 +75,9 @@ fn watch(args: &Args, form: Form) -> io::Result<Watch> {
     let create = |path: &PathBuf| -> io::Result<File> {
         OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| named(error, path))
     };
-    Watch::new(form, args.record.as_ref().map(create).transpose()?, printer(args.json))
+    let mut watch = Watch::new(form, args.record.as_ref().map(create).transpose()?, printer(args.json))?;
+    watch.set_cut(args.cut.clone());
+    Ok(watch)
 }
 
 /// Prints events until nobody reads them any more.
@@ -88,8 +98,9 @@ fn tap(args: &Args, listen: &str) -> io::Result<bool> {
         FormArg::FrameV8 => Form::FrameV8,
         FormArg::Libxl => Form::Libxl,
     };
-    if args.forward.is_none() && form != Form::Qemu {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "without --forward only --dialect qemu is answered"));
+    if args.forward.is_none() && form == Form::Libxl {
+        let text = "libxl's secondary is xen-replicate receive --colo: the tap needs --forward";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     let forward = args.forward.as_ref().map(|text| address(args, text)).transpose()?;
     let watch = watch(args, form)?;
@@ -104,7 +115,7 @@ fn tap(args: &Args, listen: &str) -> io::Result<bool> {
                 .map_err(|error| io::Error::new(error.kind(), format!("{forward}: {error}")))?;
             pass::pass(primary, secondary, &[primary_cancel, cancel], watch)
         }
-        None => answer::answer(primary, form, watch),
+        None => answer::answer(primary, form, Duration::from_secs(args.patience), watch),
     };
     summary(&watch);
     result.map(|()| watch.errors() == 0)

@@ -62,19 +62,17 @@ fn one(args: &Args, input: Input, options: &Options) -> io::Result<Report> {
     verify(input, options, &mut progress).map_err(|error| args.stream.named(error))
 }
 
-/// A recording: a session of QEMU's as a whole, of libxl's each direction by itself.
+/// A recording: the session as a whole, and of libxl's each direction by itself too.
 fn recorded(args: &Args, mut reader: Reader<Box<dyn Read + Send>>, options: &Options) -> io::Result<Vec<Report>> {
-    if reader.form() != Form::Libxl {
-        return Ok(vec![recording::verify(&mut reader).map_err(|error| args.stream.named(error))?]);
-    }
-    let ways = [(Direction::Forward, Mode::Colo), (Direction::Back, Mode::Back)];
-    ways.into_iter()
-        .map(|(direction, mode)| {
+    let mut reports = vec![recording::verify(&mut reader).map_err(|error| args.stream.named(error))?];
+    if reader.form() == Form::Libxl {
+        for (direction, mode) in [(Direction::Forward, Mode::Colo), (Direction::Back, Mode::Back)] {
             let reader = args.stream.recording(args.stream.open()?.into_reader())?;
             let input = Input::Compressed(Box::new(OneWay::new(reader, direction)));
-            one(args, input, &Options { mode: Some(mode), start: None, ..*options })
-        })
-        .collect()
+            reports.push(one(args, input, &Options { mode: Some(mode), start: None, ..*options })?);
+        }
+    }
+    Ok(reports)
 }
 
 fn text(report: &Report, out: &mut dyn Write) -> io::Result<()> {

@@ -18,6 +18,11 @@ pub(super) fn remus(args: &Args, config: Config) -> io::Result<bool> {
     if args.sim.is_some() {
         return Err(usage("--sim is for --backend sim: this domain is the hypervisor's"));
     }
+    if args.colo {
+        return Err(usage(
+            "-c (--colo) is for --backend sim: real domains are not protected in lock-step by this version",
+        ));
+    }
     let identity = xen::find(&args.domain).map_err(io::Error::other)?;
     let name = identity.name.clone();
     // By its name it is known to the other side, to the witness and to the operator, whatever it was called here.
@@ -54,6 +59,9 @@ const INSTALLED: &str = "/usr/local/lib/xen-replicate/xen-replicate-save-helper"
 /// # Errors
 /// What is wrong, with the option's name.
 pub(super) fn home(args: &receive::Args) -> Result<XenHome, String> {
+    if args.colo {
+        return Err("--colo is for --backend sim: real domains are not kept in lock-step by this version".into());
+    }
     if args.domain_memory.is_some() {
         return Err("--domain-memory is for --backend sim: libxl says how much memory a domain has".into());
     }

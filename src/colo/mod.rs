@@ -2,6 +2,7 @@
 //!
 //! * [`dialect`] - libxl's records, QEMU's messages, and the earlier form of these: numbers, names, directions;
 //! * [`wire`] - octets to messages and back;
+//! * [`compare`] - what both guests send, held against each other;
 //! * [`primary`] and [`secondary`] - the two machines: events in, actions out, the time passed in;
 //! * [`fault`] - what ends a session, with the message, the step and the state of the guest; [`config`] - settings.
 //!
@@ -35,6 +36,7 @@
 //! decided that it goes on, so that its secondary does not take the end for its death and ask first.
 #![forbid(unsafe_code)]
 
+pub mod compare;
 pub mod config;
 pub mod dialect;
 pub mod fault;
@@ -42,6 +44,7 @@ pub mod primary;
 pub mod secondary;
 pub mod wire;
 
+pub use compare::{Compare, Found};
 pub use config::{Config, ConfigError, Mode};
 pub use dialect::{Dialect, Layout, Message, Point, Side};
 pub use fault::{Fault, Guest, Misfit, Step, Wrong};

@@ -12,10 +12,13 @@
 //! ```
 //!
 //! * [`protocol`] - requests and replies;
+//! * [`capability`] - what a side can do, by name;
 //! * [`status`] - what a side tells of itself;
 //! * [`server`] and [`client`] - the two ends.
 
+pub mod capability;
 pub mod client;
+pub mod lock_step;
 mod place;
 pub mod protocol;
 pub mod server;
@@ -24,8 +27,9 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 
+pub use capability::Capability;
 pub use client::Client;
-pub use protocol::{Capability, Reply, Request};
+pub use protocol::{Reply, Request};
 pub use server::Server;
 pub use status::Status;
 

@@ -1,5 +1,6 @@
 //! Requests and replies.
 
+use super::capability::Capability;
 use super::status::Status;
 use crate::remus::wire::Capabilities;
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,13 @@ pub enum Request {
     },
     /// The list of [`Capability`].
     Capabilities,
+    /// Switch a capability on or off.
+    SetCapability {
+        /// Its name, or that of micro-checkpointing's.
+        name: String,
+        /// Which.
+        on: bool,
+    },
 }
 
 /// Why a line is no request.
@@ -143,42 +151,6 @@ impl Reply {
     }
 }
 
-/// Something that a side can do, named as in QEMU's micro-checkpointing where that has it (`docs/remus.md`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Capability {
-    /// Its name.
-    pub name: String,
-    /// Whether this side offers it to its peers.
-    pub offered: bool,
-    /// Whether the session in use has it. False without a session.
-    pub in_use: bool,
-    /// What it is, for a person to read.
-    pub meaning: String,
-}
-
-impl Capability {
-    /// All there are, in the order of their bits in HELLO.
-    pub fn list(offered: Capabilities, in_use: Capabilities) -> Vec<Capability> {
-        let entry = |(bit, meaning): (Capabilities, &str)| Capability {
-            name: bit.names().collect(),
-            offered: offered.contains(bit),
-            in_use: in_use.contains(bit),
-            meaning: meaning.into(),
-        };
-        MEANINGS.into_iter().map(entry).collect()
-    }
-}
-
-const MEANINGS: [(Capabilities, &str); 7] = [
-    (Capabilities::MC, "checkpoints without end, at an interval that can be changed while running"),
-    (Capabilities::NET_DISABLE, "output is not held: inconsistent after a fail-over, for measurements only"),
-    (Capabilities::LOCAL_COPY, "dirty pages are copied first, and sent while the guest runs again"),
-    (Capabilities::HEARTBEAT, "signs of life both ways, also in the middle of a checkpoint"),
-    (Capabilities::CHECKPOINT_ACK, "output leaves when the other side has said that it has the state behind it"),
-    (Capabilities::CHECKSUM, "damage to a checkpoint is found, and is no reason to fail over"),
-    (Capabilities::GENERATION, "a fencing number: of two copies one at most may go on"),
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +173,10 @@ mod tests {
             (Request::Unprotect { force: true }, r#"{"command":"unprotect","force":true}"#),
             (Request::FailOver { force: false }, r#"{"command":"fail-over","force":false}"#),
             (Request::Capabilities, r#"{"command":"capabilities"}"#),
+            (
+                Request::SetCapability { name: "mc".into(), on: true },
+                r#"{"command":"set-capability","name":"mc","on":true}"#,
+            ),
         ] {
             assert_eq!(serde_json::to_string(&request).unwrap(), line);
             assert_eq!(Request::parse(line.as_bytes()).unwrap(), request);
@@ -221,6 +197,8 @@ mod tests {
             (r#"{"command":"watch","interval_ms":9}"#, "9 is outside 10 to 60000"),
             (r#"{"command":"watch","interval_ms":60001}"#, "60001 is outside"),
             (r#"{"command":"set-interval"}"#, "missing field `ms`"),
+            (r#"{"command":"set-capability","name":"mc"}"#, "missing field `on`"),
+            (r#"{"command":"set-capability","name":"mc","on":"off"}"#, "expected a boolean"),
             (r#"{"command":"set-interval","ms":-1}"#, "-1"),
             (r#"{"ms":1}"#, "missing field `command`"),
             (r#"["status"]"#, "invalid type"),
@@ -232,18 +210,6 @@ mod tests {
             assert!(error.contains(part), "{line}: {error}");
         }
         assert!(Request::parse(b"{\"command\":\"\xff\"}").is_err());
-    }
-
-    #[test]
-    fn every_capability_has_a_line() {
-        let list = Capability::list(Capabilities::OFFERED, Capabilities::BARE);
-        let names: Vec<&str> = list.iter().map(|c| c.name.as_str()).collect();
-        assert_eq!(names, Capabilities::all().names().collect::<Vec<_>>());
-        let some = |pick: fn(&Capability) -> bool| {
-            list.iter().filter(|c| pick(c)).map(|c| c.name.as_str()).collect::<Vec<_>>()
-        };
-        assert_eq!(some(|c| !c.offered), ["mc-net-disable"]);
-        assert_eq!(some(|c| c.in_use), ["mc"]);
     }
 
     #[test]

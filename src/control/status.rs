@@ -1,5 +1,6 @@
 //! What a side tells of itself.
 
+use super::lock_step::LockStep;
 use crate::remus::{Level, primary, secondary};
 use crate::replicate::stats;
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,9 @@ pub struct Status {
     pub notices: Vec<Notice>,
     /// Counters and times since this process began.
     pub statistics: Figures,
+    /// A COLO primary's own figures; none in Remus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock_step: Option<LockStep>,
 }
 
 /// Which side.

@@ -1,6 +1,7 @@
 //! The two hosts of the demonstration, each a process of its own.
 
-use super::state;
+use super::{colo, state};
+use crate::control::lock_step::LockStep;
 use crate::host::sim::{Backend, Guest, SimTarget, xl_config};
 use crate::hypervisor::Domain;
 use crate::hypervisor::sim::{Runner, SimConfig, SimDomain};
@@ -28,9 +29,9 @@ use std::time::Duration;
 /// Steps of the guest's program in a second.
 const STEPS_PER_SECOND: NonZeroU32 = NonZeroU32::new(2000).unwrap();
 /// How long the survivor runs before it is checked.
-const RUN_ON: Duration = Duration::from_millis(500);
+pub(super) const RUN_ON: Duration = Duration::from_millis(500);
 /// Standard input is the link between the two hosts.
-const LINK: Address = Address::Fds { read: 0, write: 0 };
+pub(super) const LINK: Address = Address::Fds { read: 0, write: 0 };
 
 /// The setup of a child, from its parent.
 #[derive(Debug, ClapArgs)]
@@ -47,6 +48,8 @@ pub(super) struct PrimarySetup {
     /// Open files for the states, used in turn.
     pub states: Vec<RawFd>,
     pub cable: Cable,
+    /// COLO, with this period in milliseconds.
+    pub colo: Option<u64>,
 }
 
 /// Where a guest's network card is, on this machine.
@@ -68,6 +71,8 @@ pub(super) struct SecondarySetup {
     pub cable: Cable,
     /// The primary's process: fencing makes sure of its death.
     pub primary: u32,
+    /// COLO: the guest runs here too.
+    pub colo: bool,
 }
 
 /// What a child tells its parent, one line of JSON each.
@@ -76,6 +81,8 @@ pub(super) struct SecondarySetup {
 pub(super) enum Event {
     /// Primary: a checkpoint is acknowledged.
     Round(Round),
+    /// Primary: what both guests have sent, so far.
+    Compared(LockStep),
     /// Secondary: a checkpoint is whole.
     Whole { number: u64 },
     /// Secondary: the guest runs, so long after the primary counted as lost.
@@ -102,7 +109,14 @@ pub(super) struct Round {
     pub output_delay: Option<Duration>,
 }
 
-fn tell(event: &Event) -> io::Result<()> {
+impl From<&RoundFigures> for Round {
+    fn from(from: &RoundFigures) -> Self {
+        let &RoundFigures { number, dirty_pages, octets, pause, transmission, acknowledgement, output_delay } = from;
+        Round { number, dirty_pages, octets, pause, transmission, acknowledgement, output_delay }
+    }
+}
+
+pub(super) fn tell(event: &Event) -> io::Result<()> {
     let mut line = serde_json::to_string(event)?;
     line.push('\n');
     let mut out = io::stdout().lock();
@@ -111,7 +125,7 @@ fn tell(event: &Event) -> io::Result<()> {
 }
 
 /// Has the system end this process with its parent.
-fn follow_parent(parent: u32) -> io::Result<()> {
+pub(super) fn follow_parent(parent: u32) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let now = getppid().map(Pid::as_raw_nonzero).map_or(0, |pid| pid.get());
     if now.unsigned_abs() != parent {
@@ -125,7 +139,7 @@ fn setup<T: DeserializeOwned>(args: &ChildArgs) -> io::Result<T> {
 }
 
 /// A file that the parent has opened.
-fn inherited(fd: RawFd) -> io::Result<File> {
+pub(super) fn inherited(fd: RawFd) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(format!("/proc/self/fd/{fd}"))
 }
 
@@ -142,12 +156,12 @@ fn config(interval: Duration) -> Config {
     }
 }
 
-fn backend(cable: Cable) -> Backend {
+pub(super) fn backend(cable: Cable) -> Backend {
     Backend { steps: Some(STEPS_PER_SECOND), nic: Some(cable.nic), nic_peer: Some(cable.client), unbuffered: false }
 }
 
 /// Keeps the guest's state at each checkpoint, beside the stream and not by way of it.
-struct Keeper(Vec<File>);
+pub(super) struct Keeper(pub(super) Vec<File>);
 
 impl Observer<Runner> for Keeper {
     fn suspended(&mut self, number: u64, domain: &Runner) {
@@ -165,6 +179,9 @@ impl Observer<Runner> for Keeper {
 pub fn primary(args: &ChildArgs) -> io::Result<bool> {
     let setup: PrimarySetup = setup(args)?;
     follow_parent(setup.parent)?;
+    if let Some(period) = setup.colo {
+        return colo::primary(&setup, Duration::from_millis(period));
+    }
     let states = setup.states.iter().map(|&fd| inherited(fd)).collect::<io::Result<_>>()?;
     let domain = SimDomain::create(&setup.config).map_err(io::Error::other)?;
     let Guest { runner, output, wire } = backend(setup.cable).house(domain).map_err(io::Error::other)?;
@@ -180,11 +197,8 @@ pub fn primary(args: &ChildArgs) -> io::Result<bool> {
         resolve: Box::new(|_, _, _| Err("a demonstration has two hosts".into())),
         once: true,
         on_round: Some(Box::new(|round: &RoundFigures| {
-            let &RoundFigures { number, dirty_pages, octets, pause, transmission, acknowledgement, output_delay } =
-                round;
-            let round = Round { number, dirty_pages, octets, pause, transmission, acknowledgement, output_delay };
             // Should the parent be gone, so will we be.
-            let _ = tell(&Event::Round(round));
+            let _ = tell(&Event::Round(Round::from(round)));
         })),
         failpoints: Failpoints::default(),
     };
@@ -200,6 +214,9 @@ pub fn primary(args: &ChildArgs) -> io::Result<bool> {
 pub fn secondary(args: &ChildArgs) -> io::Result<bool> {
     let setup: SecondarySetup = setup(args)?;
     follow_parent(setup.parent)?;
+    if setup.colo {
+        return colo::secondary(&setup);
+    }
     let state = inherited(setup.state)?;
     let record = setup.record.map(|fd| Record::new(PathBuf::from(format!("/proc/self/fd/{fd}"))));
     let unrecorded = record.as_ref().map(Record::failed);
@@ -257,7 +274,7 @@ pub fn secondary(args: &ChildArgs) -> io::Result<bool> {
     Ok(true)
 }
 
-fn trouble(text: &str) -> io::Result<bool> {
+pub(super) fn trouble(text: &str) -> io::Result<bool> {
     tell(&Event::Trouble { text: text.into() })?;
     Ok(false)
 }

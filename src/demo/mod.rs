@@ -5,6 +5,7 @@
 //! input, tell what happens on standard output, and keep their states in files without a name that this process has opened. So there is nothing to clean up, whichever of the three ends in whatever way.
 
 mod child;
+mod colo;
 mod report;
 mod screen;
 mod state;
@@ -43,6 +44,16 @@ pub struct Args {
     /// Milliseconds from one checkpoint to the next
     #[arg(long, value_name = "MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     interval: u64,
+    /// COLO: the guest runs on both hosts, and checkpoints are taken when the two send different things
+    #[arg(long, conflicts_with = "interval")]
+    colo: bool,
+    /// With --colo: every how many steps the guest takes a random number of its host's, 2000 steps being a second; 0 for never
+    #[arg(long, value_name = "STEPS", default_value_t = 500, requires = "colo")]
+    noise: u32,
+    /// With --colo: milliseconds from one checkpoint to the next at most
+    #[arg(long, value_name = "MS", default_value_t = 5000, requires = "colo",
+        value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    period: u64,
     /// Seconds from the first checkpoint to the death of the primary
     #[arg(long, value_name = "N", default_value = "3", value_parser = seconds)]
     seconds: Duration,
@@ -85,6 +96,8 @@ pub fn run(args: &Args) -> io::Result<bool> {
         image_pages: memory / 2,
         working_set: memory / 2,
         hot_pages: (memory / 64).max(1),
+        noise_every: if args.colo { args.noise } else { 0 },
+        steady_answers: args.colo,
         ..SimConfig::default()
     };
     config.check().map_err(io::Error::other)?;
@@ -179,6 +192,7 @@ impl Show {
             interval_ms: args.interval,
             states: states.iter().map(AsRawFd::as_raw_fd).collect(),
             cable: first,
+            colo: args.colo.then_some(args.period),
         };
         let primary = spawn(Host::Primary, &setup, to_secondary.into(), tell.clone())?;
         let setup = SecondarySetup {
@@ -188,6 +202,7 @@ impl Show {
             record: record.as_ref().map(AsRawFd::as_raw_fd),
             cable: second,
             primary: primary.0.id(),
+            colo: args.colo,
         };
         let secondary = spawn(Host::Secondary, &setup, from_primary.into(), tell)?;
         screen.say(&format!(
@@ -196,11 +211,18 @@ impl Show {
             args.vcpus,
             primary.0.id()
         ))?;
-        screen.say(&format!(
-            "Every {} ms a Remus checkpoint goes to the secondary, process {}, over a socket.",
-            args.interval,
-            secondary.0.id()
-        ))?;
+        let other = secondary.0.id();
+        screen.say(&match args.colo {
+            false => format!(
+                "Every {} ms a Remus checkpoint goes to the secondary, process {other}, over a socket.",
+                args.interval
+            ),
+            true => format!(
+                "It runs on the secondary too, process {other}. What both send leaves; when they differ, or after {} ms, comes a \
+                 COLO checkpoint.",
+                args.period
+            ),
+        })?;
         screen.say(&format!("A client outside sends the guest {REQUESTS_PER_SECOND} requests a second."))?;
         let killed = Instant::now();
         Ok(Show {
@@ -227,6 +249,7 @@ impl Show {
                     self.report.count(&round);
                     screen.round(&round)?;
                 }
+                (_, Some(Event::Compared(figures))) => self.report.lock_step = Some(figures),
                 (_, Some(Event::Whole { number })) => {
                     self.report.received = number;
                     if !protected {
@@ -260,6 +283,7 @@ impl Show {
         loop {
             match self.next(deadline)? {
                 Some((_, Some(Event::Round(round)))) => self.report.count(&round),
+                Some((_, Some(Event::Compared(figures)))) => self.report.lock_step = Some(figures),
                 Some((_, Some(Event::Whole { number }))) => self.report.received = number,
                 Some((_, Some(Event::Resumed { checkpoint, took }))) => {
                     self.report.failover = Some(Failover { checkpoint, took });

@@ -2,6 +2,7 @@
 
 use super::child::Round;
 use super::state::Comparison;
+use crate::control::lock_step::LockStep;
 use crate::outside::Seen;
 use crate::replicate::{RoundFigures, Statistics};
 use indicatif::{HumanBytes, HumanCount};
@@ -21,6 +22,9 @@ pub(super) struct Report {
     #[serde(serialize_with = "statistics")]
     pub sent: Statistics,
     pub failover: Option<Failover>,
+    /// What the guests' outputs came to, in COLO.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock_step: Option<LockStep>,
     /// What the client outside saw.
     client: Option<Seen>,
     /// Whether it heard the survivor.
@@ -155,14 +159,24 @@ impl Report {
             ms(pause.p99),
             ms(pause.max)
         )?;
-        writeln!(out, "                (not counted: the copy of its state that is kept for the comparison below)")?;
+        let copies = match self.lock_step {
+            None => "not counted: the copy of its state that is kept for the comparison below",
+            // The guest stands still until the secondary is done.
+            Some(_) => "counted: the copy of its state that the secondary keeps for the comparison below",
+        };
+        writeln!(out, "                ({copies})")?;
+        if let Some(told) = &self.lock_step {
+            lock_step(told, out)?;
+        }
         let delay = self.sent.output_delay.summary();
-        writeln!(
-            out,
-            "  output held   {:.1} ms at most in a checkpoint (median), {:.1} ms (99 %)",
-            ms(delay.p50),
-            ms(delay.p99)
-        )?;
+        if self.lock_step.is_none() {
+            writeln!(
+                out,
+                "  output held   {:.1} ms at most in a checkpoint (median), {:.1} ms (99 %)",
+                ms(delay.p50),
+                ms(delay.p99)
+            )?;
+        }
         if let Some(failover) = &self.failover {
             writeln!(
                 out,
@@ -201,4 +215,25 @@ impl Report {
             }
         }
     }
+}
+
+/// What became of the packets that the two guests sent.
+fn lock_step(told: &LockStep, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "  outputs       {} packets equal on both hosts and sent at once, {} after a checkpoint",
+        HumanCount(told.agreed),
+        HumanCount(told.waited)
+    )?;
+    writeln!(
+        out,
+        "                {} checkpoints because the guests differed, {} because of the period",
+        HumanCount(told.by_difference),
+        HumanCount(told.by_period)
+    )?;
+    let (p50, p99) = (told.latency.p50 as f64 / 1e3, told.latency.p99 as f64 / 1e3);
+    writeln!(
+        out,
+        "                {p50:.1} ms from the request until the guests run again (median), {p99:.1} ms (99 %)"
+    )
 }

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `bare.rs` | the same for a stock `xl remus` at the other end |
+//! | `colo.rs` | the two for COLO: a guest that runs on both hosts |
 //! | `primary.rs` | a domain of this host, protected |
 //! | `secondary.rs` | a copy of another host's domain, and its life after a failover |
 //! | `digests.rs` | what a guest was at each checkpoint, for tests |
@@ -11,6 +12,7 @@
 //! | `xen/` | the backend: domains of this host's Xen |
 
 pub mod bare;
+pub mod colo;
 pub mod digests;
 pub mod operator;
 pub mod primary;

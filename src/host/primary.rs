@@ -84,12 +84,17 @@ pub fn protect_simulated(
     let domain = job.protection.domain.clone();
     let (how, runner) = protect(runner, output, job, desk, observer)?;
     if how == Ending::Stopped || how == Ending::Unprotected {
-        // A simulated guest lives in this process; a real one would go on. This one can say how it has fared.
-        let turn = runner.turn().map_err(std::io::Error::other)?;
-        turn.self_check().map_err(|error| std::io::Error::other(format!("the guest is damaged: {error}")))?;
-        let run = if turn.is_running() { "running" } else { "standing still" };
-        log::info!("{domain}: leaving it, {run} and sound after {} steps", turn.steps().unwrap_or_default());
+        leave(&domain, &runner)?;
     }
     drop(wire);
     Ok(how)
+}
+
+/// A simulated guest lives in this process; a real one would go on. This one can say how it has fared.
+pub(super) fn leave(domain: &str, runner: &Runner) -> Result<(), Trouble> {
+    let turn = runner.turn().map_err(std::io::Error::other)?;
+    turn.self_check().map_err(|error| std::io::Error::other(format!("the guest is damaged: {error}")))?;
+    let run = if turn.is_running() { "running" } else { "standing still" };
+    log::info!("{domain}: leaving it, {run} and sound after {} steps", turn.steps().unwrap_or_default());
+    Ok(())
 }

@@ -1,9 +1,12 @@
 //! `receive`: a copy of another host's domain, and its life after a failover.
 
 use super::Protection;
+use super::digests::Digests;
 use super::operator::Desk;
 use super::primary;
+use super::sim::{Guest, SimHome, xl_config};
 use crate::libxl::restore::Options;
+use crate::remus::Generation;
 use crate::remus::pacing::Pacing;
 use crate::replicate::failpoint::Failpoints;
 use crate::replicate::link::Record;
@@ -12,6 +15,7 @@ use crate::replicate::secondary::{Copies, Driver, End, Outcome, Settings, Surviv
 use crate::transport::{Cancel, Link, Listener};
 use std::io;
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// A backend's part: where copies are kept, and where a survivor lives.
 pub trait Home {
@@ -34,6 +38,22 @@ pub trait Home {
         desk: &Desk,
         tell: &dyn Fn(),
     ) -> io::Result<Ending>;
+
+    /// Whether primaries are served in lock-step (COLO) instead of by checkpoints.
+    fn is_lockstep(&self) -> bool {
+        false
+    }
+
+    /// Serves one primary in lock-step, and goes on with the guest when it may.
+    ///
+    /// # Errors
+    /// What the session, or the survivor, failed with; the backend has no lock-step.
+    fn one_in_lockstep(&self, _link: Link, _cancel: Cancel, _job: &Job<Self>, _desk: &Desk) -> io::Result<Served>
+    where
+        Self: Sized,
+    {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// How to receive.
@@ -56,6 +76,33 @@ pub struct Job<H> {
     pub staging_limit: u64,
     /// Where tests let this process die.
     pub failpoints: Failpoints,
+}
+
+impl<H> Job<H> {
+    /// What a survivor's primary is to do, but for what is the backend's.
+    fn next(&self, generation: Generation) -> primary::Job {
+        primary::Job {
+            protection: self.protection.clone(),
+            generation,
+            to: None,
+            resolve: (self.resolve)(),
+            pacing: self.pacing,
+            staging_limit: self.staging_limit,
+            config: String::new(),
+            libxc: crate::libxc::save::Options::default(),
+            once: false,
+            failpoints: Failpoints::default(),
+        }
+    }
+
+    fn tell(&self, checkpoint: u64, generation: Generation, lost: Instant) {
+        log::warn!(
+            "{}: the guest runs here, from checkpoint {checkpoint}, {:.1} ms after the primary counted as lost; \
+             {generation}. It is UNPROTECTED: ctl protect HOST",
+            self.protection.domain,
+            lost.elapsed().as_secs_f64() * 1e3,
+        );
+    }
 }
 
 /// Where primaries come from.
@@ -98,8 +145,12 @@ pub fn receive<H: Home>(source: Source, job: &Job<H>, desk: &Desk) -> io::Result
     }
 }
 
-enum Served {
+/// What came of one primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// It ended as it should.
     Well,
+    /// It did not.
     Badly,
     /// The guest came to live here; whether it left as it should.
     Survived(bool),
@@ -112,6 +163,9 @@ fn one<H: Home>(
     record: &mut Option<Record>,
     desk: &Desk,
 ) -> io::Result<Served> {
+    if job.home.is_lockstep() {
+        return job.home.one_in_lockstep(link, cancel, job, desk);
+    }
     let driver = Driver::<H::Copies>::default();
     desk.assign(driver.handle());
     let settings = Settings {
@@ -140,26 +194,24 @@ pub(super) fn live<H: Home>(
     desk: &Desk,
 ) -> io::Result<bool> {
     let Survivor { domain, checkpoint, generation, lost } = survivor;
-    let tell = || {
-        log::warn!(
-            "{}: the guest runs here, from checkpoint {checkpoint}, {:.1} ms after the primary counted as lost; \
-             {generation}. It is UNPROTECTED: ctl protect HOST",
-            job.protection.domain,
-            lost.elapsed().as_secs_f64() * 1e3,
-        );
-    };
-    let next = primary::Job {
-        protection: job.protection.clone(),
-        generation,
-        to: None,
-        resolve: (job.resolve)(),
-        pacing: job.pacing,
-        staging_limit: job.staging_limit,
-        config: String::new(),
-        libxc: crate::libxc::save::Options::default(),
-        once: false,
-        failpoints: Failpoints::default(),
-    };
-    let how = job.home.live(domain, checkpoint, next, desk, &tell)?;
+    let tell = || job.tell(checkpoint, generation, lost);
+    let how = job.home.live(domain, checkpoint, job.next(generation), desk, &tell)?;
+    Ok(matches!(how, Ending::SwitchedOver | Ending::Stopped))
+}
+
+/// The same for a simulated guest that runs here already.
+pub(super) fn settle(
+    guest: Guest,
+    checkpoint: u64,
+    generation: Generation,
+    lost: Instant,
+    job: &Job<SimHome>,
+    desk: &Desk,
+) -> io::Result<bool> {
+    let config = xl_config(guest.runner.turn().map_err(io::Error::other)?.config());
+    let digests = job.home.digests.as_deref().map(|path| Digests::open(path, true)).transpose()?;
+    job.tell(checkpoint, generation, lost);
+    let next = primary::Job { config, ..job.next(generation) };
+    let how = primary::protect_simulated(guest, next, desk, digests).map_err(io::Error::other)?;
     Ok(matches!(how, Ending::SwitchedOver | Ending::Stopped))
 }

@@ -1,14 +1,16 @@
 //! The simulated backend: guests in process memory, their network over UDP.
 
+use super::colo::{self, Lockstep};
 use super::digests::Digests;
 use super::operator::Desk;
 use super::primary::{self, protect_simulated};
-use super::secondary::Home;
+use super::secondary::{Home, Job, Served};
 use crate::hypervisor::Domain;
-use crate::hypervisor::sim::{Pace, Runner, SimConfig, SimDomain, SimWire};
+use crate::hypervisor::sim::{Runner, SimConfig, SimDomain, SimOutput, SimWire};
 use crate::hypervisor::{self, Error, NoBuffer, OutputBuffer};
 use crate::replicate::primary::Ending;
 use crate::replicate::secondary::Target;
+use crate::transport::{Cancel, Link};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::io;
@@ -47,8 +49,21 @@ impl Backend {
     pub fn house(&self, domain: SimDomain) -> hypervisor::Result<Guest> {
         let (output, wire) = SimWire::start(domain.nic().clone(), self.nic, self.nic_peer)?;
         wire.set_inbound(true);
-        let pace = self.steps.map_or(Pace::Free, Pace::StepsPerSecond);
-        let runner = Runner::start(domain, pace)?;
+        let runner = Runner::start(domain, self.pace())?;
+        self.housed(runner, output, wire)
+    }
+
+    /// The same with a guest that runs already, its cable not plugged in.
+    ///
+    /// # Errors
+    /// As [`Backend::house`].
+    pub fn plug(&self, runner: Runner) -> hypervisor::Result<Guest> {
+        let (output, wire) = SimWire::start(runner.nic(), self.nic, self.nic_peer)?;
+        wire.set_inbound(true);
+        self.housed(runner, output, wire)
+    }
+
+    fn housed(&self, runner: Runner, output: SimOutput, wire: SimWire) -> hypervisor::Result<Guest> {
         let output: Box<dyn OutputBuffer> = if self.unbuffered { Box::new(NoBuffer) } else { Box::new(output) };
         Ok(Guest { runner, output, wire })
     }
@@ -116,6 +131,8 @@ pub struct SimHome {
     pub backend: Backend,
     /// What images are restored into.
     pub target: SimTarget,
+    /// COLO, and whether the primary is libxl; Remus without it.
+    pub colo: Option<(Lockstep, bool)>,
     /// Where to keep sums of the survivor's state, and of its checkpoints.
     pub digests: Option<PathBuf>,
 }
@@ -144,5 +161,14 @@ impl Home for SimHome {
         let guest = self.backend.house(domain).map_err(io::Error::other)?;
         tell();
         protect_simulated(guest, primary::Job { config, ..job }, desk, digests).map_err(io::Error::other)
+    }
+
+    fn is_lockstep(&self) -> bool {
+        self.colo.is_some()
+    }
+
+    fn one_in_lockstep(&self, link: Link, cancel: Cancel, job: &Job<Self>, desk: &Desk) -> io::Result<Served> {
+        let Some((lockstep, bare)) = self.colo else { return Err(io::ErrorKind::Unsupported.into()) };
+        colo::one(link, cancel, job, lockstep, bare, desk)
     }
 }

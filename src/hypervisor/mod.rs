@@ -12,6 +12,7 @@
 //! | [`RestoreDomain`] | building a domain | `populate_physmap`, foreign mappings, `sethvmcontext` |
 //! | [`DeviceModel`] | the emulator beside the domain, libxl's business | QMP `xen-save-devices-state`, its xenstore keys |
 //! | [`OutputBuffer`] | the guest's outbound packets, held back and let go | a plug qdisc on the vif |
+//! | [`ComparedCard`] | the same, compared with another copy's | COLO's proxy |
 //!
 //! [`sim`] is a real guest in process memory and ships as the default backend. `xen`, behind the cargo feature of this name, is the
 //! real hypervisor.
@@ -20,6 +21,7 @@
 #![deny(unsafe_code)]
 
 pub mod bitmap;
+pub mod compared;
 pub mod error;
 pub mod hvm_param;
 pub mod output;
@@ -30,6 +32,7 @@ pub mod types;
 pub mod xen;
 
 pub use bitmap::DirtyBitmap;
+pub use compared::{ComparedCard, OnInbound, OnSent, Sent};
 pub use error::{DeviceModelProblem, Error, GuestDamage, HvmContextProblem, Result};
 pub use output::{NoBuffer, OutputBuffer};
 pub use pv::{INVALID_MFN, Mfn, PvDomain};

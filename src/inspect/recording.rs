@@ -118,9 +118,9 @@ pub fn verify<R: Read>(reader: &mut Reader<R>) -> io::Result<Report> {
             Direction::Back => "back",
         };
         match &event.what {
-            What::Trouble { message } => {
+            What::Trouble { message, due, inside } => {
                 valid = false;
-                add("error", layer, event.offset, message.clone());
+                add("error", layer, event.offset, format!("{message} (due: {due}; inside of: {inside})"));
             }
             What::Broken { inside } => add("remark", layer, event.offset, format!("ends inside of {inside}")),
             What::Message { .. } => records += 1,

@@ -13,6 +13,7 @@ pub mod pv;
 pub mod restore;
 pub mod round;
 pub mod save;
+mod stage;
 
 pub use error::{PvError, RestoreError, SaveError};
 pub use restore::Restorer;

@@ -517,14 +517,19 @@ impl Restorer {
         contents: &mut Contents<'_, R>,
         domain: &mut D,
     ) -> Result<(), RestoreError> {
-        for entry in pages.entries() {
-            self.check_pfn(entry)?;
-        }
+        pages.entries().try_for_each(|entry| self.check_pfn(entry))?;
         let mut entries = pages.entries();
         while entries.len() > 0 {
             let batch = entries.clone().take(BATCH);
-            self.populate(batch.clone(), &[], domain)?;
-            if self.select(batch) {
+            if pages.populates_with_contents() {
+                if self.select(batch) {
+                    domain.populate(&self.pfns).map_err(|error| self.failed(error))?;
+                }
+            } else {
+                self.populate(batch.clone(), &[], domain)?;
+                self.select(batch);
+            }
+            if !self.pfns.is_empty() {
                 let offset = self.offset;
                 let failed = |error| RestoreError::Hypervisor { offset, error };
                 let mut mapped = domain.map_pages_mut(&self.pfns).map_err(failed)?;

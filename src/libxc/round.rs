@@ -20,6 +20,8 @@ use std::ops::Range;
 pub struct Round {
     /// Pages with their types, in stream order.
     entries: Vec<PageEntry>,
+    /// How many of the entries, from the first on, were staged ahead: in the order of their pfns, all of them with contents.
+    ahead: usize,
     /// Contents of those entries that have some, in the same order.
     contents: Vec<u8>,
     /// Everything but memory.
@@ -45,6 +47,7 @@ impl Round {
     /// Drops everything and keeps the memory.
     pub fn clear(&mut self) {
         self.entries.clear();
+        self.ahead = 0;
         self.contents.clear();
         self.state.clear();
     }
@@ -79,11 +82,45 @@ impl Round {
         self.contents.reserve(pages.saturating_mul(PAGE_SIZE));
     }
 
-    /// Adds pages of a domain: `pages` are those of `entries` that have contents.
+    /// Adds pages of a domain that runs, in the order of their pfns: `pages` are those of `entries` that have contents, and only
+    /// those are added.
+    pub(super) fn add_ahead(&mut self, entries: &[PageEntry], pages: &impl PageBatch) {
+        self.entries.extend(entries.iter().filter(|entry| entry.page_type.has_contents()));
+        self.ahead = self.entries.len();
+        for run in Runs::new(pages) {
+            crate::copying::append(run, &mut self.contents);
+        }
+    }
+
+    /// Adds pages of a domain that stands still: `pages` are those of `entries` that have contents. Where one was added ahead, its
+    /// contents take the place of those; as another type it is a second entry, which is the one that counts for who applies the
+    /// round in order.
     pub(super) fn add_pages(&mut self, entries: &[PageEntry], pages: &impl PageBatch) {
+        if self.ahead > 0 {
+            return self.renew_pages(entries, pages);
+        }
         self.entries.extend_from_slice(entries);
         for run in Runs::new(pages) {
             crate::copying::append(run, &mut self.contents);
+        }
+    }
+
+    fn renew_pages(&mut self, entries: &[PageEntry], pages: &impl PageBatch) {
+        let mut mapped = 0..pages.len();
+        for entry in entries {
+            let page =
+                if entry.page_type.has_contents() { mapped.next().and_then(|index| pages.page(index)) } else { None };
+            let ahead = self.entries.get(..self.ahead).unwrap_or_default();
+            let place = ahead.binary_search_by_key(&entry.pfn, |entry| entry.pfn).ok();
+            let place = place.filter(|&place| ahead.get(place) == Some(entry));
+            let old = place.and_then(|place| self.contents.get_mut(place * PAGE_SIZE..(place + 1) * PAGE_SIZE));
+            match (page, old) {
+                (Some(page), Some(old)) => crate::copying::copy(page, old),
+                (page, _) => {
+                    self.entries.push(*entry);
+                    crate::copying::append(page.map_or(&[], |page| &page[..]), &mut self.contents);
+                }
+            }
         }
     }
 
@@ -117,10 +154,19 @@ impl Round {
     /// # Errors
     /// The stream's.
     pub fn write<W: Write, Home>(&mut self, out: &mut LibxcWriter<W, Home>) -> Result<(), SaveError> {
+        self.write_pages(out)?;
+        self.state.write(out)
+    }
+
+    /// Writes the pages alone.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub fn write_pages<W: Write, Home>(&self, out: &mut LibxcWriter<W, Home>) -> Result<(), SaveError> {
         for (entries, contents) in self.batches() {
             out.page_data(entries, [contents].into_iter().filter(|contents| !contents.is_empty()))?;
         }
-        self.state.write(out)
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@
 //! | suspend (the domain's) | x | x | x | x |
 //! | [`Saver::collect`] | [`Saver::everything`] | x | x | x |
 //! | [`Saver::send_pages`], [`Saver::send_state`]; or [`Saver::stage`], resume, [`Round::write`] | x | x | x | x |
+//! | before the suspend: [`Saver::stage_ahead`], then [`Saver::stage_rest`] for [`Saver::stage`] | | | | x |
 //!
 //! [`Saver::image`] is the first two columns in one call. The saver keeps its buffers from batch to batch and from round
 //! to round; contents are written from where the domain has them.
@@ -29,7 +30,7 @@ pub const STREAM_VERSION: u32 = 3;
 /// Batches that are looked up and mapped at a time. Each mapping has a price of its own, whatever its size; but it must not be
 /// kept for long: the page of a translated guest's pfn may be taken away and another put in its place, and a mapping goes on
 /// showing the first. So what is mapped is mapped anew in each round, just behind the look at its types.
-const WINDOW: usize = 4;
+const WINDOW: usize = 2;
 
 /// How to save.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,19 +65,19 @@ pub struct Precopy {
 pub struct Saver {
     options: Options,
     domid: u32,
-    dirty: DirtyBitmap,
+    pub(super) dirty: DirtyBitmap,
     batch: Vec<Pfn>,
     /// Those of a PV domain's batch.
     frames: Vec<Mfn>,
     types: Vec<PageType>,
     /// Those of the batch that have contents.
-    mapped: Vec<Pfn>,
-    entries: Vec<PageEntry>,
+    pub(super) mapped: Vec<Pfn>,
+    pub(super) entries: Vec<PageEntry>,
     round: Round,
     /// Pfns whose page went while it was being sent: looked at once more when the guest stands still.
-    vanished: Vec<Pfn>,
+    pub(super) vanished: Vec<Pfn>,
     /// What a PV domain takes besides.
-    pv: Option<PvSaver>,
+    pub(super) pv: Option<PvSaver>,
 }
 
 impl Saver {
@@ -87,17 +88,18 @@ impl Saver {
     pub fn new<D: SaveDomain>(domain: &mut D, options: Options) -> Result<Self, SaveError> {
         let info = domain.info()?;
         let pv = if info.kind == DomainKind::Pv { Some(PvSaver::new(domain)?) } else { None };
+        let most = if pv.is_some() { BATCH } else { WINDOW * BATCH };
         let nr_pfns = pv.as_ref().map_or(info.nr_pfns, PvSaver::nr_pfns);
         Ok(Saver {
             options,
             domid: info.domid,
             pv,
             dirty: DirtyBitmap::new(nr_pfns),
-            batch: Vec::with_capacity(BATCH),
+            batch: Vec::with_capacity(most),
             frames: Vec::new(),
-            types: Vec::with_capacity(BATCH),
-            mapped: Vec::with_capacity(BATCH),
-            entries: Vec::with_capacity(BATCH),
+            types: Vec::with_capacity(most),
+            mapped: Vec::with_capacity(most),
+            entries: Vec::with_capacity(most),
             round: Round::default(),
             vanished: Vec::new(),
         })
@@ -235,7 +237,7 @@ impl Saver {
     }
 
     /// Takes the dirty log; gives the number of dirty pages.
-    fn read_log(&mut self, domain: &mut impl SaveDomain, mode: CleanMode) -> Result<u64, SaveError> {
+    pub(super) fn read_log(&mut self, domain: &mut impl SaveDomain, mode: CleanMode) -> Result<u64, SaveError> {
         let known = self.dirty.nr_pfns();
         match domain.clean_log_dirty(&mut self.dirty, mode) {
             // Xen logs what is written, and a page that has just come need not have been.
@@ -332,7 +334,7 @@ impl Saver {
 
     /// Makes a hole of a page of the batches that a running guest has given back since it was looked up, and of all others that
     /// have gone with it.
-    fn leave_out(&mut self, domain: &impl SaveDomain, gone: Pfn) -> Result<(), SaveError> {
+    pub(super) fn leave_out(&mut self, domain: &impl SaveDomain, gone: Pfn) -> Result<(), SaveError> {
         if domain.info()?.is_suspended() {
             // Nobody can have taken it away: what the hypervisor says does not add up.
             return Err(hypervisor::Error::NotPopulated { pfn: gone }.into());
@@ -375,39 +377,6 @@ impl Saver {
         state.write(out)
     }
 
-    /// Copies the pages named and the state of a suspended domain into `round`, replacing what it had. The guest may run
-    /// on as soon as this has returned; [`Round::write`] sends the copy.
-    ///
-    /// # Errors
-    /// The hypervisor's.
-    pub fn stage<D: SaveDomain>(&mut self, domain: &D, round: &mut Round) -> Result<(), SaveError> {
-        round.clear();
-        round.reserve(usize::try_from(self.dirty.count()).unwrap_or(0));
-        let mut next = Some(0);
-        while let Some(from) = next {
-            next = self.next_batches(domain, from)?;
-            if self.mapped.is_empty() {
-                round.add_empty(&self.entries);
-            } else {
-                let pages = domain.map_pages(&self.mapped)?;
-                match &mut self.pv {
-                    None => round.add_pages(&self.entries, &pages),
-                    Some(pv) => {
-                        let contents = pv.contents(domain, &mut self.entries, &pages, true)?;
-                        round.add_contents(&self.entries, &contents);
-                    }
-                }
-            }
-        }
-        match &self.pv {
-            None => round.state.take(domain),
-            Some(pv) => {
-                round.state.tsc = Some(domain.tsc_info()?);
-                pv.take_state(domain, &mut round.state.pv)
-            }
-        }
-    }
-
     /// Saves a whole plain image, up to END: of a running domain, which is suspended on the way and stays so. With
     /// `live` the guest runs while most of its memory is sent.
     ///
@@ -446,7 +415,7 @@ impl Saver {
     }
 
     /// Looks up the next pages to send, of a PV domain one batch; gives where to go on.
-    fn next_batches(&mut self, domain: &impl SaveDomain, from: Pfn) -> Result<Option<Pfn>, SaveError> {
+    pub(super) fn next_batches(&mut self, domain: &impl SaveDomain, from: Pfn) -> Result<Option<Pfn>, SaveError> {
         let most = if self.pv.is_some() { BATCH } else { WINDOW * BATCH };
         let next = self.dirty.next_batch(from, most, &mut self.batch);
         self.types.clear();

@@ -133,6 +133,45 @@ impl Restorer {
         self.libxl_part(reader, ending, domain)
     }
 
+    /// As [`Restorer::first_image`] in a stream that is known to be COLO's ([`crate::stream::Mode::Colo`]): behind the checkpoint it is
+    /// still libxl's turn, for the primary says when the next one begins.
+    ///
+    /// # Errors
+    /// As [`Restorer::first_image`]; a plain stream.
+    pub fn first_image_colo<R: Read, D: RestoreDomain + DeviceModel>(
+        &mut self,
+        mut reader: LibxlReader<R>,
+        domain: &mut D,
+    ) -> Result<LibxlReader<R>, RestoreError> {
+        to_libxc(&mut reader)?;
+        let mut reader = reader.into_libxc().map_err(|reader| out_of_turn("LIBXC_CONTEXT", reader.offset()))?;
+        self.libxc.headers(&mut reader)?;
+        let ending = self.libxc.first_image(&mut reader, domain)?;
+        let reader = self.colo_part(reader, ending, domain)?;
+        self.libxc.set_context(domain)?;
+        self.load_emulator(domain)?;
+        Ok(reader)
+    }
+
+    /// As [`Restorer::receive`] behind [`Restorer::first_image_colo`] or itself: reads CHECKPOINT_STATE NEW and the round behind it.
+    ///
+    /// # Errors
+    /// As [`Restorer::receive`].
+    pub fn receive_colo<R: Read, D: RestoreDomain + DeviceModel>(
+        &mut self,
+        mut reader: LibxlReader<R>,
+        domain: &D,
+    ) -> Result<LibxlReader<R>, RestoreError> {
+        match reader.next_record()? {
+            Some((_, Record::CheckpointState(_))) => {}
+            Some((item, _)) => return Err(out_of_turn("a record before CHECKPOINT_STATE", item.offset)),
+            None => return Err(out_of_turn("the end of libxl's turn", reader.offset())),
+        }
+        let mut reader = reader.into_libxc().map_err(|reader| out_of_turn("CHECKPOINT_STATE", reader.offset()))?;
+        let ending = self.libxc.receive(&mut reader, &mut self.round)?;
+        self.colo_part(reader, ending, domain)
+    }
+
     /// Octets of the round last received.
     pub fn round_octets(&self) -> u64 {
         self.round.octets() + self.emulator.octets()
@@ -177,12 +216,7 @@ impl Restorer {
         ending: Ending,
         domain: &D,
     ) -> Result<Turn<R>, RestoreError> {
-        let mut reader = reader.into_libxl().map_err(|reader| out_of_turn("libxc's hand-over", reader.offset()))?;
-        let (round, limit) = (self.round.octets(), self.libxc.round_limit());
-        take_part(&mut reader, ending, &mut self.emulator, domain, |offset, octets| {
-            let needed = round + octets;
-            if needed > limit { Err(RestoreError::RoundLimit { offset, needed, limit }) } else { Ok(()) }
-        })?;
+        let reader = self.part(reader, ending, domain)?;
         match ending {
             Ending::End => Ok(Turn::Ended(reader.into_inner())),
             Ending::Checkpoint => {
@@ -190,6 +224,34 @@ impl Restorer {
                 Ok(Turn::Checkpoint(reader))
             }
         }
+    }
+
+    /// The same in COLO, where it is libxl's turn yet.
+    fn colo_part<R: Read, D: DeviceModel>(
+        &mut self,
+        reader: LibxcReader<R, ToLibxl>,
+        ending: Ending,
+        domain: &D,
+    ) -> Result<LibxlReader<R>, RestoreError> {
+        if ending == Ending::End {
+            return Err(out_of_turn("END", reader.offset()));
+        }
+        self.part(reader, ending, domain)
+    }
+
+    fn part<R: Read, D: DeviceModel>(
+        &mut self,
+        reader: LibxcReader<R, ToLibxl>,
+        ending: Ending,
+        domain: &D,
+    ) -> Result<LibxlReader<R>, RestoreError> {
+        let mut reader = reader.into_libxl().map_err(|reader| out_of_turn("libxc's hand-over", reader.offset()))?;
+        let (round, limit) = (self.round.octets(), self.libxc.round_limit());
+        take_part(&mut reader, ending, &mut self.emulator, domain, |offset, octets| {
+            let needed = round + octets;
+            if needed > limit { Err(RestoreError::RoundLimit { offset, needed, limit }) } else { Ok(()) }
+        })?;
+        Ok(reader)
     }
 }
 

@@ -9,7 +9,7 @@
 //! the tracking of writes, whatever happened.
 
 use super::emulator::EmulatorState;
-use crate::hypervisor::{DeviceModel, SaveDomain};
+use crate::hypervisor::{DeviceModel, Pfn, SaveDomain};
 use crate::libxc::{self, Round, SaveError, save::STREAM_VERSION};
 use crate::stream::Mode;
 use crate::stream::handover::{BetweenCheckpoints, LibxcWriter, LibxlWriter, ToLibxl};
@@ -78,7 +78,28 @@ impl Saver {
         domain: &mut D,
         sink: W,
     ) -> Result<LibxcWriter<W, ToLibxl>, SaveError> {
-        let mut out = self.hand_to_libxc(sink, Mode::Remus)?;
+        self.begin_checkpoints(domain, sink, Mode::Remus)
+    }
+
+    /// The same for COLO: between two checkpoints libxl has a word to say, [`BetweenCheckpoints::out_of_sync`].
+    ///
+    /// # Errors
+    /// As [`Saver::plain`].
+    pub fn begin_colo<D: SaveDomain + DeviceModel, W: Write>(
+        &mut self,
+        domain: &mut D,
+        sink: W,
+    ) -> Result<LibxcWriter<W, ToLibxl>, SaveError> {
+        self.begin_checkpoints(domain, sink, Mode::Colo)
+    }
+
+    fn begin_checkpoints<D: SaveDomain + DeviceModel, W: Write>(
+        &mut self,
+        domain: &mut D,
+        sink: W,
+        mode: Mode,
+    ) -> Result<LibxcWriter<W, ToLibxl>, SaveError> {
+        let mut out = self.hand_to_libxc(sink, mode)?;
         self.libxc.static_data(domain, &mut out)?;
         domain.set_device_model_log_dirty(true)?;
         self.libxc.start_log(domain)?;
@@ -93,6 +114,22 @@ impl Saver {
     /// The hypervisor's.
     pub fn collect(&mut self, domain: &mut impl SaveDomain) -> Result<u64, SaveError> {
         self.libxc.collect(domain)
+    }
+
+    /// Names a page as one to be sent besides those that [`Saver::collect`] has named: COLO's secondary has written to its own.
+    /// False when the domain can have no such page.
+    pub fn also(&mut self, pfn: Pfn) -> bool {
+        self.libxc.also(pfn)
+    }
+
+    /// How many pages are named.
+    pub fn named(&self) -> u64 {
+        self.libxc.named()
+    }
+
+    /// One more than the highest pfn that can be named.
+    pub fn nr_pfns(&self) -> u64 {
+        self.libxc.nr_pfns()
     }
 
     /// Copies the pages that [`Saver::collect`] has named, and all state of the suspended domain. It may be resumed then.

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::judge::{Judge, nanoseconds};
+use super::judge::nanoseconds;
+use super::judges::Judges;
 use super::request::Request;
 use super::seen::{Progress, Seen};
 use crate::hypervisor::sim::{PacketKind, WorkloadPacket};
@@ -45,7 +46,7 @@ pub struct Client {
     config: ClientConfig,
     socket: UdpSocket,
     begin: Instant,
-    judge: Judge,
+    judge: Judges,
     nonce: u64,
     /// The next request's number, which is how many there were.
     next: u64,
@@ -70,7 +71,7 @@ impl Client {
             config,
             socket,
             begin: Instant::now(),
-            judge: Judge::default(),
+            judge: Judges::default(),
             // Randomly keyed; nobody is to be kept from guessing it, two runs are to differ.
             nonce: RandomState::new().hash_one(std::process::id()),
             next: 0,
@@ -120,7 +121,7 @@ impl Client {
 
     /// How far it is.
     pub fn progress(&self) -> Progress {
-        let counts = self.judge.counts;
+        let counts = self.judge.counts();
         Progress {
             ms: u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX),
             packets: counts.packets,
@@ -135,7 +136,7 @@ impl Client {
 
     /// What it has seen.
     pub fn seen(&self) -> Seen {
-        let counts = self.judge.counts;
+        let counts = self.judge.counts();
         Seen {
             packets: counts.packets,
             foreign: counts.foreign,
@@ -153,8 +154,8 @@ impl Client {
             longest_gap_ns: nanoseconds(counts.longest_gap),
             fail_over_ns: counts.fail_over.map(nanoseconds),
             round_trip_ns: (self.round_trip.count() > 0).then(|| self.round_trip.summary()),
-            hosts: self.judge.hosts().to_vec(),
-            faults: self.judge.faults().to_vec(),
+            hosts: self.judge.hosts(),
+            faults: self.judge.faults(),
         }
     }
 
@@ -252,7 +253,7 @@ impl Client {
         };
         let round_trip = nanoseconds(now).checked_sub(request.sent_at);
         let (Some(round_trip), true) = (round_trip, request.number < self.next) else {
-            return self.judge.contradict(now, from, packet.sequence);
+            return self.judge.contradict(now, from, packet);
         };
         if let Some(again) = self.open.remove(&request.number) {
             self.again.remove(&(again, request.number));

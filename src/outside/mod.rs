@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod judge;
+pub mod judges;
 pub mod request;
 pub mod seen;
 

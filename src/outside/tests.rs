@@ -95,7 +95,7 @@ fn an_answer_to_what_was_not_asked_contradicts() {
     let asked = Request::parse(&buffer[..length]).unwrap();
     for (sequence, number) in [(0, asked.number), (1, u64::MAX)] {
         let payload = Request { number, ..asked }.emit().to_vec();
-        let echo = WorkloadPacket { kind: PacketKind::Echo, sequence, step: sequence, sum: 0, payload };
+        let echo = WorkloadPacket { kind: PacketKind::Echo, connection: 0, sequence, step: sequence, sum: 0, payload };
         guest.send_to(&echo.emit(0), from).unwrap();
     }
     assert!(client.wait_until(PATIENCE, |p| p.packets == 2));

@@ -5,6 +5,7 @@
 //! * [`secondary`] drives [`crate::remus::Secondary`]: it keeps the newest whole checkpoint and gives the domain back as a
 //!   survivor when it may go active;
 //! * [`link`] is what both say to each other: frames out and in over a [`crate::transport::Link`];
+//! * [`colo`] is both for COLO: two guests that run, compared;
 //! * [`bare`] speaks to Xen's own tools, which have none of this;
 //! * [`stats`] is what all of them count, [`failpoint`] where tests let them die.
 //!
@@ -14,6 +15,7 @@
 
 pub mod bare;
 mod clock;
+pub mod colo;
 pub mod failpoint;
 pub mod fence;
 pub mod link;

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | plain | suspend, pages, state, END | |
 //! | plain, live | log, rounds of pages, suspend, the last pages, (VERIFY, all pages), state, END | |
-//! | Remus | as live, with CHECKPOINT; *postcopy*, *checkpoint* | *suspend*, copy; *postcopy*; write, CHECKPOINT; *checkpoint* |
+//! | Remus | as live, with CHECKPOINT; *postcopy*, *checkpoint* | copy ahead; *suspend*, copy the rest; *postcopy*; write, CHECKPOINT; *checkpoint* |
 //! | COLO | as live, with CHECKPOINT; *checkpoint*, *postcopy*, *wait_checkpoint* | *suspend*, merge the secondary's dirty pages, the rest likewise |
 //!
 //! In italics what libxl does. In Remus, its `postcopy` resumes the guest and does not touch the stream
@@ -13,6 +13,10 @@
 //! is still held until `checkpoint` has returned. COLO asks for the stream before it resumes, so there the round is
 //! written first, straight from the guest's memory; so is a Remus round that is too large to be copied
 //! ([`STAGED_PAGES`]).
+//!
+//! libxl lets the guest run for the interval before it answers `checkpoint`, so by then most of the next round's pages are written
+//! (`libxl__remus_domain_save_checkpoint_callback`). They are copied, or sent, before `suspend` is asked for, and only
+//! those that the guest writes meanwhile are left for the time that it stands still.
 //!
 //! A checkpointed stream ends when libxl answers 0: without END, and without an error.
 #![forbid(unsafe_code)]
@@ -32,6 +36,9 @@ use std::io::{Read, Write};
 /// Most pages that a Remus round may have to be copied before the guest runs on: 256 MiB. The copy's memory is kept from
 /// round to round.
 pub const STAGED_PAGES: u64 = 1 << 16;
+
+/// Fewer dirty pages than this are not worth a look at the log of their own: to copy them takes a millisecond.
+const WORTH_AHEAD: u64 = 256;
 
 /// How a save ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,6 +167,9 @@ impl<D: SaveDomain, R: Read, W: Write, B: Read> Work<'_, D, R, W, B> {
                 log::info!("libxl ends the checkpoints");
                 return Ok(Ended::Stopped);
             }
+            if self.command.stream == StreamType::Remus {
+                self.go_ahead(out, &mut round)?;
+            }
             self.suspend()?;
             self.saver.collect(self.domain)?;
             if self.command.stream == StreamType::Colo {
@@ -169,15 +179,30 @@ impl<D: SaveDomain, R: Read, W: Write, B: Read> Work<'_, D, R, W, B> {
         }
     }
 
+    /// Takes what there is of the next round while the guest runs: into `round`, or when it is too much for that onto the stream,
+    /// where it belongs to the next checkpoint.
+    fn go_ahead<S: Write>(&mut self, out: &mut LibxcWriter<S, Alone>, round: &mut Round) -> Result<(), Failure> {
+        round.clear();
+        match self.saver.written(self.domain)? {
+            ..WORTH_AHEAD => {}
+            WORTH_AHEAD..=STAGED_PAGES => self.saver.stage_ahead(self.domain, round)?,
+            _ => {
+                self.saver.collect_ahead(self.domain)?;
+                self.send_pages(out, "Checkpointed save")?;
+            }
+        }
+        Ok(())
+    }
+
     fn remus_checkpoint<S: Write>(
         &mut self,
         out: &mut LibxcWriter<S, Alone>,
         doing: &str,
         round: &mut Round,
     ) -> Result<bool, Failure> {
-        let pages = self.saver.named();
+        let pages = self.saver.named().saturating_add(round.entries().len() as u64);
         if pages <= STAGED_PAGES {
-            self.saver.stage(self.domain, round)?;
+            self.saver.stage_rest(self.domain, round)?;
             if !go_on("postcopy", self.libxl.postcopy()?)? {
                 return Ok(false);
             }
@@ -186,6 +211,7 @@ impl<D: SaveDomain, R: Read, W: Write, B: Read> Work<'_, D, R, W, B> {
             out.checkpoint().map_err(SaveError::from)?;
             self.libxl.progress(doing, pages, pages);
         } else {
+            round.write_pages(out)?;
             self.send_pages(out, doing)?;
             self.saver.send_state(self.domain, out)?;
             out.checkpoint().map_err(SaveError::from)?;

@@ -135,7 +135,7 @@ impl Checker {
                     report(BodyError::Size { record: blob.part.name(), expected, got }.into());
                 }
             }
-            (libxc::Record::PageData(pages), _) if self.domain == Some(DomainType::Hvm) => {
+            (libxc::Record::PageData(pages), _) if self.domain == Some(DomainType::Hvm) && pages.has_tables() => {
                 if let Some(entry) = pages.entries().find(|entry| entry.page_type.table_level().is_some()) {
                     report(Problem::TableInHvm { page_type: entry.page_type.name(), pfn: entry.pfn });
                 }

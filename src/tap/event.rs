@@ -4,6 +4,7 @@
 use super::recording::Direction;
 use crate::colo::wire::WireError;
 use crate::decode::qemu_stream::{Devices, Extents, Ram, WalkError};
+use crate::stream::StreamError;
 use serde::Serialize;
 use std::fmt;
 use std::time::Duration;
@@ -58,13 +59,30 @@ pub enum What {
         /// The devices.
         devices: Devices,
     },
+    /// The records of libxl's first image, or of a checkpoint, up to CHECKPOINT_END.
+    Records {
+        /// Whether it is the image.
+        first: bool,
+        /// How many records of libxc and libxl.
+        records: u64,
+        /// Pages in them.
+        pages: u64,
+        /// Octets of the device model's state.
+        emulator: u64,
+    },
     /// What does not belong there.
     Trouble {
         /// What is wrong.
         message: String,
+        /// The step: which message, or record, is due.
+        due: &'static str,
+        /// The state: what the direction's octets are of.
+        inside: &'static str,
     },
     /// The primary's octets are understood again.
     Again,
+    /// The direction carries nothing any more, as was asked for ([`super::Cut`]).
+    Cut,
     /// The direction ended, at a place where it may.
     End,
     /// The direction ended inside of something, as when its sender dies.
@@ -84,6 +102,17 @@ impl What {
 /// Why a session's octets are not understood.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Trouble {
+    /// An item of libxl's stream.
+    #[error("{0}")]
+    Record(#[from] StreamError),
+    /// Silence where the other side has to speak.
+    #[error("offset {offset}: nothing more has come for {span:?}")]
+    Silent {
+        /// Where the direction stands.
+        offset: u64,
+        /// How long.
+        span: Duration,
+    },
     /// The migration stream.
     #[error("{0}")]
     Walk(#[from] WalkError),
@@ -146,6 +175,37 @@ pub enum Trouble {
     },
 }
 
+/// Events of one call.
+pub(super) struct Out {
+    at: Duration,
+    pub(super) last: Duration,
+    pub(super) events: Vec<Event>,
+    pub(super) due: &'static str,
+    pub(super) inside: &'static str,
+}
+
+impl Out {
+    pub(super) const fn new(at: Duration, last: Duration) -> Self {
+        Out { at, last, events: Vec::new(), due: "", inside: "" }
+    }
+
+    /// Where the session stands, for the errors from here on.
+    pub(super) const fn at_step(&mut self, due: &'static str, inside: &'static str) {
+        (self.due, self.inside) = (due, inside);
+    }
+
+    pub(super) fn push(&mut self, direction: Direction, offset: u64, octets: u64, what: What) {
+        let since = self.at.saturating_sub(self.last);
+        self.last = self.at;
+        self.events.push(Event { direction, at: self.at, since, offset, octets, what });
+    }
+
+    pub(super) fn trouble(&mut self, direction: Direction, offset: u64, trouble: &Trouble) {
+        let (due, inside) = (self.due, self.inside);
+        self.push(direction, offset, 0, What::Trouble { message: trouble.to_string(), due, inside });
+    }
+}
+
 fn pages(ram: &Ram) -> String {
     let kinds = [(ram.full, "full"), (ram.zero, "zero"), (ram.xbzrle, "xbzrle"), (ram.compressed, "compressed")];
     let kinds: Vec<_> = kinds.iter().filter(|kind| kind.0 > 0).map(|(count, name)| format!("{count} {name}")).collect();
@@ -179,8 +239,13 @@ impl fmt::Display for Event {
                 write!(f, "state: {}, {}", pages(ram), sections(devices))
             }
             What::State { devices, .. } => write!(f, "device state: {}", sections(devices)),
-            What::Trouble { message } => write!(f, "error: {message}"),
+            What::Records { first, records, pages, emulator } => {
+                let what = if *first { "image" } else { "checkpoint" };
+                write!(f, "{what}: {pages} pages in {records} records, {emulator} octets of device state")
+            }
+            What::Trouble { message, due, inside } => write!(f, "error: {message} (due: {due}; inside of: {inside})"),
             What::Again => f.write_str("understood again from here on"),
+            What::Cut => f.write_str("cut: nothing passes any more"),
             What::End => f.write_str("end"),
             What::Broken { inside } => write!(f, "end inside of {inside}"),
         }

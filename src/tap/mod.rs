@@ -4,17 +4,21 @@
 //! * [`recording`] - the file of a session;
 //! * [`pass`] - between the two: every octet passed on, unchanged;
 //! * [`answer`] - in the place of the secondary: the answers that a primary waits for;
-//! * [`replay`] - in the place of the primary: a recording played to a secondary, in step with its answers.
+//! * [`replay`] - in the place of the primary: a recording played to a secondary, in step with its answers;
+//! * [`cut`] - where a test has one direction carry nothing any more.
 #![forbid(unsafe_code)]
 
 pub mod answer;
+pub mod cut;
 pub mod event;
 pub mod pass;
 pub mod recording;
+mod records;
 pub mod replay;
 pub mod session;
 mod watch;
 
+pub use cut::Cut;
 pub use event::{Event, What};
 pub use recording::{Direction, Form};
 pub use session::Session;

@@ -42,10 +42,14 @@ fn direction(
             Ok(0) => break Ok(()),
             Ok(got) => {
                 let octets = chunk.get(..got).unwrap_or_default();
-                see().octets(direction, octets);
-                if let Err(error) = to.write_all_vectored(&mut [IoSlice::new(octets)]) {
+                let passes = see().octets(direction, octets);
+                if let Err(error) = to.write_all_vectored(&mut [IoSlice::new(octets.get(..passes).unwrap_or_default())])
+                {
                     cancels.iter().for_each(Cancel::cancel);
                     break Err(error);
+                }
+                if passes < got {
+                    see().dropped(direction);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -16,6 +16,7 @@
 //! loses its power may.
 #![forbid(unsafe_code)]
 
+use crate::colo::dialect::{Dialect, Layout};
 use std::io::{self, IoSlice, Read, Write};
 use std::time::Duration;
 use thiserror::Error;
@@ -42,6 +43,15 @@ pub enum Form {
 
 impl Form {
     const ALL: [Form; 3] = [Form::Qemu, Form::FrameV8, Form::Libxl];
+
+    /// Its dialect among those of [`crate::colo`] that stand in a migration stream of QEMU's; `None` for libxl's records.
+    pub const fn dialect(self) -> Option<Dialect> {
+        match self {
+            Form::Qemu => Some(Dialect::Qemu(Layout::Live)),
+            Form::FrameV8 => Some(Dialect::FrameV8),
+            Form::Libxl => None,
+        }
+    }
 
     const fn number(self) -> u32 {
         match self {
@@ -132,6 +142,11 @@ impl<W: Write> Recorder<W> {
             return self.one(entry, octets);
         }
         octets.chunks(MOST).try_for_each(|part| self.one(entry, part))
+    }
+
+    /// What it was written to.
+    pub fn into_inner(self) -> W {
+        self.out
     }
 
     fn one(&mut self, entry: Entry, octets: &[u8]) -> io::Result<()> {

@@ -27,8 +27,10 @@ pub enum ReplayError {
     #[error("no whole image in the recording")]
     Nothing,
     /// Another answer than the recorded one.
-    #[error("answer at offset {offset}: {got:02x?}, recorded is {recorded:02x?}")]
+    #[error("answer at offset {offset}, where {due} is due: {got:02x?}, recorded is {recorded:02x?}")]
     Answer {
+        /// The message that should have come.
+        due: &'static str,
         /// In the secondary's direction.
         offset: u64,
         /// What came.
@@ -37,8 +39,12 @@ pub enum ReplayError {
         recorded: Vec<u8>,
     },
     /// The secondary went away.
-    #[error("the secondary went away at offset {offset} of its answers")]
+    #[error("the secondary went away; {due} is due, at offset {sent} of ours and {offset} of its answers")]
     Gone {
+        /// The message that should have come next, of either side.
+        due: &'static str,
+        /// In the primary's direction.
+        sent: u64,
         /// In the secondary's direction.
         offset: u64,
     },
@@ -86,31 +92,50 @@ pub fn replay<R: Read>(
         let Some((entry, octets)) = reader.next_entry()? else { break };
         match entry.direction {
             Direction::Forward => {
-                watch.octets(Direction::Forward, octets);
-                to.write_all_vectored(&mut [IoSlice::new(octets)])?;
+                let passes = watch.octets(Direction::Forward, octets);
+                to.write_all_vectored(&mut [IoSlice::new(octets.get(..passes).unwrap_or_default())])
+                    .map_err(|error| lost(error, &watch.session))?;
+                if passes < octets.len() {
+                    watch.dropped(Direction::Forward);
+                    return until_closed(&mut answers, watch);
+                }
             }
             Direction::Back => {
-                let offset = watch.session.octets(Direction::Back);
+                let (offset, due) = (watch.session.octets(Direction::Back), watch.session.due());
                 let mut got = vec![0; octets.len()];
-                match answers.read_exact(&mut got) {
-                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                        return Err(ReplayError::Gone { offset });
-                    }
-                    other => other?,
-                }
+                answers.read_exact(&mut got).map_err(|error| lost(error, &watch.session))?;
                 watch.octets(Direction::Back, &got);
                 if got != octets {
-                    return Err(ReplayError::Answer { offset, got, recorded: octets.to_vec() });
+                    return Err(ReplayError::Answer { due, offset, got, recorded: octets.to_vec() });
                 }
             }
         }
     }
     played(&watch.session);
+    until_closed(&mut answers, watch)
+}
+
+/// What an error of the connection means.
+fn lost(error: io::Error, session: &Session) -> ReplayError {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    match error.kind() {
+        UnexpectedEof | BrokenPipe | ConnectionReset => ReplayError::Gone {
+            due: session.due(),
+            sent: session.octets(Direction::Forward),
+            offset: session.octets(Direction::Back),
+        },
+        _ => error.into(),
+    }
+}
+
+fn until_closed(answers: &mut impl Read, watch: &mut Watch) -> Result<(), ReplayError> {
     let mut rest = vec![0; CHUNK];
     loop {
         match answers.read(&mut rest) {
             Ok(0) => break,
-            Ok(got) => watch.octets(Direction::Back, rest.get(..got).unwrap_or_default()),
+            Ok(got) => {
+                watch.octets(Direction::Back, rest.get(..got).unwrap_or_default());
+            }
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
             Err(error) => return Err(error.into()),
         }

@@ -8,8 +8,9 @@
 //! primary has been silent too, so what it sends next is a message again.
 #![forbid(unsafe_code)]
 
-use super::event::{Event, Trouble, What};
+use super::event::{Event, Out, Trouble, What};
 use super::recording::{Direction, Form};
+use super::records::Records;
 use crate::colo::dialect::{Dialect, Layout, Message, Point, Side};
 use crate::colo::wire::Decoder;
 use crate::decode::qemu_stream::{Devices, MOST_DEVICE_STATE, Progress, Ram, Walker};
@@ -17,6 +18,9 @@ use std::time::Duration;
 
 /// Largest vmstate-size that is believed, in octets: in the older layout it counts the guest's RAM too.
 pub const MOST_STATE: u64 = 1 << 40;
+
+/// What a section's footer begins with, before the section's number.
+const FOOTER: u8 = 0x7e;
 
 /// What the primary's next octet is of.
 #[derive(Debug, Clone)]
@@ -42,15 +46,33 @@ enum Forward {
     Lost,
 }
 
+impl Forward {
+    /// For errors.
+    const fn name(&self) -> &'static str {
+        match self {
+            Forward::Image => "the first image",
+            Forward::Message => "messages",
+            Forward::AfterSend => "what follows vmstate-send",
+            Forward::Live => "RAM",
+            Forward::Sized { .. } | Forward::Whole { .. } | Forward::Open => "the state",
+            Forward::Lost => "octets that are not understood",
+        }
+    }
+}
+
 /// Follows a session.
 #[derive(Debug, Clone)]
 pub struct Session {
     dialect: Option<Dialect>,
+    /// In place of all below, for libxl's form.
+    records: Option<Box<Records>>,
     forward: Forward,
     walker: Walker,
     requests: Decoder,
     answers: Decoder,
     deaf: bool,
+    /// Whether the secondary's direction has ended.
+    gone: bool,
     /// Octets seen: forward and back.
     offsets: [u64; 2],
     /// Where the unit that `forward` is inside of began.
@@ -62,21 +84,19 @@ pub struct Session {
 }
 
 impl Session {
-    /// In front of the first octet. Of libxl's form octets are counted, no more: `dump` has a walker for those.
+    /// In front of the first octet.
     pub fn new(form: Form) -> Self {
-        let dialect = match form {
-            Form::Qemu => Some(Dialect::Qemu(Layout::Live)),
-            Form::FrameV8 => Some(Dialect::FrameV8),
-            Form::Libxl => None,
-        };
+        let dialect = form.dialect();
         let decoder = Decoder::new(dialect.unwrap_or(Dialect::Libxl), 0);
         Session {
             dialect,
+            records: dialect.is_none().then(|| Box::new(Records::new())),
             forward: Forward::Image,
             walker: Walker::new(0),
             requests: decoder.clone(),
             answers: decoder,
             deaf: false,
+            gone: false,
             offsets: [0, 0],
             began: 0,
             due: Point::Ready,
@@ -87,8 +107,8 @@ impl Session {
     }
 
     /// Checkpoints that the secondary has loaded; the first image is none.
-    pub const fn checkpoints(&self) -> u64 {
-        self.checkpoints
+    pub fn checkpoints(&self) -> u64 {
+        self.records.as_ref().map_or(self.checkpoints, |records| records.checkpoints())
     }
 
     /// Octets of a direction.
@@ -104,6 +124,24 @@ impl Session {
         self.due == Point::New && matches!(self.forward, Forward::Message) && self.requests.end().is_ok()
     }
 
+    /// The message that is due, by its name in the dialect; CHECKPOINT_END for libxl's records up to it.
+    pub fn due(&self) -> &'static str {
+        match (self.dialect, &self.records) {
+            (Some(dialect), _) => dialect.name(self.due),
+            (None, Some(records)) => records.due(),
+            (None, None) => "",
+        }
+    }
+
+    /// Whether the primary is inside of something, and has to go on by itself.
+    pub fn primary_owes(&self) -> bool {
+        match &self.forward {
+            Forward::Message => self.requests.end().is_err() || matches!(self.due, Point::Send | Point::Size),
+            Forward::Lost => false,
+            _ => true,
+        }
+    }
+
     /// Which answer the primary waits for.
     pub const fn answer_due(&self) -> Option<Point> {
         match (self.due, &self.forward) {
@@ -114,13 +152,21 @@ impl Session {
 
     /// Takes octets of a direction, and gives what they complete.
     pub fn feed(&mut self, direction: Direction, octets: &[u8], at: Duration) -> Vec<Event> {
-        let mut out = Out { at, last: self.last, events: Vec::new() };
+        let mut out = Out::new(at, self.last);
         match (direction, self.dialect) {
-            (Direction::Forward, None) => self.offsets[0] += octets.len() as u64,
-            (Direction::Back, None) => self.offsets[1] += octets.len() as u64,
+            (_, None) => {
+                match direction {
+                    Direction::Forward => self.offsets[0] += octets.len() as u64,
+                    Direction::Back => self.offsets[1] += octets.len() as u64,
+                }
+                if let Some(records) = &mut self.records {
+                    records.feed(direction, octets, &mut out);
+                }
+            }
             (Direction::Forward, Some(dialect)) => {
                 let mut rest = octets;
                 while !rest.is_empty() {
+                    out.at_step(dialect.name(self.due), self.forward.name());
                     let used = match self.forward(dialect, rest, &mut out) {
                         Ok(used) => used,
                         Err((used, trouble)) => {
@@ -139,9 +185,10 @@ impl Session {
 
     /// Takes the end of a direction.
     pub fn end(&mut self, direction: Direction, at: Duration) -> Option<Event> {
-        self.dialect?;
-        let mut out = Out { at, last: self.last, events: Vec::new() };
+        self.gone |= direction == Direction::Back;
+        let mut out = Out::new(at, self.last);
         let inside = match (direction, &self.forward) {
+            _ if self.dialect.is_none() => self.records.as_ref().and_then(|records| records.inside(direction)),
             (Direction::Back, _) => self.answers.end().is_err().then_some("an answer"),
             (_, Forward::Image) => Some("the first image"),
             (_, Forward::Message) if self.requests.end().is_err() => Some("a message"),
@@ -157,7 +204,7 @@ impl Session {
     /// Says that the primary has been silent: nothing more is to be read, and nothing was answered. If its octets end with the
     /// description of an image's devices, the image is whole, and is given.
     pub fn close_image(&mut self, at: Duration) -> Option<Event> {
-        let mut out = Out { at, last: self.last, events: Vec::new() };
+        let mut out = Out::new(at, self.last);
         // Cheap: the description's last brace.
         let ended = self.walker.devices().0.last() == Some(&b'}');
         if !matches!(self.forward, Forward::Image) || !ended || self.image(&mut out).is_err() {
@@ -165,6 +212,43 @@ impl Session {
         }
         self.last = out.last;
         out.events.pop()
+    }
+
+    /// Says that the primary has been silent, as [`Session::close_image`], inside of a checkpoint of COLO-Frame v8. The state is
+    /// whole, and is given, if its octets are sections, each with its footer, up to the mark of the end: behind a footer only
+    /// that mark is 0. Without footers nothing is given.
+    pub fn close_state(&mut self, at: Duration) -> Option<Event> {
+        let dialect = self.dialect?;
+        if !matches!(self.forward, Forward::Open) || self.walker.footers() != Some(true) {
+            return None;
+        }
+        let state = self.walker.devices().0;
+        // Cheap: the mark of the end behind a footer.
+        let [.., FOOTER, _, _, _, _, 0] = state else { return None };
+        let devices = Devices::infer(state);
+        let last = devices.sections.last()?;
+        let footer = [[FOOTER].as_slice(), &last.id.to_be_bytes(), &[0]].concat();
+        // Type, number, name with its length, instance and version stand in front of the data.
+        let header = 14 + last.name.as_ref().map_or(0, String::len);
+        let end = last.offset.checked_add(header)?.checked_add(last.size)?.checked_add(footer.len())?;
+        if !devices.complete || end != state.len() || !state.ends_with(&footer) {
+            return None;
+        }
+        let mut out = Out::new(at, self.last);
+        self.open_end(dialect, &mut out).ok()?;
+        self.last = out.last;
+        out.events.pop()
+    }
+
+    /// Says that the primary has been silent for so long, where it has to go on by itself.
+    pub fn silent(&mut self, at: Duration, span: Duration) -> Event {
+        let mut out = Out::new(at, self.last);
+        out.at_step(self.due(), self.forward.name());
+        let offset = self.offsets[0];
+        let trouble = Trouble::Silent { offset, span };
+        let what = What::Trouble { message: trouble.to_string(), due: out.due, inside: out.inside };
+        self.forward = Forward::Lost;
+        Event { direction: Direction::Forward, at, since: at.saturating_sub(self.last), offset, octets: 0, what }
     }
 
     fn lose(&mut self, out: &mut Out, trouble: &Trouble) {
@@ -285,7 +369,9 @@ impl Session {
         };
         out.push(direction, offset, octets, What::Message { name: dialect.name(point), size });
         let due = std::mem::replace(&mut self.due, next(dialect, point));
-        if due == point && point.sender() == side {
+        // QEMU 7.2 begins one more checkpoint before it notices that its secondary is gone.
+        let last = self.gone && point == Point::New;
+        if (due == point || last) && point.sender() == side {
             return Ok(());
         }
         Err(Trouble::Step { got: dialect.name(point), offset, expected: dialect.name(due) })
@@ -328,6 +414,16 @@ impl Session {
         if ended { Ok(()) } else { Err(Trouble::State { offset: self.began, octets }) }
     }
 
+    /// The end of a state without a size (COLO-Frame v8), as somebody else knows.
+    fn open_end(&mut self, dialect: Dialect, out: &mut Out) -> Result<(), Trouble> {
+        let (ram, devices) = (self.walker.ram(), Devices::infer(self.walker.devices().0));
+        let ended = self.walker.devices().0.last() == Some(&0);
+        let octets = self.offsets[0] - self.began;
+        out.push(Direction::Forward, self.began, octets, What::State { ram, devices });
+        self.expect_message(dialect);
+        if ended { Ok(()) } else { Err(Trouble::State { offset: self.began, octets }) }
+    }
+
     fn image(&mut self, out: &mut Out) -> Result<(), Trouble> {
         let (state, at) = self.walker.devices();
         if self.walker.progress() != Progress::Devices {
@@ -346,6 +442,7 @@ impl Session {
         self.offsets[1] += octets.len() as u64;
         let mut rest = octets;
         while !rest.is_empty() && !self.deaf {
+            out.at_step(dialect.name(self.due), self.forward.name());
             let offset = self.answers.offset();
             match self.answers.take(rest) {
                 Ok((used, message)) => {
@@ -388,14 +485,7 @@ impl Session {
         match (&self.forward, point) {
             (Forward::Image, _) => self.image(out),
             (Forward::Sized { left, .. } | Forward::Whole { left }, _) => Err(Trouble::Early { got, left: *left }),
-            (Forward::Open, Point::Received) => {
-                let (ram, devices) = (self.walker.ram(), Devices::infer(self.walker.devices().0));
-                let ended = self.walker.devices().0.last() == Some(&0);
-                let octets = octets - self.began;
-                out.push(Direction::Forward, self.began, octets, What::State { ram, devices });
-                self.expect_message(dialect);
-                if ended { Ok(()) } else { Err(Trouble::State { offset: self.began, octets }) }
-            }
+            (Forward::Open, Point::Received) => self.open_end(dialect, out),
             (Forward::Message, _) if self.requests.end().is_err() => {
                 let offset = self.requests.offset();
                 Err(Trouble::Unasked { offset, octets: octets.saturating_sub(offset), answer: got })
@@ -414,24 +504,5 @@ const fn next(dialect: Dialect, point: Point) -> Point {
         (Point::Send, Dialect::Qemu(_)) => Point::Size,
         (Point::Send | Point::Size, _) => Point::Received,
         _ => Point::Loaded,
-    }
-}
-
-/// Events of one call.
-struct Out {
-    at: Duration,
-    last: Duration,
-    events: Vec<Event>,
-}
-
-impl Out {
-    fn push(&mut self, direction: Direction, offset: u64, octets: u64, what: What) {
-        let since = self.at.saturating_sub(self.last);
-        self.last = self.at;
-        self.events.push(Event { direction, at: self.at, since, offset, octets, what });
-    }
-
-    fn trouble(&mut self, direction: Direction, offset: u64, trouble: &Trouble) {
-        self.push(direction, offset, 0, What::Trouble { message: trouble.to_string() });
     }
 }

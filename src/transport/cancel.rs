@@ -71,6 +71,15 @@ impl AsFd for Cancel {
     }
 }
 
+/// Waits for `span`, or until `fd` can be read or has failed, which is told.
+pub(super) fn wait_readable(fd: BorrowedFd<'_>, span: Duration) -> io::Result<bool> {
+    let span = Timespec { tv_sec: span.as_secs().cast_signed(), tv_nsec: span.subsec_nanos().into() };
+    match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&span)) {
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        other => Ok(other? > 0),
+    }
+}
+
 /// Whether `fd` has something for `events` now.
 pub(super) fn ready(fd: BorrowedFd<'_>, events: PollFlags) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };

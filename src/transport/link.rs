@@ -1,6 +1,6 @@
 //! A connection.
 
-use super::cancel::ready;
+use super::cancel::{ready, wait_readable};
 use super::{Address, Cancel};
 use rustix::event::PollFlags;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -231,6 +231,14 @@ impl Probe {
     /// Whether octets wait to be read.
     pub fn has_input(&self) -> bool {
         ready(self.fd.as_fd(), PollFlags::IN)
+    }
+
+    /// Waits until octets, or the end, can be read; false when `span` was over first, or cut short by a signal.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn wait(&self, span: Duration) -> io::Result<bool> {
+        wait_readable(self.fd.as_fd(), span)
     }
 
     /// How long ago octets were read; since the connection was made, if none were.

@@ -1,14 +1,18 @@
 //! A QEMU with a guest that counts, driven over QMP.
 
 use super::boot;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::{Value, json};
+use std::cell::Cell;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longer than anything here takes; nothing waits for it to pass.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -17,7 +21,17 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Qemu {
     child: Child,
     qmp: BufReader<UnixStream>,
-    counts: Receiver<u32>,
+    counts: Arc<Counts>,
+    /// Counts that the test has taken.
+    taken: Cell<usize>,
+    stderr: PathBuf,
+}
+
+/// All that the guest has printed.
+#[derive(Default)]
+struct Counts {
+    lines: Mutex<Vec<u32>>,
+    more: Condvar,
 }
 
 /// Builds the library that a primary needs (`docs/colo.md`).
@@ -35,9 +49,31 @@ pub fn preload() -> PathBuf {
     target.join("release/libqemu_preload.so")
 }
 
+/// What a QEMU has said on its standard error.
+fn complaint(stderr: &Path) -> String {
+    format!("{}: {}", stderr.display(), std::fs::read_to_string(stderr).unwrap_or_else(|error| error.to_string()))
+}
+
+/// The QEMU's connection to a socket of ours; no longer waited for than the QEMU lives, and not for ever.
+fn connected(listener: &UnixListener, child: &Child, stderr: &Path) -> UnixStream {
+    let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).unwrap();
+    let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(&process, PollFlags::IN)];
+    let patience = Timespec::try_from(PATIENCE).unwrap();
+    let ready = poll(&mut fds, Some(&patience)).unwrap();
+    let arrived = !fds[0].revents().is_empty();
+    let why = if ready == 0 { "does not connect" } else { "has ended before it connected" };
+    assert!(arrived, "QEMU {why}. {}", complaint(stderr));
+    listener.accept().unwrap().0
+}
+
 impl Qemu {
     /// Starts one, with the files it needs in `home`. An incoming one waits for `migrate-incoming`.
     pub fn start(home: &Path, name: &str, incoming: bool) -> Qemu {
+        Qemu::start_with(home, name, if incoming { &["-incoming", "defer"] } else { &[] })
+    }
+
+    /// Starts one with options of its own.
+    pub fn start_with(home: &Path, name: &str, options: &[&str]) -> Qemu {
         let disk = home.join("boot.img");
         if !disk.exists() {
             std::fs::write(&disk, boot::disk()).unwrap();
@@ -47,37 +83,35 @@ impl Qemu {
             (UnixListener::bind(&path).unwrap(), path)
         };
         let ((qmp, qmp_path), (serial, serial_path)) = (listen("qmp"), listen("serial"));
-        let mut command = Command::new("qemu-system-x86_64");
-        command
+        let stderr = home.join(format!("{name}.err"));
+        let child = Command::new("qemu-system-x86_64")
             .args(["-accel", "tcg", "-M", "pc", "-m", "16", "-display", "none", "-nodefaults", "-vga", "none"])
             .args(["-drive", &format!("if=floppy,format=raw,readonly=on,file={}", disk.display())])
             .args(["-serial", &format!("unix:{}", serial_path.display())])
-            .args([
-                "-chardev",
-                &format!("socket,id=qmp,path={}", qmp_path.display()),
-                "-mon",
-                "chardev=qmp,mode=control",
-            ])
+            .args(["-chardev", &format!("socket,id=qmp,path={}", qmp_path.display())])
+            .args(["-mon", "chardev=qmp,mode=control"])
+            .args(options)
             .env("LD_PRELOAD", preload())
-            .stdin(Stdio::null());
-        if incoming {
-            command.args(["-incoming", "defer"]);
-        }
-        let child = command.spawn().expect("qemu-system-x86_64 must be there: apt-get install qemu-system-x86");
-        let (sender, counts) = channel();
-        let port = serial.accept().unwrap().0;
-        thread::spawn(move || {
-            for line in BufReader::new(port).lines() {
-                // A line may be torn where the guest was replaced.
-                let Ok(Ok(count)) = line.map(|line| u32::from_str_radix(&line, 16)) else { continue };
-                if sender.send(count).is_err() {
-                    break;
+            .stdin(Stdio::null())
+            .stderr(File::create(&stderr).unwrap())
+            .spawn()
+            .expect("qemu-system-x86_64 must be there: apt-get install qemu-system-x86");
+        let counts = Arc::<Counts>::default();
+        let port = connected(&serial, &child, &stderr);
+        thread::spawn({
+            let counts = Arc::clone(&counts);
+            move || {
+                for line in BufReader::new(port).lines() {
+                    // A line may be torn where the guest was replaced.
+                    let Ok(Ok(count)) = line.map(|line| u32::from_str_radix(&line, 16)) else { continue };
+                    counts.lines.lock().unwrap().push(count);
+                    counts.more.notify_all();
                 }
             }
         });
-        let qmp = qmp.accept().unwrap().0;
+        let qmp = connected(&qmp, &child, &stderr);
         qmp.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut qemu = Qemu { child, qmp: BufReader::new(qmp), counts };
+        let mut qemu = Qemu { child, qmp: BufReader::new(qmp), counts, taken: Cell::new(0), stderr };
         assert!(qemu.line().get("QMP").is_some());
         qemu.command("qmp_capabilities", json!({}));
         qemu.command("migrate-set-capabilities", json!({"capabilities": [{"capability": "x-colo", "state": true}]}));
@@ -86,8 +120,9 @@ impl Qemu {
 
     fn line(&mut self) -> Value {
         let mut line = String::new();
-        self.qmp.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+        let read = self.qmp.read_line(&mut line);
+        let what = || format!("{read:?} from the monitor: {line:?}. {}", complaint(&self.stderr));
+        serde_json::from_str(&line).unwrap_or_else(|_| panic!("{}", what()))
     }
 
     /// Runs a command; its result. Events on the way are passed over.
@@ -103,20 +138,50 @@ impl Qemu {
         }
     }
 
+    /// Asks until the guest runs: not for long, at any time but in the middle of a checkpoint.
+    pub fn runs(&mut self) {
+        let give_up = Instant::now() + PATIENCE;
+        while self.command("query-status", json!({}))["running"] != true {
+            assert!(Instant::now() < give_up, "the guest does not run. {}", complaint(&self.stderr));
+            thread::yield_now();
+        }
+    }
+
     /// The next count that the guest prints.
     pub fn count(&self) -> u32 {
-        self.counts.recv_timeout(PATIENCE).expect("the guest counts")
+        let taken = self.taken.replace(self.taken.get() + 1);
+        let lines = self.counts.lines.lock().unwrap();
+        let (lines, _) = self.counts.more.wait_timeout_while(lines, PATIENCE, |lines| lines.len() <= taken).unwrap();
+        *lines.get(taken).unwrap_or_else(|| panic!("the guest has ceased to count. {}", complaint(&self.stderr)))
     }
 
     /// The last count that the guest has printed so far.
     pub fn last_count(&self) -> u32 {
         let first = self.count();
-        self.counts.try_iter().last().unwrap_or(first)
+        let lines = self.counts.lines.lock().unwrap();
+        self.taken.set(lines.len().max(self.taken.get()));
+        lines.last().copied().unwrap_or(first)
     }
 
     /// Forgets what the guest has printed.
     pub fn forget(&self) {
-        self.counts.try_iter().for_each(drop);
+        self.taken.set(self.counts.lines.lock().unwrap().len().max(self.taken.get()));
+    }
+
+    /// Another count than any so far, and whole: the first one may be torn where the guest was replaced.
+    pub fn fresh_count(&self) -> u32 {
+        self.forget();
+        self.count();
+        self.count()
+    }
+
+    /// How many counts the guest has printed, and how many of them the test has taken.
+    pub fn counted(&self) -> usize {
+        self.counts.lines.lock().unwrap().len()
+    }
+
+    pub fn taken(&self) -> usize {
+        self.taken.get()
     }
 
     pub fn kill(&mut self) {
@@ -130,4 +195,14 @@ impl Drop for Qemu {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[test]
+#[ignore = "needs QEMU 7.2"]
+fn a_qemu_that_ends_at_once_is_told_with_its_own_words() {
+    let home = tempfile::tempdir().unwrap();
+    let start = || Qemu::start_with(home.path(), "bad", &["-no-such-option"]);
+    let panic = std::panic::catch_unwind(start).map(drop).unwrap_err();
+    let said = panic.downcast_ref::<String>().unwrap();
+    assert!(said.contains("has ended before it connected") && said.contains("no-such-option"), "{said}");
 }

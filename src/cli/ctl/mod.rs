@@ -4,7 +4,7 @@ mod outcome;
 
 use super::table::{Live, WIDTH, render};
 use crate::control::{self, Capability, Client, Reply, Request, Status};
-use clap::{Args as ClapArgs, Subcommand};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use outcome::{Command, Judge, Outcome};
 use std::io::{self, Error, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -73,8 +73,23 @@ enum Action {
         #[arg(long)]
         force: bool,
     },
-    /// List what this side offers its peers, and what is in use
+    /// List what this side offers its peers, what is in use, and what sets it
     Capabilities,
+    /// Switch a capability on or off; one that cannot be while running says what can be done instead
+    SetCapability {
+        /// Its name, or that of QEMU's micro-checkpointing
+        name: String,
+        /// on or off
+        #[arg(value_enum)]
+        to: Switch,
+    },
+}
+
+/// What a capability can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 /// Runs the command; false when it is refused or not done.
@@ -102,6 +117,14 @@ fn run_to(args: &Args, out: &mut impl Write) -> io::Result<bool> {
             Some(list) => write_capabilities(&list, out).map(|()| true),
             None => Ok(false),
         },
+        Action::SetCapability { name, to } => {
+            let request = Request::SetCapability { name: name.clone(), on: *to == Switch::On };
+            // The one that takes time.
+            if name == "mc" && *to == Switch::Off {
+                return wait(request, Command::Unprotect);
+            }
+            Ok(site.ask(&request)?.is_some())
+        }
         &Action::SetInterval { ms } => Ok(site.ask(&Request::SetInterval { ms })?.is_some()),
         Action::SwitchOver => wait(Request::SwitchOver, Command::SwitchOver),
         Action::Protect { host, rsh, remote_command } => {
@@ -221,11 +244,15 @@ fn show(status: &Status, json: bool, out: &mut impl Write) -> io::Result<()> {
 }
 
 fn write_capabilities(list: &[Capability], out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "{:<16}{:<9}{:<8}MEANING", "NAME", "OFFERED", "IN USE")?;
+    let head = ["NAME", "IN QEMU'S MC", "OFFERED", "IN USE", "SET BY"];
+    let [name, mc, offered, in_use, option] = head;
+    writeln!(out, "{name:<16}{mc:<16}{offered:<9}{in_use:<8}{option:<34}MEANING")?;
     for capability in list {
         let word = |yes| if yes { "yes" } else { "no" };
         let (offered, in_use) = (word(capability.offered), word(capability.in_use));
-        writeln!(out, "{:<16}{offered:<9}{in_use:<8}{}", capability.name, capability.meaning)?;
+        let Capability { name, option, meaning, .. } = capability;
+        let mc = capability.mc_name.as_deref().unwrap_or("-");
+        writeln!(out, "{name:<16}{mc:<16}{offered:<9}{in_use:<8}{option:<34}{meaning}")?;
     }
     Ok(())
 }

@@ -93,6 +93,7 @@ fn the_arguments_are_as_documented() {
         &["unprotect", "--force"],
         &["fail-over", "--force", "--timeout", "86400"],
         &["capabilities"],
+        &["set-capability", "mc", "off"],
     ] {
         assert!(parse(good).is_ok(), "{good:?}: {:?}", parse(good));
     }
@@ -101,6 +102,8 @@ fn the_arguments_are_as_documented() {
         &["reboot"],
         &["set-interval"],
         &["set-interval", "0"],
+        &["set-capability", "mc"],
+        &["set-capability", "mc", "maybe"],
         &["set-interval", "60001"],
         &["protect"],
         &["switch-over", "--force"],
@@ -152,7 +155,10 @@ fn commands_arrive_as_typed() {
     let (result, list) = site.run(&["capabilities"]);
     assert!(result.unwrap());
     assert_eq!(list.lines().count(), 8);
-    assert!(list.contains("mc-net-disable  no       no      output"), "{list}");
+    assert!(list.contains("mc-net-disable  mc-net-disable  no       no      remus -n -F"), "{list}");
+    assert!(list.contains("local-copy      mc-rdma-copy    yes      yes     "), "{list}");
+    assert!(site.run(&["set-capability", "mc-rdma-copy", "on"]).0.unwrap());
+    assert_eq!(site.commands()[1..], [Request::SetCapability { name: "mc-rdma-copy".into(), on: true }]);
     let site = Scripted::new(&["alone", "alone", "connecting", "protected"]);
     assert!(site.run(&["protect", "b", "-s", "", "--remote-command=x"]).0.unwrap());
     let protect = Request::Protect { host: "b".into(), rsh: Some("".into()), remote: Some("x".into()) };
@@ -166,6 +172,7 @@ fn outcomes_are_waited_for() {
     assert!(!outcome(&["protected", "delegated", "alone"], &["switch-over"]));
     assert!(!outcome(&["alone", "connecting", "alone"], &["protect", "b"]));
     assert!(outcome(&["passive", "passive", "active"], &["fail-over", "--force"]));
+    assert!(outcome(&["protected", "leaving", "alone"], &["set-capability", "mc", "off"]));
     // Refused, and therefore not waited for.
     assert!(!outcome(&["protected", "alone"], &["unprotect"]));
     // Nothing changes within the time-out.

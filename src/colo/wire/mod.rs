@@ -62,6 +62,22 @@ pub enum WireError {
         /// Of the record.
         offset: u64,
     },
+    /// A page that the guest does not have, in a list of dirty pages (libxl).
+    #[error("CHECKPOINT_DIRTY_PFN_LIST at offset {offset} names pfn {pfn:#x}, the guest has {nr_pfns:#x}")]
+    Pfn {
+        /// The page.
+        pfn: u64,
+        /// One more than the highest that there can be.
+        nr_pfns: u64,
+        /// Of what follows the entry.
+        offset: u64,
+    },
+    /// What is around the messages is damaged: nothing behind it can be read.
+    #[error("the framing is damaged behind offset {offset}")]
+    Framing {
+        /// Octets of the direction that were sound.
+        offset: u64,
+    },
     /// The end came inside of a message.
     #[error("the end came after {got} octets of the message at offset {offset}, {missing} at least were to come")]
     Truncated {

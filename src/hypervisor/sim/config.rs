@@ -58,6 +58,12 @@ pub struct SimConfig {
     pub packet_octets: u32,
     /// Every how many steps the guest writes to its disk; 0 for never.
     pub disk_every: u32,
+    /// Every how many steps the guest asks its host for a random number and writes it to memory; 0 for never. From then on two
+    /// guests that ran alike do not.
+    pub noise_every: u32,
+    /// Whether answers are a connection of their own, in which nothing tells when the guest answered: they count themselves, and
+    /// carry a sum over what was asked. So two guests that are asked the same answer the same, at whatever step.
+    pub steady_answers: bool,
     /// Whether the guest answers when it is asked to suspend.
     pub acknowledge_suspend: bool,
     /// Whether the hypervisor lets the suspended guest go on when it is asked to.
@@ -89,6 +95,8 @@ impl Default for SimConfig {
             packets_every: 10,
             packet_octets: 64,
             disk_every: 25,
+            noise_every: 0,
+            steady_answers: false,
             acknowledge_suspend: true,
             resumes: true,
             emulator_xenstore: true,

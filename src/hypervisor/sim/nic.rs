@@ -1,8 +1,10 @@
 //! The simulated network card: the host's end with its queues, and the counters that the guest sees.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::hypervisor::compared::{OnInbound, OnSent, Sent};
 use crate::hypervisor::error::{Error, Result};
 
 /// Packets that wait on the host's side at most; further ones are lost, as on any network.
@@ -56,10 +58,36 @@ struct Queues {
     sending: bool,
     inbound: VecDeque<Vec<u8>>,
     deaf: bool,
+    /// The number of the next packet.
+    next: u64,
+    compared: Compared,
+}
+
+/// What a comparison has to do with the card.
+#[derive(Default)]
+struct Compared {
+    sent: Option<OnSent>,
+    /// What is told of goes nowhere else.
+    diverts: bool,
+    mirror: Option<OnInbound>,
+    /// What comes for the guest belongs to it.
+    inbound: Option<u64>,
+}
+
+impl fmt::Debug for Compared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Compared")
+            .field("sent", &self.sent.is_some())
+            .field("diverts", &self.diverts)
+            .field("mirror", &self.mirror.is_some())
+            .field("inbound", &self.inbound)
+            .finish()
+    }
 }
 
 #[derive(Debug)]
 struct Packet {
+    number: u64,
     epoch: Option<u64>,
     octets: Vec<u8>,
 }
@@ -85,12 +113,20 @@ impl Nic {
     /// Takes a packet from the guest.
     pub(super) fn send(&self, octets: Vec<u8>) {
         let mut queues = self.queues();
+        let queues = &mut *queues;
         if queues.outbound.len() >= OUTBOUND_LIMIT {
             queues.lost = queues.lost.saturating_add(1);
             return;
         }
-        let epoch = queues.epoch;
-        queues.outbound.push_back(Packet { epoch, octets });
+        let (number, epoch) = (queues.next, queues.epoch);
+        queues.next = number.wrapping_add(1);
+        if let (Some(told), Some(epoch), true) = (&mut queues.compared.sent, epoch, queues.held) {
+            if queues.compared.diverts {
+                return told(Sent { number, epoch, octets });
+            }
+            told(Sent { number, epoch, octets: octets.clone() });
+        }
+        queues.outbound.push_back(Packet { number, epoch, octets });
         if !queues.held {
             queues.ready += 1;
             self.0.changed.notify_all();
@@ -109,6 +145,10 @@ impl Nic {
         let room = !queues.deaf && queues.inbound.len() < INBOUND_LIMIT && octets.len() <= MTU;
         if room {
             queues.inbound.push_back(octets.to_vec());
+            let Compared { mirror, inbound, .. } = &mut queues.compared;
+            if let (Some(mirror), Some(epoch)) = (mirror, *inbound) {
+                mirror(epoch, octets);
+            }
         }
         room
     }
@@ -174,6 +214,59 @@ impl Nic {
         queues.ready += more;
         self.0.changed.notify_all();
         more as u64
+    }
+
+    /// Lets go one packet that is held, ahead of those before it. False when it is not there.
+    pub(super) fn release_one(&self, number: u64) -> bool {
+        let mut queues = self.queues();
+        let ready = queues.ready;
+        // Those that are held keep their order.
+        let Ok(place) = queues
+            .outbound
+            .make_contiguous()
+            .get(ready..)
+            .unwrap_or_default()
+            .binary_search_by_key(&number, |packet| packet.number)
+        else {
+            return false;
+        };
+        let Some(packet) = queues.outbound.remove(ready + place) else { return false };
+        queues.outbound.insert(ready, packet);
+        queues.ready += 1;
+        self.0.changed.notify_all();
+        true
+    }
+
+    /// Tells of what is sent while output is held; what is told of is not kept if it `diverts`.
+    pub(super) fn tell_sent(&self, told: OnSent, diverts: bool) {
+        let mut queues = self.queues();
+        (queues.compared.sent, queues.compared.diverts) = (Some(told), diverts);
+    }
+
+    /// Tells of what comes for the guest, once an epoch has begun.
+    pub(super) fn tell_inbound(&self, told: OnInbound) {
+        self.queues().compared.mirror = Some(told);
+    }
+
+    /// Begins an epoch of what comes for the guest, see [`ComparedCard::begin_inbound`](crate::hypervisor::ComparedCard).
+    pub(super) fn begin_inbound(&self, epoch: u64) {
+        let mut queues = self.queues();
+        let Queues { inbound, compared, .. } = &mut *queues;
+        compared.inbound = Some(epoch);
+        match &mut compared.mirror {
+            Some(told) => inbound.iter().for_each(|octets| told(epoch, octets)),
+            None => inbound.clear(),
+        }
+    }
+
+    /// Hands a packet of an epoch to the guest. False when it is of another epoch, or lost as in [`Nic::deliver`].
+    pub(super) fn deliver_in(&self, epoch: u64, octets: &[u8]) -> bool {
+        self.queues().compared.inbound == Some(epoch) && self.deliver(octets)
+    }
+
+    /// Nobody compares any more.
+    pub(super) fn detach(&self) {
+        self.queues().compared = Compared::default();
     }
 
     /// Lets everything go from now on.
@@ -293,6 +386,51 @@ mod tests {
         nic.send(vec![3]);
         nic.hold();
         assert_eq!((taken(&nic), nic.release(2), nic.release(3)), (vec![], 0, 1));
+    }
+
+    #[test]
+    fn one_packet_leaves_ahead_of_others_and_those_keep_their_order() {
+        let nic = Nic::default();
+        nic.hold();
+        nic.begin_epoch(1).unwrap();
+        (0..5).for_each(|octet| nic.send(vec![octet]));
+        assert!(nic.release_one(3) && nic.release_one(1));
+        assert!(!nic.release_one(3) && !nic.release_one(5));
+        assert_eq!(taken(&nic), [3, 1]);
+        assert!(nic.release_one(4));
+        assert_eq!((nic.release(1), taken(&nic)), (2, vec![4, 0, 2]));
+    }
+
+    #[test]
+    fn what_is_sent_and_what_comes_is_told_with_its_epoch() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (also, came) = std::sync::mpsc::channel();
+        let primary = Nic::default();
+        primary.tell_sent(Box::new(move |sent| tell.send((sent.epoch, sent.octets)).unwrap()), false);
+        primary.tell_inbound(Box::new(move |epoch, octets| also.send((epoch, octets.to_vec())).unwrap()));
+        primary.send(vec![0]);
+        assert!(primary.deliver(b"a"));
+        primary.hold();
+        primary.begin_epoch(1).unwrap();
+        primary.begin_inbound(1);
+        primary.send(vec![1]);
+        assert!(primary.deliver(b"b"));
+        primary.begin_inbound(2);
+        let told: Vec<_> = told.try_iter().collect();
+        assert_eq!((told, primary.waiting()), (vec![(1, vec![1])], 2));
+        let came: Vec<_> = came.try_iter().collect();
+        assert_eq!(came, [(1, b"a".to_vec()), (1, b"b".to_vec()), (2, b"a".to_vec()), (2, b"b".to_vec())]);
+        let secondary = Nic::default();
+        secondary.tell_sent(Box::new(|_| {}), true);
+        secondary.hold();
+        secondary.begin_epoch(1).unwrap();
+        secondary.begin_inbound(1);
+        secondary.send(vec![1]);
+        assert!(
+            secondary.deliver_in(1, b"a") && !secondary.deliver_in(0, b"late") && !secondary.deliver_in(2, b"early")
+        );
+        secondary.begin_inbound(2);
+        assert!(secondary.fetch().is_none() && secondary.waiting() == 0);
     }
 
     #[test]

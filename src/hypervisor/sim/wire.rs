@@ -12,8 +12,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use serde::Serialize;
 
 use super::nic::{MTU, Nic};
-use crate::hypervisor::OutputBuffer;
+use super::workload::WorkloadPacket;
 use crate::hypervisor::error::{Error, Result};
+use crate::hypervisor::{ComparedCard, OnInbound, OnSent, OutputBuffer};
 
 /// How long a packet waits for room in the socket before the network counts as having dropped it.
 const SEND_PATIENCE: Duration = Duration::from_millis(10);
@@ -53,6 +54,41 @@ impl OutputBuffer for SimOutput {
 
     fn discard(&mut self) -> Result<u64> {
         Ok(self.0.discard())
+    }
+}
+
+impl ComparedCard for SimOutput {
+    fn capture(&mut self, told: OnSent) {
+        self.0.tell_sent(told, false);
+    }
+
+    fn divert(&mut self, told: OnSent) {
+        self.0.hold();
+        self.0.tell_sent(told, true);
+    }
+
+    fn release_one(&mut self, number: u64) -> Result<bool> {
+        Ok(self.0.release_one(number))
+    }
+
+    fn mirror(&mut self, told: OnInbound) {
+        self.0.tell_inbound(told);
+    }
+
+    fn begin_inbound(&mut self, epoch: u64) {
+        self.0.begin_inbound(epoch);
+    }
+
+    fn deliver_in(&mut self, epoch: u64, octets: &[u8]) -> bool {
+        self.0.deliver_in(epoch, octets)
+    }
+
+    fn detach(&mut self) {
+        self.0.detach();
+    }
+
+    fn connection(&self, octets: &[u8]) -> u64 {
+        WorkloadPacket::parse(octets).map_or(0, |packet| packet.connection.into())
     }
 }
 

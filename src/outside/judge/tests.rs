@@ -11,7 +11,7 @@ fn address(host: u8) -> SocketAddr {
 /// The packet that a guest sends under this number in the history of this name. All begin alike.
 fn octets(sequence: u64, history: u64) -> Vec<u8> {
     let (step, sum) = (sequence * 10, sequence << 8 | history);
-    WorkloadPacket { kind: PacketKind::Beacon, sequence, step, sum, payload: Vec::new() }.emit(64)
+    WorkloadPacket { kind: PacketKind::Beacon, connection: 0, sequence, step, sum, payload: Vec::new() }.emit(64)
 }
 
 struct Court {
@@ -97,7 +97,7 @@ fn a_number_with_other_contents_contradicts_from_whichever_host() {
 #[test]
 fn later_numbers_must_not_have_done_less_or_something_else() {
     let packet = |sequence, step, sum| {
-        WorkloadPacket { kind: PacketKind::Beacon, sequence, step, sum, payload: Vec::new() }.emit(0)
+        WorkloadPacket { kind: PacketKind::Beacon, connection: 0, sequence, step, sum, payload: Vec::new() }.emit(0)
     };
     let contradicted = |packets: &[(u64, u64, u64)]| {
         let mut court = Court::new();

@@ -4,6 +4,7 @@ use super::connect::{self, Connected};
 use super::guest::{Done, Job};
 use super::round::Rounds;
 use super::{Ending, Message, Resolve, SharedOutput, Trouble, words};
+use crate::control::capability::{Capability, Setting};
 use crate::control::status::primary_phase;
 use crate::control::{Reply, Request, Status};
 use crate::hypervisor::{self, OutputBuffer, ShutdownReason};
@@ -437,15 +438,13 @@ impl Run {
     fn request(&mut self, request: Request) -> Reply {
         let actions = match request {
             Request::Status | Request::Watch { .. } => return Reply::status(self.status()),
-            Request::Capabilities => {
-                let used = match self.machine.phase() {
-                    Phase::Protected | Phase::Delegated | Phase::Leaving { .. } if self.words.bare => {
-                        Capabilities::BARE
-                    }
-                    Phase::Protected | Phase::Delegated | Phase::Leaving { .. } => self.machine.config().offered(),
-                    _ => Capabilities::empty(),
-                };
-                return Reply::capabilities(self.machine.config().offered(), used);
+            Request::Capabilities => return Reply::capabilities(self.machine.config().offered(), self.in_use()),
+            Request::SetCapability { name, on } => {
+                match Capability::set(&name, on, self.machine.config().offered(), self.in_use()) {
+                    Setting::Already => return Reply::status(self.status()),
+                    Setting::Unprotect => self.command(Command::Unprotect { force: false }),
+                    Setting::Fixed(text) | Setting::Unknown(text) => return Reply::error(text),
+                }
             }
             Request::Protect { host, rsh, remote } => {
                 if self.machine.phase() != Phase::Alone {
@@ -464,6 +463,14 @@ impl Run {
         match words::refusal(&actions, self.machine.phase()) {
             Some(text) => Reply::error(&text),
             None => Reply::status(self.status()),
+        }
+    }
+
+    fn in_use(&self) -> Capabilities {
+        match self.machine.phase() {
+            Phase::Protected | Phase::Delegated | Phase::Leaving { .. } if self.words.bare => Capabilities::BARE,
+            Phase::Protected | Phase::Delegated | Phase::Leaving { .. } => self.machine.config().offered(),
+            _ => Capabilities::empty(),
         }
     }
 

@@ -137,6 +137,7 @@ impl Words {
             }),
             notices: self.notices.list(),
             statistics: figures(rounds.statistics()),
+            lock_step: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::copy::{Order, Said};
 use super::{End, Message, Outcome, Survivor, Trouble, words};
+use crate::control::capability::{Capability, Setting};
 use crate::control::status::secondary_phase;
 use crate::control::{Reply, Request, Status};
 use crate::remus::secondary::{Action, Command, Event, Phase};
@@ -336,6 +337,14 @@ impl<D: Send + 'static> Run<D> {
             Request::Status | Request::Watch { .. } => Reply::status(self.status()),
             Request::Capabilities => Reply::capabilities(Capabilities::OFFERED, self.machine.capabilities()),
             Request::FailOver { force } => self.command(Command::FailOver { force }),
+            Request::SetCapability { name, on } => {
+                let (offered, used) = (Capabilities::OFFERED, self.machine.capabilities());
+                match Capability::set(&name, on, offered, used) {
+                    Setting::Already => Reply::status(self.status()),
+                    Setting::Unprotect => Reply::error("this side is the secondary: ask the primary"),
+                    Setting::Fixed(text) | Setting::Unknown(text) => Reply::error(text),
+                }
+            }
             Request::SetInterval { .. } | Request::SwitchOver | Request::Protect { .. } | Request::Unprotect { .. } => {
                 Reply::error("this side is the secondary: ask the primary")
             }

@@ -99,6 +99,7 @@ impl Words {
             adaptive: None,
             notices: self.notices.list(),
             statistics: figures(&self.statistics),
+            lock_step: None,
         }
     }
 }

@@ -16,6 +16,11 @@ const ENTRY: usize = 8;
 const PFN_MASK: u64 = (1 << 52) - 1;
 const RESERVED_MASK: u64 = 0xff << 52;
 
+/// The numbers that are no type, a bit each: 5 to 8.
+const NO_TYPES: u16 = 0b1_1110_0000;
+/// The types that are page tables, a bit each: 1 to 4 and 9 to 12.
+const TABLES: u16 = 0b1_1110_0001_1110;
+
 /// The type of a page: `XEN_DOMCTL_PFINFO_*`, 4 bits. [`PageType::NOTAB`] by default.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct PageType(u8);
@@ -125,6 +130,10 @@ impl PageEntry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageData<'a> {
     reserved: u32,
+    /// The types that occur, a bit each.
+    types: u16,
+    /// What all of the entries' words have in common or not: their OR.
+    bits: u64,
     entries: &'a [u8],
     contents: Option<&'a [u8]>,
 }
@@ -154,24 +163,33 @@ impl<'a> PageData<'a> {
         let Some((entries, contents)) = rest.split_at_checked((count as usize).saturating_mul(ENTRY)) else {
             return Err(BodyError::Count { record: RECORD, count, length, room });
         };
-        let mut pages = 0u64;
-        for (entry, value) in entries.chunks_exact(ENTRY).map(LittleEndian::read_u64).enumerate() {
-            let entry = entry as u32;
-            let Some(page_type) = PageType::from_wire((value >> 60) as u8) else {
-                return Err(BodyError::PageType { entry, value });
-            };
-            let pfn = value & PFN_MASK;
-            if pfn > MAX_PFN {
-                return Err(BodyError::Pfn { record: RECORD, entry: entry.into(), pfn, limit: MAX_PFN });
-            }
+        // One walk for what is right, which is nearly always all of it.
+        let (mut types, mut bits, mut pages) = (0u16, 0u64, 0u64);
+        for value in entries.chunks_exact(ENTRY).map(LittleEndian::read_u64) {
+            let page_type = PageType((value >> 60) as u8);
+            types |= 1 << page_type.0;
+            bits |= value;
             pages += u64::from(page_type.has_contents());
+        }
+        if types & NO_TYPES != 0 || bits & PFN_MASK > MAX_PFN {
+            check_entries(entries)?;
         }
         let expected = (FIXED + entries.len()) as u64 + pages * PAGE_SIZE as u64;
         if length != expected {
             return Err(BodyError::PageDataSize { count, pages, expected, got: length });
         }
         let contents = (body.len() as u64 == length).then_some(contents);
-        Ok(PageData { reserved, entries, contents })
+        Ok(PageData { reserved, types, bits, entries, contents })
+    }
+
+    /// Whether there is a page table among the pages.
+    pub const fn has_tables(&self) -> bool {
+        self.types & TABLES != 0
+    }
+
+    /// Whether each page that has to be populated comes with contents.
+    pub const fn populates_with_contents(&self) -> bool {
+        self.types & 1 << PageType::XALLOC.0 == 0
     }
 
     /// Entries in the record; at least 1.
@@ -208,11 +226,29 @@ impl<'a> PageData<'a> {
         if self.reserved != 0 {
             report(Problem::Reserved { record: RECORD, field: "reserved", value: self.reserved.into() });
         }
-        let bits = self.entries.chunks_exact(ENTRY).map(|octets| LittleEndian::read_u64(octets) & RESERVED_MASK);
-        if let Some(value) = bits.clone().find(|&bits| bits != 0) {
+        if self.bits & RESERVED_MASK == 0 {
+            return;
+        }
+        let mut bits = self.entries.chunks_exact(ENTRY).map(|octets| LittleEndian::read_u64(octets) & RESERVED_MASK);
+        if let Some(value) = bits.find(|&bits| bits != 0) {
             report(Problem::Reserved { record: RECORD, field: "pfn bits 52-59", value: value >> 52 });
         }
     }
+}
+
+/// The first entry whose type or pfn there is not.
+fn check_entries(entries: &[u8]) -> Result<(), BodyError> {
+    for (entry, value) in entries.chunks_exact(ENTRY).map(LittleEndian::read_u64).enumerate() {
+        let entry = entry as u32;
+        if PageType::from_wire((value >> 60) as u8).is_none() {
+            return Err(BodyError::PageType { entry, value });
+        }
+        let pfn = value & PFN_MASK;
+        if pfn > MAX_PFN {
+            return Err(BodyError::Pfn { record: RECORD, entry: entry.into(), pfn, limit: MAX_PFN });
+        }
+    }
+    Ok(())
 }
 
 /// Appends everything of a body that stands before the page contents.
@@ -263,6 +299,17 @@ mod tests {
         let empty: Vec<_> = types().filter(|t| !t.has_contents()).map(|t| (t, t.is_populated())).collect();
         assert_eq!(empty, [(PageType::BROKEN, false), (PageType::XALLOC, true), (PageType::XTAB, false)]);
         assert_eq!(PageType::default(), PageType::NOTAB);
+    }
+
+    #[test]
+    fn what_occurs_among_the_types_is_known() {
+        for page_type in (0..=255).filter_map(PageType::from_wire) {
+            let octets = body(&[7, u64::from(page_type.wire()) << 60 | 8], 1 + usize::from(page_type.has_contents()));
+            let view = parse(&octets).unwrap();
+            assert_eq!(view.has_tables(), page_type.table_level().is_some(), "{page_type:?}");
+            let without = page_type.is_populated() && !page_type.has_contents();
+            assert_eq!(view.populates_with_contents(), !without, "{page_type:?}");
+        }
     }
 
     #[test]

@@ -25,6 +25,10 @@ pub struct Config {
     /// A file to append a line to for each hypercall and mapping.
     #[serde(default)]
     pub log: Option<PathBuf>,
+    /// Whether the memory of a HVM domain is mapped once and for all: frames that lie next to each other in its file are then mapped
+    /// and unmapped at no cost. For measuring what a caller does besides.
+    #[serde(default)]
+    pub kept_mappings: bool,
     /// Steps a second that the guest makes while it runs; without a value as fast as it can.
     #[serde(default)]
     pub steps_per_second: Option<NonZeroU32>,

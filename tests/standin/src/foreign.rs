@@ -110,6 +110,11 @@ unsafe fn map(
     let pages: Vec<Option<usize>> = frames.iter().map(|&frame| machine.page(frame, writable).ok()).collect();
     let (file, octets) = machine.file();
     drop(machine);
+    if let (Some(kept), true) = (&host.kept, address.is_null())
+        && let Some(place) = kept.place(&pages, writable)
+    {
+        return Ok(place);
+    }
     let length = frames.len().checked_mul(PAGE_SIZE).filter(|&length| length > 0).ok_or(Errno(libc::EINVAL))?;
     let reserve = flags & libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: an address of the kernel's choice, or one that the caller gives up.
@@ -162,6 +167,9 @@ fn touch(start: *const u8, pages: usize) {
 /// Nobody uses the mapping any more.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn xenforeignmemory_unmap(_fmem: *mut c_void, address: *mut c_void, pages: usize) -> c_int {
+    if host().is_ok_and(|host| host.kept.as_ref().is_some_and(|kept| kept.has(address))) {
+        return 0;
+    }
     // SAFETY: a mapping of the caller's that nobody uses, by the contract of this function.
     unsafe { libc::munmap(address, pages.saturating_mul(PAGE_SIZE)) }
 }

@@ -5,6 +5,7 @@ use crate::config::{Config, VARIABLE};
 use crate::control;
 use crate::errno::Errno;
 use crate::guest::Guest;
+use crate::kept::Kept;
 use crate::machine::Machine;
 use crate::pv::PvRunner;
 use memmap2::{MmapMut, MmapOptions};
@@ -28,6 +29,8 @@ pub struct Host {
     m2p: Option<(File, usize)>,
     /// Whether the hypervisor tracks the guest's writes.
     pub log_dirty: bool,
+    /// The domain's memory, where it is mapped once and for all.
+    pub kept: Option<Kept>,
     log: Option<File>,
     folder: PathBuf,
 }
@@ -85,6 +88,8 @@ impl Host {
             (domid, memory, m2p) = (image.config.domid, file, None);
             guest = Guest::Hvm(runner);
         }
+        let kept = if config.kept_mappings { Some(Kept::new(&memory)) } else { None };
+        let kept = kept.transpose().map_err(|error| fails("the memory", &error))?;
         let log = config.log.as_deref().map(|path| File::options().append(true).create(true).open(path));
         let log = log.transpose().map_err(|error| fails("the log", &error))?;
         if let Some(path) = &config.control {
@@ -95,7 +100,7 @@ impl Host {
         if unsafe { libc::atexit(put_down) } != 0 {
             return Err(format!("{VARIABLE}: no room for an exit handler"));
         }
-        Ok(Host { guest: Some(guest), domid, memory, m2p, log_dirty: false, log, folder: config.folder })
+        Ok(Host { guest: Some(guest), domid, memory, m2p, log_dirty: false, kept, log, folder: config.folder })
     }
 
     /// Writes the domain's state at the end. Its memory is in the file already.

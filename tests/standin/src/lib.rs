@@ -18,6 +18,7 @@
 //! | `vcpu`, `mmu` | those that only PV domains have: vCPU contexts, pinned page tables |
 //! | `guest`, `pv` | the domain of either kind; a PV guest's thread |
 //! | `foreign`, `grant` | `libxenforeignmemory`: foreign mappings, the grant table |
+//! | `kept` | a domain's memory mapped once and for all, to measure what a caller does besides |
 //! | `machine` | the machine's frames, as mappings name them |
 //! | `devicemodel` | `libxendevicemodel`: there is no device model here |
 //!
@@ -39,6 +40,7 @@ mod grant;
 mod guest;
 mod host;
 mod hvm;
+mod kept;
 mod machine;
 mod memory;
 mod mmu;

@@ -7,7 +7,8 @@
 //! | 0 | magic, the octets `XRworkld` |
 //! | 1 to 14 | seed, vCPUs, steps done, working set's checksum, working set, hot pages, share of hot writes, writes a step, share of whole pages, packet interval, packet size, disk interval, packets sent, packets answered |
 //! | 15 to 20 | three ranges of usable memory: first pfn, pages |
-//! | 31 | checksum of words 0 to 20 and of the vCPUs' counters |
+//! | 21 to 23 | random numbers' interval, whether answers are steady, their sum |
+//! | 31 | checksum of words 0 to 23 and of the vCPUs' counters |
 //! | 64 on | steps run by each vCPU |
 
 use std::ops::Range;
@@ -71,6 +72,12 @@ pub struct Control {
     pub answered: u64,
     /// Usable memory; the working set is its beginning.
     pub ranges: [(Pfn, u64); NR_RANGES],
+    /// Steps from random number to random number, 0 for none.
+    pub noise_every: u64,
+    /// Answers do not tell when they were given.
+    pub steady_answers: bool,
+    /// Sum over what was answered, and over the random numbers.
+    pub chain: u64,
     /// Steps run by each vCPU.
     pub counters: Vec<u64>,
 }
@@ -97,6 +104,9 @@ impl Control {
             disk_every: config.disk_every.into(),
             sent: 0,
             answered: 0,
+            noise_every: config.noise_every.into(),
+            steady_answers: config.steady_answers,
+            chain: 0,
             ranges,
             counters: vec![0; config.vcpus as usize],
         }
@@ -130,6 +140,9 @@ impl Control {
             disk_every: word(12),
             sent: word(13),
             answered: word(14),
+            noise_every: word(21),
+            steady_answers: word(22) != 0,
+            chain: word(23),
             ranges,
             counters,
         };
@@ -168,7 +181,7 @@ impl Control {
         None
     }
 
-    fn words(&self) -> [u64; 21] {
+    fn words(&self) -> [u64; 24] {
         let [(a, m), (b, n), (c, o)] = self.ranges;
         [
             MAGIC,
@@ -192,6 +205,9 @@ impl Control {
             n,
             c,
             o,
+            self.noise_every,
+            self.steady_answers.into(),
+            self.chain,
         ]
     }
 
@@ -233,7 +249,7 @@ mod tests {
     #[test]
     fn every_damaged_octet_that_counts_is_noticed() {
         let mut memory = memory(&control());
-        for octet in (0..21 * 8).chain(CHECKSUM * 8..CHECKSUM * 8 + 8).chain(COUNTERS * 8..(COUNTERS + 3) * 8) {
+        for octet in (0..24 * 8).chain(CHECKSUM * 8..CHECKSUM * 8 + 8).chain(COUNTERS * 8..(COUNTERS + 3) * 8) {
             memory.toolstack_page(CONTROL_PFN).unwrap()[octet] ^= 0x80;
             let damage = Control::load(&memory).unwrap_err();
             let expected = if octet < 8 { "NoWorkload" } else { "ControlPage" };

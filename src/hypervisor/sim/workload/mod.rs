@@ -7,7 +7,8 @@
 //! 2. writes to pages of the working set, one cache line or the whole page, and keeps the working set's checksum up to date;
 //! 3. lets the time stamp counter and the PM timer go on, touches a device register, and now and then writes to the disk;
 //! 4. now and then sends a packet;
-//! 5. counts, in the vCPU's RAX and in the control page.
+//! 5. now and then writes a random number of its host's to memory;
+//! 6. counts, in the vCPU's RAX and in the control page.
 
 pub mod control;
 pub mod hash;
@@ -23,6 +24,7 @@ use super::nic::Nic;
 use super::vcpu::{HvmState, Register};
 use crate::hypervisor::error::GuestDamage;
 use crate::hypervisor::types::Pfn;
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// The generator's registers.
 const RNG_REGISTERS: [Register; 4] = [Register::R8, Register::R9, Register::R10, Register::R11];
@@ -31,6 +33,9 @@ const RNG_REGISTERS: [Register; 4] = [Register::R8, Register::R9, Register::R10,
 const CODE: u64 = 0xffff_8000_0001_0000;
 /// Its length.
 const CODE_SIZE: u64 = 0x10000;
+
+/// The connection of steady answers.
+const STEADY: u8 = 1;
 
 /// Time stamp counter ticks in a step.
 const STEP_TICKS: u64 = 240_000;
@@ -131,6 +136,9 @@ fn step(machine: &mut Machine<'_>, control: &mut Control) -> Result<(), GuestDam
         control.sent = control.sent.wrapping_add(1);
         send(machine, packet.emit(control.packet_octets));
     }
+    if due(control.step, control.noise_every) {
+        take_noise(machine.memory, control, RandomState::new().build_hasher().finish())?;
+    }
     let hvm = &mut *machine.hvm;
     let mut set = |register, value| hvm.set_register(vcpu, register, value);
     for (register, value) in RNG_REGISTERS.into_iter().zip(rng.0) {
@@ -169,6 +177,20 @@ fn write(memory: &mut GuestMemory, control: &mut Control, rng: &mut Rng) -> Resu
     Ok((pfn, (line * LINE_SIZE) as u64))
 }
 
+/// Lets a number that no other guest has change the state, and with it all that is sent from here on.
+fn take_noise(memory: &mut GuestMemory, control: &mut Control, noise: u64) -> Result<(), GuestDamage> {
+    let index = control.step % control.working_set.max(1);
+    let pfn = control.working_pfn(index).ok_or(GuestDamage::Layout { pfn: Pfn::MAX })?;
+    let page = memory.guest_page(pfn).ok_or(GuestDamage::Layout { pfn })?;
+    if let Some(octets) = page.get_mut(..LINE_SIZE) {
+        let before = line_sum(pfn, 0, octets);
+        fill(octets, noise);
+        control.sum = control.sum.wrapping_sub(before).wrapping_add(line_sum(pfn, 0, octets));
+    }
+    control.chain = mix(control.chain ^ noise);
+    Ok(())
+}
+
 /// Has the card put an inbound packet into guest memory, and answers it from there.
 fn answer(machine: &mut Machine<'_>, control: &mut Control) {
     let Some(octets) = machine.nic.fetch() else {
@@ -187,7 +209,13 @@ fn answer(machine: &mut Machine<'_>, control: &mut Control) {
     let received = machine.memory.page(RECEIVE_PFN).and_then(|page| page.get(4..4 + length)).unwrap_or_default();
     let mut packet = packet_of(control, PacketKind::Echo);
     packet.payload = received.to_vec();
-    control.sent = control.sent.wrapping_add(1);
+    if control.steady_answers {
+        control.chain = received.iter().fold(control.chain, |sum, &octet| mix(sum ^ u64::from(octet)));
+        (packet.connection, packet.sequence, packet.step, packet.sum) =
+            (STEADY, control.answered, control.answered, control.chain);
+    } else {
+        control.sent = control.sent.wrapping_add(1);
+    }
     control.answered = control.answered.wrapping_add(1);
     send(machine, packet.emit(0));
 }
@@ -203,7 +231,8 @@ fn run_devices(machine: &mut Machine<'_>, control: &Control, value: u64) {
 }
 
 fn packet_of(control: &Control, kind: PacketKind) -> WorkloadPacket {
-    WorkloadPacket { kind, sequence: control.sent, step: control.step, sum: control.sum, payload: Vec::new() }
+    let (sequence, step, sum) = (control.sent, control.step, control.sum);
+    WorkloadPacket { kind, connection: 0, sequence, step, sum, payload: Vec::new() }
 }
 
 fn send(machine: &mut Machine<'_>, octets: Vec<u8>) {

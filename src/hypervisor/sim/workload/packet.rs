@@ -4,10 +4,11 @@
 //! |---|---|---|
 //! | 0 | 4 | the octets `XRPK` |
 //! | 4 | 1 | kind: 0 beacon, 1 echo |
-//! | 5 | 3 | zero |
-//! | 8 | 8 | sequence number, from 0, counting both kinds (little-endian, as all that follow) |
-//! | 16 | 8 | steps that the guest had run |
-//! | 24 | 8 | checksum of the working set then |
+//! | 5 | 1 | connection: 0, but 1 for echoes of a guest with steady answers |
+//! | 6 | 2 | zero |
+//! | 8 | 8 | sequence number in its connection, from 0 (little-endian, as all that follow) |
+//! | 16 | 8 | steps that the guest had run; in connection 1 echoes that it had sent |
+//! | 24 | 8 | checksum of the working set then; in connection 1 a sum over all that was answered |
 //! | 32 | - | echo: the packet answered; beacon: zero octets up to the configured size |
 
 use nom::IResult;
@@ -33,11 +34,13 @@ pub enum PacketKind {
 pub struct WorkloadPacket {
     /// Why it was sent.
     pub kind: PacketKind,
-    /// Its number; a guest sends each number once.
+    /// Its connection.
+    pub connection: u8,
+    /// Its number; a guest sends each number once in a connection.
     pub sequence: u64,
-    /// Steps that the guest had run.
+    /// Steps that the guest had run, or how many packets of the connection it had sent.
     pub step: u64,
-    /// The working set's checksum then.
+    /// The working set's checksum then, or that of the connection.
     pub sum: u64,
     /// The packet answered, or filling.
     pub payload: Vec<u8>,
@@ -46,20 +49,20 @@ pub struct WorkloadPacket {
 impl WorkloadPacket {
     /// Reads a packet; `None` for anything that the workload does not send.
     pub fn parse(octets: &[u8]) -> Option<Self> {
-        let (payload, (kind, [sequence, step, sum])) = header(octets).ok()?;
+        let (payload, (kind, connection, [sequence, step, sum])) = header(octets).ok()?;
         let kind = match kind {
             0 => PacketKind::Beacon,
             1 => PacketKind::Echo,
             _ => return None,
         };
-        Some(WorkloadPacket { kind, sequence, step, sum, payload: payload.to_vec() })
+        Some(WorkloadPacket { kind, connection, sequence, step, sum, payload: payload.to_vec() })
     }
 
     /// The packet's octets, filled up with zeros to `size`.
     pub fn emit(&self, size: u64) -> Vec<u8> {
         let mut octets = Vec::with_capacity(HEADER_SIZE + self.payload.len());
         octets.extend_from_slice(MAGIC);
-        octets.extend_from_slice(&[u8::from(self.kind == PacketKind::Echo), 0, 0, 0]);
+        octets.extend_from_slice(&[u8::from(self.kind == PacketKind::Echo), self.connection, 0, 0]);
         for field in [self.sequence, self.step, self.sum] {
             octets.extend_from_slice(&field.to_le_bytes());
         }
@@ -70,14 +73,15 @@ impl WorkloadPacket {
     }
 }
 
-fn header(input: &[u8]) -> IResult<&[u8], (u8, [u64; 3])> {
+fn header(input: &[u8]) -> IResult<&[u8], (u8, u8, [u64; 3])> {
     let (input, _) = tag(MAGIC.as_slice())(input)?;
     let (input, kind) = octet(input)?;
-    let (input, _) = take(3usize)(input)?;
+    let (input, connection) = octet(input)?;
+    let (input, _) = take(2usize)(input)?;
     let (input, sequence) = le_u64(input)?;
     let (input, step) = le_u64(input)?;
     let (input, sum) = le_u64(input)?;
-    Ok((input, (kind, [sequence, step, sum])))
+    Ok((input, (kind, connection, [sequence, step, sum])))
 }
 
 #[cfg(test)]
@@ -86,8 +90,14 @@ mod tests {
 
     #[test]
     fn packets_round_trip() {
-        let packet =
-            WorkloadPacket { kind: PacketKind::Echo, sequence: 1, step: 2, sum: u64::MAX, payload: b"ping".to_vec() };
+        let packet = WorkloadPacket {
+            kind: PacketKind::Echo,
+            connection: 1,
+            sequence: 1,
+            step: 2,
+            sum: u64::MAX,
+            payload: b"ping".to_vec(),
+        };
         let octets = packet.emit(0);
         assert_eq!(octets.len(), 36);
         assert_eq!(WorkloadPacket::parse(&octets), Some(packet));
@@ -95,7 +105,8 @@ mod tests {
 
     #[test]
     fn other_octets_are_no_packets() {
-        let beacon = WorkloadPacket { kind: PacketKind::Beacon, sequence: 0, step: 0, sum: 0, payload: vec![] };
+        let beacon =
+            WorkloadPacket { kind: PacketKind::Beacon, connection: 0, sequence: 0, step: 0, sum: 0, payload: vec![] };
         let mut octets = beacon.emit(64);
         assert_eq!(octets.len(), 64);
         for length in 0..HEADER_SIZE {

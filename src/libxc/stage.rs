@@ -1,0 +1,111 @@
+//! A round copied into memory of our own, so that the guest need not stand still while it is written.
+//!
+//! What the guest has written long before a checkpoint need not be copied while it stands still either: [`Saver::stage_ahead`]
+//! takes the dirty log and copies those pages while the guest runs. What it writes from then on is in the log anew and is copied by
+//! [`Saver::stage_rest`] over what is there, when it stands still. That is sound for the reason for which live rounds are: the log
+//! is taken *before* the pages are mapped. A page that the guest writes, or that is given to the pfn and written, behind that
+//! moment is in the log again; so a copy that is torn or stale is one that is made once more.
+#![forbid(unsafe_code)]
+
+use super::save::Saver;
+use super::{Round, SaveError};
+use crate::hypervisor::types::CleanMode;
+use crate::hypervisor::{self, SaveDomain};
+
+impl Saver {
+    /// Copies the pages named and the state of a suspended domain into `round`, replacing what it had. The guest may run
+    /// on as soon as this has returned; [`Round::write`] sends the copy.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn stage<D: SaveDomain>(&mut self, domain: &D, round: &mut Round) -> Result<(), SaveError> {
+        round.clear();
+        self.stage_rest(domain, round)
+    }
+
+    /// How many pages a running guest has written since the log was taken last. 0 for a PV guest, nothing of which can be staged
+    /// ahead: its page tables are made ready for the stream while they stand still. 0 too where the p2m has grown, which is looked
+    /// after when the guest stands still.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn written(&mut self, domain: &mut impl SaveDomain) -> Result<u64, SaveError> {
+        if self.pv.is_some() {
+            return Ok(0);
+        }
+        match domain.peek_log_dirty(&mut self.dirty) {
+            Err(hypervisor::Error::BitmapBound(_)) => Ok(0),
+            Err(error) => Err(error.into()),
+            Ok(_) => Ok(self.dirty.count()),
+        }
+    }
+
+    /// Names the pages that a running guest has written since the last time, for [`Saver::send_pages`] to send them ahead; gives
+    /// their number.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn collect_ahead(&mut self, domain: &mut impl SaveDomain) -> Result<u64, SaveError> {
+        self.read_log(domain, CleanMode::Ongoing)
+    }
+
+    /// Copies what a running guest has written since the last time into `round`, replacing what it had. Not for a PV guest
+    /// ([`Saver::written`] is 0 then).
+    ///
+    /// # Errors
+    /// The hypervisor's. What was dirty is lost to the log then: the replica needs a whole image.
+    pub fn stage_ahead<D: SaveDomain>(&mut self, domain: &mut D, round: &mut Round) -> Result<(), SaveError> {
+        round.clear();
+        round.reserve(usize::try_from(self.collect_ahead(domain)?).unwrap_or(0));
+        let mut next = Some(0);
+        while let Some(from) = next {
+            next = self.next_batches(domain, from)?;
+            while !self.mapped.is_empty() {
+                let gone = match domain.map_pages(&self.mapped) {
+                    Err(hypervisor::Error::NotPopulated { pfn }) => pfn,
+                    pages => {
+                        round.add_ahead(&self.entries, &pages?);
+                        break;
+                    }
+                };
+                self.leave_out(domain, gone)?;
+            }
+            // What is a hole now is looked at again when nothing changes any more.
+            let holes = self.entries.iter().filter(|entry| !entry.page_type.has_contents());
+            self.vanished.extend(holes.map(|entry| entry.pfn));
+        }
+        Ok(())
+    }
+
+    /// Copies the pages named and the state of a suspended domain into a round that [`Saver::stage_ahead`] has begun, over what
+    /// it has of the same pages.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn stage_rest<D: SaveDomain>(&mut self, domain: &D, round: &mut Round) -> Result<(), SaveError> {
+        round.reserve(usize::try_from(self.dirty.count()).unwrap_or(0));
+        let mut next = Some(0);
+        while let Some(from) = next {
+            next = self.next_batches(domain, from)?;
+            if self.mapped.is_empty() {
+                round.add_empty(&self.entries);
+            } else {
+                let pages = domain.map_pages(&self.mapped)?;
+                match &mut self.pv {
+                    None => round.add_pages(&self.entries, &pages),
+                    Some(pv) => {
+                        let contents = pv.contents(domain, &mut self.entries, &pages, true)?;
+                        round.add_contents(&self.entries, &contents);
+                    }
+                }
+            }
+        }
+        match &self.pv {
+            None => round.state.take(domain),
+            Some(pv) => {
+                round.state.tsc = Some(domain.tsc_info()?);
+                pv.take_state(domain, &mut round.state.pv)
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What the primary says, read on a thread of its own: the stream's octets to the copy, packets to its card.
+#![forbid(unsafe_code)]
+
+use super::SharedCard;
+use super::copy::Order;
+use crate::colo::wire::WireError;
+use crate::replicate::colo::frame::{self, FrameError, Frames, Lane};
+use crate::replicate::colo::inlet::Inlet;
+use crate::transport::{LinkReader, is_cancelled};
+use std::io;
+
+/// What was heard of the primary besides its stream.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Hello(Vec<u8>),
+    Refused(String),
+    Garbled(WireError, String),
+}
+
+/// Reads the forward channel to its end, or until it is called off.
+pub(super) fn listen(
+    mut source: Frames<LinkReader>,
+    inlet: &Inlet<Order>,
+    card: &SharedCard,
+    hear: &mut impl FnMut(Heard),
+    mut arrived: impl FnMut(&[u8]),
+) {
+    let mut sound = true;
+    let mut offset: u64 = 0;
+    loop {
+        match source.read_frame() {
+            Ok(Some(_)) if !sound => {}
+            Ok(Some((Lane::Stream, octets))) => {
+                offset = offset.saturating_add(octets.len() as u64);
+                arrived(octets);
+                // Nobody reads: its end is still news.
+                inlet.put(octets);
+            }
+            Ok(Some((Lane::Packet, payload))) => {
+                if let (Some((epoch, octets)), Some(card)) = (frame::packet(payload), &mut *super::lock(card)) {
+                    card.deliver_in(epoch, octets);
+                }
+            }
+            Ok(Some((Lane::Hello, octets))) => hear(Heard::Hello(octets.to_vec())),
+            Ok(Some((Lane::Refuse, text))) => hear(Heard::Refused(String::from_utf8_lossy(text).into_owned())),
+            Ok(Some((Lane::Beat, _))) => {}
+            Ok(None) => return inlet.end(),
+            Err(FrameError::Io(error)) => {
+                if !is_cancelled(&error) && error.kind() != io::ErrorKind::UnexpectedEof {
+                    log::warn!("reading from the primary: {error}");
+                }
+                return inlet.end();
+            }
+            Err(error) if sound => {
+                sound = false;
+                source.give_up();
+                hear(Heard::Garbled(WireError::Framing { offset }, format!("the forward channel: {error}")));
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! The secondary while it serves: the machine, its timers, and what its actions mean here.
+#![forbid(unsafe_code)]
+
+use super::copy::{Housed, Order, Said};
+use super::listen::Heard;
+use super::{Message, Outcome, Survivor, Trouble, words};
+use crate::colo::secondary::{Action, Code, Command, End, Event, Notice, Phase};
+use crate::colo::{Config, Secondary, Step as Place};
+use crate::control::{Reply, Request};
+use crate::remus::wire::Capabilities;
+use crate::remus::{Generation, Level, Session, Timer, Timers};
+use crate::replicate::clock::Clock;
+use crate::replicate::colo::Times;
+use crate::replicate::colo::frame::Lane;
+use crate::replicate::colo::hello::{Hello, Unsuited};
+use crate::replicate::colo::inlet::Inlet;
+use crate::replicate::colo::pipe::Pipe;
+use crate::replicate::failpoint::{Failpoints, Step};
+use crate::replicate::fence::{Fence, FenceContext};
+use crate::replicate::operator::Ask;
+use crate::replicate::witness::{Said as WitnessSaid, WitnessThread};
+use crate::transport::{Cancel, Probe, is_cancelled};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub(super) struct Run<D> {
+    pub clock: Clock,
+    /// Once the session is known.
+    pub machine: Option<Secondary>,
+    pub config: Config,
+    pub ours: Hello,
+    pub timers: Timers,
+    pub inlet: Inlet<Order>,
+    /// Those of one event.
+    pub orders: Vec<Order>,
+    pub post: Sender<Message<D>>,
+    pub pipe: Pipe,
+    pub reading: Cancel,
+    pub probe: Probe,
+    pub times: Times,
+    /// Octets of the stream that have arrived, and how many had when a state was last waited for.
+    pub arrived: Arc<AtomicU64>,
+    pub seen: u64,
+    pub witness: Option<WitnessThread>,
+    pub fence: Option<Fence>,
+    pub failpoints: Failpoints,
+    pub words: words::Words,
+    pub on_checkpoint: Option<Box<dyn FnMut(u64) + Send>>,
+    pub lost: Instant,
+    /// The copy's thread is busy and does not read.
+    pub loading: bool,
+    /// What the survivor is, once its domain comes.
+    pub activated: Option<(u64, Generation)>,
+    pub unsuited: Option<String>,
+    /// Told to end; when to insist on it.
+    pub terminated: Option<Instant>,
+    pub quit: bool,
+    /// Until when the primary must have said what the session is.
+    pub greeting: Instant,
+}
+
+/// How long a time-out is put off while there is something of the peer's to read.
+const PUT_OFF: Duration = Duration::from_millis(10);
+
+impl<D: Send + 'static> Run<D> {
+    pub(super) fn serve(&mut self, inbox: &Receiver<Message<D>>) -> Result<Outcome<D>, Trouble> {
+        loop {
+            self.insist();
+            if let Some(text) = self.unsuited.take() {
+                return Ok(Outcome::Unsuited(text));
+            }
+            if let Some(Phase::Ended(end)) = self.phase() {
+                return Ok(Outcome::Ended(end));
+            }
+            if self.quit {
+                return Ok(Outcome::Ended(End::Stopped));
+            }
+            let message = match self.wait() {
+                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(wait) => inbox.recv_timeout(wait),
+            };
+            match message {
+                Ok(message) => {
+                    if let Some(outcome) = self.take(message)? {
+                        return Ok(outcome);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.expire(),
+                // This value holds a sender.
+                Err(RecvTimeoutError::Disconnected) => return Ok(Outcome::Ended(End::Stopped)),
+            }
+        }
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        self.machine.as_ref().map(Secondary::phase)
+    }
+
+    fn wait(&self) -> Option<Duration> {
+        let timer = self.timers.next().map(|at| self.clock.until(at));
+        let greeting = Some(self.greeting).filter(|_| self.machine.is_none());
+        let moments = greeting.into_iter().chain(self.terminated.filter(|_| self.may_stop()));
+        timer.into_iter().chain(moments.map(|at| at.saturating_duration_since(Instant::now()))).min()
+    }
+
+    /// The session is known: from now on the image is waited for, and not for ever.
+    pub(super) fn begin(&mut self, generation: Generation) {
+        self.machine = Some(Secondary::new(self.config, generation));
+        self.timers.set(Timer::Answer, self.clock.now().after(self.config.answer));
+        if self.words.framed {
+            self.timers.set(Timer::Peer, self.clock.now().after(self.times.timeout));
+            self.beat();
+        }
+    }
+
+    fn beat(&mut self) {
+        self.pipe.post(Lane::Beat, Vec::new());
+        self.timers.set(Timer::Heartbeat, self.clock.now().after(self.times.heartbeat));
+    }
+
+    fn expire(&mut self) {
+        if self.machine.is_none() && Instant::now() >= self.greeting {
+            self.unsuited = Some("the primary has not said what the session is".into());
+            return;
+        }
+        while let Some(timer) = self.timers.expired(self.clock.now()) {
+            match timer {
+                Timer::Heartbeat => self.beat(),
+                Timer::Peer => match self.still_heard() {
+                    Some(wait) => self.timers.set(timer, self.clock.now().after(wait)),
+                    None => self.feed(Event::Command(Command::PeerLost)),
+                },
+                Timer::Answer if self.moves() => {
+                    self.timers.set(timer, self.clock.now().after(self.config.answer));
+                }
+                timer => self.feed(Event::Timer(timer)),
+            }
+        }
+    }
+
+    /// What has arrived is the primary's sign of life, whoever has not read it yet. Gives how long it is one, at the least.
+    fn still_heard(&self) -> Option<Duration> {
+        if self.loading || self.probe.has_input() {
+            return Some(PUT_OFF);
+        }
+        self.times.timeout.checked_sub(self.probe.silence()).filter(|left| !left.is_zero())
+    }
+
+    /// Whether octets of a state have come since the last time: what is still being received is not overdue.
+    fn moves(&mut self) -> bool {
+        let arrived = self.arrived.load(Ordering::Relaxed);
+        let moved = std::mem::replace(&mut self.seen, arrived) < arrived;
+        moved && matches!(self.phase(), Some(Phase::Session(Place::Image | Place::State)))
+    }
+
+    fn take(&mut self, message: Message<D>) -> Result<Option<Outcome<D>>, Trouble> {
+        match message {
+            Message::Said(said) => return self.said(said),
+            Message::Heard(Heard::Hello(octets)) => self.hello(&octets),
+            Message::Heard(Heard::Refused(text)) => {
+                if self.machine.is_none() {
+                    self.unsuited = Some(format!("the primary refuses: {}", text.escape_debug()));
+                }
+            }
+            Message::Heard(Heard::Garbled(error, text)) => {
+                self.trouble(text);
+                if self.machine.is_none() {
+                    self.unsuited = Some(error.to_string());
+                }
+                self.feed(Event::Garbled(error));
+            }
+            Message::WriteFailed(error) => self.write_failed(&error),
+            Message::Witness(WitnessSaid::Answer(answer)) => self.feed(Event::Witness(answer)),
+            Message::Witness(WitnessSaid::Behind) => {
+                let text = "the witness here does not know of this session's generation, so it is not the primary's: \
+                            compare --witness on both, and whether the folder is mounted";
+                self.trouble(text.into());
+                self.refuse("another witness".into());
+            }
+            Message::Fenced(success) => self.feed(Event::Fenced { success }),
+            Message::Ask(Ask::Request(request, answer)) => {
+                let reply = self.request(request);
+                // Who asked may be gone.
+                let _ = answer.send(reply);
+            }
+            Message::Ask(Ask::Terminate) => self.terminate(),
+        }
+        Ok(None)
+    }
+
+    fn hello(&mut self, octets: &[u8]) {
+        if self.machine.is_some() {
+            return;
+        }
+        let agreed =
+            self.ours.suits(octets, self.config.rule).and_then(|theirs| theirs.session.ok_or(Unsuited::Session));
+        match agreed {
+            Ok(session) => {
+                self.config.mode = session.mode();
+                self.config.period = Duration::from_millis(session.period_ms);
+                if let Err(error) = self.config.validate() {
+                    return self.refuse(error.to_string());
+                }
+                let generation = Generation(session.generation);
+                if let Some(witness) = &self.witness {
+                    witness.compare(generation);
+                }
+                self.failpoints.pass(Step::Welcomed);
+                self.begin(generation);
+            }
+            Err(unsuited) => self.refuse(unsuited.to_string()),
+        }
+    }
+
+    fn refuse(&mut self, text: String) {
+        self.pipe.post(Lane::Refuse, text.clone().into_bytes());
+        self.unsuited = Some(format!("the two sides do not suit: {text}"));
+    }
+
+    fn write_failed(&mut self, error: &io::Error) {
+        if !is_cancelled(error) {
+            log::warn!("{}: writing to the primary: {error}", self.words.domain);
+        }
+        // What has been read already comes first, and so does the end that reading will find.
+        self.reading.cancel();
+    }
+
+    fn trouble(&mut self, text: String) {
+        self.words.notices.add(&self.words.domain, Level::Critical, text);
+    }
+
+    fn said(&mut self, said: Said<Housed<D>>) -> Result<Option<Outcome<D>>, Trouble> {
+        match said {
+            Said::Message(message) => self.feed(Event::Message(message)),
+            Said::Garbled(error) => self.feed(Event::Garbled(error)),
+            Said::Ended => {
+                if self.machine.is_none() {
+                    return Ok(Some(Outcome::Ended(End::Empty)));
+                }
+                self.feed(Event::LinkLost);
+            }
+            Said::Received { checkpoint, pages, octets } => {
+                self.words.statistics.arrived(pages, octets);
+                self.feed(Event::StateReceived { checkpoint });
+            }
+            Said::Damaged(text) => {
+                self.trouble(format!("the stream: {text}"));
+                self.feed(Event::StateDamaged);
+            }
+            Said::Loaded { checkpoint, took } => {
+                self.loading = false;
+                self.words.statistics.applied(took);
+                self.words.last = Some(Instant::now());
+                if let Some(tell) = &mut self.on_checkpoint {
+                    tell(checkpoint);
+                }
+                self.feed(Event::Loaded { checkpoint });
+            }
+            Said::Suspended => self.feed(Event::GuestSuspended),
+            Said::Resumed => self.feed(Event::GuestResumed),
+            Said::Failed(text) => {
+                self.loading = false;
+                self.trouble(text);
+                self.feed(Event::CopyFailed);
+                if matches!(self.phase(), Some(Phase::Session(_) | Phase::Lost)) {
+                    // The machine knows of no such failure between two steps.
+                    return Ok(Some(Outcome::Ended(End::CopyLost)));
+                }
+            }
+            Said::WriteFailed(error) => self.write_failed(&error),
+            Said::Survivor(housed) => {
+                self.failpoints.pass(Step::Activated);
+                self.feed(Event::Activated);
+                let Some((checkpoint, generation)) = self.activated else { return Ok(None) };
+                let Housed { domain, card } = *housed;
+                drop(card);
+                return Ok(Some(Outcome::Survivor(Survivor { domain, checkpoint, generation, lost: self.lost })));
+            }
+            Said::Unfit(text) => {
+                let generation = self.machine.as_ref().map_or(Generation::default(), Secondary::generation);
+                return Err(Trouble::Unfit(text, generation));
+            }
+        }
+        Ok(None)
+    }
+
+    fn feed(&mut self, event: Event) {
+        let mut actions = Vec::new();
+        self.feed_into(event, &mut actions);
+    }
+
+    fn feed_into(&mut self, event: Event, actions: &mut Vec<Action>) {
+        let Some(machine) = &mut self.machine else { return };
+        let before = machine.phase();
+        machine.handle(self.clock.now(), event, actions);
+        let after = machine.phase();
+        if matches!(before, Phase::Session(_)) && !matches!(after, Phase::Session(_)) {
+            self.lost = Instant::now();
+        }
+        let (was, is) = (words::phase_of(before), words::phase_of(after));
+        for action in &*actions {
+            self.carry_out(*action);
+        }
+        self.inlet.order(self.orders.drain(..));
+        if was != is {
+            log::info!("{}: {was} -> {is}", self.words.domain);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Send(message) => self.orders.push(Order::Send(message)),
+            Action::SendDirtyList => self.orders.push(Order::List),
+            // Of QEMU's dialects.
+            Action::ReceiveMemory { .. } => {}
+            Action::ReceiveState { checkpoint, .. } => self.orders.push(Order::Receive { checkpoint }),
+            Action::DropState { .. } => self.orders.push(Order::Drop),
+            Action::Load { checkpoint } => {
+                self.loading = true;
+                self.orders.push(Order::Load { checkpoint });
+            }
+            Action::Suspend => self.orders.push(Order::Suspend),
+            Action::Resume { epoch } => self.orders.push(Order::Resume { epoch }),
+            Action::DropCopy => self.orders.push(Order::Quit),
+            Action::RunFence { generation } => self.run_fence(generation),
+            Action::ActivateGuest { checkpoint, generation } => {
+                self.failpoints.pass(Step::Activating);
+                self.activated = Some((checkpoint, generation));
+                self.orders.push(Order::Activate);
+            }
+            Action::CloseLink => self.close(),
+            Action::AskWitness { generation } => {
+                self.failpoints.pass(Step::Asking);
+                match &self.witness {
+                    Some(witness) => witness.ask(generation),
+                    None => self.trouble("there is no witness to ask".into()),
+                }
+            }
+            Action::SetTimer { timer, at } => {
+                self.seen = self.arrived.load(Ordering::Relaxed);
+                self.timers.set(timer, at);
+            }
+            Action::CancelTimer(timer) => self.timers.cancel(timer),
+            Action::Notice(notice) => self.words.notice(notice),
+        }
+    }
+
+    fn close(&mut self) {
+        self.pipe.close();
+        self.reading.cancel();
+        self.timers.cancel(Timer::Peer);
+        self.timers.cancel(Timer::Heartbeat);
+    }
+
+    /// Ends both directions and the copy's thread.
+    pub(super) fn shut(&mut self) {
+        self.close();
+        self.inlet.order([Order::Quit]);
+    }
+
+    fn run_fence(&mut self, generation: Generation) {
+        self.failpoints.pass(Step::Fencing);
+        let post = self.post.clone();
+        let Some(fence) = self.fence.clone() else {
+            self.trouble("there is no fencing command".into());
+            let _ = post.send(Message::Fenced(false));
+            return;
+        };
+        let context = FenceContext {
+            domain: self.words.domain.clone(),
+            peer: self.words.peer.clone(),
+            generation,
+            session: Session::default(),
+        };
+        let spawned = thread::Builder::new().name("fence".into()).spawn({
+            let post = post.clone();
+            move || {
+                let fenced = fence.run(&context);
+                if let Err(error) = &fenced {
+                    log::error!("{}: fencing: {error}", context.domain);
+                }
+                let _ = post.send(Message::Fenced(fenced.is_ok()));
+            }
+        });
+        if let Err(error) = spawned {
+            self.trouble(format!("starting the fencing command: {error}"));
+            let _ = post.send(Message::Fenced(false));
+        }
+    }
+
+    fn request(&mut self, request: Request) -> Reply {
+        let status = |run: &Self| Reply::status(run.words.status(run.machine.as_ref(), &run.config));
+        match request {
+            Request::Status | Request::Watch { .. } => status(self),
+            Request::Capabilities => Reply::capabilities(Capabilities::empty(), Capabilities::empty()),
+            Request::SetCapability { .. } => Reply::error("COLO has none of the capabilities, which are Remus's"),
+            Request::FailOver { force } => {
+                let mut actions = Vec::new();
+                self.feed_into(Event::Command(Command::FailOver { force }), &mut actions);
+                let not_now = |action: &Action| matches!(action, Action::Notice(Notice { code: Code::NotNow, .. }));
+                match self.machine.is_none() || actions.iter().any(not_now) {
+                    true => Reply::error(format!("cannot be done while {}", words::phase(self.machine.as_ref()))),
+                    false => status(self),
+                }
+            }
+            Request::SetInterval { .. } | Request::SwitchOver | Request::Protect { .. } | Request::Unprotect { .. } => {
+                Reply::error("this side is the secondary: ask the primary")
+            }
+        }
+    }
+
+    fn terminate(&mut self) {
+        let ended = matches!(self.phase(), Some(Phase::Ended(_)));
+        if self.machine.is_none() || (self.terminated.replace(Instant::now()).is_some() && !ended) {
+            self.quit = true;
+        }
+    }
+
+    fn may_stop(&self) -> bool {
+        matches!(self.phase(), Some(Phase::Session(_) | Phase::Lost))
+    }
+
+    /// What is asked for while something is being decided has no effect, so it is asked for again.
+    fn insist(&mut self) {
+        if self.may_stop() && self.terminated.is_some_and(|at| at <= Instant::now()) {
+            self.terminated = Some(Instant::now() + self.times.timeout);
+            self.feed(Event::Command(Command::Stop));
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! A place in a session from which on one direction carries nothing, for tests of what fails in the middle of a checkpoint.
+//!
+//! Named by a message, as `--cut MESSAGE@N[+OCTETS]` (hidden from the help): so many octets from the first one of the N-th
+//! message of that name on still pass. What comes behind is seen and recorded, and goes nowhere, as when a cable was drawn.
+#![forbid(unsafe_code)]
+
+use super::event::{Event, What};
+use super::recording::Direction;
+use std::num::NonZeroU64;
+use std::str::FromStr;
+
+/// Where a direction ends to carry anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    name: String,
+    /// How many of them are still to come, this one counted.
+    left: u64,
+    octets: u64,
+    place: Option<(Direction, u64)>,
+}
+
+impl FromStr for Cut {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not MESSAGE@N[+OCTETS]");
+        let (name, rest) = text.split_once('@').ok_or_else(wrong)?;
+        let (nth, octets) = rest.split_once('+').unwrap_or((rest, "0"));
+        let nth: NonZeroU64 = nth.parse().map_err(|_| wrong())?;
+        let octets = octets.parse().map_err(|_| wrong())?;
+        Ok(Cut { name: name.into(), left: nth.get(), octets, place: None })
+    }
+}
+
+impl Cut {
+    /// Looks for the message.
+    pub(super) fn see(&mut self, event: &Event) {
+        let What::Message { name, .. } = &event.what else { return };
+        if self.place.is_none() && *name == self.name {
+            self.left = self.left.saturating_sub(1);
+            if self.left == 0 {
+                self.place = Some((event.direction, event.offset.saturating_add(self.octets)));
+            }
+        }
+    }
+
+    /// How many of `octets` octets from `offset` of a direction on may pass.
+    pub(super) fn passes(&self, direction: Direction, offset: u64, octets: usize) -> usize {
+        match self.place {
+            Some((cut, place)) if cut == direction => {
+                usize::try_from(place.saturating_sub(offset)).map_or(octets, |left| left.min(octets))
+            }
+            _ => octets,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn message(name: &'static str, offset: u64) -> Event {
+        let what = What::Message { name, size: None };
+        Event { direction: Direction::Back, at: Duration::ZERO, since: Duration::ZERO, offset, octets: 4, what }
+    }
+
+    #[test]
+    fn the_nth_message_of_a_name_is_where_it_ends() {
+        let mut cut: Cut = "vmstate-loaded@2+3".parse().unwrap();
+        for (name, offset) in [("vmstate-loaded", 10), ("vmstate-received", 20)] {
+            cut.see(&message(name, offset));
+            assert_eq!(cut.passes(Direction::Back, 0, 100), 100);
+        }
+        cut.see(&message("vmstate-loaded", 30));
+        cut.see(&message("vmstate-loaded", 40));
+        assert_eq!(cut.passes(Direction::Forward, 0, 100), 100);
+        assert_eq!([0, 20, 33, 40].map(|offset| cut.passes(Direction::Back, offset, 20)), [20, 13, 0, 0]);
+    }
+
+    #[test]
+    fn what_names_no_place_is_refused() {
+        for text in ["", "vmstate-send", "vmstate-send@", "vmstate-send@0", "vmstate-send@1+", "vmstate-send@1+x"] {
+            assert!(text.parse::<Cut>().unwrap_err().contains("MESSAGE@N"), "{text}");
+        }
+    }
+}
