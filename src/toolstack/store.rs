@@ -316,8 +316,11 @@ mod tests {
     use super::*;
     use std::thread;
 
+    /// A message's type and payload.
+    type Said = (u32, &'static [u8]);
+
     /// Answers by a script: each request's type and payload, and the messages that come for it.
-    fn xenstored(script: Vec<(u32, &'static [u8], Vec<(u32, &'static [u8])>)>) -> (Session, thread::JoinHandle<()>) {
+    fn xenstored(script: Vec<(u32, &'static [u8], Vec<Said>)>) -> (Session, thread::JoinHandle<()>) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let server = thread::spawn(move || {
             for (kind, payload, answers) in script {
