@@ -19,5 +19,7 @@ pub mod replicate;
 pub mod save_helper;
 pub mod stream;
 pub mod tap;
+#[cfg(feature = "xen")]
+pub mod toolstack;
 pub mod transport;
 pub mod witness;

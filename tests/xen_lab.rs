@@ -194,8 +194,13 @@ fn quick_two_hosts() {
         ours_spoke(&b, log);
     }
     follow(&[consoles(&a, &["moved"]), consoles(&b, &["moved--incoming"])].concat());
+    outlives(&a, &b);
+}
+
+/// The guest `protected` of the first host goes on at the second.
+fn outlives(a: &Path, b: &Path) {
     // The first host's copy of its console ends before the host does: the second host's may begin behind it.
-    let first = follow(&consoles(&a, &["protected"]));
+    let first = follow(&consoles(a, &["protected"]));
     let (_, second) = console(&b.join("consoles/guest-protected--incoming.log"));
     let shape = console(&a.join("consoles/guest-protected.log")).0.expect("the shape of the memory");
     assert!(second.len() >= 3 && second[0].count > 1, "{} lines from {:?}", second.len(), second.first());
@@ -206,6 +211,33 @@ fn quick_two_hosts() {
     for line in second {
         assert_eq!(line.sum, work::expected(shape, line.count), "memory at count {}", line.count);
     }
+}
+
+/// This project's own engine on one host: failover with the output held, protection again, switch-over.
+#[test]
+#[ignore = "boots an emulated Xen host, many minutes"]
+fn full_engine() {
+    let lab = lab();
+    let folder = lab.run("run", "engine", &["engine", "type=pvh", "net=1", "steps=ours again dropped refused"]);
+    follow(&consoles(&folder, &["guest", "failed-over", "switched-over"]));
+}
+
+/// The same next to the stock tools.
+#[test]
+#[ignore = "boots an emulated Xen host, many minutes"]
+fn full_engine_and_stock_tools() {
+    let lab = lab();
+    let folder = lab.run("run", "engine-stock", &["engine", "type=pvh", "steps=nowhere stock bare"]);
+    follow(&consoles(&folder, &["guest", "failed-over-stock", "guest--incoming"]));
+}
+
+/// The engine between two hosts, of which the first dies.
+#[test]
+#[ignore = "boots two emulated Xen hosts, many minutes"]
+fn full_engine_two_hosts() {
+    let lab = lab();
+    let folder = lab.run("run-two", "engine-two", &["-j", "engine-two", "type=pvh"]);
+    outlives(&folder.join("a"), &folder.join("b"));
 }
 
 #[test]

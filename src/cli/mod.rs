@@ -13,6 +13,8 @@ mod stream_options;
 mod table;
 mod tap;
 mod verify;
+#[cfg(feature = "xen")]
+mod xen;
 
 use crate::demo;
 use clap::{Parser, Subcommand};

@@ -26,9 +26,10 @@ pub(super) const MOST_MIB: u64 = 1 << 20;
 /// What both sides of a protection can be told.
 #[derive(Debug, Clone, Args)]
 pub struct ProtectionArgs {
-    /// Whose guest it is; `sim`, the simulated guest, is the only one of this version
-    #[arg(long, value_enum, value_name = "NAME", default_value = "sim")]
-    pub backend: Backend,
+    /// Whose guest it is: this host's hypervisor, or `sim`, the simulated guest [default: xen on a Xen host, where this build has
+    /// it, else sim]
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub backend: Option<Backend>,
     /// Steps a second of the simulated guest's program; 0: as fast as it can
     #[arg(long, value_name = "N", default_value_t = 2000)]
     pub sim_steps: u32,
@@ -107,6 +108,9 @@ pub struct ProtectionArgs {
 pub enum Backend {
     /// The simulated guest
     Sim,
+    /// A domain of this host's Xen
+    #[cfg(feature = "xen")]
+    Xen,
 }
 
 /// [`Rule`], as it is typed.
@@ -204,6 +208,9 @@ impl ProtectionArgs {
     /// As for [`ProtectionArgs::rule`].
     pub fn remote_command_with(&self, domain: &str, options: &str) -> Result<String, String> {
         let mut command = format!("xen-replicate receive --domain {} --rule {}{options}", quoted(domain), self.rule()?);
+        if let Some(backend) = self.backend.as_ref().and_then(ValueEnum::to_possible_value) {
+            command.push_str(&format!(" --backend {}", backend.get_name()));
+        }
         if let Some(directory) = &self.witness {
             // The other process has another working directory.
             let directory = std::path::absolute(directory).map_err(|error| format!("--witness: {error}"))?;
@@ -236,7 +243,14 @@ impl ProtectionArgs {
         }
     }
 
-    /// Where the guest lives.
+    /// Whether the guest is a domain of this host's Xen: as the operator says, else wherever there is a Xen.
+    #[cfg(feature = "xen")]
+    pub fn is_xens(&self) -> bool {
+        self.backend
+            .map_or_else(|| std::path::Path::new("/dev/xen/privcmd").exists(), |backend| backend == Backend::Xen)
+    }
+
+    /// Where a simulated guest lives.
     pub fn backend(&self) -> sim::Backend {
         sim::Backend {
             steps: NonZeroU32::new(self.sim_steps),

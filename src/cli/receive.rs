@@ -6,8 +6,8 @@ use super::protection::{MOST_MIB, ProtectionArgs, ms};
 use crate::host::bare;
 use crate::host::colo::Lockstep;
 use crate::host::operator::Desk;
-use crate::host::secondary::{Job, Source, receive};
-use crate::host::sim::SimTarget;
+use crate::host::secondary::{Home, Job, Source, receive};
+use crate::host::sim::{SimHome, SimTarget};
 use crate::hypervisor::PAGE_SIZE;
 use crate::libxl::restore::Options;
 use crate::remus::Config;
@@ -53,6 +53,12 @@ pub struct Args {
     /// Most MiB of memory that the domain may have here [default: what it asks for]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=MOST_MIB))]
     pub domain_memory: Option<u64>,
+    /// What builds a real domain here: xl's receiver, for sh
+    #[arg(long, value_name = "CMD", default_value = "xl migrate-receive -r")]
+    pub receiver: String,
+    /// This project's save helper, which is put inside of it [default: beside this program, or where xl-plugin/install.sh puts it]
+    #[arg(long, value_name = "FILE")]
+    pub save_helper: Option<PathBuf>,
     /// Keep the migration-v2 stream as it was received
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
@@ -129,6 +135,31 @@ impl Args {
 pub fn run(args: &Args) -> io::Result<bool> {
     let usage = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
     let config = args.config().map_err(usage)?;
+    #[cfg(feature = "xen")]
+    if args.protection.is_xens() {
+        let home = super::xen::home(args).map_err(usage)?;
+        return serve(args, config, home, bare::receive_checkpoints);
+    }
+    let home = SimHome {
+        backend: args.protection.backend(),
+        target: SimTarget {
+            domain: args.domain.clone(),
+            memory_budget: args.domain_memory.map(|mib| mib * ((1 << 20) / PAGE_SIZE as u64)),
+        },
+        colo: args.colo.then(|| (Lockstep::default(), args.bare)),
+        digests: args.protection.keep_digests.clone(),
+    };
+    serve(args, config, home, bare::receive)
+}
+
+/// The same for one backend; `bare` takes a bare stream.
+fn serve<H: Home>(
+    args: &Args,
+    config: Config,
+    home: H,
+    bare: impl FnOnce(Link, Cancel, &Job<H>, &Desk) -> io::Result<bool>,
+) -> io::Result<bool> {
+    let usage = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
     let failpoints = args.protection.failpoints().map_err(usage)?;
     let pacing = args.protection.pacing().map_err(usage)?;
     let socket = args.protection.control_path(&args.domain)?;
@@ -142,11 +173,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
     restore.libxc.round_limit = args.memory_budget();
     let resolving = args.clone();
     let job = Job {
-        backend: args.protection.backend(),
-        target: SimTarget {
-            domain: args.domain.clone(),
-            memory_budget: args.domain_memory.map(|mib| mib * ((1 << 20) / PAGE_SIZE as u64)),
-        },
+        home,
         restore,
         record: args.record.clone(),
         once: args.once,
@@ -157,8 +184,6 @@ pub fn run(args: &Args) -> io::Result<bool> {
         pacing,
         staging_limit: args.protection.staging_limit(),
         failpoints,
-        colo: args.colo.then(|| (Lockstep::default(), args.bare)),
-        digests: args.protection.keep_digests.clone(),
         protection: args.protection.protection(&args.domain, config),
     };
     // Begun here, so that a path of no use is told now and not at a failover.
@@ -168,7 +193,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
     let office = desk.open(socket.as_deref(), !args.foreground)?;
     let table = args.protection.watch.then(|| live::start(&desk)).transpose()?;
     let received = match source {
-        Source::Link(link, cancel) if args.bare && !args.colo => bare::receive(link, cancel, &job, &desk),
+        Source::Link(link, cancel) if args.bare && !args.colo => bare(link, cancel, &job, &desk),
         source => receive(source, &job, &desk),
     };
     drop(table);

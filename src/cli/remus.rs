@@ -4,9 +4,10 @@ use super::endpoint::{self, Reach, SSH_COMMAND};
 use super::live;
 use super::protection::{ProtectionArgs, ms};
 use crate::colo::Mode;
+use crate::host::Protection;
 use crate::host::colo::{self, Lockstep};
 use crate::host::operator::Desk;
-use crate::host::primary::{Job, protect};
+use crate::host::primary::{Job, protect_simulated};
 use crate::host::sim::{Backend, xl_config};
 use crate::hypervisor::sim::SimConfig;
 use crate::hypervisor::sim::SimDomain;
@@ -82,6 +83,9 @@ pub struct Args {
     /// End, as xl remus does, when protection ends, instead of waiting for `ctl protect`
     #[arg(long)]
     pub once: bool,
+    /// Seconds that the guest may take to acknowledge a request to suspend, and to follow it
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub suspend_timeout: u64,
     /// The simulated guest: a JSON object, or @FILE with one; what is left out has its default, the name is DOMAIN
     #[arg(long, value_name = "JSON|@FILE")]
     pub sim: Option<String>,
@@ -172,6 +176,32 @@ impl Args {
         )
     }
 
+    /// What is to be done with the guest that has this configuration.
+    ///
+    /// # Errors
+    /// Options of no use; the witness is out of reach.
+    pub(super) fn job(
+        &self,
+        protection: Protection,
+        config: String,
+        libxc: crate::libxc::save::Options,
+    ) -> io::Result<Job> {
+        let usage = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
+        let resolving = self.clone();
+        Ok(Job {
+            generation: protection.newest().map_err(io::Error::other)?,
+            to: Some(self.endpoint().map_err(usage)?),
+            resolve: Box::new(move |host, ssh, remote| resolving.endpoint_of(host, ssh, remote)),
+            pacing: self.protection.pacing().map_err(usage)?,
+            staging_limit: self.protection.staging_limit(),
+            config,
+            libxc,
+            once: self.once,
+            failpoints: self.protection.failpoints().map_err(usage)?,
+            protection,
+        })
+    }
+
     /// The simulated guest.
     ///
     /// # Errors
@@ -199,47 +229,40 @@ impl Args {
 pub fn run(args: &Args) -> io::Result<bool> {
     let usage = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
     let config = args.config().map_err(usage)?;
+    #[cfg(feature = "xen")]
+    if args.protection.is_xens() {
+        return super::xen::remus(args, config);
+    }
     if args.netbuf_script.is_some() {
         log::info!("{}: -N: a simulated guest's output needs no script", args.domain);
     }
     if args.no_network_buffer {
         log::warn!("{}: -n: output is not held: after a failover clients may have seen what never was", args.domain);
     }
-    let to = args.endpoint().map_err(usage)?;
     let sim = args.sim_config().map_err(usage)?;
-    let failpoints = args.protection.failpoints().map_err(usage)?;
-    let pacing = args.protection.pacing().map_err(usage)?;
-    let socket = args.protection.control_path(&args.domain)?;
     let protection = args.protection.protection(&args.domain, config);
-    let generation = protection.newest().map_err(io::Error::other)?;
     let digests = args.protection.digests()?;
     let desk = Desk::new(&args.domain)?;
-    let office = desk.open(socket.as_deref(), false)?;
+    let office = desk.open(args.protection.control_path(&args.domain)?.as_deref(), false)?;
     let domain = SimDomain::create(&sim).map_err(io::Error::other)?;
     let backend = Backend { unbuffered: args.no_network_buffer, ..args.protection.backend() };
     let guest = backend.house(domain).map_err(io::Error::other)?;
-    let resolving = args.clone();
-    let job = Job {
-        generation,
-        to: Some(to),
-        resolve: Box::new(move |host, ssh, remote| resolving.endpoint_of(host, ssh, remote)),
-        pacing,
-        staging_limit: args.protection.staging_limit(),
-        config: xl_config(&sim),
-        once: args.once,
-        failpoints,
-        protection,
-    };
+    let job = args.job(protection, xl_config(&sim), crate::libxc::save::Options::default())?;
     let table = args.protection.watch.then(|| live::start(&desk)).transpose()?;
     let ended = match args.lockstep() {
         Some(lockstep) => colo::protect(guest, job, lockstep, &desk, digests),
-        None => protect(guest, job, &desk, digests),
+        None => protect_simulated(guest, job, &desk, digests),
     };
     drop(table);
     drop(office);
-    match ended.map_err(io::Error::other)? {
-        Ending::SwitchedOver | Ending::Fenced => Ok(true),
-        Ending::Stopped | Ending::Unprotected | Ending::Abandoned => Ok(false),
+    Ok(is_gone(ended.map_err(io::Error::other)?))
+}
+
+/// Whether the guest is gone from here, as the exit code has it.
+pub(super) const fn is_gone(how: Ending) -> bool {
+    match how {
+        Ending::SwitchedOver | Ending::Fenced => true,
+        Ending::Stopped | Ending::Unprotected | Ending::Abandoned => false,
     }
 }
 
@@ -454,7 +477,8 @@ mod tests {
         assert!(parse(&[]).unwrap().protection.control_path("a/b").is_err());
         refused(&["--no-control", "--control=/c"], &["--no-control", "--control"]);
         refused(&["--nic-peer=127.0.0.1:9"], &["--nic-peer", "--nic"]);
-        refused(&["--backend=xen"], &["--backend"]);
+        refused(&["--backend=kvm"], &["--backend"]);
+        assert_eq!(parse(&["--backend=xen"]).is_ok(), cfg!(feature = "xen"));
         let tcp = |args: &[&str]| {
             let line = ["remus"].iter().chain(args).chain(&["web", "tcp:10.0.0.1:1"]);
             Line::try_parse_from(line).unwrap().args.endpoint()

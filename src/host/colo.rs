@@ -2,7 +2,7 @@
 
 use super::digests::Digests;
 use super::operator::Desk;
-use super::sim::{Backend, Guest, SimTarget};
+use super::sim::{Backend, Guest, SimHome, SimTarget};
 use super::{primary, secondary};
 use crate::colo::secondary::End;
 use crate::colo::{Config, Dialect, Mode};
@@ -103,7 +103,7 @@ pub fn protect(
 ) -> Result<Ending, Trouble> {
     let Guest { runner, output, wire } = guest;
     let Some(to) = job.to.clone() else {
-        return primary::protect(Guest { runner, output, wire }, job, desk, observer);
+        return primary::protect_simulated(Guest { runner, output, wire }, job, desk, observer);
     };
     let remus = job.protection.config;
     log::info!("{}: {}", job.protection.domain, job.protection.rule_in_words());
@@ -123,7 +123,7 @@ pub fn protect(
     let Ended { how, domain: runner, generation, .. } = ended?;
     if how == Ending::Unprotected && !job.once {
         let job = primary::Job { to: None, generation, ..job };
-        return primary::protect(Guest { runner, output, wire }, job, desk, Shared(observer));
+        return primary::protect_simulated(Guest { runner, output, wire }, job, desk, Shared(observer));
     }
     if how == Ending::Stopped || how == Ending::Unprotected {
         primary::leave(&job.protection.domain, &runner)?;
@@ -136,7 +136,7 @@ pub fn protect(
 pub(super) fn one(
     link: Link,
     cancel: Cancel,
-    job: &secondary::Job,
+    job: &secondary::Job<SimHome>,
     lockstep: Lockstep,
     bare: bool,
     desk: &Desk,
@@ -153,8 +153,8 @@ pub(super) fn one(
     settings.witness = protection.witness().map_err(io::Error::other)?;
     settings.record = job.record.as_deref().map(File::create).transpose()?;
     settings.failpoints = job.failpoints.clone();
-    let target = SimLockstep { target: job.target.clone(), pace: job.backend.pace() };
-    let digests = job.digests.as_deref().map(|path| Digests::open(path, true)).transpose()?;
+    let target = SimLockstep { target: job.home.target.clone(), pace: job.home.backend.pace() };
+    let digests = job.home.digests.as_deref().map(|path| Digests::open(path, true)).transpose()?;
     let outcome = driver.run(link, cancel, target, digests, settings);
     desk.retire(None);
     match outcome.map_err(io::Error::other)? {
@@ -169,9 +169,9 @@ pub(super) fn one(
 }
 
 /// The guest runs here already; now its card is plugged in.
-fn live(survivor: Survivor<Runner>, job: &secondary::Job, desk: &Desk) -> io::Result<bool> {
+fn live(survivor: Survivor<Runner>, job: &secondary::Job<SimHome>, desk: &Desk) -> io::Result<bool> {
     let Survivor { domain, checkpoint, generation, lost } = survivor;
-    let guest = job.backend.plug(domain).map_err(io::Error::other)?;
+    let guest = job.home.backend.plug(domain).map_err(io::Error::other)?;
     secondary::settle(guest, checkpoint, generation, lost, job, desk)
 }
 

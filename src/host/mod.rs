@@ -9,6 +9,7 @@
 //! | `digests.rs` | what a guest was at each checkpoint, for tests |
 //! | `operator.rs` | the control socket and signals, whoever is in charge of the domain |
 //! | `sim.rs` | the backend: simulated guests, their cables |
+//! | `xen/` | the backend: domains of this host's Xen |
 
 pub mod bare;
 pub mod colo;
@@ -17,6 +18,8 @@ pub mod operator;
 pub mod primary;
 pub mod secondary;
 pub mod sim;
+#[cfg(feature = "xen")]
+pub mod xen;
 
 use crate::remus::{Config, Generation, Rule};
 use crate::replicate::fence::Fence;

@@ -4,12 +4,13 @@ use super::Protection;
 use super::operator::Desk;
 use super::sim::Guest;
 use crate::hypervisor::sim::Runner;
-use crate::libxl;
+use crate::hypervisor::{DeviceModel, OutputBuffer, SaveDomain};
 use crate::remus::Generation;
 use crate::remus::pacing::Pacing;
 use crate::replicate::failpoint::Failpoints;
 use crate::replicate::primary::{Driver, Ended, Ending, Observer, Resolve, Settings, Trouble};
 use crate::transport::Address;
+use crate::{libxc, libxl};
 
 /// How to protect.
 pub struct Job {
@@ -27,25 +28,26 @@ pub struct Job {
     pub staging_limit: u64,
     /// The configuration for xl's preamble.
     pub config: String,
+    /// libxc's options.
+    pub libxc: libxc::save::Options,
     /// Whether to end when protection does.
     pub once: bool,
     /// Where tests let this process die.
     pub failpoints: Failpoints,
 }
 
-/// Protects a guest until it is gone, or this process is told to end.
+/// Protects a domain until it is gone, or this process is told to end. The domain is given back in any state.
 ///
 /// # Errors
-/// [`Trouble`]; or the domain that is left is damaged.
-pub fn protect(
-    guest: Guest,
+/// [`Trouble`].
+pub fn protect<D: SaveDomain + DeviceModel + Send + 'static>(
+    domain: D,
+    output: Box<dyn OutputBuffer>,
     job: Job,
     desk: &Desk,
-    observer: impl Observer<Runner> + 'static,
-) -> Result<Ending, Trouble> {
-    let Guest { runner, output, wire } = guest;
-    let domain = job.protection.domain.clone();
-    log::info!("{domain}: {}", job.protection.rule_in_words());
+    observer: impl Observer<D> + 'static,
+) -> Result<(Ending, D), Trouble> {
+    log::info!("{}: {}", job.protection.domain, job.protection.rule_in_words());
     let settings = Settings {
         witness: job.protection.witness().map_err(|error| Trouble::Io(std::io::Error::other(error)))?,
         domain: job.protection.domain,
@@ -53,7 +55,7 @@ pub fn protect(
         generation: job.generation,
         pacing: job.pacing,
         staging_limit: job.staging_limit,
-        save: libxl::save::Options { config: Some(job.config), ..libxl::save::Options::default() },
+        save: libxl::save::Options { config: Some(job.config), libxc: job.libxc },
         output,
         resolve: job.resolve,
         once: job.once,
@@ -62,9 +64,25 @@ pub fn protect(
     };
     let driver = Driver::default();
     desk.assign(driver.handle());
-    let ended = driver.run(runner, job.to, observer, settings);
+    let ended = driver.run(domain, job.to, observer, settings);
     desk.retire(ended.as_ref().ok().map(|ended| ended.status.clone()));
-    let Ended { how, domain: runner, .. } = ended?;
+    let Ended { how, domain, .. } = ended?;
+    Ok((how, domain))
+}
+
+/// The same for a simulated guest, which ends with this process.
+///
+/// # Errors
+/// [`Trouble`]; or the domain that is left is damaged.
+pub fn protect_simulated(
+    guest: Guest,
+    job: Job,
+    desk: &Desk,
+    observer: impl Observer<Runner> + 'static,
+) -> Result<Ending, Trouble> {
+    let Guest { runner, output, wire } = guest;
+    let domain = job.protection.domain.clone();
+    let (how, runner) = protect(runner, output, job, desk, observer)?;
     if how == Ending::Stopped || how == Ending::Unprotected {
         leave(&domain, &runner)?;
     }

@@ -1,32 +1,67 @@
 //! `receive`: a copy of another host's domain, and its life after a failover.
 
 use super::Protection;
-use super::colo::Lockstep;
 use super::digests::Digests;
 use super::operator::Desk;
 use super::primary;
-use super::sim::{self, Backend, Guest, SimTarget};
-use crate::hypervisor::Domain;
+use super::sim::{Guest, SimHome, xl_config};
 use crate::libxl::restore::Options;
 use crate::remus::Generation;
 use crate::remus::pacing::Pacing;
 use crate::replicate::failpoint::Failpoints;
 use crate::replicate::link::Record;
 use crate::replicate::primary::{Ending, Resolve};
-use crate::replicate::secondary::{Driver, End, Outcome, Settings, Survivor};
+use crate::replicate::secondary::{Copies, Driver, End, Outcome, Settings, Survivor};
 use crate::transport::{Cancel, Link, Listener};
 use std::io;
 use std::path::PathBuf;
 use std::time::Instant;
 
+/// A backend's part: where copies are kept, and where a survivor lives.
+pub trait Home {
+    /// What makes the copies.
+    type Copies: Copies;
+
+    /// A maker of copies, for one session.
+    fn copies(&self) -> Self::Copies;
+
+    /// A survivor's life on this host: lets it run, calls `tell` then, and has it be a primary, by `job` with what of that is the
+    /// backend's filled in.
+    ///
+    /// # Errors
+    /// The domain cannot be had, or what the primary failed with.
+    fn live(
+        &self,
+        domain: <Self::Copies as Copies>::Domain,
+        checkpoint: u64,
+        job: primary::Job,
+        desk: &Desk,
+        tell: &dyn Fn(),
+    ) -> io::Result<Ending>;
+
+    /// Whether primaries are served in lock-step (COLO) instead of by checkpoints.
+    fn is_lockstep(&self) -> bool {
+        false
+    }
+
+    /// Serves one primary in lock-step, and goes on with the guest when it may.
+    ///
+    /// # Errors
+    /// What the session, or the survivor, failed with; the backend has no lock-step.
+    fn one_in_lockstep(&self, _link: Link, _cancel: Cancel, _job: &Job<Self>, _desk: &Desk) -> io::Result<Served>
+    where
+        Self: Sized,
+    {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
 /// How to receive.
-pub struct Job {
+pub struct Job<H> {
     /// Who may be active alone.
     pub protection: Protection,
-    /// Where simulated guests live.
-    pub backend: Backend,
-    /// What images are restored into.
-    pub target: SimTarget,
+    /// Whose guest it is.
+    pub home: H,
     /// How to restore.
     pub restore: Options,
     /// Where to keep the streams.
@@ -41,10 +76,33 @@ pub struct Job {
     pub staging_limit: u64,
     /// Where tests let this process die.
     pub failpoints: Failpoints,
-    /// COLO, and whether the primary is libxl; Remus without it.
-    pub colo: Option<(Lockstep, bool)>,
-    /// Where to keep sums of the survivor's state, and of its checkpoints.
-    pub digests: Option<PathBuf>,
+}
+
+impl<H> Job<H> {
+    /// What a survivor's primary is to do, but for what is the backend's.
+    fn next(&self, generation: Generation) -> primary::Job {
+        primary::Job {
+            protection: self.protection.clone(),
+            generation,
+            to: None,
+            resolve: (self.resolve)(),
+            pacing: self.pacing,
+            staging_limit: self.staging_limit,
+            config: String::new(),
+            libxc: crate::libxc::save::Options::default(),
+            once: false,
+            failpoints: Failpoints::default(),
+        }
+    }
+
+    fn tell(&self, checkpoint: u64, generation: Generation, lost: Instant) {
+        log::warn!(
+            "{}: the guest runs here, from checkpoint {checkpoint}, {:.1} ms after the primary counted as lost; \
+             {generation}. It is UNPROTECTED: ctl protect HOST",
+            self.protection.domain,
+            lost.elapsed().as_secs_f64() * 1e3,
+        );
+    }
 }
 
 /// Where primaries come from.
@@ -61,7 +119,7 @@ pub enum Source {
 ///
 /// # Errors
 /// What the last session, or the survivor, failed with.
-pub fn receive(source: Source, job: &Job, desk: &Desk) -> io::Result<bool> {
+pub fn receive<H: Home>(source: Source, job: &Job<H>, desk: &Desk) -> io::Result<bool> {
     log::info!("{}: {}", job.protection.domain, job.protection.rule_in_words());
     let mut record = job.record.clone().map(Record::new);
     let listener = match source {
@@ -87,18 +145,28 @@ pub fn receive(source: Source, job: &Job, desk: &Desk) -> io::Result<bool> {
     }
 }
 
-pub(super) enum Served {
+/// What came of one primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// It ended as it should.
     Well,
+    /// It did not.
     Badly,
     /// The guest came to live here; whether it left as it should.
     Survived(bool),
 }
 
-fn one(link: Link, cancel: Cancel, job: &Job, record: &mut Option<Record>, desk: &Desk) -> io::Result<Served> {
-    if let Some((lockstep, bare)) = job.colo {
-        return super::colo::one(link, cancel, job, lockstep, bare, desk);
+fn one<H: Home>(
+    link: Link,
+    cancel: Cancel,
+    job: &Job<H>,
+    record: &mut Option<Record>,
+    desk: &Desk,
+) -> io::Result<Served> {
+    if job.home.is_lockstep() {
+        return job.home.one_in_lockstep(link, cancel, job, desk);
     }
-    let driver = Driver::<SimTarget>::default();
+    let driver = Driver::<H::Copies>::default();
     desk.assign(driver.handle());
     let settings = Settings {
         domain: job.protection.domain.clone(),
@@ -110,7 +178,7 @@ fn one(link: Link, cancel: Cancel, job: &Job, record: &mut Option<Record>, desk:
         on_checkpoint: None,
         failpoints: job.failpoints.clone(),
     };
-    let outcome = driver.run(link, cancel, job.target.clone(), settings);
+    let outcome = driver.run(link, cancel, job.home.copies(), settings);
     desk.retire(None);
     match outcome.map_err(io::Error::other)? {
         Outcome::Ended(End::Dismissed | End::Stopped) => Ok(Served::Well),
@@ -120,50 +188,30 @@ fn one(link: Link, cancel: Cancel, job: &Job, record: &mut Option<Record>, desk:
 }
 
 /// The guest's life on this host.
-pub(super) fn live(survivor: Survivor<crate::hypervisor::sim::SimDomain>, job: &Job, desk: &Desk) -> io::Result<bool> {
-    let Survivor { mut domain, checkpoint, generation, lost } = survivor;
-    let mut digests = job.digests.as_deref().map(|path| Digests::open(path, true)).transpose()?;
-    if let Some(digests) = &mut digests {
-        digests.survivor(checkpoint, &domain)?;
-    }
-    domain.unpause().map_err(io::Error::other)?;
-    let guest = job.backend.house(domain).map_err(io::Error::other)?;
-    settle(guest, checkpoint, generation, lost, job, desk)
+pub(super) fn live<H: Home>(
+    survivor: Survivor<<H::Copies as Copies>::Domain>,
+    job: &Job<H>,
+    desk: &Desk,
+) -> io::Result<bool> {
+    let Survivor { domain, checkpoint, generation, lost } = survivor;
+    let tell = || job.tell(checkpoint, generation, lost);
+    let how = job.home.live(domain, checkpoint, job.next(generation), desk, &tell)?;
+    Ok(matches!(how, Ending::SwitchedOver | Ending::Stopped))
 }
 
-/// A survivor's life on this host.
+/// The same for a simulated guest that runs here already.
 pub(super) fn settle(
     guest: Guest,
     checkpoint: u64,
     generation: Generation,
     lost: Instant,
-    job: &Job,
+    job: &Job<SimHome>,
     desk: &Desk,
 ) -> io::Result<bool> {
-    let config = sim::xl_config(guest.runner.turn().map_err(io::Error::other)?.config());
-    let digests = job.digests.as_deref().map(|path| Digests::open(path, true)).transpose()?;
-    log::warn!(
-        "{}: the guest runs here, from checkpoint {checkpoint}, {:.1} ms after the primary counted as lost; {generation}. \
-         It is UNPROTECTED: ctl protect HOST",
-        job.protection.domain,
-        lost.elapsed().as_secs_f64() * 1e3,
-    );
-    let ended = primary::protect(
-        guest,
-        primary::Job {
-            protection: job.protection.clone(),
-            generation,
-            to: None,
-            resolve: (job.resolve)(),
-            pacing: job.pacing,
-            staging_limit: job.staging_limit,
-            config,
-            once: false,
-            failpoints: Failpoints::default(),
-        },
-        desk,
-        digests,
-    );
-    let how = ended.map_err(io::Error::other)?;
+    let config = xl_config(guest.runner.turn().map_err(io::Error::other)?.config());
+    let digests = job.home.digests.as_deref().map(|path| Digests::open(path, true)).transpose()?;
+    job.tell(checkpoint, generation, lost);
+    let next = primary::Job { config, ..job.next(generation) };
+    let how = primary::protect_simulated(guest, next, desk, digests).map_err(io::Error::other)?;
     Ok(matches!(how, Ending::SwitchedOver | Ending::Stopped))
 }

@@ -231,6 +231,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// What the toolstack has beside the domain (xenstore, the emulator, libxl's files) does not do as it should.
+    #[error("{0}")]
+    Toolstack(String),
     /// The host's operating system refused.
     #[error("{operation}")]
     Os {

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::failure::Failure;
+use super::supervised::{APPLIED, Applied};
 use crate::hypervisor::DirtyBitmap;
 use crate::stream::framer::{Options, record_name};
 use crate::stream::libxc::{MAX_BODY, Record, types};
@@ -79,6 +80,15 @@ impl<B: Write> BackWriter<B> {
         self.list.clear();
         self.list.extend(dirty.iter().flat_map(u64::to_le_bytes));
         let sent = self.out.record(types::CHECKPOINT_DIRTY_PFN_LIST, &[&self.list]).and_then(|()| self.out.flush());
+        sent.map_err(Failure::BackWrite)
+    }
+
+    /// Tells a supervisor of a checkpoint that the domain is at.
+    ///
+    /// # Errors
+    /// The channel's.
+    pub fn applied(&mut self, applied: Applied) -> Result<(), Failure> {
+        let sent = self.out.record(APPLIED, &[&applied.body()]).and_then(|()| self.out.flush());
         sent.map_err(Failure::BackWrite)
     }
 }

@@ -9,6 +9,7 @@ use super::arguments::{Command, Restore, Save, StreamType};
 use super::callbacks::{CallbackError, Libxl, Outbox, PROGRAM, PipeLog};
 use super::failure::Failure;
 use super::message::Level;
+use super::supervised::Supervisor;
 use super::{restore, save};
 use crate::hypervisor::{self, RestoreDomain, SaveDomain};
 use crate::libxc::restore::Options;
@@ -166,7 +167,8 @@ fn run_restore<D: RestoreDomain>(
 ) -> Result<(u64, u64), Failure> {
     let Opened { mut domain, nr_pfns, .. } = open(command)?;
     let options = Options { nr_pfns, rings: restore.rings, ..Options::default() };
-    let restored = restore::restore(&mut domain, libxl, stream, back, restore, options)?;
+    let supervisor = Supervisor::of_environment();
+    let restored = restore::restore_supervised(&mut domain, libxl, stream, back, restore, options, supervisor)?;
     match restored.verified {
         Some(found) if found.different > 0 => {
             log::warn!("VERIFY: {} of {} pages differ", found.different, found.pages);

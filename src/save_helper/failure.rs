@@ -69,6 +69,12 @@ pub enum Failure {
         /// How many can be listed.
         most: u64,
     },
+    /// The stream has ended, and the supervisor does not say that this side is to take over.
+    #[error("the stream has ended behind checkpoint {checkpoint}, and nobody has said that this side is to take over")]
+    NotPermitted {
+        /// The last whole checkpoint.
+        checkpoint: u64,
+    },
     /// A descriptor, a thread, a signal could not be had.
     #[error("{what}: {error}")]
     Os {
@@ -102,7 +108,7 @@ impl Failure {
             Failure::Libxl(CallbackError::CalledOff) | Failure::CalledOff => Errno::INTR,
             Failure::Libxl(CallbackError::Gone(_)) => Errno::PIPE,
             Failure::Libxl(CallbackError::NotProvided(_)) => Errno::INVAL,
-            Failure::Reply { .. } => Errno::CANCELED,
+            Failure::Reply { .. } | Failure::NotPermitted { .. } => Errno::CANCELED,
             Failure::Restore(RestoreError::Kind(_)) => Errno::OPNOTSUPP,
             Failure::Save(SaveError::NotSuspended { .. }) => Errno::BUSY,
             Failure::Save(SaveError::Write(WriteError::Order { .. } | WriteError::HandsOver(_))) => Errno::INVAL,

@@ -33,6 +33,7 @@ pub mod message;
 pub mod parent;
 pub mod restore;
 pub mod save;
+pub mod supervised;
 
 pub use arguments::{Callbacks, Command, Fds, Flags, StreamType};
 pub use child::{Channels, Opened, child_main, serve};

@@ -15,6 +15,7 @@ use super::arguments::{Restore, StreamType};
 use super::back_channel::BackWriter;
 use super::callbacks::Libxl;
 use super::failure::Failure;
+use super::supervised::{Applied, Supervisor};
 use crate::hypervisor::types::CleanMode;
 use crate::hypervisor::{DirtyBitmap, RestoreDomain};
 use crate::libxc::restore::{Ending, Options, Verified};
@@ -61,6 +62,22 @@ pub fn restore<D: RestoreDomain, R: Read, W: Write, S: Read, B: Write>(
     command: &Restore,
     options: Options,
 ) -> Result<Restored, Failure> {
+    restore_supervised(domain, libxl, stream, back, command, options, None)
+}
+
+/// The same under a supervisor, if there is one.
+///
+/// # Errors
+/// [`Failure`]: the domain is not to run.
+pub fn restore_supervised<D: RestoreDomain, R: Read, W: Write, S: Read, B: Write>(
+    domain: &mut D,
+    libxl: &mut Libxl<R, W>,
+    stream: S,
+    back: Option<B>,
+    command: &Restore,
+    options: Options,
+    supervisor: Option<Supervisor>,
+) -> Result<Restored, Failure> {
     log::info!("Restoring domain");
     // A bare stream of libxc looks the same in COLO.
     let mode = if command.stream == StreamType::Plain { Mode::Plain } else { Mode::Remus };
@@ -70,6 +87,8 @@ pub fn restore<D: RestoreDomain, R: Read, W: Write, S: Read, B: Write>(
         domain,
         libxl,
         back: back.map(BackWriter::new),
+        domid: command.domid,
+        supervisor: supervisor.filter(|_| command.stream == StreamType::Remus),
         colo: command.stream == StreamType::Colo,
         dirty: DirtyBitmap::default(),
     };
@@ -88,6 +107,8 @@ struct Work<'a, D, R, W, S, B> {
     domain: &'a mut D,
     libxl: &'a mut Libxl<R, W>,
     back: Option<BackWriter<B>>,
+    domid: u32,
+    supervisor: Option<Supervisor>,
     colo: bool,
     dirty: DirtyBitmap,
 }
@@ -120,7 +141,11 @@ impl<D: RestoreDomain, R: Read, W: Write, S: Read, B: Write> Work<'_, D, R, W, S
                 if self.checkpoint()? == Answer::FailOver {
                     return Err(Failure::Reply { callback: "checkpoint", reply: 2 });
                 }
+                self.tell_applied(1);
                 let checkpoint = self.rounds()?;
+                if self.supervisor.as_ref().is_some_and(|supervisor| !supervisor.permits()) {
+                    return Err(Failure::NotPermitted { checkpoint });
+                }
                 log::info!("failing over to checkpoint {checkpoint}");
                 if !self.colo {
                     self.restorer.complete(self.domain)?;
@@ -158,6 +183,16 @@ impl<D: RestoreDomain, R: Read, W: Write, S: Read, B: Write> Work<'_, D, R, W, S
             self.restorer.prepare(&round, self.domain)?;
             self.restorer.commit(&mut round, self.domain)?;
             checkpoint += 1;
+            self.tell_applied(checkpoint);
+        }
+    }
+
+    /// A supervisor that does not read any more is no reason to end: the stream's end will tell.
+    fn tell_applied(&mut self, checkpoint: u64) {
+        if let (Some(_), Some(back)) = (&self.supervisor, &mut self.back)
+            && let Err(error) = back.applied(Applied { domid: self.domid, checkpoint })
+        {
+            log::warn!("telling of checkpoint {checkpoint}: {error}");
         }
     }
 

@@ -6,9 +6,9 @@ use super::handles::{Handles, hypercall};
 use super::log_dirty::DirtyLog;
 use super::populate::Memory;
 use super::pv::PvMaps;
-use crate::hypervisor::Domain;
 use crate::hypervisor::error::{Error, Result};
 use crate::hypervisor::types::{DomainInfo, DomainKind, ShutdownReason, Uuid};
+use crate::hypervisor::{DeviceModel, Domain};
 use std::cell::Cell;
 use std::fmt;
 use xenctrl_sys as sys;
@@ -34,6 +34,8 @@ pub struct XenDomain {
     paused_here: bool,
     suspend: Option<LifeHook>,
     resume: Option<LifeHook>,
+    /// What libxl knows of the emulator beside the domain; `None` where there is none.
+    pub(super) device_model: Option<Box<dyn DeviceModel + Send>>,
 }
 
 impl fmt::Debug for XenDomain {
@@ -57,6 +59,7 @@ impl XenDomain {
             paused_here: false,
             suspend: None,
             resume: None,
+            device_model: None,
         })
     }
 
@@ -75,6 +78,13 @@ impl XenDomain {
         self
     }
 
+    /// Has what concerns the emulator beside the domain go there. Without it there is none, as beside PVH and most PV domains.
+    #[must_use]
+    pub fn with_device_model(mut self, device_model: Box<dyn DeviceModel + Send>) -> Self {
+        self.device_model = Some(device_model);
+        self
+    }
+
     /// The domain's number.
     pub const fn domid(&self) -> u32 {
         self.domid
@@ -83,6 +93,17 @@ impl XenDomain {
     /// What Xen's domctl interface says of the domain.
     pub(super) fn getdomaininfo(&self) -> Result<sys::xc_domaininfo_t> {
         getdomaininfo(&self.handles, self.domid)
+    }
+
+    /// Has Xen shut the domain down as if it had suspended itself: what a HVM guest without PV drivers needs, which cannot be asked.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn suspend_from_outside(&mut self) -> Result<()> {
+        // SAFETY: the interface is open. The rest are numbers.
+        let rc = unsafe { sys::xc_domain_shutdown(self.handles.xch(), self.domid, sys::SHUTDOWN_suspend as i32) };
+        hypercall("xc_domain_shutdown", self.domid, rc)?;
+        Ok(())
     }
 
     /// The p2m size: one more than the highest gfn, or for a PV guest than the highest pfn.

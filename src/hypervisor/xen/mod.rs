@@ -8,6 +8,7 @@
 //! | `handles` | what is open, and how calls fail | `xc_interface_open` |
 //! | `messages` | what the libraries log, into ours | `xentoollog.h` |
 //! | `domain` | identity and life | `xc_domain_getinfolist`, `xc_domain_resume` |
+//! | `device_model` | the emulator beside it, as whoever opens it has it | - |
 //! | `log_dirty` | which pages were written | `xc_logdirty_control`, hypercall buffers |
 //! | `mapping` | pages of a domain in our address space | `xenforeignmemory_map` |
 //! | `save`, `restore` | the two halves of a stream | `xc_domain_hvm_getcontext` and so on |
@@ -29,6 +30,7 @@ compile_error!(
     "the feature `xen` is for x86-64 Linux: frame numbers and argument lists are taken to be as they are there"
 );
 
+mod device_model;
 mod domain;
 mod ffi;
 mod handles;

@@ -43,6 +43,10 @@ struct State {
     step: Option<Step>,
     digest: Digest,
     collected: Vec<u8>,
+    /// The octets are a running guest's, and change while they are looked at.
+    moving: bool,
+    /// One frame of such octets as they were once.
+    settled: Vec<u8>,
 }
 
 impl Lane {
@@ -66,13 +70,17 @@ impl Lane {
             step: Some(Step::ImageMiddle),
             digest: Digest::default(),
             collected: Vec::with_capacity(COLLECT),
+            moving: true,
+            settled: Vec::new(),
         }))))
     }
 
-    /// From here on the octets belong to this checkpoint.
-    pub fn enter(&self, checkpoint: u64) {
+    /// From here on the octets belong to this checkpoint. They are a copy's, and stay as they are, unless `moving`: then they are
+    /// where a guest, or a back end of its devices, may write to. So are those of a stream's first image, up to here.
+    pub fn enter(&self, checkpoint: u64, moving: bool) {
         let mut state = self.state();
         state.checkpoint = checkpoint;
+        state.moving = moving;
         state.step = Some(Step::TransmitMiddle);
     }
 
@@ -97,6 +105,41 @@ impl Lane {
 impl State {
     /// Sends the collected octets and then the parts, a frame at a time.
     fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        if self.moving { self.send_settled(parts) } else { self.send_in_place(parts) }
+    }
+
+    /// The same by way of a copy: what is summed up must be what is sent.
+    fn send_settled(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let collected = std::mem::take(&mut self.collected);
+        let mut settled = std::mem::take(&mut self.settled);
+        settled.clear();
+        settled.reserve_exact(MAX_DATA);
+        for mut rest in [&collected[..]].into_iter().chain(parts.iter().map(|part| &**part)) {
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(rest.len().min(MAX_DATA - settled.len()));
+                settled.extend_from_slice(now);
+                rest = later;
+                if settled.len() == MAX_DATA {
+                    self.settled_frame(&settled)?;
+                    settled.clear();
+                }
+            }
+        }
+        if !settled.is_empty() {
+            self.settled_frame(&settled)?;
+        }
+        self.settled = settled;
+        self.collected = collected;
+        self.collected.clear();
+        Ok(())
+    }
+
+    fn settled_frame(&mut self, octets: &[u8]) -> io::Result<()> {
+        self.digest.update(octets);
+        self.frame(&[IoSlice::new(octets)], octets.len())
+    }
+
+    fn send_in_place(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         let collected = std::mem::take(&mut self.collected);
         let mut frame: Vec<IoSlice<'_>> = Vec::with_capacity(parts.len() + 1);
         let mut octets = 0;

@@ -258,8 +258,8 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
     fn copy(&mut self, stream: Option<&mut Stream>, checkpoint: u64) -> Result<u64, SaveError> {
         let pages = self.saver.collect(&mut self.domain)?;
         let Some(stream) = stream else { return Ok(pages) };
-        stream.lane.enter(checkpoint);
         stream.direct = pages.saturating_mul(PAGE_SIZE as u64) > self.staging_limit;
+        stream.lane.enter(checkpoint, stream.direct);
         if !stream.direct {
             self.saver.stage(&self.domain)?;
             return Ok(pages);

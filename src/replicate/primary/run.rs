@@ -7,7 +7,7 @@ use super::{Ending, Message, Resolve, SharedOutput, Trouble, words};
 use crate::control::capability::{Capability, Setting};
 use crate::control::status::primary_phase;
 use crate::control::{Reply, Request, Status};
-use crate::hypervisor::OutputBuffer;
+use crate::hypervisor::{self, OutputBuffer, ShutdownReason};
 use crate::libxc::SaveError;
 use crate::remus::primary::{Action, Command, End, Event, Phase};
 use crate::remus::wire::{Capabilities, Control, Direction, Encoder, Peer};
@@ -159,11 +159,13 @@ impl Run {
             }
             Done::SuspendFailed(error) => {
                 self.words.trouble(format!("suspending the guest: {error}"));
+                self.ends_with_guest(&error);
                 self.feed(Event::SuspendFailed);
             }
             Done::Image { checkpoint } => self.feed(Event::ImageReady { checkpoint }),
             Done::CopyFailed { checkpoint, error } => {
                 self.words.trouble(format!("copying checkpoint {checkpoint}: {error}"));
+                self.ends_with_guest(&error);
                 self.feed(Event::CopyFailed { checkpoint });
             }
             Done::Copied { checkpoint, pages } => {
@@ -265,6 +267,27 @@ impl Run {
         self.words.peer = Some(name);
         self.words.bare = !framed;
         self.feed(if framed { Event::Connected } else { Event::ConnectedBare });
+    }
+
+    /// A guest that has ended by itself needs no protection any more, nor anybody who waits for an operator.
+    fn ends_with_guest(&mut self, error: &SaveError) {
+        if let SaveError::Hypervisor(
+            hypervisor::Error::NoSuchDomain { .. }
+            | hypervisor::Error::SuspendNotAcknowledged {
+                shutdown:
+                    Some(
+                        ShutdownReason::Poweroff
+                        | ShutdownReason::Reboot
+                        | ShutdownReason::Crash
+                        | ShutdownReason::Watchdog,
+                    ),
+                ..
+            },
+        ) = error
+        {
+            self.words.trouble("the guest has ended by itself: its protection ends too".into());
+            self.once = true;
+        }
     }
 
     fn feed(&mut self, event: Event) {

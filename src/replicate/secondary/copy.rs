@@ -1,14 +1,11 @@
 //! The secondary's copy, on a thread of its own: reads the stream, keeps what is whole, applies what it is told to.
 
-use super::Target;
-use crate::hypervisor;
-use crate::libxc::RestoreError;
-use crate::libxl::restore::{Options, Restorer, Turn};
+use super::replica::{Arrived, Copies, Replica, Unsound};
+use crate::libxl::restore::Options;
 use crate::remus::wire::{Control, WireError};
 use crate::remus::{RefuseReason, Session};
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::link::{Forward, Heading};
-use crate::stream::handover::{LibxcReader, LibxlReader, ToLibxl};
 use std::cell::RefCell;
 use std::io::{self, Read};
 use std::rc::Rc;
@@ -38,13 +35,6 @@ pub(super) enum Said<D> {
     Unfit(String),
 }
 
-/// What a checkpoint brought.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Arrived {
-    pub pages: u64,
-    pub octets: u64,
-}
-
 /// What the thread is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
@@ -58,13 +48,6 @@ pub(super) enum Order {
     Quit,
 }
 
-/// A domain at a checkpoint, and what continues it.
-#[derive(Debug)]
-struct Copy<D> {
-    restorer: Restorer,
-    domain: D,
-}
-
 /// The stream's octets, for readers that come and go.
 #[derive(Debug, Clone)]
 struct Octets(Rc<RefCell<Forward>>);
@@ -75,9 +58,6 @@ impl Read for Octets {
     }
 }
 
-/// An image in a domain of its own, and the stream behind it.
-type Image<D> = (Copy<D>, LibxcReader<Octets, ToLibxl>);
-
 /// Where a stream's handling goes on.
 enum Next {
     /// With whatever comes.
@@ -87,27 +67,27 @@ enum Next {
 }
 
 /// The thread.
-pub(super) struct Keeper<T: Target, S> {
+pub(super) struct Keeper<C: Copies, S> {
     forward: Octets,
-    target: T,
+    copies: C,
     options: Options,
     failpoints: Failpoints,
     orders: Receiver<Order>,
     say: S,
-    copy: Option<Copy<T::Domain>>,
+    copy: Option<C::Copy<Octets>>,
 }
 
-impl<T: Target, S: FnMut(Said<T::Domain>)> Keeper<T, S> {
+impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
     pub(super) fn new(
         forward: Forward,
-        target: T,
+        copies: C,
         options: Options,
         failpoints: Failpoints,
         orders: Receiver<Order>,
         say: S,
     ) -> Self {
         let forward = Octets(Rc::new(RefCell::new(forward)));
-        Keeper { forward, target, options, failpoints, orders, say, copy: None }
+        Keeper { forward, copies, options, failpoints, orders, say, copy: None }
     }
 
     /// Runs until an order ends it.
@@ -150,8 +130,8 @@ impl<T: Target, S: FnMut(Said<T::Domain>)> Keeper<T, S> {
     /// One stream, from its first octet to wherever it goes no further.
     fn stream(&mut self) -> Next {
         self.arm(Step::ImageArriving);
-        let (copy, reader) = match self.image() {
-            Ok(image) => image,
+        let copy = match self.copies.image(self.forward.clone(), self.options) {
+            Ok(copy) => copy,
             Err(unsound) => return self.unsound(&unsound),
         };
         self.failpoints.pass(Step::Received);
@@ -167,31 +147,18 @@ impl<T: Target, S: FnMut(Said<T::Domain>)> Keeper<T, S> {
         self.copy = Some(copy);
         self.failpoints.pass(Step::Applied);
         (self.say)(Said::Applied { number, took: started.elapsed() });
-        self.rounds(reader)
-    }
-
-    /// The first image, into a domain of its own: the copy there is stays as it is.
-    fn image(&mut self) -> Result<Image<T::Domain>, Unsound> {
-        let (reader, config): (LibxlReader<Octets>, _) = Restorer::open(self.forward.clone(), self.options)?;
-        let mut domain = self.target.create(config.as_deref()).map_err(Unsound::Domain)?;
-        let mut restorer = Restorer::new(&domain, self.options)?;
-        match restorer.first_image(reader, &mut domain)? {
-            Turn::Checkpoint(reader) => Ok((Copy { restorer, domain }, reader)),
-            Turn::Ended(_) => Err(Unsound::Ended),
-        }
+        self.rounds()
     }
 
     /// The checkpoints behind the first.
-    fn rounds(&mut self, mut reader: LibxcReader<Octets, ToLibxl>) -> Next {
+    fn rounds(&mut self) -> Next {
         loop {
             self.arm(Step::Arriving);
             let Some(copy) = &mut self.copy else { return Next::Heading };
-            reader = match copy.restorer.receive(reader, &copy.domain) {
-                Ok(Turn::Checkpoint(reader)) => reader,
-                Ok(Turn::Ended(_)) => return self.unsound(&Unsound::Ended),
-                Err(error) => return self.unsound(&error.into()),
+            let figures = match copy.receive() {
+                Ok(figures) => figures,
+                Err(unsound) => return self.unsound(&unsound),
             };
-            let figures = Arrived { pages: copy.restorer.round_pages() as u64, octets: copy.restorer.round_octets() };
             self.failpoints.pass(Step::Received);
             let number = match self.report(figures) {
                 Ok((number, Order::Apply)) => number,
@@ -202,13 +169,13 @@ impl<T: Target, S: FnMut(Said<T::Domain>)> Keeper<T, S> {
             let Some(copy) = &mut self.copy else { return Next::Heading };
             self.failpoints.pass(Step::Applying);
             let started = Instant::now();
-            match copy.restorer.apply(&mut copy.domain) {
+            match copy.apply() {
                 Ok(()) => {
                     self.failpoints.pass(Step::Applied);
                     (self.say)(Said::Applied { number, took: started.elapsed() });
                 }
-                Err(error) => {
-                    (self.say)(Said::ApplyFailed { number, text: error.to_string() });
+                Err(text) => {
+                    (self.say)(Said::ApplyFailed { number, text });
                     self.copy = None;
                     return Next::Order(self.final_order());
                 }
@@ -271,9 +238,9 @@ impl<T: Target, S: FnMut(Said<T::Domain>)> Keeper<T, S> {
     fn activate(mut self) {
         let said = match self.copy.take() {
             None => Said::Unfit("there is no copy".into()),
-            Some(Copy { mut restorer, mut domain }) => match restorer.complete(&mut domain) {
-                Ok(()) => Said::Survivor(Box::new(domain)),
-                Err(error) => Said::Unfit(error.to_string()),
+            Some(copy) => match copy.activate() {
+                Ok(domain) => Said::Survivor(Box::new(domain)),
+                Err(text) => Said::Unfit(text),
             },
         };
         (self.say)(said);
@@ -281,30 +248,5 @@ impl<T: Target, S: FnMut(Said<T::Domain>)> Keeper<T, S> {
 
     fn arm(&self, step: Step) {
         self.forward.0.borrow_mut().arm(step);
-    }
-}
-
-/// Why a stream goes no further.
-#[derive(Debug, thiserror::Error)]
-enum Unsound {
-    #[error(transparent)]
-    Restore(#[from] RestoreError),
-    #[error("no domain for the image: {0}")]
-    Domain(hypervisor::Error),
-    #[error("the stream ends as a plain one does")]
-    Ended,
-}
-
-impl Unsound {
-    const fn reason(&self) -> RefuseReason {
-        match self {
-            Unsound::Domain(hypervisor::Error::OutOfMemory { .. })
-            | Unsound::Restore(
-                RestoreError::RoundLimit { .. }
-                | RestoreError::RoundMemory { .. }
-                | RestoreError::Hypervisor { error: hypervisor::Error::OutOfMemory { .. }, .. },
-            ) => RefuseReason::Budget,
-            Unsound::Domain(_) | Unsound::Restore(_) | Unsound::Ended => RefuseReason::Malformed,
-        }
     }
 }

@@ -6,6 +6,7 @@
 //! new one is whole.
 
 mod copy;
+mod replica;
 mod run;
 mod words;
 
@@ -30,6 +31,7 @@ use std::thread;
 use std::time::Instant;
 
 pub use crate::remus::secondary::End;
+pub use replica::{Arrived, Copies, Replica, Restored, Unsound};
 
 /// Makes the empty domains that images are restored into.
 pub trait Target: Send + 'static {
@@ -115,25 +117,25 @@ enum Message<D> {
 }
 
 /// A secondary that has not begun.
-pub struct Driver<T: Target> {
+pub struct Driver<T: Copies> {
     inbox: Receiver<Message<T::Domain>>,
     post: Sender<Message<T::Domain>>,
 }
 
-impl<T: Target> std::fmt::Debug for Driver<T> {
+impl<T: Copies> std::fmt::Debug for Driver<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("secondary::Driver")
     }
 }
 
-impl<T: Target> Default for Driver<T> {
+impl<T: Copies> Default for Driver<T> {
     fn default() -> Self {
         let (post, inbox) = channel();
         Driver { inbox, post }
     }
 }
 
-impl<T: Target> Driver<T> {
+impl<T: Copies> Driver<T> {
     /// A way for the operator to talk to it.
     pub fn handle(&self) -> Handle {
         let post = self.post.clone();
@@ -213,7 +215,7 @@ impl<T: Target> Driver<T> {
 }
 
 /// The copy's thread: knows who is there, then keeps the copy.
-fn keep<T: Target>(
+fn keep<T: Copies>(
     mut reader: LinkReader,
     target: T,
     restore: Options,

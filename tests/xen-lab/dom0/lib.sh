@@ -10,6 +10,9 @@ export work consoles
 
 # The share cannot hold a program that runs while the emulator's file server is busy with it.
 cp /share/lab/xen-replicate-save-helper "$ours"
+cp /share/lab/xen-replicate /usr/local/bin/
+cp "$ours" /usr/local/bin/
+export RUST_LOG=${RUST_LOG:-debug}
 # Parameters that every job has.
 : "${region_kb:=8192}" "${dirty_kb:=256}" "${tick_ms:=200}"
 # The small kernel where there is one: Debian's needs more memory, and some have no time for it.
@@ -97,7 +100,7 @@ helper() {
   esac
 }
 
-# configure NAME TYPE: writes NAME.cfg. Parameters: memory_mb, region_kb, dirty_kb, tick_ms.
+# configure NAME TYPE: writes NAME.cfg. Parameters: memory_mb, region_kb, dirty_kb, tick_ms; net_own and net_to, see bridge.
 configure() {
   {
     cat <<CFG
@@ -108,15 +111,33 @@ maxmem = $memory_mb
 vcpus = 1
 kernel = "/lab/$guest_kernel"
 ramdisk = "/lab/guest-initrd"
-extra = "console=hvc0 quiet panic=1 mitigations=off rdinit=/init region_kb=$region_kb dirty_kb=$dirty_kb tick_ms=$tick_ms"
+extra = "console=hvc0 quiet panic=1 mitigations=off rdinit=/init region_kb=$region_kb dirty_kb=$dirty_kb tick_ms=$tick_ms ${net_to:+net_own=$net_own net_to=$net_to}"
 on_crash = "destroy"
 on_reboot = "destroy"
 CFG
+    # With Debian's own kernel: the small one has no network.
+    [ "${net_to:-}" ] && echo "vif = ['bridge=lab,mac=00:16:3e:00:00:09']"
     # The emulated CPU cannot scale or trap the time stamp counter.
     [ "$2" != pv ] && echo 'tsc_mode = "native"'
     [ "$2" = hvm ] && printf '%s\n' 'vga = "none"' 'nographic = 1' 'device_model_version = "qemu-xen"'
   } >"$1.cfg"
 }
+
+# bridge ADDRESS/BITS [DEVICE]: the bridge that guests with net_to are plugged into, with the device in it; and whoever listens there:
+# what guests tell the outside goes to the file `outside`.
+bridge() {
+  ip link add lab type bridge
+  if [ "${2:-}" ]; then
+    ip address flush dev "$2"
+    ip link set "$2" master lab
+  fi
+  ip address add "$1" dev lab
+  ip link set lab up
+  socat -u UDP-RECV:9000 OPEN:outside,creat,append &
+}
+
+# told: the highest count that the outside was told.
+told() { grep -a -o 'LAB count=[0-9]*' outside 2>/dev/null | grep -o '[0-9]*' | sort -n | tail -n 1 | grep . || echo 0; }
 
 # console NAME: where the console of the domain of that name is logged.
 console() { echo "$consoles/guest-$1.log"; }
@@ -171,6 +192,40 @@ says() {
   done
 }
 
+# share_witness: the folder that both of two hosts see, as /witness.
+share_witness() {
+  mkdir -p /witness
+  mount -t 9p -o trans=virtio,version=9p2000.L,cache=none witness /witness || broken "no witness"
+  mkdir -p /witness/generations
+  # What both sides are told: an emulated host may be silent for a while, and the first image takes its time.
+  # shellcheck disable=SC2034 # the jobs use it
+  both=(--witness /witness/generations --heartbeat 2000 --timeout 20000 --answer-timeout 600000)
+}
+
+# acknowledged NAME COUNT SECONDS [OPTION...]: the engine that protects NAME has so many checkpoints acknowledged.
+acknowledged() {
+  local name=$1 count=$2 end=$((EPOCHSECONDS + $3)) now
+  shift 3
+  while :; do
+    now=$(timeout 10 xen-replicate ctl "$name" "$@" status --json 2>/dev/null | grep -o '"acknowledged":[0-9]*' | grep -o '[0-9]*$')
+    [ "${now:-0}" -ge "$count" ] && return
+    [ $EPOCHSECONDS -lt "$end" ] || return 1
+    # An engine that has ended will not.
+    [ -z "${engine:-}" ] || kill -0 "$engine" || return 1
+    sleep 0.5
+  done
+}
+
+# eventually SECONDS COMMAND...: it succeeds in this time.
+eventually() {
+  local end=$((EPOCHSECONDS + $1))
+  shift
+  until "$@"; do
+    [ $EPOCHSECONDS -lt "$end" ] || return 1
+    sleep 0.5
+  done
+}
+
 # kill_primary PID DOMID: what the death of the primary's host takes along: the sending xl below PID, with its children, and the domain.
 kill_primary() {
   local children pid
@@ -178,7 +233,7 @@ kill_primary() {
   # The receiver is among them, in the place of ssh.
   for pid in $children; do
     case $(tr '\0' ' ' <"/proc/$pid/cmdline") in
-    *migrate-receive* | *--restore-domain*) ;;
+    *migrate-receive* | *--restore-domain* | *'receive --bare'*) ;;
     *) kill -KILL "$pid" ;;
     esac
   done

@@ -1,0 +1,83 @@
+//! `remus` and `receive` of a domain of this host's Xen.
+
+use super::remus::{Args, is_gone};
+use super::{live, receive};
+
+use crate::host::operator::Desk;
+use crate::host::xen::incoming::Incoming;
+use crate::host::xen::receiver::Way;
+use crate::host::xen::{self, Options, XenHome};
+use crate::remus::Config;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Protects a domain. True when it is gone from here at the end.
+pub(super) fn remus(args: &Args, config: Config) -> io::Result<bool> {
+    let usage = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text);
+    if args.sim.is_some() {
+        return Err(usage("--sim is for --backend sim: this domain is the hypervisor's"));
+    }
+    if args.colo {
+        return Err(usage(
+            "-c (--colo) is for --backend sim: real domains are not protected in lock-step by this version",
+        ));
+    }
+    let identity = xen::find(&args.domain).map_err(io::Error::other)?;
+    let name = identity.name.clone();
+    // By its name it is known to the other side, to the witness and to the operator, whatever it was called here.
+    let args = Args { domain: name.clone(), ..args.clone() };
+    if args.no_network_buffer {
+        log::warn!("{name}: -n: output is not held: after a failover clients may have seen what never was");
+    }
+    let protection = args.protection.protection(&name, config);
+    let desk = Desk::new(&name)?;
+    let office = desk.open(args.protection.control_path(&name)?.as_deref(), false)?;
+    let options = Options {
+        patience: Duration::from_secs(args.suspend_timeout),
+        unbuffered: args.no_network_buffer,
+        netbuf_script: args.netbuf_script.as_ref().map(PathBuf::from),
+        any_disks: args.no_disk_replication,
+        lazy: false,
+    };
+    // All that can be wrong without the domain's doing comes first.
+    let job = args.job(protection, String::new(), Default::default())?;
+    log::info!("{name}: domain {}, a {} guest", identity.domid, identity.kind);
+    let guest = xen::house(identity, &options).map_err(io::Error::other)?;
+    let table = args.protection.watch.then(|| live::start(&desk)).transpose()?;
+    let how = xen::watch_over(guest, job, &desk);
+    drop(table);
+    drop(office);
+    how.map(is_gone)
+}
+
+/// Where xl-plugin/install.sh puts the save helper.
+const INSTALLED: &str = "/usr/local/lib/xen-replicate/xen-replicate-save-helper";
+
+/// Where copies of real domains are kept.
+///
+/// # Errors
+/// What is wrong, with the option's name.
+pub(super) fn home(args: &receive::Args) -> Result<XenHome, String> {
+    if args.colo {
+        return Err("--colo is for --backend sim: real domains are not kept in lock-step by this version".into());
+    }
+    if args.domain_memory.is_some() {
+        return Err("--domain-memory is for --backend sim: libxl says how much memory a domain has".into());
+    }
+    let beside = || {
+        let program = std::env::current_exe().ok()?;
+        Some(program.with_file_name("xen-replicate-save-helper")).filter(|helper| helper.is_file())
+    };
+    let helper = args.save_helper.clone().or_else(beside).unwrap_or_else(|| PathBuf::from(INSTALLED));
+    let way = Way { command: args.receiver.clone(), helper };
+    let options = Options {
+        patience: crate::toolstack::life::PATIENCE,
+        unbuffered: false,
+        netbuf_script: None,
+        // The primary has refused what is not covered, or was told to go without.
+        any_disks: true,
+        lazy: true,
+    };
+    Ok(XenHome { incoming: Incoming::new(args.domain.clone(), way), options })
+}

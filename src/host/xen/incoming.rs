@@ -1,0 +1,308 @@
+//! The secondary's copy of a real domain: libxl's, built and kept at each checkpoint by a stock receiver.
+//!
+//! What is handed to it was held against the specification before, and behind the first image it gets whole checkpoints only.
+#![forbid(unsafe_code)]
+
+use super::receiver::{Receiver, Way};
+use crate::hypervisor::Error;
+use crate::libxc::RestoreError;
+use crate::libxl::restore::Options;
+use crate::replicate::secondary::{Arrived, Copies, Replica, Unsound};
+use crate::save_helper::supervised::Applied;
+use crate::stream::check::{Checker, Parsed};
+use crate::stream::error::Severity;
+use crate::stream::framer::What;
+use crate::stream::reader::PullReader;
+use crate::stream::{Mode, Start, framer, libxc, libxl, xl};
+use crate::toolstack::identity::Identity;
+use crate::toolstack::store::Store;
+use serde_json::Value;
+use std::cell::RefCell;
+use std::io::{self, Read};
+use std::rc::Rc;
+
+/// Hands streams to stock receivers, one for each.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// The only domain that is taken.
+    pub domain: String,
+    /// How to run the receiver.
+    pub way: Way,
+    /// Streams so far. While a second image arrives there is the copy of the first, which has the name.
+    streams: u32,
+}
+
+impl Incoming {
+    /// For images of one domain.
+    pub const fn new(domain: String, way: Way) -> Self {
+        Incoming { domain, way, streams: 0 }
+    }
+
+    /// The preamble with the name that this copy may have.
+    fn preamble(&self, preamble: &xl::Preamble<'_>) -> Result<Vec<u8>, String> {
+        let octets = preamble.config().map_err(|error| error.to_string())?;
+        let text = octets.strip_suffix(&[0]).unwrap_or(octets);
+        let mut config: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        let name = config.pointer_mut("/c_info/name").ok_or("a configuration without a name")?;
+        if name.as_str() != Some(&self.domain) {
+            return Err(format!("the stream is of domain {name}, this side takes {:?}", self.domain));
+        }
+        if self.streams > 1 {
+            *name = format!("{}--copy{}", self.domain, self.streams).into();
+        }
+        let mut out = Vec::new();
+        xl::emit(&config.to_string(), &mut out).map_err(|error| error.to_string())?;
+        Ok(out)
+    }
+}
+
+/// A source whose octets are kept until somebody takes them.
+#[derive(Debug)]
+struct Kept<R> {
+    source: R,
+    octets: Rc<RefCell<Vec<u8>>>,
+}
+
+impl<R: Read> Read for Kept<R> {
+    fn read(&mut self, place: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read(place)?;
+        self.octets.borrow_mut().extend_from_slice(place.get(..read).unwrap_or_default());
+        Ok(read)
+    }
+}
+
+/// A copy that libxl has.
+#[derive(Debug)]
+pub struct Copy<R> {
+    name: String,
+    reader: PullReader<Kept<R>>,
+    checker: Checker,
+    octets: Rc<RefCell<Vec<u8>>>,
+    limit: u64,
+    receiver: Receiver,
+    at: Applied,
+}
+
+impl Copies for Incoming {
+    type Domain = Identity;
+    type Copy<R: Read> = Copy<R>;
+
+    fn image<R: Read>(&mut self, stream: R, options: Options) -> Result<Copy<R>, Unsound> {
+        self.streams = self.streams.saturating_add(1);
+        let octets = Rc::new(RefCell::new(Vec::new()));
+        let framing = framer::Options { start: Some(Start::Xl), mode: Some(Mode::Remus), ..framer::Options::default() };
+        let reader = PullReader::new(Kept { source: stream, octets: Rc::clone(&octets) }, framing);
+        let receiver = Receiver::start(&self.way).map_err(no_domain)?;
+        let mut copy = Copy {
+            name: self.domain.clone(),
+            reader,
+            checker: Checker::new(Some(Mode::Remus)),
+            octets,
+            limit: options.libxc.round_limit,
+            receiver,
+            at: Applied { domid: 0, checkpoint: 0 },
+        };
+        while !copy.image_item(self)? {}
+        copy.at = copy.receiver.applied().map_err(no_domain)?;
+        Ok(copy)
+    }
+}
+
+fn no_domain(error: io::Error) -> Unsound {
+    Unsound::Domain(Error::Toolstack(error.to_string()))
+}
+
+impl<R: Read> Copy<R> {
+    /// Passes on the next item of the first image; true behind its checkpoint.
+    fn image_item(&mut self, incoming: &Incoming) -> Result<bool, Unsound> {
+        let mut replaced = None;
+        let mut pages = 0;
+        let ended = item(&mut self.reader, &mut self.checker, &mut pages, |preamble| {
+            replaced = Some(incoming.preamble(preamble));
+        })?;
+        let mut octets = self.octets.borrow_mut();
+        if let Some(preamble) = replaced {
+            *octets = preamble.map_err(|text| Unsound::Domain(Error::Toolstack(text)))?;
+        }
+        self.receiver.feed(&octets).map_err(no_domain)?;
+        octets.clear();
+        Ok(ended)
+    }
+}
+
+/// Reads and checks the next item; true where it is a checkpoint's last.
+fn item<R: Read>(
+    reader: &mut PullReader<R>,
+    checker: &mut Checker,
+    pages: &mut u64,
+    mut preamble: impl FnMut(&xl::Preamble<'_>),
+) -> Result<bool, Unsound> {
+    let Some(item) = reader.next_item().map_err(RestoreError::from)? else { return Err(Unsound::Ended) };
+    let mut wrong = None;
+    let parsed = checker.item(&item, &mut |error| {
+        if error.problem.severity() == Severity::Error && wrong.is_none() {
+            wrong = Some(error);
+        }
+    });
+    if let Some(error) = wrong {
+        return Err(RestoreError::from(crate::stream::reader::ReadError::from(error)).into());
+    }
+    if let What::XlPreamble(found) = &item.what {
+        preamble(found);
+    }
+    match parsed {
+        Some(Parsed::Libxc(libxc::Record::PageData(data))) => {
+            *pages += data.count() as u64;
+            Ok(false)
+        }
+        Some(Parsed::Libxl(libxl::Record::CheckpointEnd)) => Ok(true),
+        Some(Parsed::Libxl(libxl::Record::End)) => Err(Unsound::Ended),
+        _ => Ok(false),
+    }
+}
+
+impl<R: Read> Replica for Copy<R> {
+    type Domain = Identity;
+
+    fn receive(&mut self) -> Result<Arrived, Unsound> {
+        self.octets.borrow_mut().clear();
+        let mut pages = 0;
+        while !item(&mut self.reader, &mut self.checker, &mut pages, |_| {})? {
+            let needed = self.octets.borrow().len() as u64;
+            if needed > self.limit {
+                let offset = self.reader.framer().offset();
+                return Err(RestoreError::RoundLimit { offset, needed, limit: self.limit }.into());
+            }
+        }
+        Ok(Arrived { pages, octets: self.octets.borrow().len() as u64 })
+    }
+
+    fn apply(&mut self) -> Result<(), String> {
+        let expected = Applied { checkpoint: self.at.checkpoint + 1, ..self.at };
+        self.receiver.feed(&self.octets.borrow()).map_err(|error| error.to_string())?;
+        let found = self.receiver.applied().map_err(|error| error.to_string())?;
+        if found != expected {
+            return Err(format!("the receiver is at {found:?} where {expected:?} is due"));
+        }
+        self.at = found;
+        Ok(())
+    }
+
+    fn activate(self) -> Result<Identity, String> {
+        self.receiver.fail_over().map_err(|error| error.to_string())?;
+        let store = Store::open().map_err(|error| format!("xenstore: {error}"))?;
+        let mut identity = Identity::of(&store, self.at.domid).map_err(|error| error.to_string())?;
+        if identity.name != self.name {
+            match crate::toolstack::xl::rename(self.at.domid, &self.name) {
+                Ok(()) => identity.name = self.name,
+                // It runs. On one and the same host the primary may still have the name.
+                Err(error) => log::warn!("{}: its copy stays {}: {error}", self.name, identity.name),
+            }
+        }
+        Ok(identity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::io::Write;
+    use std::path::Path;
+
+    /// What a stock `xl remus` sent of a PVH guest called `guest`, until it was killed.
+    fn stream() -> Vec<u8> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/xen/4.17.7stock-pvh40-remus.xz");
+        let mut octets = Vec::new();
+        let file = fs::File::open(path).unwrap();
+        lzma_rust2::XzReader::new(file, true).read_to_end(&mut octets).unwrap();
+        octets
+    }
+
+    fn name_in(stream: &[u8]) -> String {
+        let header = xl::Header::parse(stream).unwrap().unwrap();
+        let config = &stream[xl::HEADER_LEN + 4..xl::HEADER_LEN + header.optional_data_len as usize - 1];
+        let config: Value = serde_json::from_slice(config).unwrap();
+        config["c_info"]["name"].as_str().unwrap().to_owned()
+    }
+
+    /// A receiver that is at one checkpoint after the other, and keeps what it is fed in `out`.
+    fn receiver(folder: &Path) -> Way {
+        let mut records = Vec::new();
+        for checkpoint in 1..100u64 {
+            for word in [0x8000_5852u32, 16, 7, 0] {
+                records.write_all(&word.to_le_bytes()).unwrap();
+            }
+            records.write_all(&checkpoint.to_le_bytes()).unwrap();
+        }
+        let octets = [b"xl migration receiver ready, send binary domain data.\n", &records[..]].concat();
+        fs::write(folder.join("says"), octets).unwrap();
+        let script = "cat $0/says; cat >$0/out; test -e $XEN_REPLICATE_FAILOVER; echo $? >$0/end";
+        Way { command: format!("sh -c '{script}' {}", folder.display()), helper: "/bin/sh".into() }
+    }
+
+    #[test]
+    fn whole_checkpoints_are_passed_on_and_the_torn_one_is_not() {
+        let stream = stream();
+        let folder = tempfile::tempdir().unwrap();
+        let mut incoming = Incoming::new(name_in(&stream), receiver(folder.path()));
+        let mut options = Options::default();
+        options.libxc.round_limit = 1 << 30;
+        let mut copy = incoming.image(&stream[..stream.len() - 3], options).unwrap();
+        let mut checkpoints = 1;
+        let end = loop {
+            match copy.receive() {
+                Ok(arrived) => assert!(arrived.octets > 0),
+                Err(unsound) => break unsound,
+            }
+            copy.apply().unwrap();
+            checkpoints += 1;
+        };
+        assert!(end.is_sender_gone(), "{end}");
+        assert!(checkpoints > 1, "the stream has {checkpoints} checkpoints");
+        let offset = copy.reader.framer().checkpoints();
+        assert_eq!(offset, checkpoints);
+        // There is no xenstore here to tell of the domain; the receiver has been told to take over by then.
+        assert!(copy.activate().is_err());
+        let out = fs::read(folder.path().join("out")).unwrap();
+        let header = xl::Header::parse(&stream).unwrap().unwrap();
+        let preamble = xl::HEADER_LEN + header.optional_data_len as usize;
+        let fed = xl::HEADER_LEN + xl::Header::parse(&out).unwrap().unwrap().optional_data_len as usize;
+        assert!(stream[preamble..].starts_with(&out[fed..]), "what was fed is not what came");
+        assert_eq!(out[out.len() - 8..], [4, 0, 0, 0, 0, 0, 0, 0], "it does not end with CHECKPOINT_END");
+        assert_eq!(fs::read_to_string(folder.path().join("end")).unwrap(), "0\n");
+    }
+
+    #[test]
+    fn another_domain_and_garbage_are_refused_and_nothing_takes_over() {
+        let stream = stream();
+        let folder = tempfile::tempdir().unwrap();
+        let mut incoming = Incoming::new("other".into(), receiver(folder.path()));
+        let error = incoming.image(&stream[..], Options::default()).unwrap_err();
+        assert!(!error.is_sender_gone() && error.to_string().contains("\"other\""), "{error}");
+        assert_eq!(fs::read_to_string(folder.path().join("end")).unwrap(), "1\n");
+        let mut damaged = stream.clone();
+        let at = xl::HEADER_LEN + xl::Header::parse(&stream).unwrap().unwrap().optional_data_len as usize;
+        damaged[at] ^= 1;
+        let mut incoming = Incoming::new(name_in(&stream), receiver(folder.path()));
+        let error = incoming.image(&damaged[..], Options::default()).unwrap_err();
+        assert!(!error.is_sender_gone(), "{error}");
+        assert_eq!(fs::read_to_string(folder.path().join("end")).unwrap(), "1\n");
+    }
+
+    #[test]
+    fn a_second_image_has_another_name_until_it_takes_over() {
+        let mut octets = Vec::new();
+        xl::emit("{\"c_info\":{\"name\":\"web\"}}", &mut octets).unwrap();
+        let header = xl::Header::parse(&octets).unwrap().unwrap();
+        let preamble = xl::Preamble { header, optional_data: &octets[xl::HEADER_LEN..] };
+        let way = Way { command: String::new(), helper: "/none".into() };
+        let mut incoming = Incoming::new("web".into(), way);
+        incoming.streams = 1;
+        assert_eq!(incoming.preamble(&preamble).unwrap(), octets);
+        incoming.streams = 2;
+        assert_eq!(name_in(&incoming.preamble(&preamble).unwrap()), "web--copy2");
+        incoming.domain = "db".into();
+        assert!(incoming.preamble(&preamble).unwrap_err().contains("\"db\""));
+    }
+}

@@ -1,0 +1,180 @@
+//! The backend of a real host: domains of its Xen, as libxl has made them.
+//!
+//! | file | what |
+//! |---|---|
+//! | `incoming` | the secondary's copy: what a stock receiver has built |
+//! | `receiver` | that receiver, and who decides when it takes over |
+#![forbid(unsafe_code)]
+
+pub mod incoming;
+pub mod receiver;
+
+use self::incoming::Incoming;
+use super::operator::Desk;
+use super::primary::{self, protect};
+use super::secondary::Home;
+use crate::hypervisor::xen::{Host, XenDomain};
+use crate::hypervisor::{Domain, Error, NoBuffer, OutputBuffer, Result};
+use crate::libxc;
+use crate::replicate::primary::Ending;
+use crate::toolstack::identity::Identity;
+use crate::toolstack::netbuf::NetBuffer;
+use crate::toolstack::store::Store;
+use crate::toolstack::{disks, drbd, life, xl};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How a domain is to be protected.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long the guest may take to follow a request.
+    pub patience: Duration,
+    /// `-n`: output is never held.
+    pub unbuffered: bool,
+    /// `-N`: what sets up the buffer of a network card.
+    pub netbuf_script: Option<PathBuf>,
+    /// `-d`: disks are not looked at.
+    pub any_disks: bool,
+    /// Whether output is to be held only when there is somebody to hold it for.
+    pub lazy: bool,
+}
+
+/// A domain of this host, ready to be protected.
+pub struct Guest {
+    /// Its handle.
+    pub domain: XenDomain,
+    /// Where its packets wait.
+    pub output: Box<dyn OutputBuffer>,
+    /// The same, to be taken away at the end.
+    pub buffer: Option<NetBuffer>,
+    /// Who it is.
+    pub identity: Identity,
+    /// Its configuration, for xl's preamble.
+    pub config: String,
+    /// libxc's options: the version of this host's Xen.
+    pub libxc: libxc::save::Options,
+}
+
+/// Who a domain is that the operator names.
+///
+/// # Errors
+/// There is none, or more than one; xenstore's.
+pub fn find(called: &str) -> Result<Identity> {
+    let store = Store::open().map_err(|error| crate::hypervisor::Error::Toolstack(format!("xenstore: {error}")))?;
+    Identity::find(&store, called)
+}
+
+/// Takes hold of a domain. It runs on meanwhile.
+///
+/// # Errors
+/// The hypervisor's, the toolstack's; what protects its output or its disks cannot be had.
+pub fn house(identity: Identity, options: &Options) -> Result<Guest> {
+    let host = Host::open()?;
+    let version = host.version()?;
+    let disks = if options.any_disks {
+        Vec::new()
+    } else {
+        let store = Store::open().map_err(|error| Error::Toolstack(format!("xenstore: {error}")))?;
+        disks::replicated(&disks::disks(&store, identity.domid)?, Path::new(drbd::PROBE))?
+    };
+    let domain = life::open(&host, &identity, options.patience, disks)?;
+    let config = identity.config(domain.info()?.uuid)?;
+    let buffer =
+        if options.unbuffered { None } else { Some(NetBuffer::new(identity.domid, options.netbuf_script.clone())?) };
+    if let Some(buffer) = buffer.as_ref().filter(|_| !options.lazy) {
+        buffer.set_up()?;
+        log::info!("{}: output is held at {}", identity.name, buffer.devices().join(", "));
+    }
+    let output: Box<dyn OutputBuffer> = match &buffer {
+        Some(buffer) => Box::new(buffer.clone()),
+        None => Box::new(NoBuffer),
+    };
+    Ok(Guest {
+        domain,
+        output,
+        buffer,
+        identity,
+        config,
+        libxc: libxc::save::Options { xen: version, ..Default::default() },
+    })
+}
+
+/// Protects a domain until that ends, by `job` with the domain's own configuration, and leaves it as is due then.
+///
+/// # Errors
+/// What the primary failed with. Output that is held then stays held, for the copy may be active.
+pub fn watch_over(guest: Guest, job: primary::Job, desk: &Desk) -> io::Result<Ending> {
+    let Guest { domain, output, buffer, identity, config, libxc } = guest;
+    match protect(domain, output, primary::Job { config, libxc, ..job }, desk, ()) {
+        Ok((how, _)) => leave(how, &identity, buffer.as_ref()).map(|()| how),
+        Err(trouble) => {
+            match buffer {
+                Some(buffer) if buffer.is_holding() => {
+                    log::error!("{}: its output stays held: protecting it again takes that over", identity.name);
+                }
+                Some(buffer) => buffer.remove(),
+                None => {}
+            }
+            Err(io::Error::other(trouble))
+        }
+    }
+}
+
+/// What becomes of the domain when protection has ended.
+///
+/// # Errors
+/// It lives elsewhere now, and what is left of it cannot be removed.
+fn leave(how: Ending, identity: &Identity, buffer: Option<&NetBuffer>) -> io::Result<()> {
+    match how {
+        Ending::SwitchedOver => {
+            let destroyed = xl::destroy(identity.domid);
+            buffer.inspect(|buffer| buffer.remove());
+            destroyed
+        }
+        // Its packets were dropped. Whoever looks for the reason of all this finds it as it was.
+        Ending::Fenced => {
+            log::warn!("{}: domain {} is left paused; xl destroy removes it", identity.name, identity.domid);
+            Ok(())
+        }
+        Ending::Stopped | Ending::Unprotected => {
+            buffer.inspect(|buffer| buffer.remove());
+            Ok(())
+        }
+        Ending::Abandoned => {
+            log::warn!("{}: its output stays held: protecting it again takes that over", identity.name);
+            Ok(())
+        }
+    }
+}
+
+/// This host, as the secondary's.
+#[derive(Debug, Clone)]
+pub struct XenHome {
+    /// What takes the streams.
+    pub incoming: Incoming,
+    /// How a survivor is to be protected, once it is again.
+    pub options: Options,
+}
+
+impl Home for XenHome {
+    type Copies = Incoming;
+
+    fn copies(&self) -> Incoming {
+        self.incoming.clone()
+    }
+
+    /// xl has let it run.
+    fn live(
+        &self,
+        identity: Identity,
+        _checkpoint: u64,
+        job: primary::Job,
+        desk: &Desk,
+        tell: &dyn Fn(),
+    ) -> io::Result<Ending> {
+        tell();
+        let guest = house(identity, &self.options).map_err(io::Error::other)?;
+        watch_over(guest, job, desk)
+    }
+}

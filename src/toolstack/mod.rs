@@ -1,0 +1,35 @@
+//! What a toolstack has of a domain beside the hypervisor, and libxl keeps: xenstore, the emulator, the network, the disks.
+//!
+//! | file | what | interface |
+//! |---|---|---|
+//! | `store` | xenstore: keys, watches, transactions, and telling it of a resume | `xenstore-rs`; the protocol of `io/xs_wire.h` for what that does not have |
+//! | `identity` | a domain by name or number: its kind, its configuration | xenstore, libxl's file of the configuration |
+//! | `life` | asking a guest to suspend, and letting it go on | `control/shutdown`, `xc_domain_resume` |
+//! | `qmp` | a conversation with QEMU | its Unix socket |
+//! | `emulator` | the emulator beside a HVM domain | QMP, its keys in xenstore |
+//! | `netbuf`, `netlink` | the output of its network cards, held back | plug qdiscs, over rtnetlink |
+//! | `disks` | which of its disks a copy would not have | xenstore |
+//! | `drbd` | those that a patched DRBD replicates | its requests, as libxl makes them |
+//! | `xl` | ending a domain | the tool `xl` |
+//!
+//! Nothing here reads what a tool prints.
+#![deny(unsafe_code)]
+
+pub mod disks;
+pub mod drbd;
+pub mod emulator;
+pub mod identity;
+pub mod life;
+pub mod netbuf;
+pub mod netlink;
+pub mod qmp;
+pub mod store;
+pub mod xl;
+
+use crate::hypervisor::Error;
+use std::fmt::Display;
+
+/// What failed, and with what, as the hypervisor's rooms pass it on.
+fn failed(what: impl Display, error: impl Display) -> Error {
+    Error::Toolstack(format!("{what}: {error}"))
+}

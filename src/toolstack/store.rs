@@ -1,0 +1,397 @@
+//! xenstore, as a control domain's toolstack uses it.
+//!
+//! [`Store`] reads and writes keys through `xenstore-rs`. That crate has neither watches (without an async runtime), nor transactions,
+//! nor RESUME; [`Session`] has them, on a connection of its own, by the protocol of Xen's public header `io/xs_wire.h`.
+#![forbid(unsafe_code)]
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use xenstore_rs::Xs;
+use xenstore_rs::unix::XsUnix;
+
+/// Where xenstored listens, unless the environment's `XENSTORED_PATH` says otherwise.
+const SOCKET: &str = "/run/xenstored/socket";
+/// Where it is reached when it runs in a domain of its own.
+const DEVICE: &str = "/dev/xen/xenbus";
+/// Most octets of a message's payload (`XENSTORE_PAYLOAD_MAX`).
+const PAYLOAD: usize = 4096;
+/// How long xenstored may take for an answer.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// Keys and values.
+pub struct Store(XsUnix);
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+impl Store {
+    /// Connects.
+    ///
+    /// # Errors
+    /// No xenstored answers here.
+    pub fn open() -> io::Result<Self> {
+        XsUnix::new().map(Store)
+    }
+
+    /// The value at a path; `None` where there is none.
+    ///
+    /// # Errors
+    /// xenstored's.
+    pub fn get(&self, path: &str) -> io::Result<Option<String>> {
+        absent(self.0.read(path)).map(|value| value.map(String::from))
+    }
+
+    /// The names below a path; none where there is no such path.
+    ///
+    /// # Errors
+    /// xenstored's.
+    pub fn list(&self, path: &str) -> io::Result<Vec<String>> {
+        Ok(absent(self.0.directory(path))?.unwrap_or_default().into_iter().map(String::from).collect())
+    }
+
+    /// Sets a value.
+    ///
+    /// # Errors
+    /// xenstored's.
+    pub fn set(&self, path: &str, value: &str) -> io::Result<()> {
+        self.0.write(path, value)
+    }
+
+    /// Removes a path with all below it. No error where there is none.
+    ///
+    /// # Errors
+    /// xenstored's.
+    pub fn remove(&self, path: &str) -> io::Result<()> {
+        absent(self.0.rm(path)).map(drop)
+    }
+}
+
+fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Types of messages (`enum xsd_sockmsg_type`).
+mod message {
+    pub const READ: u32 = 2;
+    pub const WATCH: u32 = 4;
+    pub const UNWATCH: u32 = 5;
+    pub const TRANSACTION_START: u32 = 6;
+    pub const TRANSACTION_END: u32 = 7;
+    pub const WRITE: u32 = 11;
+    pub const WATCH_EVENT: u32 = 15;
+    pub const ERROR: u32 = 16;
+    pub const RESUME: u32 = 18;
+}
+
+#[derive(Debug)]
+enum Wire {
+    Socket(UnixStream),
+    Device(File),
+}
+
+impl Wire {
+    fn write_all(&mut self, octets: &[u8]) -> io::Result<()> {
+        match self {
+            Wire::Socket(stream) => stream.write_all(octets),
+            Wire::Device(file) => file.write_all(octets),
+        }
+    }
+
+    fn read_exact(&mut self, octets: &mut [u8]) -> io::Result<()> {
+        match self {
+            Wire::Socket(stream) => stream.read_exact(octets),
+            Wire::Device(file) => file.read_exact(octets),
+        }
+    }
+
+    /// Whether something can be read before `deadline`.
+    fn readable(&self, deadline: Instant) -> io::Result<bool> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(left.subsec_nanos()),
+            };
+            let polled = match self {
+                Wire::Socket(stream) => poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&left)),
+                Wire::Device(file) => poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&left)),
+            };
+            match polled {
+                Ok(ready) => return Ok(ready > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// A connection that waits for changes.
+#[derive(Debug)]
+pub struct Session {
+    wire: Wire,
+    requests: u32,
+    /// Tokens of events that came while an answer was waited for.
+    events: VecDeque<String>,
+}
+
+impl Session {
+    /// Connects.
+    ///
+    /// # Errors
+    /// No xenstored answers here.
+    pub fn open() -> io::Result<Self> {
+        let path = std::env::var_os("XENSTORED_PATH").unwrap_or_else(|| SOCKET.into());
+        let wire = match UnixStream::connect(Path::new(&path)) {
+            Ok(stream) => Wire::Socket(stream),
+            Err(_) => Wire::Device(OpenOptions::new().read(true).write(true).open(DEVICE)?),
+        };
+        Ok(Session { wire, requests: 0, events: VecDeque::new() })
+    }
+
+    /// Over a connection that is there.
+    pub fn over(socket: OwnedFd) -> Self {
+        Session { wire: Wire::Socket(socket.into()), requests: 0, events: VecDeque::new() }
+    }
+
+    /// Has changes at or below `path` told under `token`, of which the first comes at once.
+    ///
+    /// # Errors
+    /// xenstored's.
+    pub fn watch(&mut self, path: &str, token: &str) -> io::Result<()> {
+        self.request(message::WATCH, 0, &[path, token], true).map(drop)
+    }
+
+    /// Ends that.
+    ///
+    /// # Errors
+    /// xenstored's.
+    pub fn unwatch(&mut self, path: &str, token: &str) -> io::Result<()> {
+        self.request(message::UNWATCH, 0, &[path, token], true).map(drop)
+    }
+
+    /// The token of the next change; `None` at the deadline.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn next_event(&mut self, deadline: Instant) -> io::Result<Option<String>> {
+        loop {
+            if let Some(token) = self.events.pop_front() {
+                return Ok(Some(token));
+            }
+            if !self.wire.readable(deadline)? {
+                return Ok(None);
+            }
+            let (kind, _, payload) = self.receive()?;
+            if kind == message::WATCH_EVENT {
+                self.keep(&payload);
+            }
+        }
+    }
+
+    /// The value at a path; `None` where there is none.
+    ///
+    /// # Errors
+    /// xenstored's.
+    pub fn get(&mut self, path: &str) -> io::Result<Option<String>> {
+        Ok(absent(self.request(message::READ, 0, &[path], true))?.map(|value| text(&value)))
+    }
+
+    /// Sets a value.
+    ///
+    /// # Errors
+    /// xenstored's.
+    pub fn set(&mut self, path: &str, value: &str) -> io::Result<()> {
+        self.request(message::WRITE, 0, &[path, value], false).map(drop)
+    }
+
+    /// Tells xenstored that a domain that was shut down lives on, so that its next end is told again (`@releaseDomain`).
+    ///
+    /// # Errors
+    /// xenstored's.
+    pub fn resumed(&mut self, domid: u32) -> io::Result<()> {
+        self.request(message::RESUME, 0, &[&domid.to_string()], true).map(drop)
+    }
+
+    /// Writes `to` at `path` if the value there is `from`, in one transaction. Gives whether it did.
+    ///
+    /// # Errors
+    /// xenstored's.
+    pub fn exchange(&mut self, path: &str, from: &str, to: &str) -> io::Result<bool> {
+        loop {
+            let start = self.request(message::TRANSACTION_START, 0, &[""], true)?;
+            let number = text(&start).parse().map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
+            let now = absent(self.request(message::READ, number, &[path], true))?;
+            let same = now.is_some_and(|now| text(&now) == from);
+            if same {
+                self.request(message::WRITE, number, &[path, to], false)?;
+            }
+            let end = if same { "T" } else { "F" };
+            match self.request(message::TRANSACTION_END, number, &[end], true) {
+                Ok(_) => return Ok(same),
+                // Somebody else has written meanwhile.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn request(&mut self, kind: u32, transaction: u32, parts: &[&str], ended: bool) -> io::Result<Vec<u8>> {
+        self.requests = self.requests.wrapping_add(1);
+        let mut payload = parts.join("\0").into_bytes();
+        if ended {
+            payload.push(0);
+        }
+        let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= PAYLOAD);
+        let length = length.ok_or(ErrorKind::InvalidInput)?;
+        let mut octets: Vec<u8> =
+            [kind, self.requests, transaction, length].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        octets.append(&mut payload);
+        self.wire.write_all(&octets)?;
+        let deadline = Instant::now() + ANSWER;
+        loop {
+            if !self.wire.readable(deadline)? {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            let (found, request, payload) = self.receive()?;
+            match found {
+                message::WATCH_EVENT => self.keep(&payload),
+                message::ERROR if request == self.requests => return Err(refusal(&text(&payload))),
+                _ if found == kind && request == self.requests => return Ok(payload),
+                _ => return Err(ErrorKind::InvalidData.into()),
+            }
+        }
+    }
+
+    fn receive(&mut self) -> io::Result<(u32, u32, Vec<u8>)> {
+        let mut header = [[0; 4]; 4];
+        self.wire.read_exact(header.as_flattened_mut())?;
+        let [kind, request, _, length] = header.map(u32::from_ne_bytes);
+        let length = usize::try_from(length).ok().filter(|&length| length <= PAYLOAD).ok_or(ErrorKind::InvalidData)?;
+        let mut payload = vec![0; length];
+        self.wire.read_exact(&mut payload)?;
+        Ok((kind, request, payload))
+    }
+
+    /// Of an event's path and token, the token.
+    fn keep(&mut self, payload: &[u8]) {
+        if let Some(token) = payload.split(|&octet| octet == 0).nth(1) {
+            self.events.push_back(text(token));
+        }
+    }
+}
+
+fn text(octets: &[u8]) -> String {
+    let end = octets.iter().position(|&octet| octet == 0).unwrap_or(octets.len());
+    String::from_utf8_lossy(octets.get(..end).unwrap_or_default()).into_owned()
+}
+
+/// xenstored's name of an error, as a kind.
+fn refusal(name: &str) -> io::Error {
+    let kind = match name {
+        "ENOENT" => ErrorKind::NotFound,
+        "EAGAIN" => ErrorKind::WouldBlock,
+        "EACCES" | "EPERM" => ErrorKind::PermissionDenied,
+        "EINVAL" => ErrorKind::InvalidInput,
+        "EEXIST" => ErrorKind::AlreadyExists,
+        _ => ErrorKind::Other,
+    };
+    io::Error::new(kind, format!("xenstored says {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    /// A message's type and payload.
+    type Said = (u32, &'static [u8]);
+
+    /// Answers by a script: each request's type and payload, and the messages that come for it.
+    fn xenstored(script: Vec<(u32, &'static [u8], Vec<Said>)>) -> (Session, thread::JoinHandle<()>) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let server = thread::spawn(move || {
+            for (kind, payload, answers) in script {
+                let mut header = [[0; 4]; 4];
+                theirs.read_exact(header.as_flattened_mut()).unwrap();
+                let [found, request, transaction, length] = header.map(u32::from_ne_bytes);
+                let mut body = vec![0; length as usize];
+                theirs.read_exact(&mut body).unwrap();
+                assert_eq!((found, &body[..]), (kind, payload));
+                for (kind, payload) in answers {
+                    let request = if kind == message::WATCH_EVENT { 0 } else { request };
+                    for word in [kind, request, transaction, payload.len() as u32] {
+                        theirs.write_all(&word.to_ne_bytes()).unwrap();
+                    }
+                    theirs.write_all(payload).unwrap();
+                }
+            }
+        });
+        (Session::over(ours.into()), server)
+    }
+
+    #[test]
+    fn events_that_come_before_an_answer_are_kept() {
+        let (mut session, server) = xenstored(vec![
+            (4, b"@releaseDomain\0gone\0", vec![(15, b"@releaseDomain\0gone\0"), (4, b"OK\0")]),
+            (18, b"7\0", vec![(15, b"/a\0other\0"), (18, b"OK\0")]),
+        ]);
+        session.watch("@releaseDomain", "gone").unwrap();
+        session.resumed(7).unwrap();
+        server.join().unwrap();
+        let now = Instant::now();
+        assert_eq!(session.next_event(now).unwrap().as_deref(), Some("gone"));
+        assert_eq!(session.next_event(now).unwrap().as_deref(), Some("other"));
+        assert!(session.next_event(now).is_err(), "the connection has ended");
+    }
+
+    #[test]
+    fn nothing_to_tell_is_no_event() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert_eq!(Session::over(ours.into()).next_event(Instant::now()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_value_is_exchanged_only_while_it_is_the_expected_one() {
+        let start = (6, &b"\0"[..], vec![(6, &b"12\0"[..])]);
+        let (mut session, server) = xenstored(vec![
+            start.clone(),
+            (2, b"/p\0", vec![(2, b"suspend")]),
+            (11, b"/p\0", vec![(11, b"OK\0")]),
+            (7, b"T\0", vec![(16, b"EAGAIN\0")]),
+            start,
+            (2, b"/p\0", vec![(2, b"")]),
+            (7, b"F\0", vec![(7, b"OK\0")]),
+        ]);
+        assert!(!session.exchange("/p", "suspend", "").unwrap());
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn refusals_and_garbage_are_errors() {
+        let (mut session, server) =
+            xenstored(vec![(18, b"1\0", vec![(16, b"EINVAL\0")]), (18, b"2\0", vec![(4, b"OK\0")])]);
+        let refused = session.resumed(1).unwrap_err();
+        assert!(refused.kind() == ErrorKind::InvalidInput && refused.to_string().contains("EINVAL"));
+        assert_eq!(session.resumed(2).unwrap_err().kind(), ErrorKind::InvalidData);
+        server.join().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        for word in [15u32, 0, 0, 1 << 30] {
+            theirs.write_all(&word.to_ne_bytes()).unwrap();
+        }
+        let error = Session::over(ours.into()).next_event(Instant::now() + ANSWER).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+    }
+}

@@ -1,0 +1,66 @@
+//! The guest's network card: Xen's front end from the initrd, an address, and a datagram to the outside at each step.
+
+use std::ffi::{c_char, c_int, c_long, c_ulong};
+use std::fs::File;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+unsafe extern "C" {
+    fn ioctl(fd: c_int, request: c_ulong, argument: *mut Interface) -> c_int;
+    fn syscall(number: c_long, fd: c_int, parameters: *const c_char, flags: c_int) -> c_long;
+}
+
+/// `finit_module` of x86-64.
+const FINIT_MODULE: c_long = 313;
+/// Requests of `linux/sockios.h`, and the flags UP and RUNNING.
+const SET_ADDRESS: c_ulong = 0x8916;
+const SET_NETMASK: c_ulong = 0x891c;
+const SET_FLAGS: c_ulong = 0x8914;
+const UP: u16 = 0x41;
+/// The port that the outside listens at.
+const PORT: u16 = 9000;
+
+/// `struct ifreq`: a name, and 24 octets that are a `sockaddr_in` or flags.
+#[repr(C)]
+struct Interface {
+    name: [u8; 16],
+    value: [u8; 24],
+}
+
+/// The way to the outside.
+pub struct Outside {
+    socket: UdpSocket,
+    to: Ipv4Addr,
+}
+
+impl Outside {
+    /// With the address that the guest is to have, and the outside's.
+    pub fn open(own: Ipv4Addr, to: Ipv4Addr) -> std::io::Result<Outside> {
+        let module = File::open("/xen-netfront.ko")?;
+        // SAFETY: the descriptor is open and the parameters are an empty string.
+        unsafe { syscall(FINIT_MODULE, module.as_raw_fd(), c"".as_ptr(), 0) };
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.set_nonblocking(true)?;
+        let set = |request, value: &[u8]| {
+            let mut interface = Interface { name: *b"eth0\0\0\0\0\0\0\0\0\0\0\0\0", value: [0; 24] };
+            interface.value[..value.len()].copy_from_slice(value);
+            // SAFETY: the descriptor is open, and the structure is what these requests take.
+            unsafe { ioctl(socket.as_raw_fd(), request, &mut interface) == 0 }
+        };
+        // AF_INET, no port, the address.
+        let address = |octets: [u8; 4]| [&[2, 0, 0, 0][..], &octets].concat();
+        // The card comes when the back end is ready.
+        while !set(SET_ADDRESS, &address(own.octets())) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        set(SET_NETMASK, &address([255, 255, 255, 0]));
+        set(SET_FLAGS, &UP.to_le_bytes());
+        Ok(Outside { socket, to })
+    }
+
+    /// Tells the outside of a step. What does not get through is lost, as on any network.
+    pub fn tell(&self, line: &str) {
+        let _ = self.socket.send_to(line.as_bytes(), (self.to, PORT));
+    }
+}
