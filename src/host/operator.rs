@@ -7,16 +7,29 @@ use crate::replicate::signals::Signals;
 use crate::transport::Cancel;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long the last word of a driver that has ended may take.
+const LAST_WORD: Duration = Duration::from_secs(10);
 
 /// Who answers the operator now.
 #[derive(Debug, Clone)]
-pub struct Desk(Arc<Mutex<Clerk>>);
+pub struct Desk(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    clerk: Mutex<Clerk>,
+    /// Told when a driver takes charge or leaves.
+    changed: Condvar,
+}
 
 #[derive(Debug)]
 struct Clerk {
     domain: String,
     driver: Option<Handle>,
+    /// How often the charge has changed hands.
+    changes: u64,
     /// The last word of a driver that has ended.
     last: Option<Status>,
     /// Wakes a host that waits for a primary.
@@ -38,13 +51,9 @@ impl Desk {
     /// The system's.
     pub fn new(domain: &str) -> io::Result<Self> {
         let waiting = Cancel::new()?;
-        Ok(Desk(Arc::new(Mutex::new(Clerk {
-            domain: domain.to_owned(),
-            driver: None,
-            last: None,
-            waiting,
-            terminated: false,
-        }))))
+        let clerk =
+            Clerk { domain: domain.to_owned(), driver: None, changes: 0, last: None, waiting, terminated: false };
+        Ok(Desk(Arc::new(Shared { clerk: Mutex::new(clerk), changed: Condvar::new() })))
     }
 
     /// Opens the control socket, unless there is to be none, and takes SIGTERM and SIGINT.
@@ -73,11 +82,7 @@ impl Desk {
 
     /// From now on this driver is in charge.
     pub fn assign(&self, driver: Handle) {
-        let mut clerk = self.clerk();
-        clerk.driver = Some(driver.clone());
-        clerk.last = None;
-        let terminated = clerk.terminated;
-        drop(clerk);
+        let terminated = self.change(Some(driver.clone()), None);
         if terminated {
             // The signal came when nobody was in charge.
             driver.terminate();
@@ -86,9 +91,16 @@ impl Desk {
 
     /// The driver has ended; this is how, for who asks from now on.
     pub fn retire(&self, last: Option<Status>) {
+        self.change(None, last);
+    }
+
+    /// Gives whether this process was told to end.
+    fn change(&self, driver: Option<Handle>, last: Option<Status>) -> bool {
         let mut clerk = self.clerk();
-        clerk.driver = None;
-        clerk.last = last;
+        (clerk.driver, clerk.last) = (driver, last);
+        clerk.changes += 1;
+        self.0.changed.notify_all();
+        clerk.terminated
     }
 
     /// Cancelled when this process is told to end while nobody is in charge.
@@ -102,26 +114,36 @@ impl Desk {
     }
 
     fn clerk(&self) -> std::sync::MutexGuard<'_, Clerk> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.clerk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks whoever is in charge.
+    /// Asks whoever is in charge. A driver that has ended is about to leave its last word, which is waited for.
     pub fn request(&self, request: Request) -> Reply {
-        let clerk = self.clerk();
-        let Some(driver) = clerk.driver.clone() else {
-            let waiting = || Status {
+        let mut clerk = self.clerk();
+        while let Some(driver) = clerk.driver.clone() {
+            let asked = clerk.changes;
+            drop(clerk);
+            if let Some(reply) = driver.ask(request.clone()) {
+                return reply;
+            }
+            clerk = self.clerk();
+            let still = |clerk: &mut Clerk| clerk.changes == asked;
+            let waited = self.0.changed.wait_timeout_while(clerk, LAST_WORD, still);
+            let (now, time) = waited.unwrap_or_else(PoisonError::into_inner);
+            if time.timed_out() {
+                return Reply::error("this side has ended");
+            }
+            clerk = now;
+        }
+        match request {
+            Request::Status | Request::Watch { .. } => Reply::status(clerk.last.clone().unwrap_or_else(|| Status {
                 domain: clerk.domain.clone(),
                 role: Role::Secondary,
                 phase: "waiting".into(),
                 ..Status::default()
-            };
-            return match request {
-                Request::Status | Request::Watch { .. } => Reply::status(clerk.last.clone().unwrap_or_else(waiting)),
-                _ => Reply::error("cannot be done while no domain is protected or received"),
-            };
-        };
-        drop(clerk);
-        driver.request(request)
+            })),
+            _ => Reply::error("cannot be done while no domain is protected or received"),
+        }
     }
 
     fn terminate(&self) {
@@ -133,5 +155,52 @@ impl Desk {
         if let Some(driver) = driver {
             driver.terminate();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    #[test]
+    fn who_asks_a_driver_that_has_just_ended_gets_its_last_word() {
+        let desk = Desk::new("web").unwrap();
+        let (told, asked) = channel();
+        desk.assign(Handle::new(move |_| {
+            told.send(()).unwrap();
+            false
+        }));
+        let reply = thread::scope(|scope| {
+            let asking = scope.spawn(|| desk.request(Request::Status));
+            // It has been asked and has not answered: it is not yet retired.
+            asked.recv().unwrap();
+            desk.retire(Some(Status { phase: "switched over".into(), ..Status::default() }));
+            asking.join().unwrap()
+        });
+        assert_eq!(reply.status.unwrap().phase, "switched over");
+    }
+
+    #[test]
+    fn who_asks_between_two_drivers_asks_the_next() {
+        let desk = Desk::new("web").unwrap();
+        let (told, asked) = channel();
+        desk.assign(Handle::new(move |_| {
+            told.send(()).unwrap();
+            false
+        }));
+        let reply = thread::scope(|scope| {
+            let asking = scope.spawn(|| desk.request(Request::SwitchOver));
+            asked.recv().unwrap();
+            desk.assign(Handle::new(|ask| {
+                if let crate::replicate::Ask::Request(_, answer) = ask {
+                    answer.send(Reply::error("the next one")).unwrap();
+                }
+                true
+            }));
+            asking.join().unwrap()
+        });
+        assert_eq!(reply.error.as_deref(), Some("the next one"));
     }
 }

@@ -30,18 +30,19 @@ impl std::fmt::Debug for Handle {
 
 impl Handle {
     /// `tell` gives false when nobody hears any more.
-    pub(super) fn new(tell: impl Fn(Ask) -> bool + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(tell: impl Fn(Ask) -> bool + Send + Sync + 'static) -> Self {
         Handle(Arc::new(tell))
     }
 
     /// Asks, and waits for the answer.
     pub fn request(&self, request: Request) -> Reply {
+        self.ask(request).unwrap_or_else(|| Reply::error("this side has ended"))
+    }
+
+    /// The same; `None` from a driver that has ended.
+    pub fn ask(&self, request: Request) -> Option<Reply> {
         let (answer, answered) = channel();
-        let gone = || Reply::error("this side has ended");
-        if !(self.0)(Ask::Request(request, answer)) {
-            return gone();
-        }
-        answered.recv().unwrap_or_else(|_| gone())
+        if (self.0)(Ask::Request(request, answer)) { answered.recv().ok() } else { None }
     }
 
     /// What a signal asks for.
