@@ -30,7 +30,7 @@ pub const STREAM_VERSION: u32 = 3;
 /// Batches that are looked up and mapped at a time. Each mapping has a price of its own, whatever its size; but it must not be
 /// kept for long: the page of a translated guest's pfn may be taken away and another put in its place, and a mapping goes on
 /// showing the first. So what is mapped is mapped anew in each round, just behind the look at its types.
-const WINDOW: usize = 2;
+const WINDOW: usize = 3;
 
 /// How to save.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
