@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 enum Writes {
     /// In the interval that libxl lets pass before it answers `checkpoint`.
     Interval,
-    /// All of them between that answer and the one to `suspend`.
+    /// All of them behind that, until `suspend` is answered: the worst case, for which the guest stands still in the interval.
     Suspending,
 }
 
@@ -94,7 +94,7 @@ impl Protecting<'_> {
 
     fn try_suspend(&mut self) -> Result<()> {
         if self.writes == Writes::Suspending && self.number > 0 {
-            self.await_step()?;
+            self.step()?;
         }
         self.guest()?.tell("suspend")?;
         self.steps = self.guest()?.steps()?;
@@ -102,8 +102,9 @@ impl Protecting<'_> {
         Ok(())
     }
 
-    /// Until the guest has made one since it was resumed.
-    fn await_step(&mut self) -> Result<()> {
+    /// Lets the guest run, until it has made a step.
+    fn step(&mut self) -> Result<()> {
+        self.guest()?.tell("resume")?;
         let (before, end) = (self.steps, Instant::now() + PATIENCE);
         let guest = self.guest()?;
         while guest.steps()? <= before {
@@ -129,9 +130,8 @@ impl Protecting<'_> {
         if self.number > CHECKPOINTS {
             return Ok(false);
         }
-        self.guest()?.tell("resume")?;
         if self.writes == Writes::Interval {
-            self.await_step()?;
+            self.step()?;
         }
         Ok(true)
     }

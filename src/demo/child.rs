@@ -29,7 +29,7 @@ use std::time::Duration;
 /// Steps of the guest's program in a second.
 const STEPS_PER_SECOND: NonZeroU32 = NonZeroU32::new(2000).unwrap();
 /// How long the survivor runs before it is checked.
-pub(super) const RUN_ON: Duration = Duration::from_millis(500);
+const RUN_ON: Duration = Duration::from_millis(500);
 /// Standard input is the link between the two hosts.
 pub(super) const LINK: Address = Address::Fds { read: 0, write: 0 };
 
@@ -257,8 +257,14 @@ pub fn secondary(args: &ChildArgs) -> io::Result<bool> {
     let resuming = std::time::Instant::now();
     let before = domain.steps().map_err(io::Error::other)?;
     domain.unpause().map_err(io::Error::other)?;
-    let Guest { runner, output, wire } = backend(setup.cable).house(domain).map_err(io::Error::other)?;
+    let guest = backend(setup.cable).house(domain).map_err(io::Error::other)?;
     tell(&Event::Resumed { checkpoint, took: decided + resuming.elapsed() })?;
+    run_on(guest, before)
+}
+
+/// Lets the survivor run for a while, and tells how it was behind the step `before`.
+pub(super) fn run_on(guest: Guest, before: u64) -> io::Result<bool> {
+    let Guest { runner, output, wire } = guest;
     // Nobody sends: it is a wait.
     let (_keep, nothing) = channel::<()>();
     let _ = nothing.recv_timeout(RUN_ON);

@@ -1,6 +1,6 @@
 //! `demo --colo`: the two hosts where the guest runs on both.
 
-use super::child::{Event, Keeper, PrimarySetup, RUN_ON, Round, SecondarySetup, backend, inherited, tell, trouble};
+use super::child::{Event, Keeper, PrimarySetup, Round, SecondarySetup, backend, inherited, run_on, tell, trouble};
 use super::state;
 use crate::colo::{Config, Dialect, Mode};
 use crate::control::Request;
@@ -113,21 +113,8 @@ pub(super) fn secondary(setup: &SecondarySetup) -> io::Result<bool> {
             return Ok(false);
         }
     };
-    let Guest { runner, output, wire } = backend.plug(domain).map_err(io::Error::other)?;
+    let guest = backend.plug(domain).map_err(io::Error::other)?;
     tell(&Event::Resumed { checkpoint, took: lost.elapsed() })?;
-    let steps = |runner: &Runner| runner.turn().and_then(|turn| turn.steps()).map_err(io::Error::other);
-    let before = steps(&runner)?;
-    // Nobody sends: it is a wait.
-    let (_keep, nothing) = channel::<()>();
-    let _ = nothing.recv_timeout(RUN_ON);
-    let (steps, damage) = match runner.stop() {
-        Ok(domain) => {
-            let damage = domain.self_check().err().map(|error| error.to_string());
-            (domain.steps().map_err(io::Error::other)?.saturating_sub(before), damage)
-        }
-        Err(error) => (0, Some(error.to_string())),
-    };
-    drop((wire, output));
-    tell(&Event::RanOn { steps, damage })?;
-    Ok(true)
+    let before = guest.runner.turn().and_then(|turn| turn.steps()).map_err(io::Error::other)?;
+    run_on(guest, before)
 }

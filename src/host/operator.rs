@@ -164,43 +164,38 @@ mod tests {
     use std::sync::mpsc::channel;
     use std::thread;
 
-    #[test]
-    fn who_asks_a_driver_that_has_just_ended_gets_its_last_word() {
+    /// What who asks a driver that has ended gets, when `next` is done once it has been asked.
+    fn reply_after(request: Request, next: impl FnOnce(&Desk)) -> Reply {
         let desk = Desk::new("web").unwrap();
         let (told, asked) = channel();
         desk.assign(Handle::new(move |_| {
             told.send(()).unwrap();
             false
         }));
-        let reply = thread::scope(|scope| {
-            let asking = scope.spawn(|| desk.request(Request::Status));
-            // It has been asked and has not answered: it is not yet retired.
+        thread::scope(|scope| {
+            let asking = scope.spawn(|| desk.request(request));
             asked.recv().unwrap();
-            desk.retire(Some(Status { phase: "switched over".into(), ..Status::default() }));
+            next(&desk);
             asking.join().unwrap()
-        });
+        })
+    }
+
+    #[test]
+    fn who_asks_a_driver_that_has_just_ended_gets_its_last_word() {
+        let last = Status { phase: "switched over".into(), ..Status::default() };
+        let reply = reply_after(Request::Status, |desk| desk.retire(Some(last)));
         assert_eq!(reply.status.unwrap().phase, "switched over");
     }
 
     #[test]
     fn who_asks_between_two_drivers_asks_the_next() {
-        let desk = Desk::new("web").unwrap();
-        let (told, asked) = channel();
-        desk.assign(Handle::new(move |_| {
-            told.send(()).unwrap();
-            false
-        }));
-        let reply = thread::scope(|scope| {
-            let asking = scope.spawn(|| desk.request(Request::SwitchOver));
-            asked.recv().unwrap();
-            desk.assign(Handle::new(|ask| {
-                if let crate::replicate::Ask::Request(_, answer) = ask {
-                    answer.send(Reply::error("the next one")).unwrap();
-                }
-                true
-            }));
-            asking.join().unwrap()
-        });
+        let next = |ask| {
+            if let crate::replicate::Ask::Request(_, answer) = ask {
+                answer.send(Reply::error("the next one")).unwrap();
+            }
+            true
+        };
+        let reply = reply_after(Request::SwitchOver, |desk| desk.assign(Handle::new(next)));
         assert_eq!(reply.error.as_deref(), Some("the next one"));
     }
 }

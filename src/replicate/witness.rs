@@ -27,11 +27,18 @@ pub(super) enum Said {
 }
 
 impl WitnessThread {
+    /// Starts the thread for a witness, where there is one, and says in words which it is.
+    pub(super) fn start_any(
+        witness: Option<Box<dyn Witness>>,
+        said: impl FnMut(Said) + Send + 'static,
+    ) -> io::Result<(Option<Self>, String)> {
+        let Some(witness) = witness else { return Ok((None, "none".to_owned())) };
+        let described = witness.describe();
+        Ok((Some(Self::start(witness, said)?), described))
+    }
+
     /// Starts the thread; what the witness says goes to `said`.
-    pub(super) fn start(
-        mut witness: Box<dyn Witness>,
-        mut said: impl FnMut(Said) + Send + 'static,
-    ) -> io::Result<Self> {
+    fn start(mut witness: Box<dyn Witness>, mut said: impl FnMut(Said) + Send + 'static) -> io::Result<Self> {
         let (questions, asked) = channel();
         thread::Builder::new().name("witness".into()).spawn(move || {
             // What it knows now is what it must not forget.

@@ -200,17 +200,11 @@ impl Driver {
             })
         })?;
         let answer = self.post.clone();
-        let described = settings.witness.as_ref().map_or_else(|| "none".to_owned(), |witness| witness.describe());
-        let witness = settings
-            .witness
-            .map(|witness| {
-                WitnessThread::start(witness, move |said| {
-                    if let Said::Answer(said) = said {
-                        let _ = answer.send(Message::Witness(said));
-                    }
-                })
-            })
-            .transpose()?;
+        let (witness, described) = WitnessThread::start_any(settings.witness, move |said| {
+            if let Said::Answer(said) = said {
+                let _ = answer.send(Message::Witness(said));
+            }
+        })?;
         let mut run = Run {
             clock: Clock::start(),
             machine: Primary::new(config, generation),

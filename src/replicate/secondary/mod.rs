@@ -162,15 +162,10 @@ impl<T: Copies> Driver<T> {
             keep(reader, target, restore, record, points, ordered, &post);
         })?;
         let answer = self.post.clone();
-        let described = witness.as_ref().map_or_else(|| "none".to_owned(), |witness| witness.describe());
         let has_fence = fence.is_some();
-        let witness = witness
-            .map(|witness| {
-                WitnessThread::start(witness, move |said| {
-                    let _ = answer.send(Message::Witness(said));
-                })
-            })
-            .transpose()?;
+        let (witness, described) = WitnessThread::start_any(witness, move |said| {
+            let _ = answer.send(Message::Witness(said));
+        })?;
         let mut run = Run {
             clock: Clock::start(),
             machine: Secondary::new(config),

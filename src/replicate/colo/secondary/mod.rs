@@ -253,16 +253,10 @@ where
                 }
             });
         })?;
-        let described = settings.witness.as_ref().map_or_else(|| "none".to_owned(), |witness| witness.describe());
         let answer = self.post.clone();
-        let witness = settings
-            .witness
-            .map(|witness| {
-                WitnessThread::start(witness, move |said| {
-                    let _ = answer.send(Message::Witness(said));
-                })
-            })
-            .transpose()?;
+        let (witness, described) = WitnessThread::start_any(settings.witness, move |said| {
+            let _ = answer.send(Message::Witness(said));
+        })?;
         let mut run = Run {
             clock: Clock::start(),
             machine: None,
