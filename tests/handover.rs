@@ -175,7 +175,7 @@ fn writing_by_turns_gives_the_stream_that_the_specification_asks_for() {
     let libxl = LibxlWriter::start(Vec::new(), Mode::Plain, None).unwrap();
     let mut libxc = libxl.libxc_context(2, DOMAIN).unwrap();
     let entries = [PageEntry { page_type: PageType::NOTAB, pfn: 0 }, PageEntry { page_type: PageType::XTAB, pfn: 1 }];
-    libxc.page_data(&entries, [&[1; 4096][..]]).unwrap();
+    libxc.page_data(entries.iter().copied(), [&[1; 4096][..]]).unwrap();
     let stream = libxc.end().unwrap().end().unwrap();
     let expected = [
         build::libxl_header(),

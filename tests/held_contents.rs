@@ -17,7 +17,7 @@ fn stream() -> Vec<u8> {
     let kinds = [PageType::NOTAB, PageType::NOTAB, PageType::XTAB, PageType::NOTAB, PageType::NOTAB, PageType::NOTAB];
     let entries: Vec<_> = (0..).zip(kinds).map(|(pfn, page_type)| PageEntry { page_type, pfn }).collect();
     let pages = contents();
-    out.page_data(&entries, [&pages[..]]).unwrap();
+    out.page_data(entries.iter().copied(), [&pages[..]]).unwrap();
     out.record(&Record::X86TscInfo(TscInfo { nsec: 77, ..TscInfo::default() })).unwrap();
     out.end().unwrap()
 }

@@ -189,7 +189,7 @@ fn pages(entries: &[PageEntry], domain: &mut SimDomain) -> Result<(), RestoreErr
     let mut out = LibxcWriter::start(Vec::new(), Mode::Plain, 3, header).unwrap();
     out.record(&Record::StaticDataEnd).unwrap();
     let contents = vec![7; entries.iter().filter(|entry| entry.page_type.has_contents()).count() * PAGE_SIZE];
-    out.page_data(entries, [&contents[..]]).unwrap();
+    out.page_data(entries.iter().copied(), [&contents[..]]).unwrap();
     restore_bare(&out.end().unwrap(), domain)
 }
 

@@ -405,7 +405,7 @@ fn stream(pages: &[(PageEntry, Vec<u8>)], records: &[Record<'_>]) -> Vec<u8> {
     let frames = xen_replicate::stream::libxc::P2mFrames::parse(&frames).unwrap();
     writer.record(&Record::X86PvP2mFrames(frames)).unwrap();
     for (entry, contents) in pages {
-        writer.page_data(&[*entry], [&contents[..]]).unwrap();
+        writer.page_data([*entry].into_iter(), [&contents[..]]).unwrap();
     }
     for record in records {
         writer.record(record).unwrap();

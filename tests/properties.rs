@@ -115,7 +115,7 @@ fn write_round<H>(writer: &mut LibxcWriter<Vec<u8>, H>, round: &Round) -> Result
             .filter(|(_, entry)| entry.page_type.has_contents())
             .map(|((_, _, filling), _)| [*filling; PAGE_SIZE])
             .collect();
-        writer.page_data(&entries, contents.iter().map(|page| &page[..]))?;
+        writer.page_data(entries.iter().copied(), contents.iter().map(|page| &page[..]))?;
     }
     for (type_id, body) in &round.optional {
         writer.record(&libxc::Record::Optional { type_id: *type_id, body })?;

@@ -11,7 +11,7 @@ use xen_replicate::hypervisor::PAGE_SIZE;
 use xen_replicate::stream::libxc::BATCH;
 
 /// Octets of a mapping: as many pages as ours maps at a time.
-const WINDOW: usize = 3 * BATCH * PAGE_SIZE;
+const WINDOW: usize = 4 * BATCH * PAGE_SIZE;
 
 /// Maps memory window by window, fills each from the stream, and unmaps it.
 pub fn restore(homes: &Homes) -> Result<Duration> {

@@ -14,6 +14,7 @@ pub mod restore;
 pub mod round;
 pub mod save;
 mod stage;
+mod window;
 
 pub use error::{PvError, RestoreError, SaveError};
 pub use restore::Restorer;

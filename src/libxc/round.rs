@@ -84,8 +84,8 @@ impl Round {
 
     /// Adds pages of a domain that runs, in the order of their pfns: `pages` are those of `entries` that have contents, and only
     /// those are added.
-    pub(super) fn add_ahead(&mut self, entries: &[PageEntry], pages: &impl PageBatch) {
-        self.entries.extend(entries.iter().filter(|entry| entry.page_type.has_contents()));
+    pub(super) fn add_ahead(&mut self, entries: impl Iterator<Item = PageEntry>, pages: &impl PageBatch) {
+        self.entries.extend(entries.filter(|entry| entry.page_type.has_contents()));
         self.ahead = self.entries.len();
         for run in Runs::new(pages) {
             crate::copying::append(run, &mut self.contents);
@@ -95,29 +95,29 @@ impl Round {
     /// Adds pages of a domain that stands still: `pages` are those of `entries` that have contents. Where one was added ahead, its
     /// contents take the place of those; as another type it is a second entry, which is the one that counts for who applies the
     /// round in order.
-    pub(super) fn add_pages(&mut self, entries: &[PageEntry], pages: &impl PageBatch) {
+    pub(super) fn add_pages(&mut self, entries: impl Iterator<Item = PageEntry>, pages: &impl PageBatch) {
         if self.ahead > 0 {
             return self.renew_pages(entries, pages);
         }
-        self.entries.extend_from_slice(entries);
+        self.entries.extend(entries);
         for run in Runs::new(pages) {
             crate::copying::append(run, &mut self.contents);
         }
     }
 
-    fn renew_pages(&mut self, entries: &[PageEntry], pages: &impl PageBatch) {
+    fn renew_pages(&mut self, entries: impl Iterator<Item = PageEntry>, pages: &impl PageBatch) {
         let mut mapped = 0..pages.len();
         for entry in entries {
             let page =
                 if entry.page_type.has_contents() { mapped.next().and_then(|index| pages.page(index)) } else { None };
             let ahead = self.entries.get(..self.ahead).unwrap_or_default();
             let place = ahead.binary_search_by_key(&entry.pfn, |entry| entry.pfn).ok();
-            let place = place.filter(|&place| ahead.get(place) == Some(entry));
+            let place = place.filter(|&place| ahead.get(place) == Some(&entry));
             let old = place.and_then(|place| self.contents.get_mut(place * PAGE_SIZE..(place + 1) * PAGE_SIZE));
             match (page, old) {
                 (Some(page), Some(old)) => crate::copying::copy(page, old),
                 (page, _) => {
-                    self.entries.push(*entry);
+                    self.entries.push(entry);
                     crate::copying::append(page.map_or(&[], |page| &page[..]), &mut self.contents);
                 }
             }
@@ -125,16 +125,16 @@ impl Round {
     }
 
     /// The same with contents that were made ready.
-    pub(super) fn add_contents(&mut self, entries: &[PageEntry], contents: &[&[u8]]) {
-        self.entries.extend_from_slice(entries);
+    pub(super) fn add_contents(&mut self, entries: impl Iterator<Item = PageEntry>, contents: &[&[u8]]) {
+        self.entries.extend(entries);
         for part in contents {
             crate::copying::append(part, &mut self.contents);
         }
     }
 
     /// Adds entries none of which has contents.
-    pub(super) fn add_empty(&mut self, entries: &[PageEntry]) {
-        self.entries.extend_from_slice(entries);
+    pub(super) fn add_empty(&mut self, entries: impl Iterator<Item = PageEntry>) {
+        self.entries.extend(entries);
     }
 
     /// Makes room for the pages of a record, whose number is a stranger's word.
@@ -164,7 +164,7 @@ impl Round {
     /// The stream's.
     pub fn write_pages<W: Write, Home>(&self, out: &mut LibxcWriter<W, Home>) -> Result<(), SaveError> {
         for (entries, contents) in self.batches() {
-            out.page_data(entries, [contents].into_iter().filter(|contents| !contents.is_empty()))?;
+            out.page_data(entries.iter().copied(), [contents].into_iter().filter(|contents| !contents.is_empty()))?;
         }
         Ok(())
     }

@@ -16,21 +16,17 @@
 
 use super::pv::PvSaver;
 use super::round::Runs;
+use super::window::{Window, entries};
 use super::{Round, SaveError};
 use crate::hypervisor::bitmap::BoundMismatch;
-use crate::hypervisor::types::{CleanMode, DomainKind, PageType, Pfn};
-use crate::hypervisor::{self, DirtyBitmap, Mfn, SaveDomain};
+use crate::hypervisor::types::{CleanMode, DomainKind, Pfn};
+use crate::hypervisor::{self, DirtyBitmap, SaveDomain};
 use crate::stream::handover::LibxcWriter;
-use crate::stream::libxc::{BATCH, CpuidPolicy, DomainHeader, DomainType, MsrPolicy, PageEntry, Record};
+use crate::stream::libxc::{CpuidPolicy, DomainHeader, DomainType, MsrPolicy, Record};
 use std::io::Write;
 
 /// The version of libxc's stream that is written: the one that has STATIC_DATA_END.
 pub const STREAM_VERSION: u32 = 3;
-
-/// Batches that are looked up and mapped at a time. Each mapping has a price of its own, whatever its size; but it must not be
-/// kept for long: the page of a translated guest's pfn may be taken away and another put in its place, and a mapping goes on
-/// showing the first. So what is mapped is mapped anew in each round, just behind the look at its types.
-const WINDOW: usize = 3;
 
 /// How to save.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,13 +62,7 @@ pub struct Saver {
     options: Options,
     domid: u32,
     pub(super) dirty: DirtyBitmap,
-    batch: Vec<Pfn>,
-    /// Those of a PV domain's batch.
-    frames: Vec<Mfn>,
-    types: Vec<PageType>,
-    /// Those of the batch that have contents.
-    pub(super) mapped: Vec<Pfn>,
-    pub(super) entries: Vec<PageEntry>,
+    pub(super) window: Window,
     round: Round,
     /// Pfns whose page went while it was being sent: looked at once more when the guest stands still.
     pub(super) vanished: Vec<Pfn>,
@@ -88,18 +78,13 @@ impl Saver {
     pub fn new<D: SaveDomain>(domain: &mut D, options: Options) -> Result<Self, SaveError> {
         let info = domain.info()?;
         let pv = if info.kind == DomainKind::Pv { Some(PvSaver::new(domain)?) } else { None };
-        let most = if pv.is_some() { BATCH } else { WINDOW * BATCH };
         let nr_pfns = pv.as_ref().map_or(info.nr_pfns, PvSaver::nr_pfns);
         Ok(Saver {
             options,
             domid: info.domid,
+            window: Window::new(pv.is_some()),
             pv,
             dirty: DirtyBitmap::new(nr_pfns),
-            batch: Vec::with_capacity(most),
-            frames: Vec::new(),
-            types: Vec::with_capacity(most),
-            mapped: Vec::with_capacity(most),
-            entries: Vec::with_capacity(most),
             round: Round::default(),
             vanished: Vec::new(),
         })
@@ -285,7 +270,7 @@ impl Saver {
             if sent < total {
                 told(sent, total);
             }
-            next = self.next_batches(domain, from)?;
+            next = self.next_window(domain, from)?;
             loop {
                 match self.send_batches(domain, out, still, &mut sent, |sent| told(sent, total)) {
                     Err(SaveError::Hypervisor(hypervisor::Error::NotPopulated { pfn })) if self.pv.is_none() => {
@@ -308,24 +293,31 @@ impl Saver {
         sent: &mut u64,
         mut told: impl FnMut(u64),
     ) -> Result<(), SaveError> {
-        let pages = if self.mapped.is_empty() { None } else { Some(domain.map_pages(&self.mapped)?) };
+        if let Some(pv) = &mut self.pv {
+            let (mapped, pfns, types) = self.window.parts();
+            *sent += pfns.len() as u64;
+            if mapped.is_empty() {
+                return Ok(out.page_data(entries(pfns, types), [])?);
+            }
+            let pages = domain.map_pages(mapped)?;
+            let contents = pv.contents(domain, pfns, types, &pages, still)?;
+            return Ok(out.page_data(entries(pfns, types), contents)?);
+        }
+        let mapped = self.window.mapped();
+        let pages = if mapped.is_empty() { None } else { Some(domain.map_pages(mapped)?) };
         let mut first = 0;
-        for (batch, entries) in self.entries.chunks_mut(BATCH).enumerate() {
+        for (batch, entries) in self.window.batches().enumerate() {
             if batch > 0 {
                 told(*sent);
             }
             *sent += entries.len() as u64;
-            match (&mut self.pv, &pages) {
-                (_, None) => out.page_data(entries, [])?,
-                (None, Some(pages)) => {
-                    let here = first..first + with_contents(entries);
+            match &pages {
+                None => out.page_data(entries, [])?,
+                Some(pages) => {
+                    let with_contents = entries.clone().filter(|entry| entry.page_type.has_contents()).count();
+                    let here = first..first + with_contents;
                     first = here.end;
                     out.page_data(entries, Runs::of(pages, here))?;
-                }
-                // Its batches come one by one.
-                (Some(pv), Some(pages)) => {
-                    let contents = pv.contents(domain, entries, pages, still)?;
-                    out.page_data(entries, contents)?;
                 }
             }
         }
@@ -339,22 +331,11 @@ impl Saver {
             // Nobody can have taken it away: what the hypervisor says does not add up.
             return Err(hypervisor::Error::NotPopulated { pfn: gone }.into());
         }
-        domain.page_types(&self.batch, &mut self.types)?;
-        self.mapped.clear();
-        for (entry, now) in self.entries.iter_mut().zip(&self.types) {
-            if entry.page_type.has_contents() && (entry.pfn == gone || !now.has_contents()) {
-                log::info!(
-                    "pfn {:#x} has gone while it was being sent: left out until the guest stands still",
-                    entry.pfn
-                );
-                entry.page_type = PageType::XTAB;
-                self.vanished.push(entry.pfn);
-            }
-            if entry.page_type.has_contents() {
-                self.mapped.push(entry.pfn);
-            }
-        }
-        Ok(())
+        let vanished = &mut self.vanished;
+        self.window.leave_out(domain, gone, |pfn| {
+            log::info!("pfn {pfn:#x} has gone while it was being sent: left out until the guest stands still");
+            vanished.push(pfn);
+        })
     }
 
     /// Sends the state of a suspended domain.
@@ -414,33 +395,8 @@ impl Saver {
         Ok(sent)
     }
 
-    /// Looks up the next pages to send, of a PV domain one batch; gives where to go on.
-    pub(super) fn next_batches(&mut self, domain: &impl SaveDomain, from: Pfn) -> Result<Option<Pfn>, SaveError> {
-        let most = if self.pv.is_some() { BATCH } else { WINDOW * BATCH };
-        let next = self.dirty.next_batch(from, most, &mut self.batch);
-        self.types.clear();
-        self.types.resize(self.batch.len(), PageType::XTAB);
-        self.entries.clear();
-        self.mapped.clear();
-        let frames = match &mut self.pv {
-            None => &self.batch,
-            Some(pv) => {
-                pv.translate(domain, &self.batch, &mut self.frames);
-                &self.frames
-            }
-        };
-        if !frames.is_empty() {
-            domain.page_types(frames, &mut self.types)?;
-        }
-        let types = self.types.iter();
-        self.entries
-            .extend(self.batch.iter().zip(types.clone()).map(|(&pfn, &page_type)| PageEntry { page_type, pfn }));
-        self.mapped.extend(frames.iter().zip(types).filter(|(_, kind)| kind.has_contents()).map(|(&frame, _)| frame));
-        Ok(next)
+    /// Looks up the next pages to send; gives where to go on.
+    pub(super) fn next_window(&mut self, domain: &impl SaveDomain, from: Pfn) -> Result<Option<Pfn>, SaveError> {
+        self.window.look_up(domain, &self.dirty, from, self.pv.as_mut())
     }
-}
-
-/// How many of the entries have contents.
-fn with_contents(entries: &[PageEntry]) -> usize {
-    entries.iter().filter(|entry| entry.page_type.has_contents()).count()
 }

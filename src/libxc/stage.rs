@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 use super::save::Saver;
+use super::window::entries;
 use super::{Round, SaveError};
 use crate::hypervisor::types::CleanMode;
 use crate::hypervisor::{self, SaveDomain};
@@ -59,19 +60,19 @@ impl Saver {
         round.reserve(usize::try_from(self.collect_ahead(domain)?).unwrap_or(0));
         let mut next = Some(0);
         while let Some(from) = next {
-            next = self.next_batches(domain, from)?;
-            while !self.mapped.is_empty() {
-                let gone = match domain.map_pages(&self.mapped) {
+            next = self.next_window(domain, from)?;
+            while !self.window.mapped().is_empty() {
+                let gone = match domain.map_pages(self.window.mapped()) {
                     Err(hypervisor::Error::NotPopulated { pfn }) => pfn,
                     pages => {
-                        round.add_ahead(&self.entries, &pages?);
+                        round.add_ahead(self.window.entries(), &pages?);
                         break;
                     }
                 };
                 self.leave_out(domain, gone)?;
             }
             // What is a hole now is looked at again when nothing changes any more.
-            let holes = self.entries.iter().filter(|entry| !entry.page_type.has_contents());
+            let holes = self.window.entries().filter(|entry| !entry.page_type.has_contents());
             self.vanished.extend(holes.map(|entry| entry.pfn));
         }
         Ok(())
@@ -86,17 +87,18 @@ impl Saver {
         round.reserve(usize::try_from(self.dirty.count()).unwrap_or(0));
         let mut next = Some(0);
         while let Some(from) = next {
-            next = self.next_batches(domain, from)?;
-            if self.mapped.is_empty() {
-                round.add_empty(&self.entries);
-            } else {
-                let pages = domain.map_pages(&self.mapped)?;
-                match &mut self.pv {
-                    None => round.add_pages(&self.entries, &pages),
-                    Some(pv) => {
-                        let contents = pv.contents(domain, &mut self.entries, &pages, true)?;
-                        round.add_contents(&self.entries, &contents);
-                    }
+            next = self.next_window(domain, from)?;
+            let (mapped, pfns, types) = self.window.parts();
+            if mapped.is_empty() {
+                round.add_empty(entries(pfns, types));
+                continue;
+            }
+            let pages = domain.map_pages(mapped)?;
+            match &mut self.pv {
+                None => round.add_pages(entries(pfns, types), &pages),
+                Some(pv) => {
+                    let contents = pv.contents(domain, pfns, types, &pages, true)?;
+                    round.add_contents(entries(pfns, types), &contents);
                 }
             }
         }

@@ -277,14 +277,13 @@ impl<W: Write, Home> LibxcWriter<W, Home> {
     ///
     /// # Errors
     /// The sink's, or the grammar's.
-    pub fn page_data<'a, C>(&mut self, entries: &[PageEntry], contents: C) -> Result<(), WriteError>
+    pub fn page_data<'a, E, C>(&mut self, entries: E, contents: C) -> Result<(), WriteError>
     where
+        E: ExactSizeIterator<Item = PageEntry> + Clone,
         C: IntoIterator<Item = &'a [u8]>,
         C::IntoIter: Clone,
     {
-        self.pen.write(&[Event::Record(Layer::Libxc, xc::PAGE_DATA, None)], |out| {
-            out.page_data(entries.iter().copied(), contents)
-        })
+        self.pen.write(&[Event::Record(Layer::Libxc, xc::PAGE_DATA, None)], |out| out.page_data(entries, contents))
     }
 
     /// Flushes the sink.

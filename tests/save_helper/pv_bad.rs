@@ -28,7 +28,7 @@ fn stream(start: u32, end: u32, frames: &[u64], page: Option<(PageEntry, u64)>) 
     if let Some((entry, first)) = page {
         let mut contents = first.to_le_bytes().to_vec();
         contents.resize(4096, 0);
-        writer.page_data(&[entry], [&contents[..]]).unwrap();
+        writer.page_data([entry].into_iter(), [&contents[..]]).unwrap();
     }
     writer.end().unwrap();
     out

@@ -25,7 +25,7 @@ use std::ptr::NonNull;
 use xenforeignmemory_sys as foreign;
 
 /// The most pages of one mapping: a few batches of the stream.
-pub const MAX_BATCH: usize = 3 * BATCH;
+pub const MAX_BATCH: usize = 4 * BATCH;
 
 // mmap(2)'s, for Linux on x86.
 const PROT_READ: i32 = 1;

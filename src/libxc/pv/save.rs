@@ -7,7 +7,7 @@ use crate::hypervisor::types::{PAGE_SIZE, PageType, Pfn};
 use crate::hypervisor::{DirtyBitmap, PageBatch, SaveDomain};
 use crate::libxc::SaveError;
 use crate::stream::handover::LibxcWriter;
-use crate::stream::libxc::{P2mFrames, PageEntry, PvInfo, Record, emit_p2m_frames};
+use crate::stream::libxc::{P2mFrames, PvInfo, Record, emit_p2m_frames};
 use std::io::Write;
 
 /// What saving needs of a PV domain besides what saving any needs.
@@ -80,18 +80,20 @@ impl PvSaver {
     }
 
     /// The contents of a batch as they stand in a stream: page tables normalised, as few slices as possible. A table that cannot
-    /// be normalised is deferred while the guest may be changing it, and its entry becomes XTAB.
+    /// be normalised is deferred while the guest may be changing it, and its type becomes XTAB.
     pub(in crate::libxc) fn contents<'a>(
         &'a mut self,
         domain: &impl SaveDomain,
-        entries: &mut [PageEntry],
+        pfns: &[Pfn],
+        types: &mut [PageType],
         pages: &'a impl PageBatch,
         still: bool,
     ) -> Result<Vec<&'a [u8]>, SaveError> {
         self.tables.clear();
         let mut parts: Vec<Part> = Vec::new();
-        for (index, entry) in entries.iter_mut().filter(|entry| entry.page_type.has_contents()).enumerate() {
-            let Some(level) = entry.page_type.table_level() else {
+        let with_contents = pfns.iter().zip(types).filter(|(_, page_type)| page_type.has_contents());
+        for (index, (&pfn, page_type)) in with_contents.enumerate() {
+            let Some(level) = page_type.table_level() else {
                 match parts.last_mut() {
                     Some(Part::Pages { first, count }) if *first + *count == index => *count += 1,
                     _ => parts.push(Part::Pages { first: index, count: 1 }),
@@ -104,11 +106,11 @@ impl PvSaver {
             let pfn_of = |mfn| self.p2m.pfn_of(domain, mfn);
             match table::normalise(table, level, self.p2m.width(), self.compat_m2p, pfn_of) {
                 Ok(()) => parts.push(Part::Table(start)),
-                Err(error) if still => return Err(SaveError::Table { pfn: entry.pfn, error }),
+                Err(error) if still => return Err(SaveError::Table { pfn, error }),
                 Err(_) => {
-                    self.deferred.set(entry.pfn);
+                    self.deferred.set(pfn);
                     self.tables.truncate(start);
-                    entry.page_type = PageType::XTAB;
+                    *page_type = PageType::XTAB;
                 }
             }
         }
