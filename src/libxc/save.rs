@@ -296,6 +296,9 @@ impl Saver {
         if let Some(pv) = &mut self.pv {
             let (mapped, pfns, types) = self.window.parts();
             *sent += pfns.len() as u64;
+            if pfns.is_empty() {
+                return Ok(());
+            }
             if mapped.is_empty() {
                 return Ok(out.page_data(entries(pfns, types), [])?);
             }
