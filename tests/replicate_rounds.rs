@@ -6,6 +6,8 @@ use replicate_support::*;
 use xen_replicate::hypervisor::Domain;
 use xen_replicate::hypervisor::sim::{MemoryLayout, SimConfig, SimDomain};
 use xen_replicate::libxc::RestoreError;
+use xen_replicate::libxc::stage::WORTH_AHEAD;
+use xen_replicate::libxl::Saver;
 use xen_replicate::libxl::restore::Options;
 use xen_replicate::replicate::bare::{Outcome, Refusal, receive};
 use xen_replicate::stream::What;
@@ -33,6 +35,49 @@ fn every_checkpoint_restores_equal_and_the_survivor_runs_on() {
         domain.unpause().unwrap();
         domain.run(50).unwrap();
         domain.self_check().unwrap();
+    }
+}
+
+#[test]
+fn what_is_copied_while_the_guest_runs_makes_the_same_checkpoints() {
+    let config = SimConfig { working_set: 900, memory: 1000, ..config() };
+    let mut domain = guest(&config, 20);
+    let mut saver = Saver::new(&mut domain, replicate_support::options()).unwrap();
+    let sink = Shared::default();
+    let mut out = saver.begin(&mut domain, sink.clone()).unwrap();
+    let mut states = Vec::new();
+    for number in 1..=6 {
+        domain.run(150).unwrap();
+        saver.stage_ahead(&mut domain, 10).unwrap();
+        assert_eq!(saver.staged_ahead(), 0, "more than it may be");
+        saver.stage_ahead(&mut domain, u64::MAX).unwrap();
+        let ahead = saver.staged_ahead();
+        assert!(ahead >= WORTH_AHEAD, "{ahead}");
+        domain.run(2).unwrap();
+        // As when the guest did not suspend itself the first time: what is there stays.
+        saver.stage_ahead(&mut domain, u64::MAX).unwrap();
+        assert_eq!(saver.staged_ahead(), ahead);
+        domain.suspend().unwrap();
+        let rest = saver.collect(&mut domain).unwrap();
+        assert!(rest > 0 && rest < ahead / 2, "{rest} of {ahead}");
+        states.push(domain.snapshot().unwrap());
+        let between = if number % 2 == 0 {
+            saver.send_direct(&domain, out).unwrap()
+        } else {
+            saver.stage(&domain).unwrap();
+            assert!(saver.staged() >= ahead);
+            domain.resume().unwrap();
+            domain.run(3).unwrap();
+            saver.send(out).unwrap()
+        };
+        if number % 2 == 0 {
+            domain.resume().unwrap();
+        }
+        out = between.next_round();
+        let whole = sink.0.borrow().clone();
+        let (outcome, survivor) = received(&whole, &config, Options::default());
+        assert!(matches!(outcome, Ok(Outcome::FailOver { checkpoint, .. }) if checkpoint == number), "{outcome:?}");
+        assert_eq!(survivor.diff(&states[states.len() - 1], 5).unwrap(), [], "checkpoint {number}");
     }
 }
 

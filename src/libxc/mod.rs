@@ -13,7 +13,7 @@ pub mod pv;
 pub mod restore;
 pub mod round;
 pub mod save;
-mod stage;
+pub mod stage;
 mod window;
 
 pub use error::{PvError, RestoreError, SaveError};

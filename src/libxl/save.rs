@@ -2,7 +2,8 @@
 //!
 //! A plain image is one call, [`Saver::plain`]. A checkpointed stream starts with [`Saver::begin`] and goes on round by
 //! round: the domain is suspended, then either
-//! * [`Saver::stage`] copies what has to go, the domain is resumed, and [`Saver::send`] writes the copy; or
+//! * [`Saver::stage`] copies what has to go, the domain is resumed, and [`Saver::send`] writes the copy, most of which
+//!   [`Saver::stage_ahead`] may have made before the domain was suspended; or
 //! * [`Saver::collect`] and [`Saver::send_direct`] write from the domain's own memory, and it is resumed after that.
 //!
 //! Suspending and resuming are the caller's, who decides when, and what to do when something fails. [`Saver::stop`] ends
@@ -10,7 +11,7 @@
 
 use super::emulator::EmulatorState;
 use crate::hypervisor::{DeviceModel, Pfn, SaveDomain};
-use crate::libxc::{self, Round, SaveError, save::STREAM_VERSION};
+use crate::libxc::{self, Round, SaveError, save::STREAM_VERSION, stage::WORTH_AHEAD};
 use crate::stream::Mode;
 use crate::stream::handover::{BetweenCheckpoints, LibxcWriter, LibxlWriter, ToLibxl};
 use std::io::Write;
@@ -30,6 +31,8 @@ pub struct Saver {
     options: Options,
     libxc: libxc::Saver,
     round: Round,
+    /// The round has been begun while the domain ran.
+    ahead: bool,
     emulator: EmulatorState,
 }
 
@@ -40,7 +43,7 @@ impl Saver {
     /// The hypervisor's; [`SaveError::P2m`].
     pub fn new<D: SaveDomain>(domain: &mut D, options: Options) -> Result<Self, SaveError> {
         let libxc = libxc::Saver::new(domain, options.libxc)?;
-        Ok(Saver { options, libxc, round: Round::default(), emulator: EmulatorState::default() })
+        Ok(Saver { options, libxc, round: Round::default(), ahead: false, emulator: EmulatorState::default() })
     }
 
     /// Saves a plain image of a running domain and gives the sink back. The domain is suspended on the way and stays so;
@@ -99,6 +102,8 @@ impl Saver {
         sink: W,
         mode: Mode,
     ) -> Result<LibxcWriter<W, ToLibxl>, SaveError> {
+        // All of it goes anew.
+        self.ahead = false;
         let mut out = self.hand_to_libxc(sink, mode)?;
         self.libxc.static_data(domain, &mut out)?;
         domain.set_device_model_log_dirty(true)?;
@@ -108,7 +113,32 @@ impl Saver {
         Ok(out)
     }
 
-    /// Reads which pages the suspended domain has written since the round before; gives their number.
+    /// Copies what a running domain has written since the round before, so that less is left to do while it stands still; what it
+    /// writes from then on is copied by [`Saver::stage`]. Nothing is done where that is fewer pages than are worth it
+    /// ([`WORTH_AHEAD`]) or more than `most`, for a PV domain, and where it has been done for this round.
+    ///
+    /// # Errors
+    /// The hypervisor's. What was written is lost to the log then: the stream cannot go on.
+    pub fn stage_ahead<D: SaveDomain>(&mut self, domain: &mut D, most: u64) -> Result<(), SaveError> {
+        if !self.ahead && (WORTH_AHEAD..=most).contains(&self.libxc.written(domain)?) {
+            self.ahead = true;
+            self.libxc.stage_ahead(domain, &mut self.round)?;
+        }
+        Ok(())
+    }
+
+    /// How many pages the copy of the round under way has.
+    pub fn staged(&self) -> u64 {
+        self.round.entries().len() as u64
+    }
+
+    /// How many pages have been copied ahead.
+    pub fn staged_ahead(&self) -> u64 {
+        if self.ahead { self.staged() } else { 0 }
+    }
+
+    /// Reads which pages the suspended domain has written since the round before, or since [`Saver::stage_ahead`]; gives their
+    /// number.
     ///
     /// # Errors
     /// The hypervisor's.
@@ -137,7 +167,10 @@ impl Saver {
     /// # Errors
     /// The hypervisor's, or the device model's.
     pub fn stage<D: SaveDomain + DeviceModel>(&mut self, domain: &D) -> Result<(), SaveError> {
-        self.libxc.stage(domain, &mut self.round)?;
+        match std::mem::take(&mut self.ahead) {
+            true => self.libxc.stage_rest(domain, &mut self.round)?,
+            false => self.libxc.stage(domain, &mut self.round)?,
+        }
         self.emulator.take(domain)
     }
 
@@ -160,6 +193,9 @@ impl Saver {
         mut out: LibxcWriter<W, ToLibxl>,
     ) -> Result<BetweenCheckpoints<W>, SaveError> {
         self.emulator.take(domain)?;
+        if std::mem::take(&mut self.ahead) {
+            self.round.write_pages(&mut out)?;
+        }
         self.libxc.send_pages(domain, &mut out)?;
         self.libxc.send_state(domain, &mut out)?;
         self.end_checkpoint(out)

@@ -134,9 +134,13 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
         // Not the guest's time.
         let mut watched = Duration::ZERO;
         let mut paused = false;
+        let mut ahead = Ok(());
         for job in jobs {
             match job {
                 Job::Suspend => {
+                    if stream.is_some() && ahead.is_ok() {
+                        ahead = self.saver.stage_ahead(&mut self.domain, self.staging_limit / PAGE_SIZE as u64);
+                    }
                     suspended_at = Instant::now();
                     watched = Duration::ZERO;
                     done(match self.domain.suspend() {
@@ -146,6 +150,7 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                 }
                 Job::Begin { outbox, session, stream: number, checkpoint } => {
                     stream = None;
+                    ahead = Ok(());
                     match self.begin(outbox, number, checkpoint) {
                         Ok((lane, out)) => {
                             stream = Some(Stream { session, lane, place: Some(Place::Image(out)), direct: false });
@@ -157,18 +162,20 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                         Err(error) => done(Done::CopyFailed { checkpoint, error }),
                     }
                 }
-                Job::Copy { checkpoint } => match self.copy(stream.as_mut(), checkpoint) {
-                    Ok(pages) => {
-                        let started = Instant::now();
-                        self.observer.suspended(checkpoint, &self.domain);
-                        watched += started.elapsed();
-                        done(Done::Copied { checkpoint, pages });
+                Job::Copy { checkpoint } => {
+                    match std::mem::replace(&mut ahead, Ok(())).and_then(|()| self.copy(stream.as_mut(), checkpoint)) {
+                        Ok(pages) => {
+                            let started = Instant::now();
+                            self.observer.suspended(checkpoint, &self.domain);
+                            watched += started.elapsed();
+                            done(Done::Copied { checkpoint, pages });
+                        }
+                        Err(error) => {
+                            stream = None;
+                            done(Done::CopyFailed { checkpoint, error });
+                        }
                     }
-                    Err(error) => {
-                        stream = None;
-                        done(Done::CopyFailed { checkpoint, error });
-                    }
-                },
+                }
                 Job::Resume { epoch } => {
                     let epoch = self.output.lock().unwrap_or_else(PoisonError::into_inner).begin_epoch(epoch);
                     if let Err(error) = epoch {
@@ -256,13 +263,13 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
 
     /// Takes the state of the suspended guest: as a copy, or, where there is too much for that, onto the stream.
     fn copy(&mut self, stream: Option<&mut Stream>, checkpoint: u64) -> Result<u64, SaveError> {
-        let pages = self.saver.collect(&mut self.domain)?;
+        let pages = self.saver.collect(&mut self.domain)?.saturating_add(self.saver.staged_ahead());
         let Some(stream) = stream else { return Ok(pages) };
         stream.direct = pages.saturating_mul(PAGE_SIZE as u64) > self.staging_limit;
         stream.lane.enter(checkpoint, stream.direct);
         if !stream.direct {
             self.saver.stage(&self.domain)?;
-            return Ok(pages);
+            return Ok(self.saver.staged());
         }
         log::warn!(
             "{}: checkpoint {checkpoint}: {pages} pages are over the staging limit, the guest waits for the link",
