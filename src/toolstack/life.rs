@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   control/shutdown = "suspend"      the guest takes the value away: it has heard
+//!     (or an event, where the guest offers a channel: suspend_channel.rs)
 //!                                     Xen has it as shut down, reason suspend; xenstored tells (@releaseDomain)
 //!   emulator: stop; disks: checkpoint  ... emulator: cont
 //!                                     xc_domain_resume(fast), xenstored is told (RESUME)
@@ -14,6 +15,7 @@ use super::emulator::Emulator;
 use super::failed;
 use super::identity::{Identity, Kind};
 use super::store::Session;
+use super::suspend_channel::SuspendChannel;
 use crate::hypervisor::xen::{Host, LifeHook, XenDomain};
 use crate::hypervisor::{Domain, Error, Result, SaveDomain, ShutdownReason};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,7 +66,9 @@ struct Life {
     emulator: Option<Emulator>,
     session: Session,
     disks: Vec<Box<dyn Replicated>>,
-    /// Where the guest is asked.
+    /// By which the guest is asked, where it offers one.
+    channel: Option<SuspendChannel>,
+    /// Where it is asked else.
     request: String,
     patience: Duration,
 }
@@ -78,14 +82,19 @@ impl Life {
         session.watch(&request, REQUEST).map_err(asked)?;
         session.watch("@releaseDomain", ENDS).map_err(asked)?;
         let domain = host.domain(domid)?;
-        Ok(Life { domid, kind: identity.kind, domain, emulator, session, disks: Vec::new(), request, patience })
+        let channel = SuspendChannel::open(&domain, &mut session).unwrap_or_else(|error| {
+            log::warn!("domain {domid}: its suspend event channel is not used: {error}");
+            None
+        });
+        let (kind, disks) = (identity.kind, Vec::new());
+        Ok(Life { domid, kind, domain, emulator, session, disks, channel, request, patience })
     }
 
     fn suspend(&mut self) -> Result<()> {
-        if self.can_be_asked()? {
-            self.ask()?;
-        } else {
-            self.domain.suspend_from_outside()?;
+        match &self.channel {
+            Some(channel) if !self.sleeps()? => channel.ask()?,
+            _ if self.can_be_asked()? => self.ask()?,
+            _ => self.domain.suspend_from_outside()?,
         }
         self.until_suspended()?;
         self.emulator.as_ref().map_or(Ok(()), Emulator::stop)?;
@@ -95,10 +104,11 @@ impl Life {
 
     /// A HVM guest without PV drivers, or asleep, has nobody who would hear.
     fn can_be_asked(&self) -> Result<bool> {
-        if self.kind != Kind::Hvm {
-            return Ok(true);
-        }
-        Ok(self.domain.hvm_param(CALLBACK_IRQ)? != 0 && self.domain.hvm_param(ACPI_S_STATE)? == 0)
+        Ok(self.kind != Kind::Hvm || (self.domain.hvm_param(CALLBACK_IRQ)? != 0 && !self.sleeps()?))
+    }
+
+    fn sleeps(&self) -> Result<bool> {
+        Ok(self.kind == Kind::Hvm && self.domain.hvm_param(ACPI_S_STATE)? != 0)
     }
 
     /// Asks, and waits until the guest has heard.
@@ -122,8 +132,14 @@ impl Life {
     fn until_suspended(&mut self) -> Result<()> {
         let deadline = Instant::now() + self.patience;
         while !self.has_suspended()? {
-            let event = self.session.next_event(deadline).map_err(|error| failed("xenstore", error))?;
-            if event.is_none() && !self.has_suspended()? {
+            let told = match &self.channel {
+                None => self.session.next_event(deadline).map(|event| event.is_some()),
+                // What is no suspend is told by xenstored alone.
+                Some(channel) => self.session.changes_or(channel, deadline),
+            };
+            let told = told.map_err(|error| failed("xenstore", error))?;
+            self.channel.as_ref().map_or(Ok(()), SuspendChannel::heard)?;
+            if !told && !self.has_suspended()? {
                 return Err(self.unanswered("follow"));
             }
         }

@@ -5,6 +5,7 @@
 //! | `store` | xenstore: keys, watches, transactions, and telling it of a resume | `xenstore-rs`; the protocol of `io/xs_wire.h` for what that does not have |
 //! | `identity` | a domain by name or number: its kind, its configuration | xenstore, libxl's file of the configuration |
 //! | `life` | asking a guest to suspend, and letting it go on | `control/shutdown`, `xc_domain_resume` |
+//! | `suspend_channel` | the same by an event, where the guest offers that | libxenevtchn |
 //! | `qmp` | a conversation with QEMU | its Unix socket |
 //! | `emulator` | the emulator beside a HVM domain | QMP, its keys in xenstore |
 //! | `netbuf`, `netlink` | the output of its network cards, held back | plug qdiscs, over rtnetlink |
@@ -24,6 +25,7 @@ pub mod netbuf;
 pub mod netlink;
 pub mod qmp;
 pub mod store;
+mod suspend_channel;
 pub mod xl;
 
 use crate::hypervisor::Error;

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -117,23 +117,33 @@ impl Wire {
         }
     }
 
-    /// Whether something can be read before `deadline`.
+    /// Waits until there is something to read; false at the deadline.
     fn readable(&self, deadline: Instant) -> io::Result<bool> {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let left = Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: i64::from(left.subsec_nanos()),
-            };
-            let polled = match self {
-                Wire::Socket(stream) => poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&left)),
-                Wire::Device(file) => poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&left)),
-            };
-            match polled {
-                Ok(ready) => return Ok(ready > 0),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+        wait(&mut [PollFd::new(self, PollFlags::IN)], deadline)
+    }
+}
+
+impl AsFd for Wire {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Wire::Socket(stream) => stream.as_fd(),
+            Wire::Device(file) => file.as_fd(),
+        }
+    }
+}
+
+/// Waits until one of the descriptors is ready; false at the deadline.
+fn wait(fds: &mut [PollFd<'_>], deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        };
+        match poll(fds, Some(&left)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -199,6 +209,21 @@ impl Session {
                 self.keep(&payload);
             }
         }
+    }
+
+    /// Waits until there has been a change, or there is something to read from `other`; false at the deadline. All changes are taken.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn changes_or(&mut self, other: &impl AsFd, deadline: Instant) -> io::Result<bool> {
+        if self.events.is_empty() {
+            let mut fds = [PollFd::new(&self.wire, PollFlags::IN), PollFd::new(other, PollFlags::IN)];
+            if !wait(&mut fds, deadline)? {
+                return Ok(false);
+            }
+        }
+        while self.next_event(Instant::now())?.is_some() {}
+        Ok(true)
     }
 
     /// The value at a path; `None` where there is none.
@@ -361,6 +386,23 @@ mod tests {
     fn nothing_to_tell_is_no_event() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         assert_eq!(Session::over(ours.into()).next_event(Instant::now()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_change_or_another_descriptor_ends_the_waiting() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut session = Session::over(ours.into());
+        let (other, mut peer) = UnixStream::pair().unwrap();
+        assert!(!session.changes_or(&other, Instant::now()).unwrap());
+        for word in [message::WATCH_EVENT, 0, 0, 5] {
+            theirs.write_all(&word.to_ne_bytes()).unwrap();
+        }
+        theirs.write_all(b"/a\0t\0").unwrap();
+        let deadline = Instant::now() + ANSWER;
+        assert!(session.changes_or(&other, deadline).unwrap());
+        assert!(!session.changes_or(&other, Instant::now()).unwrap(), "it was taken");
+        peer.write_all(b"!").unwrap();
+        assert!(session.changes_or(&other, deadline).unwrap());
     }
 
     #[test]

@@ -141,6 +141,11 @@ impl Helper {
         Helper { helper, control_path: home.path("control") }
     }
 
+    /// Its process number.
+    pub fn id(&self) -> u32 {
+        self.helper.id()
+    }
+
     /// Answers the helper until it has completed. What `answer` does not answer (`None`) is answered as libxl does when all is
     /// well: the guest is suspended and resumed, the device model reports to the dirty log.
     pub fn run(self, answer: impl FnMut(&Message, &mut Control) -> Option<i32>) -> Outcome {

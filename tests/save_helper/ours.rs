@@ -6,12 +6,13 @@ use crate::home::{Home, Program, assert_go_on, assert_restored, fifo, guest};
 use crate::message::Message;
 use crate::plain::{configs, we_save};
 use crate::remus::{append, record};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 use std::thread;
-use xen_replicate::hypervisor::Domain;
 use xen_replicate::hypervisor::sim::{SimConfig, SimDomain};
+use xen_replicate::hypervisor::{DirtyBitmap, Domain, LogDirty};
 use xen_replicate::stream::libxl;
 
 use Program::{Debians, Ours};
@@ -94,6 +95,36 @@ fn a_verify_pass_agrees_with_either_side() {
         let (original, home) = save(saving, Home::of(&guest(&config, 50)), 3);
         assert_restored(&original, &restore(restoring, &config, &home.path("stream")));
     }
+}
+
+/// Has our helper save a running guest, with SIGTERM at its first question, and looks at how it puts things in order.
+pub fn call_off(home: &Home) {
+    let helper = Helper::save(home, &home.path("stream"), None, 1, PLAIN);
+    let id = Pid::from_raw(i32::try_from(helper.id()).unwrap()).unwrap();
+    let outcome = helper.run(|message, control| match message {
+        Message::SwitchQemuLogdirty { enable: true } => {
+            control.tell("device-log on");
+            kill_process(id, Signal::TERM).unwrap();
+            Some(0)
+        }
+        _ => None,
+    });
+    assert_eq!(outcome.retval, -1, "{outcome:?}");
+    assert!(outcome.logged("called off by SIGTERM"), "{outcome:?}");
+    assert_eq!(outcome.count(|message| *message == Message::Suspend), 0);
+    assert_eq!(outcome.count(|message| *message == Message::SwitchQemuLogdirty { enable: false }), 1);
+    assert_eq!(home.failed_calls(), [""; 0]);
+}
+
+#[test]
+#[ignore = "long"]
+fn a_save_that_is_called_off_leaves_the_guest_untracked_and_running() {
+    let home = Home::of(&guest(&SimConfig::small(5), 50)).with(Ours);
+    call_off(&home);
+    let mut guest = home.after();
+    assert!(!guest.info().unwrap().is_suspended());
+    let mut dirty = DirtyBitmap::new(guest.info().unwrap().nr_pfns);
+    assert!(guest.peek_log_dirty(&mut dirty).is_err(), "writes are still tracked");
 }
 
 /// Takes so many checkpoints; libxl's part of each is written when libxl is told that libxc's is.

@@ -8,8 +8,8 @@ use crate::pv_home::{after, assert_go_on, assert_restored, configs, empty_home, 
 use std::fs::{self, File};
 use std::path::Path;
 use std::thread;
-use xen_replicate::hypervisor::Domain;
 use xen_replicate::hypervisor::sim::pv::{PvConfig, PvSim};
+use xen_replicate::hypervisor::{DirtyBitmap, Domain, LogDirty};
 use xen_replicate::libxc::Saver;
 use xen_replicate::libxc::save::STREAM_VERSION;
 use xen_replicate::stream::Mode;
@@ -100,6 +100,31 @@ fn live_images_of_pv_guests_have_what_was_dirtied_meanwhile() {
             assert_go_on(original, copy);
         }
     }
+}
+
+#[test]
+#[ignore = "long"]
+fn a_verify_pass_of_a_pv_guest_agrees_with_either_side() {
+    for config in configs() {
+        for (saving, restoring) in PAIRS {
+            let home = save(saving, &config, 3);
+            let mut original = after(&home);
+            let mut copy = restore(restoring, &config, &home.path("stream"));
+            assert_restored(&mut original, &mut copy, &config);
+        }
+    }
+}
+
+#[test]
+#[ignore = "long"]
+fn a_save_that_is_called_off_leaves_a_pv_guest_untracked_and_running() {
+    let [config, ..] = configs();
+    let home = home_of(&guest(&config), Ours);
+    crate::ours::call_off(&home);
+    let mut guest = after(&home);
+    assert!(!guest.info().unwrap().is_suspended());
+    let mut dirty = DirtyBitmap::new(guest.info().unwrap().nr_pfns);
+    assert!(guest.peek_log_dirty(&mut dirty).is_err(), "writes are still tracked");
 }
 
 #[test]

@@ -53,6 +53,29 @@ fn refused(stream: &[u8]) -> (String, i32, u64) {
     (said.collect::<Vec<_>>().join("\n"), end.errno, peak_kib)
 }
 
+/// Whether Debian's helper lived to complete, and with what.
+fn theirs(stream: &[u8]) -> Option<i32> {
+    let [config, ..] = configs();
+    let home = empty_home(&config, Program::Debians);
+    let path = home.path("stream");
+    fs::write(&path, stream).unwrap();
+    let helper = Helper::restore(&home, &path, None, PLAIN);
+    let ended = helper
+        .try_run(Duration::from_secs(100), |message, _| matches!(message, Message::StaticDataDone { .. }).then_some(0));
+    ended.result.ok().map(|(completion, _)| completion.retval)
+}
+
+#[test]
+#[ignore = "long"]
+fn what_becomes_of_bad_pv_streams_with_theirs() {
+    let table = PageEntry { page_type: PageType::L1TAB, pfn: 1 };
+    let data = PageEntry { page_type: PageType::NOTAB, pfn: 1 };
+    let of = |page| stream(0, 1023, &[8, 9], Some(page));
+    assert_eq!(theirs(&of((table, 1024 << 12 | 1))), None, "it aborts");
+    assert_eq!(theirs(&of((PageEntry { pfn: 1024, ..data }, 0))), Some(-1));
+    assert_eq!(theirs(&of((data, 0))), Some(-1));
+}
+
 #[test]
 #[ignore = "long"]
 fn bad_pv_streams_are_refused_in_little_memory() {

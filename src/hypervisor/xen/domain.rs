@@ -95,6 +95,17 @@ impl XenDomain {
         getdomaininfo(&self.handles, self.domid)
     }
 
+    /// Has Xen send an event to a port of the domain's, which somebody here is bound to, when the domain has suspended itself.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn subscribe_for_suspend(&self, port: u32) -> Result<()> {
+        // SAFETY: the interface is open. The rest are numbers.
+        let rc = unsafe { sys::xc_domain_subscribe_for_suspend(self.handles.xch(), self.domid, port) };
+        hypercall("xc_domain_subscribe_for_suspend", self.domid, rc)?;
+        Ok(())
+    }
+
     /// Has Xen shut the domain down as if it had suspended itself: what a HVM guest without PV drivers needs, which cannot be asked.
     ///
     /// # Errors

@@ -32,6 +32,7 @@ compile_error!(
 
 mod device_model;
 mod domain;
+mod event_channel;
 mod ffi;
 mod handles;
 mod host;
@@ -45,6 +46,7 @@ mod restore;
 mod save;
 
 pub use domain::{LifeHook, XenDomain};
+pub use event_channel::EventChannel;
 pub use host::Host;
 pub use mapping::{MAX_BATCH, XenPages, XenPagesMut};
 pub use populate::PFN_LIMIT;

@@ -100,7 +100,7 @@ helper() {
   esac
 }
 
-# configure NAME TYPE: writes NAME.cfg. Parameters: memory_mb, region_kb, dirty_kb, tick_ms; net_own and net_to, see bridge.
+# configure NAME TYPE: writes NAME.cfg. Parameters: memory_mb, region_kb, dirty_kb, tick_ms, suspend_channel; net_own and net_to, see bridge.
 configure() {
   {
     cat <<CFG
@@ -111,7 +111,7 @@ maxmem = $memory_mb
 vcpus = 1
 kernel = "/lab/$guest_kernel"
 ramdisk = "/lab/guest-initrd"
-extra = "console=hvc0 quiet panic=1 mitigations=off rdinit=/init region_kb=$region_kb dirty_kb=$dirty_kb tick_ms=$tick_ms ${net_to:+net_own=$net_own net_to=$net_to}"
+extra = "console=hvc0 quiet panic=1 mitigations=off rdinit=/init region_kb=$region_kb dirty_kb=$dirty_kb tick_ms=$tick_ms ${net_to:+net_own=$net_own net_to=$net_to} ${suspend_channel:+suspend_channel=1}"
 on_crash = "destroy"
 on_reboot = "destroy"
 CFG

@@ -6,11 +6,13 @@
 //! LAB count=17 sum=0123456789abcdef up=4.250
 //! ```
 //!
-//! With `net_own` and `net_to`, each line also leaves as a datagram (`net.rs`).
+//! With `net_own` and `net_to`, each line also leaves as a datagram (`net.rs`); with `suspend_channel=1` it offers a suspend event channel
+//! (`channel.rs`).
 //!
 //! The sum is over what the memory holds, not over what it should hold: `work.rs` says what that is. Parameters are words of the kernel's
 //! command line, which the kernel puts into init's environment.
 
+mod channel;
 mod net;
 mod work;
 
@@ -42,9 +44,13 @@ fn main() {
         _ => None,
     };
     let start = Instant::now();
+    let offered = if parameter("suspend_channel", 0) > 0 { Some(channel::offer()) } else { None };
     let mut console = std::io::stdout();
     // Nobody is there to tell when the console fails.
     let _ = writeln!(console, "LAB shape pages={} step={}", shape.pages, shape.step);
+    if let Some(Err(error)) = offered {
+        let _ = writeln!(console, "LAB no suspend event channel: {error}");
+    }
     for count in 1u64.. {
         for nth in 0..shape.step {
             let number = shape.written(count, nth);

@@ -1,13 +1,13 @@
 //! The guest's network card: Xen's front end from the initrd, an address, and a datagram to the outside at each step.
 
-use std::ffi::{c_char, c_int, c_long, c_ulong};
+use std::ffi::{c_char, c_int, c_long, c_ulong, c_void};
 use std::fs::File;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 unsafe extern "C" {
-    fn ioctl(fd: c_int, request: c_ulong, argument: *mut Interface) -> c_int;
+    fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int;
     fn syscall(number: c_long, fd: c_int, parameters: *const c_char, flags: c_int) -> c_long;
 }
 
@@ -46,7 +46,7 @@ impl Outside {
             let mut interface = Interface { name: *b"eth0\0\0\0\0\0\0\0\0\0\0\0\0", value: [0; 24] };
             interface.value[..value.len()].copy_from_slice(value);
             // SAFETY: the descriptor is open, and the structure is what these requests take.
-            unsafe { ioctl(socket.as_raw_fd(), request, &mut interface) == 0 }
+            unsafe { ioctl(socket.as_raw_fd(), request, (&raw mut interface).cast()) == 0 }
         };
         // AF_INET, no port, the address.
         let address = |octets: [u8; 4]| [&[2, 0, 0, 0][..], &octets].concat();
