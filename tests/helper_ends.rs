@@ -5,8 +5,6 @@ mod guest;
 #[path = "helper_ends/world.rs"]
 mod world;
 
-#[path = "helper_ends/install.rs"]
-mod install;
 #[path = "helper_ends/plain.rs"]
 mod plain;
 #[path = "helper_ends/rounds.rs"]

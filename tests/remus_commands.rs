@@ -4,7 +4,7 @@ mod commands_support;
 
 use commands_support::{Guarded, PROGRAM, command, wait};
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use tempfile::TempDir;
 use xen_replicate::control::status::Framing;
@@ -135,14 +135,50 @@ fn another_domain_is_refused_until_the_primary_gives_up() {
 #[test]
 fn a_bare_peer_is_served_and_takes_over_as_xl_does() {
     let place = Place::new();
-    let (control, host) = (place.text("a"), format!("exec:{}", place.remote("--bare")));
+    bare_peer_takes_over(&place, &place.remote("--bare"), &place.path("b"));
+}
+
+#[test]
+fn a_bare_receiver_learns_which_domain_comes() {
+    let place = Place::new();
+    // Its control socket has the domain's name only if it knows that.
+    let run = place.text("run");
+    let remote = place.remote("--bare").replace("--domain web --control", "-r --record");
+    let remote = format!("XEN_REPLICATE_RUN={run} && export XEN_REPLICATE_RUN && {remote}");
+    assert!(!remote.contains("web"), "{remote}");
+    bare_peer_takes_over(&place, &remote, &place.path("run/web.sock"));
+    let kept = std::fs::read(place.path("b")).unwrap();
+    assert!(kept.starts_with(b"Xen saved domain, xl format\n"), "the preamble is part of the record");
+    let refused = |input: &[u8], told: &str| {
+        std::fs::write(place.path("input"), input).unwrap();
+        let stdin = std::fs::File::open(place.path("input")).unwrap();
+        let ran = command(&["receive", "--bare", "-r", "--no-control"]).stdin(stdin).output().unwrap();
+        let errors = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(ran.status.code() == Some(2) && errors.contains(told), "{errors}");
+        // The sender is told to begin before anything is known of it, and nothing else.
+        assert_eq!(ran.stdout, b"xl migration receiver ready, send binary domain data.\n");
+    };
+    refused(b"", "failed to fill");
+    refused(&[b'x'; 64], "xl magic");
+    refused(&kept[..100], "end of file");
+    let mut long = kept[..48].to_vec();
+    long[44..48].copy_from_slice(&u32::MAX.to_le_bytes());
+    refused(&long, "over the limit of 16777216");
+    let mut nameless = kept[..44].to_vec();
+    nameless.extend(b"\x07\0\0\0\x03\0\0\0{}\0");
+    refused(&nameless, "no name: give it by --domain");
+}
+
+/// `b` is the receiver's control socket.
+fn bare_peer_takes_over(place: &Place, remote: &str, b: &Path) {
+    let (control, host) = (place.text("a"), format!("exec:{remote}"));
     let arguments = ["remus", "--allow-bare", "-i", "10", "--control", &control, "web", &host];
     let mut primary = Guarded(command(&arguments).stderr(Stdio::null()).spawn().unwrap());
     let before = wait(&place.path("a"), "protection", |status| status.acknowledged >= 5);
     assert_eq!((before.framing, before.protected), (Some(Framing::Bare), true));
     primary.0.kill().unwrap();
     primary.0.wait().unwrap();
-    let after = wait(&place.path("b"), "the survivor", |status| status.phase == "alone");
+    let after = wait(b, "the survivor", |status| status.phase == "alone");
     assert_eq!((after.generation, after.peer), (0, None));
     place.end_remote();
 }

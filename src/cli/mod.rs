@@ -4,6 +4,7 @@ mod ctl;
 mod dump;
 mod endpoint;
 mod live;
+mod pages;
 mod protection;
 mod receive;
 mod remus;
@@ -17,7 +18,7 @@ mod verify;
 mod xen;
 
 use crate::demo;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::io;
 use std::process::ExitCode;
 
@@ -52,6 +53,10 @@ enum Command {
     Tap(tap::Args),
     /// Watch a simulated guest survive the death of its host
     Demo(demo::Args),
+    /// Print a shell's completion of these commands
+    Completion(pages::CompletionArgs),
+    /// Write the man pages
+    Man(pages::ManArgs),
     #[command(hide = true)]
     DemoPrimary(demo::ChildArgs),
     #[command(hide = true)]
@@ -75,6 +80,8 @@ pub fn run() -> ExitCode {
         Command::Ctl(args) => ctl::run(&args),
         Command::Tap(args) => tap::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Completion(args) => pages::completion(&args, &Cli::command()),
+        Command::Man(args) => pages::man(&args, &Cli::command()),
         Command::DemoPrimary(args) => demo::primary(&args),
         Command::DemoSecondary(args) => demo::secondary(&args),
         Command::SimClient(args) => sim_client::run(&args),
@@ -93,8 +100,7 @@ pub fn run() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use super::Cli;
-    use clap::CommandFactory;
+    use super::{Cli, CommandFactory};
 
     #[test]
     fn the_options_of_all_commands_are_sound() {

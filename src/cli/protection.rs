@@ -199,14 +199,14 @@ impl ProtectionArgs {
     /// # Errors
     /// As for [`ProtectionArgs::rule`].
     pub fn remote_command(&self, domain: &str) -> Result<String, String> {
-        self.remote_command_with(domain, "")
+        self.remote_command_with(domain, "", false)
     }
 
-    /// The same with options behind the rule.
+    /// The same with options behind the rule. With `or_stock` a host that has no program of ours runs xl's receiver.
     ///
     /// # Errors
     /// As for [`ProtectionArgs::rule`].
-    pub fn remote_command_with(&self, domain: &str, options: &str) -> Result<String, String> {
+    pub fn remote_command_with(&self, domain: &str, options: &str, or_stock: bool) -> Result<String, String> {
         let mut command = format!("xen-replicate receive --domain {} --rule {}{options}", quoted(domain), self.rule()?);
         if let Some(backend) = self.backend.as_ref().and_then(ValueEnum::to_possible_value) {
             command.push_str(&format!(" --backend {}", backend.get_name()));
@@ -227,6 +227,12 @@ impl ProtectionArgs {
             if value != ms(usual) {
                 command.push_str(&format!(" {option} {value}"));
             }
+        }
+        if or_stock {
+            // `-e`, where it is asked for, comes behind it all.
+            let ours = format!("command -v xen-replicate >/dev/null && exec {command} \"$@\"");
+            let script = format!("{ours}; exec xl migrate-receive -r \"$@\"");
+            command = format!("sh -c {} sh", quoted(&script));
         }
         Ok(quoted(&command))
     }

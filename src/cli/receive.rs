@@ -3,7 +3,7 @@
 use super::endpoint::{self, Reach, SSH_COMMAND};
 use super::live;
 use super::protection::{MOST_MIB, ProtectionArgs, ms};
-use crate::host::bare;
+use crate::host::bare::{self, Sender};
 use crate::host::colo::Lockstep;
 use crate::host::operator::Desk;
 use crate::host::secondary::{Home, Job, Source, receive};
@@ -16,16 +16,23 @@ use clap::Args as ClapArgs;
 use std::io;
 use std::path::PathBuf;
 
-/// Options of the command: the other half of `remus`. It takes `-e` and `-r` as `xl migrate-receive` does, so that it can stand
-/// in its place.
+/// Options of the command: the other half of `remus`. It takes the options of `xl migrate-receive` (`main_migrate_receive` in
+/// `tools/xl/xl_migrate.c`), so that it can stand in its place; of one that is given again the last counts, as for xl.
 #[derive(Debug, Clone, ClapArgs)]
+#[command(args_override_self = true)]
 pub struct Args {
     /// Stay in the foreground; accepted for compatibility, for it always does
-    #[arg(short = 'e', long)]
+    #[arg(short = 'e', visible_short_alias = 'F', long)]
     pub foreground: bool,
     /// Receive checkpoints; accepted for compatibility, for it always does
     #[arg(short = 'r', long)]
     pub remus: bool,
+    /// Print more; accepted for compatibility, see RUST_LOG
+    #[arg(short = 'd', long)]
+    pub debug: bool,
+    /// Leave the domain paused; accepted for compatibility, for behind checkpoints xl does not either
+    #[arg(short = 'p', long)]
+    pub paused: bool,
     /// Wait for primaries there, one after the other: unix:PATH or tcp:ADDR:PORT [default: standard input and output]
     #[arg(long, value_name = "WHERE", conflicts_with = "fd")]
     pub listen: Option<String>,
@@ -47,9 +54,9 @@ pub struct Args {
     /// Most MiB of a checkpoint that is kept until it is whole; a larger one is refused
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=MOST_MIB))]
     pub memory_budget: u64,
-    /// The domain to take; images of others are refused
-    #[arg(long, value_name = "NAME")]
-    pub domain: String,
+    /// The domain to take; images of others are refused [default with --bare, without --listen: the one that comes]
+    #[arg(long, value_name = "NAME", required_unless_present = "bare")]
+    pub domain: Option<String>,
     /// Most MiB of memory that the domain may have here [default: what it asks for]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=MOST_MIB))]
     pub domain_memory: Option<u64>,
@@ -91,7 +98,15 @@ impl Args {
     /// # Errors
     /// What is wrong, with the option's name.
     pub fn config(&self) -> Result<Config, String> {
+        if self.domain.is_none() && (self.listen.is_some() || self.colo) {
+            return Err("--domain is needed with --listen and with --colo".into());
+        }
         self.protection.config(self.interval, self.bare)
+    }
+
+    /// The domain to take; empty as long as only its sender knows.
+    pub fn domain(&self) -> &str {
+        self.domain.as_deref().unwrap_or_default()
     }
 
     /// Where the stream comes from.
@@ -115,7 +130,7 @@ impl Args {
     /// # Errors
     /// The host is of none of its forms.
     pub fn endpoint_of(&self, host: &str, ssh: Option<&str>, remote: Option<&str>) -> Result<Address, String> {
-        let ours = self.protection.remote_command(&self.domain)?;
+        let ours = self.protection.remote_command(self.domain())?;
         let reach = Reach {
             ssh: ssh.unwrap_or(SSH_COMMAND),
             remote: remote.unwrap_or(&ours),
@@ -135,39 +150,67 @@ impl Args {
 pub fn run(args: &Args) -> io::Result<bool> {
     let usage = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
     let config = args.config().map_err(usage)?;
+    let mut named = args.clone();
+    let met = match args.domain {
+        Some(_) => None,
+        // A stock sender tells in its stream alone.
+        None => {
+            let cancel = Cancel::new()?;
+            let mut sender = Sender::new(link(args, &cancel)?);
+            named.domain = Some(sender.domain()?);
+            Some((sender, cancel))
+        }
+    };
+    let args = &named;
     #[cfg(feature = "xen")]
     if args.protection.is_xens() {
         let home = super::xen::home(args).map_err(usage)?;
-        return serve(args, config, home, bare::receive_checkpoints);
+        return serve(args, config, home, met, bare::receive_checkpoints);
     }
     let home = SimHome {
         backend: args.protection.backend(),
         target: SimTarget {
-            domain: args.domain.clone(),
+            domain: args.domain().to_owned(),
             memory_budget: args.domain_memory.map(|mib| mib * ((1 << 20) / PAGE_SIZE as u64)),
         },
         colo: args.colo.then(|| (Lockstep::default(), args.bare)),
         digests: args.protection.keep_digests.clone(),
     };
-    serve(args, config, home, bare::receive)
+    serve(args, config, home, met, bare::receive)
 }
 
-/// The same for one backend; `bare` takes a bare stream.
+/// The one connection that there is without --listen.
+fn link(args: &Args, cancel: &Cancel) -> io::Result<Link> {
+    match args.source().map_err(|text| io::Error::new(io::ErrorKind::InvalidInput, text))? {
+        Listen::Fds(address) => connect(&address, cancel),
+        Listen::Stdio | Listen::At(_) => Link::stdio(cancel.clone()),
+    }
+}
+
+/// The same for one backend; `bare` takes a bare stream, of a sender that was met already or not.
 fn serve<H: Home>(
     args: &Args,
     config: Config,
     home: H,
-    bare: impl FnOnce(Link, Cancel, &Job<H>, &Desk) -> io::Result<bool>,
+    met: Option<(Sender, Cancel)>,
+    bare: impl FnOnce(Sender, Cancel, &Job<H>, &Desk) -> io::Result<bool>,
 ) -> io::Result<bool> {
     let usage = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
     let failpoints = args.protection.failpoints().map_err(usage)?;
     let pacing = args.protection.pacing().map_err(usage)?;
-    let socket = args.protection.control_path(&args.domain)?;
-    let cancel = Cancel::new()?;
-    let source = match args.source().map_err(usage)? {
-        Listen::Stdio => Source::Link(Link::stdio(cancel.clone())?, cancel),
-        Listen::Fds(address) => Source::Link(connect(&address, &cancel)?, cancel),
-        Listen::At(address) => Source::Listener(Listener::bind(&address)?),
+    let socket = args.protection.control_path(args.domain())?;
+    let source = match (met, args.source().map_err(usage)?) {
+        (Some((sender, cancel)), _) => Who::Stock(sender, cancel),
+        (None, Listen::At(address)) => Who::Ours(Source::Listener(Listener::bind(&address)?)),
+        (None, _) => {
+            let cancel = Cancel::new()?;
+            let link = link(args, &cancel)?;
+            if args.bare && !args.colo {
+                Who::Stock(Sender::new(link), cancel)
+            } else {
+                Who::Ours(Source::Link(link, cancel))
+            }
+        }
     };
     let mut restore = Options::default();
     restore.libxc.round_limit = args.memory_budget();
@@ -184,21 +227,29 @@ fn serve<H: Home>(
         pacing,
         staging_limit: args.protection.staging_limit(),
         failpoints,
-        protection: args.protection.protection(&args.domain, config),
+        protection: args.protection.protection(args.domain(), config),
     };
     // Begun here, so that a path of no use is told now and not at a failover.
     drop(args.protection.digests()?);
-    let desk = Desk::new(&args.domain)?;
+    let desk = Desk::new(args.domain())?;
     // The remote shell that started this must not end it when it loses its own host.
     let office = desk.open(socket.as_deref(), !args.foreground)?;
     let table = args.protection.watch.then(|| live::start(&desk)).transpose()?;
     let received = match source {
-        Source::Link(link, cancel) if args.bare && !args.colo => bare(link, cancel, &job, &desk),
-        source => receive(source, &job, &desk),
+        Who::Stock(sender, cancel) => bare(sender, cancel, &job, &desk),
+        Who::Ours(source) => receive(source, &job, &desk),
     };
     drop(table);
     drop(office);
     received
+}
+
+/// Who sends.
+enum Who {
+    /// A stock xl, or who speaks as one does.
+    Stock(Sender, Cancel),
+    /// This project's `remus`.
+    Ours(Source),
 }
 
 #[cfg(test)]
@@ -244,6 +295,10 @@ mod tests {
         assert!(args.remus && args.foreground);
         let long = parse(&["--remus", "--foreground"]).unwrap();
         assert_eq!(format!("{args:?}"), format!("{long:?}"));
+        assert!(parse(&["-F"]).unwrap().foreground);
+        assert!(matches!(parse(&["-rdp"]).unwrap(), Args { debug: true, paused: true, .. }));
+        let twice = parse(&["-r", "-e", "-e", "-r", "--interval=5", "--interval=6"]).unwrap();
+        assert!(twice.remus && twice.foreground && twice.interval == 6);
         let colo = parse(&["--colo", "--coloft-script", "/etc/x", "--userspace-colo-proxy", "-e"]).unwrap();
         assert!(colo.colo && colo.userspace_colo_proxy && colo.coloft_script.is_some());
         refused(&["--userspace-colo-proxy"], &["--colo"]);
@@ -282,11 +337,24 @@ mod tests {
     #[test]
     fn the_domain_names_the_socket() {
         let args = parse(&["--once", "--record=/r"]).unwrap();
-        assert!(args.once && args.protection.control_path(&args.domain).unwrap().unwrap().ends_with("web.sock"));
+        assert!(args.once && args.protection.control_path(args.domain()).unwrap().unwrap().ends_with("web.sock"));
         let args = parse(&["--control=/c"]).unwrap();
         assert_eq!(args.protection.control_path("web").unwrap().as_deref(), Some(Path::new("/c")));
         let way = args.endpoint_of("b", None, Some("other")).unwrap();
         assert_eq!(way, Address::Command("exec ssh b other".into()));
         assert!(Line::try_parse_from(["receive"]).unwrap_err().to_string().contains("--domain"));
+    }
+
+    #[test]
+    fn a_stock_sender_need_not_be_named_where_there_is_one_connection() {
+        let unnamed = |args: &[&str]| {
+            let args = Line::try_parse_from([&["receive", "--bare"], args].concat()).unwrap().args;
+            args.config().map(|_| args)
+        };
+        assert_eq!(unnamed(&["-r"]).unwrap().domain(), "");
+        assert_eq!(unnamed(&["--fd=3,4"]).unwrap().domain, None);
+        for more in [&["--listen=unix:/x"][..], &["--colo"]] {
+            assert!(unnamed(more).unwrap_err().contains("--domain"));
+        }
     }
 }

@@ -20,8 +20,9 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Options of the command. The one-letter options, their meanings and their conflicts are those of `xl remus`
-/// (`tools/xl/xl_cmdtable.c` and `main_remus` in `tools/xl/xl_migrate.c`).
+/// (`tools/xl/xl_cmdtable.c` and `main_remus` in `tools/xl/xl_migrate.c`). Of one that is given again the last counts, as for xl.
 #[derive(Debug, Clone, ClapArgs)]
+#[command(args_override_self = true)]
 pub struct Args {
     /// The domain to protect
     pub domain: String,
@@ -74,7 +75,7 @@ pub struct Args {
     pub userspace_proxy: bool,
 
     /// What is run on HOST: for a stock receiver, "xl migrate-receive -r" together with --allow-bare [default: xen-replicate
-    /// receive, with what both sides must agree on]
+    /// receive, with what both sides must agree on; with --allow-bare a host without it gets the stock command]
     #[arg(long, value_name = "CMD")]
     pub remote_command: Option<String>,
     /// Serve a receiver that knows no acknowledgements, as xl remus does, and at the price that has
@@ -148,7 +149,7 @@ impl Args {
                 more.push_str(" --userspace-colo-proxy");
             }
         }
-        self.protection.remote_command_with(&self.domain, &more)
+        self.protection.remote_command_with(&self.domain, &more, self.allow_bare && !self.colo)
     }
 
     /// The way to HOST, or to nowhere with -b.
@@ -355,6 +356,39 @@ mod tests {
         let expected = "exec rsh c other -e";
         let other = args.endpoint_of("c", Some("rsh"), Some("other"));
         assert_eq!(other, Ok(Address::Command(expected.into())));
+    }
+
+    #[test]
+    fn a_host_without_this_program_gets_the_stock_command_where_that_is_allowed() {
+        let args = parse(&["--allow-bare", "-e"]).unwrap();
+        let Ok(Address::Command(command)) = args.endpoint() else { panic!("no command") };
+        // What the remote shell is given when ssh is a program that prints it.
+        let run = |program: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let ssh = "shift; exec sh -c \"$*\"";
+            let said = format!("#!/bin/sh\necho ${{0##*/}} \"$@\"\n");
+            for (name, text) in [("ssh", &*format!("#!/bin/sh\n{ssh}\n")), (program, &*said)] {
+                let path = folder.path().join(name);
+                std::fs::write(&path, text).unwrap();
+                std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+            }
+            let sh = std::process::Command::new("/bin/sh")
+                .args(["-c", &format!("PATH={}:/bin:/usr/bin; {command}", folder.path().display())])
+                .output()
+                .unwrap();
+            String::from_utf8(sh.stdout).unwrap()
+        };
+        assert_eq!(run("xl"), "xl migrate-receive -r -e\n");
+        assert_eq!(run("xen-replicate"), "xen-replicate receive --domain web --rule manual -e\n");
+        let colo = parse(&["--allow-bare", "-c"]).unwrap().endpoint();
+        assert!(matches!(colo, Ok(Address::Command(command)) if !command.contains("migrate-receive")));
+    }
+
+    #[test]
+    fn of_an_option_that_is_given_again_the_last_counts() {
+        let args = parse(&["-i", "50", "-F", "-n", "--once", "-i60", "-Fn", "--once"]).unwrap();
+        assert_eq!(args.interval(), 60);
+        assert!(args.once && args.allow_unsafe && args.no_network_buffer);
     }
 
     #[test]

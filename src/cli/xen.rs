@@ -51,7 +51,7 @@ pub(super) fn remus(args: &Args, config: Config) -> io::Result<bool> {
     how.map(is_gone)
 }
 
-/// Where xl-plugin/install.sh puts the save helper.
+/// Where the save helper is when it is nowhere near this program: where xl-plugin/install.sh puts it.
 const INSTALLED: &str = "/usr/local/lib/xen-replicate/xen-replicate-save-helper";
 
 /// Where copies of real domains are kept.
@@ -65,11 +65,7 @@ pub(super) fn home(args: &receive::Args) -> Result<XenHome, String> {
     if args.domain_memory.is_some() {
         return Err("--domain-memory is for --backend sim: libxl says how much memory a domain has".into());
     }
-    let beside = || {
-        let program = std::env::current_exe().ok()?;
-        Some(program.with_file_name("xen-replicate-save-helper")).filter(|helper| helper.is_file())
-    };
-    let helper = args.save_helper.clone().or_else(beside).unwrap_or_else(|| PathBuf::from(INSTALLED));
+    let helper = args.save_helper.clone().or_else(near).unwrap_or_else(|| PathBuf::from(INSTALLED));
     let way = Way { command: args.receiver.clone(), helper };
     let options = Options {
         patience: crate::toolstack::life::PATIENCE,
@@ -79,5 +75,15 @@ pub(super) fn home(args: &receive::Args) -> Result<XenHome, String> {
         any_disks: true,
         lazy: true,
     };
-    Ok(XenHome { incoming: Incoming::new(args.domain.clone(), way), options })
+    Ok(XenHome { incoming: Incoming::new(args.domain().to_owned(), way), options })
+}
+
+/// The save helper that was built or installed together with this program.
+fn near() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    let folder = program.parent()?;
+    ["xen-replicate-save-helper", "../lib/xen-replicate/xen-replicate-save-helper"]
+        .into_iter()
+        .map(|helper| folder.join(helper))
+        .find(|helper| helper.is_file())
 }

@@ -3,17 +3,18 @@
 use super::operator::Desk;
 use super::secondary::{Home, Job, live};
 use super::sim::SimHome;
+use crate::decode::xl_config::XlConfig;
 use crate::libxl::restore::Options;
 use crate::remus::wire::Capabilities;
 use crate::remus::{Generation, Level, Session};
 use crate::replicate::bare::{Outcome, Recorder, receive_new, secondary::Observer};
 use crate::replicate::fence::FenceContext;
 use crate::replicate::secondary::{Copies, Replica, Survivor, Target};
-use crate::stream::Start;
 use crate::stream::handshake::Message;
+use crate::stream::{Limits, Start, xl};
 use crate::transport::{Cancel, Link, LinkReader, LinkWriter};
 use std::fs::File;
-use std::io::{self, BufReader, IoSlice};
+use std::io::{self, BufReader, Chain, Cursor, ErrorKind, IoSlice, Read};
 use std::thread;
 use std::time::Instant;
 
@@ -37,15 +38,71 @@ impl Observer for Watch {
     }
 }
 
+/// A stock `xl remus` at the other end of a connection, or who speaks as one does.
+#[derive(Debug)]
+pub struct Sender {
+    peer: String,
+    reader: LinkReader,
+    writer: LinkWriter,
+    greeted: bool,
+    /// What it has said already: xl's preamble, or nothing yet.
+    said: Vec<u8>,
+}
+
+impl Sender {
+    /// Nothing is said or heard yet.
+    pub fn new(link: Link) -> Self {
+        let peer = link.peer().to_owned();
+        let (reader, writer) = link.split();
+        Sender { peer, reader, writer, greeted: false, said: Vec::new() }
+    }
+
+    /// Tells it to begin, and waits until it has said which domain it sends. What it says is kept for who reads the stream.
+    ///
+    /// # Errors
+    /// The connection's; what comes is no preamble of xl's, or has no name.
+    pub fn domain(&mut self) -> io::Result<String> {
+        self.greet()?;
+        let invalid = |text: String| io::Error::new(ErrorKind::InvalidData, text);
+        let mut octets = vec![0; xl::HEADER_LEN];
+        self.reader.read_exact(&mut octets)?;
+        let header = xl::Header::parse(&octets).map_err(|error| invalid(error.to_string()))?;
+        let header = header.ok_or(ErrorKind::UnexpectedEof)?;
+        let (length, limit) = (header.optional_data_len, Limits::default().xl_optional_data);
+        if length > limit {
+            return Err(invalid(format!(
+                "xl's preamble has {length} octets of optional data, over the limit of {limit}"
+            )));
+        }
+        let read = (&mut self.reader).take(u64::from(length)).read_to_end(&mut octets)?;
+        if read as u64 != u64::from(length) {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let preamble = xl::Preamble { header, optional_data: octets.get(xl::HEADER_LEN..).unwrap_or_default() };
+        let config = preamble.config().map_err(|error| invalid(error.to_string()))?;
+        let config = XlConfig::decode(config).map_err(|error| invalid(error.to_string()))?;
+        self.said = octets;
+        config.name.ok_or_else(|| invalid("the domain's configuration has no name: give it by --domain".into()))
+    }
+
+    fn greet(&mut self) -> io::Result<()> {
+        if !self.greeted {
+            self.writer.write_all_vectored(&mut [IoSlice::new(Message::Banner.octets())])?;
+            self.greeted = true;
+        }
+        Ok(())
+    }
+}
+
 /// Takes one bare stream. The end of the connection is the primary's death; a stream that must be refused is not.
 ///
 /// Gives true when the survivor ended as it should.
 ///
 /// # Errors
 /// The stream is refused, or ends before a checkpoint is whole; what the survivor failed with.
-pub fn receive(link: Link, cancel: Cancel, job: &Job<SimHome>, desk: &Desk) -> io::Result<bool> {
-    let peer = link.peer().to_owned();
-    let (reader, writer, options) = greet(link, job, desk)?;
+pub fn receive(sender: Sender, cancel: Cancel, job: &Job<SimHome>, desk: &Desk) -> io::Result<bool> {
+    let peer = sender.peer.clone();
+    let (reader, writer, options) = begin(sender, job, desk)?;
     let mut watch = Watch { domain: job.protection.domain.clone(), lost: None };
     let mut target = job.home.target.clone();
     let outcome = receive_new(reader, |config| target.create(config), options, &mut watch);
@@ -70,10 +127,10 @@ pub fn receive(link: Link, cancel: Cancel, job: &Job<SimHome>, desk: &Desk) -> i
 ///
 /// # Errors
 /// As [`receive`].
-pub fn receive_checkpoints<H: Home>(link: Link, cancel: Cancel, job: &Job<H>, desk: &Desk) -> io::Result<bool> {
+pub fn receive_checkpoints<H: Home>(sender: Sender, cancel: Cancel, job: &Job<H>, desk: &Desk) -> io::Result<bool> {
     let name = &job.protection.domain;
-    let peer = link.peer().to_owned();
-    let (reader, writer, options) = greet(link, job, desk)?;
+    let peer = sender.peer.clone();
+    let (reader, writer, options) = begin(sender, job, desk)?;
     let mut watch = Watch { domain: name.clone(), lost: None };
     let mut copy = job.home.copies().image(reader, options).map_err(io::Error::other)?;
     let mut checkpoint = 1;
@@ -104,19 +161,19 @@ pub fn receive_checkpoints<H: Home>(link: Link, cancel: Cancel, job: &Job<H>, de
     live(Survivor { domain, checkpoint, generation: newest(job)?, lost }, job, desk)
 }
 
-type Source = Recorder<BufReader<LinkReader>, File>;
+type Source = Recorder<Chain<Cursor<Vec<u8>>, BufReader<LinkReader>>, File>;
 
 /// Says what a bare peer costs, and lets it begin.
-fn greet<H>(link: Link, job: &Job<H>, desk: &Desk) -> io::Result<(Source, LinkWriter, Options)> {
+fn begin<H>(mut sender: Sender, job: &Job<H>, desk: &Desk) -> io::Result<(Source, LinkWriter, Options)> {
     let name = &job.protection.domain;
     for (level, cost) in Capabilities::BARE.cost() {
         let line = if level == Level::Critical { log::Level::Error } else { log::Level::Warn };
         log::log!(line, "{name}: a bare peer: {cost}");
     }
-    let (reader, mut writer) = link.split();
-    writer.write_all_vectored(&mut [IoSlice::new(Message::Banner.octets())])?;
+    sender.greet()?;
+    let Sender { reader, writer, said, .. } = sender;
     // Told to end: the copy is dropped.
-    let reader = BufReader::with_capacity(1 << 18, reader.with_cancel(desk.waiting()));
+    let reader = Cursor::new(said).chain(BufReader::with_capacity(1 << 18, reader.with_cancel(desk.waiting())));
     let record = job.record.as_deref().map(File::create).transpose()?;
     let mut options: Options = job.restore;
     options.stream.start = Some(Start::Xl);

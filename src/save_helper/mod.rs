@@ -34,6 +34,7 @@ pub mod parent;
 pub mod restore;
 pub mod save;
 pub mod supervised;
+pub mod usage;
 
 pub use arguments::{Callbacks, Command, Fds, Flags, StreamType};
 pub use child::{Channels, Opened, child_main, serve};

@@ -15,6 +15,7 @@ prepare() {
     die "run build first"
   # Optional, see build.
   [ -e "$XEN_LAB/vmlinuz-small" ] && cp "$XEN_LAB/vmlinuz-small" "$folder/lab/"
+  [ -e "$XEN_LAB/package" ] && cp "$XEN_LAB"/package/*.deb "$folder/lab/"
   cp "$here/jobs/$job.sh" "$folder/lab/job"
   chmod 755 "$folder"/lab/{init,start,receiver,dial,answer}
   for parameter; do

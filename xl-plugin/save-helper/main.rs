@@ -5,9 +5,14 @@
 
 use std::process::ExitCode;
 use xen_replicate::hypervisor::xen::{Host, PFN_LIMIT};
-use xen_replicate::save_helper::{Opened, child_main};
+use xen_replicate::save_helper::{Opened, child_main, usage};
 
 fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    if let Some(text) = usage::answer(&arguments) {
+        print!("{text}");
+        return ExitCode::SUCCESS;
+    }
     child_main(std::env::args_os().skip(1), |command| {
         let host = Host::open()?;
         // Of an empty domain Xen does not say how far its memory may reach.

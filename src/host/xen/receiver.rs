@@ -15,6 +15,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// What tells xl-plugin/xl that the stock xl is meant. Else it would run this program in the place of that.
+const STOCK: (&str, &str) = ("XEN_REPLICATE_XL", "stock");
+
 /// How long xl may take to apply a checkpoint, or to begin.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -54,6 +57,7 @@ impl Receiver {
             .args(["-c", &format!("exec {}", way.command)])
             .env("LIBXL_SAVE_HELPER", &way.helper)
             .env(ENVIRONMENT, permit(folder.path()))
+            .env(STOCK.0, STOCK.1)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -166,14 +170,15 @@ mod tests {
     fn it_takes_over_only_with_the_permit() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
-        let script = format!("cat >{0}.stream; test -e $XEN_REPLICATE_FAILOVER; echo $? >{0}", out.display());
+        let script =
+            format!("cat >{0}.stream; test -e $XEN_REPLICATE_FAILOVER; echo $? $XEN_REPLICATE_XL >{0}", out.display());
         let mut receiver = start(&script).unwrap();
         receiver.feed(b"checkpoint").unwrap();
         receiver.fail_over().unwrap();
-        assert_eq!(std::fs::read_to_string(&out).unwrap(), "0\n");
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), "0 stock\n");
         assert_eq!(std::fs::read(folder.path().join("out.stream")).unwrap(), b"checkpoint");
         drop(start(&script).unwrap());
-        assert_eq!(std::fs::read_to_string(&out).unwrap(), "1\n");
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), "1 stock\n");
     }
 
     #[test]
