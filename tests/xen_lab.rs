@@ -213,12 +213,14 @@ fn outlives(a: &Path, b: &Path) {
     }
 }
 
-/// This project's own engine on one host: failover with the output held, protection again, switch-over.
+/// This project's own engine on one host: failover with the output held, protection again, switch-over; and what must end well for the
+/// guest.
 #[test]
 #[ignore = "boots an emulated Xen host, many minutes"]
 fn full_engine() {
     let lab = lab();
-    let folder = lab.run("run", "engine", &["engine", "type=pvh", "net=1", "steps=ours again dropped refused"]);
+    let steps = "steps=ours again dropped refused nomemory dies";
+    let folder = lab.run("run", "engine", &["-t", "2400", "engine", "type=pvh", "net=1", steps]);
     follow(&consoles(&folder, &["guest", "failed-over", "switched-over"]));
 }
 
@@ -227,8 +229,18 @@ fn full_engine() {
 #[ignore = "boots an emulated Xen host, many minutes"]
 fn full_engine_and_stock_tools() {
     let lab = lab();
-    let folder = lab.run("run", "engine-stock", &["engine", "type=pvh", "steps=nowhere stock bare"]);
-    follow(&consoles(&folder, &["guest", "failed-over-stock", "guest--incoming"]));
+    let arguments = ["-t", "1800", "engine", "type=pvh", "steps=nowhere stock bare"];
+    let folder = lab.run("run", "engine-stock", &arguments);
+    follow(&consoles(&folder, &["guest", "failed-over-stock", "bare"]));
+}
+
+/// The same with a device model beside the guest.
+#[test]
+#[ignore = "boots an emulated Xen host, many minutes"]
+fn full_engine_hvm() {
+    let lab = lab();
+    let folder = lab.run("run", "engine-hvm", &["-t", "2400", "engine", "type=hvm", "steps=nowhere ours"]);
+    follow(&consoles(&folder, &["guest", "failed-over"]));
 }
 
 /// The engine between two hosts, of which the first dies.
@@ -238,6 +250,30 @@ fn full_engine_two_hosts() {
     let lab = lab();
     let folder = lab.run("run-two", "engine-two", &["-j", "engine-two", "type=pvh"]);
     outlives(&folder.join("a"), &folder.join("b"));
+}
+
+/// The second of them dies: the guest is where it was.
+#[test]
+#[ignore = "boots two emulated Xen hosts, many minutes"]
+fn full_engine_second_host_dies() {
+    let lab = lab();
+    let folder = lab.run("run-two", "engine-two-secondary", &["-j", "engine-two", "type=pvh", "fault=secondary"]);
+    follow(&consoles(&folder.join("a"), &["protected"]));
+}
+
+/// The link between them is cut: just one goes on.
+#[test]
+#[ignore = "boots two emulated Xen hosts, many minutes"]
+fn full_engine_link_cut() {
+    let lab = lab();
+    let folder = lab.run("run-two", "engine-two-link", &["-j", "engine-two", "type=pvh", "fault=link"]);
+    let (a, b) = (folder.join("a"), folder.join("b"));
+    let second = fs::read_to_string(folder.join("witness/outcome-b")).expect("what became of the second host's copy");
+    match second.trim() {
+        "active" => outlives(&a, &b),
+        "ended" => drop(follow(&consoles(&a, &["protected"]))),
+        other => panic!("{other}"),
+    }
 }
 
 #[test]

@@ -249,9 +249,21 @@ impl Inner {
             Some(script) if !ours => run_script(script, "teardown", card, &path, Some(&ifb)),
             _ => self.clear_ours(card, &ifb, ours),
         };
-        if let Err(error) = cleared.and_then(|()| self.store.remove(&path)) {
+        if let Err(error) = cleared.and_then(|()| self.forget(&path)) {
             log::warn!("taking away the buffer of {} at {ifb}: {error}", card.device);
         }
+    }
+
+    /// Removes a card's keys, and what was made for them.
+    fn forget(&self, path: &str) -> io::Result<()> {
+        self.store.remove(path)?;
+        for parent in [format!("/libxl/{}/remus/netbuf", self.domid), format!("/libxl/{}/remus", self.domid)] {
+            if !self.store.list(&parent)?.is_empty() {
+                break;
+            }
+            self.store.remove(&parent)?;
+        }
+        Ok(())
     }
 
     fn clear_ours(&mut self, card: &Card, ifb: &str, ours: bool) -> io::Result<()> {
