@@ -14,7 +14,7 @@ const CONTROL: [u64; 2] = [35, 36];
 const SYS_IOCTL: c_long = 16;
 
 #[repr(C)]
-struct Hypercall {
+pub struct Hypercall {
     op: u64,
     arguments: [u64; 5],
 }
