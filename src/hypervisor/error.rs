@@ -156,7 +156,9 @@ pub enum Error {
     #[error("the guest's state is damaged: {0}")]
     GuestDamaged(#[from] GuestDamage),
     /// This host's Xen cannot be talked to: there is none, or this process may not.
-    #[error("no access to Xen through /dev/xen/privcmd (is this a Xen host's control domain, and are we root?): {source}")]
+    #[error(
+        "no access to Xen through /dev/xen/privcmd (is this a Xen host's control domain, and are we root?): {source}"
+    )]
     NoHypervisor {
         /// What the system said.
         #[source]

@@ -1,7 +1,8 @@
 //! The output of a domain's network cards, held back: a plug qdisc for each, on an intermediate functional block (IFB) to which what
 //! the card sends is redirected.
 //!
-//! Two ways to set one up. Ours makes an IFB of its own, and redirects all protocols. With `-N` the stock script's contract holds:
+//! Two ways to set one up. Ours makes an IFB of its own, and redirects all protocols but ARP: a host that is not answered within
+//! three seconds counts as gone, and what ARP says holds for the copy too. With `-N` the stock script's contract holds:
 //! `SCRIPT setup` with `vifname` and `XENBUS_PATH` in its environment writes the name of an IFB that has a plug qdisc to
 //! `$XENBUS_PATH/ifb`; `SCRIPT teardown` with `REMUS_IFB` too takes all away.
 //!
@@ -225,6 +226,9 @@ impl Inner {
         if root.kind != "plug" {
             return Err(io::Error::other(format!("{ifb} has a {:?} qdisc and no plug", root.kind)));
         }
+        // It begins with a plug in place. What is queued behind that one would be counted for none of the epochs, and be in the
+        // way of all of them.
+        self.netlink.plug(index, root.handle, Plug::ReleaseIndefinite)?;
         Ok(Held { card: card.clone(), ifb, index, handle: root.handle, before: 0 })
     }
 

@@ -19,15 +19,17 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// How long one try to connect takes, and the time to the next.
-const TRY: Duration = Duration::from_secs(5);
+/// The time from one try to connect to the next.
+const AGAIN: Duration = Duration::from_secs(5);
+/// How long one takes at most: what the guest answers may be held back until a checkpoint is acknowledged.
+const TRY: Duration = Duration::from_secs(120);
 
 fn connect(to: SocketAddr) -> TcpStream {
     loop {
         match TcpStream::connect_timeout(&to, TRY) {
             Ok(stream) => return stream,
             // The guest is not there yet.
-            Err(_) => std::thread::sleep(TRY),
+            Err(_) => std::thread::sleep(AGAIN),
         }
     }
 }

@@ -276,7 +276,10 @@ mod tests {
         assert!(matches!(error, Error::OtherInterface { domid: 7, .. }), "{error:?}");
         assert!(error.to_string().contains("another version") && error.to_string().contains(RELEASE), "{error}");
         let other = refused(libc::EPERM);
-        assert!(matches!(other, Error::Hypercall { .. }) && other.to_string().contains("xc_domain_getinfolist"), "{other}");
+        assert!(
+            matches!(other, Error::Hypercall { .. }) && other.to_string().contains("xc_domain_getinfolist"),
+            "{other}"
+        );
     }
 
     #[test]

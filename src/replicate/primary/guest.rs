@@ -175,7 +175,8 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                         // Before the guest runs: nothing may be released from here on.
                         done(Done::EpochFailed(error));
                     }
-                    let resumed = self.run_on(&mut paused).or_else(|error| if self.is_gone() { Ok(()) } else { Err(error) });
+                    let resumed =
+                        self.run_on(&mut paused).or_else(|error| if self.is_gone() { Ok(()) } else { Err(error) });
                     match resumed {
                         // Or there is nobody to run any more, which the next checkpoint finds: the secondary is told of it then, and
                         // does not take this host for dead.
