@@ -1,4 +1,5 @@
-//! The save helper of this project on a real Xen 4.17, under the stock `xl`: the lab of `tests/xen-lab`, driven and judged.
+//! This project on a real Xen 4.17, its save helper under the stock `xl` and its own engine: the lab of `tests/xen-lab`, driven and
+//! judged.
 //!
 //! A job's own checks are in its verdict. What the guests wrote on their consoles is judged here: every checksum must be that of the
 //! guest's memory at that count, as computed here from the count alone, and no count may be left out.
@@ -146,10 +147,21 @@ fn every_step(guest: &str) {
     follow(&consoles(&folder, &["guest", "migrated", "failed-over"]));
 }
 
-/// The step that the quick lab tests of CI take: PVH, ours on both sides.
+/// One of the two that CI runs: PVH, ours on both sides, without live migration.
 #[test]
 #[ignore = "boots an emulated Xen host, some minutes"]
 fn quick_pvh() {
+    let lab = lab();
+    let folder = lab.helper("quick-pvh", &["type=pvh", "sender=ours", "receiver=ours", "steps=save remus"]);
+    for log in ["save.log", "restore.log", "remus.log", "remus-receiver.log"] {
+        ours_spoke(&folder, log);
+    }
+    follow(&consoles(&folder, &["guest", "failed-over"]));
+}
+
+#[test]
+#[ignore = "boots an emulated Xen host, many minutes"]
+fn full_pvh() {
     every_step("pvh");
 }
 
@@ -183,7 +195,7 @@ fn full_mixed_helpers() {
 /// A guest is moved to a second host, another outlives the first host there.
 #[test]
 #[ignore = "boots two emulated Xen hosts, some minutes"]
-fn quick_two_hosts() {
+fn full_two_hosts() {
     let lab = lab();
     let folder = lab.run("run-two", "two", &["type=pvh", "sender=ours", "receiver=ours"]);
     let (a, b) = (folder.join("a"), folder.join("b"));
@@ -213,12 +225,14 @@ fn outlives(a: &Path, b: &Path) {
     }
 }
 
-/// This project's own engine on one host: failover with the output held, protection again, switch-over.
+/// This project's own engine on one host: failover with the output held, protection again, switch-over; and what must end well for the
+/// guest.
 #[test]
 #[ignore = "boots an emulated Xen host, many minutes"]
 fn full_engine() {
     let lab = lab();
-    let folder = lab.run("run", "engine", &["engine", "type=pvh", "net=1", "steps=ours again dropped refused"]);
+    let steps = "steps=ours again dropped refused nomemory dies";
+    let folder = lab.run("run", "engine", &["-t", "2400", "engine", "type=pvh", "net=1", steps]);
     follow(&consoles(&folder, &["guest", "failed-over", "switched-over"]));
 }
 
@@ -227,17 +241,51 @@ fn full_engine() {
 #[ignore = "boots an emulated Xen host, many minutes"]
 fn full_engine_and_stock_tools() {
     let lab = lab();
-    let folder = lab.run("run", "engine-stock", &["engine", "type=pvh", "steps=nowhere stock bare"]);
-    follow(&consoles(&folder, &["guest", "failed-over-stock", "guest--incoming"]));
+    let arguments = ["-t", "1800", "engine", "type=pvh", "steps=nowhere stock bare"];
+    let folder = lab.run("run", "engine-stock", &arguments);
+    follow(&consoles(&folder, &["guest", "failed-over-stock", "bare"]));
 }
 
-/// The engine between two hosts, of which the first dies.
+/// The same with a device model beside the guest.
 #[test]
-#[ignore = "boots two emulated Xen hosts, many minutes"]
-fn full_engine_two_hosts() {
+#[ignore = "boots an emulated Xen host, many minutes"]
+fn full_engine_hvm() {
+    let lab = lab();
+    let folder = lab.run("run", "engine-hvm", &["-t", "2400", "engine", "type=hvm", "steps=nowhere ours"]);
+    follow(&consoles(&folder, &["guest", "failed-over"]));
+}
+
+/// The other one that CI runs: the engine between two hosts, of which the first dies.
+#[test]
+#[ignore = "boots two emulated Xen hosts, some minutes"]
+fn quick_engine_two_hosts() {
     let lab = lab();
     let folder = lab.run("run-two", "engine-two", &["-j", "engine-two", "type=pvh"]);
     outlives(&folder.join("a"), &folder.join("b"));
+}
+
+/// The second of them dies: the guest is where it was.
+#[test]
+#[ignore = "boots two emulated Xen hosts, many minutes"]
+fn full_engine_second_host_dies() {
+    let lab = lab();
+    let folder = lab.run("run-two", "engine-two-secondary", &["-j", "engine-two", "type=pvh", "fault=secondary"]);
+    follow(&consoles(&folder.join("a"), &["protected"]));
+}
+
+/// The link between them is cut: just one goes on.
+#[test]
+#[ignore = "boots two emulated Xen hosts, many minutes"]
+fn full_engine_link_cut() {
+    let lab = lab();
+    let folder = lab.run("run-two", "engine-two-link", &["-j", "engine-two", "type=pvh", "fault=link"]);
+    let (a, b) = (folder.join("a"), folder.join("b"));
+    let second = fs::read_to_string(folder.join("witness/outcome-b")).expect("what became of the second host's copy");
+    match second.trim() {
+        "active" => outlives(&a, &b),
+        "ended" => drop(follow(&consoles(&a, &["protected"]))),
+        other => panic!("{other}"),
+    }
 }
 
 #[test]

@@ -156,9 +156,25 @@ pub enum Error {
     #[error("the guest's state is damaged: {0}")]
     GuestDamaged(#[from] GuestDamage),
     /// This host's Xen cannot be talked to: there is none, or this process may not.
-    #[error("no access to Xen through /dev/xen/privcmd (is this a Xen host's control domain, and are we root?)")]
+    #[error(
+        "no access to Xen through /dev/xen/privcmd (is this a Xen host's control domain, and are we root?): {source}"
+    )]
     NoHypervisor {
         /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Xen refuses what every control domain may ask for: its control interface is of another version than libxenctrl's.
+    #[error(
+        "domain {domid}: this host's Xen does not take this build's requests: it is of another version than libxenctrl here ({release}), or \
+         its security policy is against it: {source}"
+    )]
+    OtherInterface {
+        /// The domain that was asked for.
+        domid: u32,
+        /// The release of Xen that this program was built for.
+        release: &'static str,
+        /// What Xen said.
         #[source]
         source: std::io::Error,
     },
@@ -169,7 +185,7 @@ pub enum Error {
         domid: u32,
     },
     /// Xen, or its library, refused.
-    #[error("domain {domid}: {call} failed")]
+    #[error("domain {domid}: {call} failed: {source}")]
     Hypercall {
         /// libxenctrl's or libxenguest's function.
         call: &'static str,
@@ -180,7 +196,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A page of the domain that could not be mapped, for another reason than that it is not there.
-    #[error("domain {domid}: frame {gfn:#x} could not be mapped")]
+    #[error("domain {domid}: frame {gfn:#x} could not be mapped: {source}")]
     Map {
         /// The domain.
         domid: u32,
@@ -217,7 +233,7 @@ pub enum Error {
         found: u64,
     },
     /// A CPU policy that Xen does not take. What it does not name in particular is `u32::MAX`.
-    #[error("domain {domid}: CPU policy refused at leaf {leaf:#x}, subleaf {subleaf:#x}, MSR {msr:#x}")]
+    #[error("domain {domid}: CPU policy refused at leaf {leaf:#x}, subleaf {subleaf:#x}, MSR {msr:#x}: {source}")]
     CpuPolicyRefused {
         /// The domain.
         domid: u32,
@@ -235,7 +251,7 @@ pub enum Error {
     #[error("{0}")]
     Toolstack(String),
     /// The host's operating system refused.
-    #[error("{operation}")]
+    #[error("{operation}: {source}")]
     Os {
         /// What was being done.
         operation: &'static str,

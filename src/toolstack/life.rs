@@ -114,7 +114,10 @@ impl Life {
     /// Asks, and waits until the guest has heard.
     fn ask(&mut self) -> Result<()> {
         let asked = |error| failed("xenstore", error);
-        self.session.set(&self.request, SUSPEND).map_err(asked)?;
+        // libxl makes the key when it makes the domain, and removes it before it destroys it.
+        if !self.session.replace(&self.request, SUSPEND).map_err(asked)? {
+            return Err(Error::NoSuchDomain { domid: self.domid });
+        }
         let deadline = Instant::now() + self.patience;
         loop {
             // Whoever is suspended has heard, whatever xenstore still has.

@@ -1,7 +1,8 @@
 //! The output of a domain's network cards, held back: a plug qdisc for each, on an intermediate functional block (IFB) to which what
 //! the card sends is redirected.
 //!
-//! Two ways to set one up. Ours makes an IFB of its own, and redirects all protocols. With `-N` the stock script's contract holds:
+//! Two ways to set one up. Ours makes an IFB of its own, and redirects all protocols but ARP: a host that is not answered within
+//! three seconds counts as gone, and what ARP says holds for the copy too. With `-N` the stock script's contract holds:
 //! `SCRIPT setup` with `vifname` and `XENBUS_PATH` in its environment writes the name of an IFB that has a plug qdisc to
 //! `$XENBUS_PATH/ifb`; `SCRIPT teardown` with `REMUS_IFB` too takes all away.
 //!
@@ -225,6 +226,9 @@ impl Inner {
         if root.kind != "plug" {
             return Err(io::Error::other(format!("{ifb} has a {:?} qdisc and no plug", root.kind)));
         }
+        // It begins with a plug in place. What is queued behind that one would be counted for none of the epochs, and be in the
+        // way of all of them.
+        self.netlink.plug(index, root.handle, Plug::ReleaseIndefinite)?;
         Ok(Held { card: card.clone(), ifb, index, handle: root.handle, before: 0 })
     }
 
@@ -249,9 +253,21 @@ impl Inner {
             Some(script) if !ours => run_script(script, "teardown", card, &path, Some(&ifb)),
             _ => self.clear_ours(card, &ifb, ours),
         };
-        if let Err(error) = cleared.and_then(|()| self.store.remove(&path)) {
+        if let Err(error) = cleared.and_then(|()| self.forget(&path)) {
             log::warn!("taking away the buffer of {} at {ifb}: {error}", card.device);
         }
+    }
+
+    /// Removes a card's keys, and what was made for them.
+    fn forget(&self, path: &str) -> io::Result<()> {
+        self.store.remove(path)?;
+        for parent in [format!("/libxl/{}/remus/netbuf", self.domid), format!("/libxl/{}/remus", self.domid)] {
+            if !self.store.list(&parent)?.is_empty() {
+                break;
+            }
+            self.store.remove(&parent)?;
+        }
+        Ok(())
     }
 
     fn clear_ours(&mut self, card: &Card, ifb: &str, ours: bool) -> io::Result<()> {

@@ -45,8 +45,11 @@ const INGRESS: u32 = 0xffff_fff1;
 const INGRESS_HANDLE: u32 = 0xffff_0000;
 /// The handle of our plug qdisc, 1:0.
 const PLUG_HANDLE: u32 = 0x0001_0000;
-/// `ETH_P_ALL`: IPv6 and ARP too, which the stock script lets pass.
+/// `ETH_P_ALL`: IPv6 too, which the stock script lets pass.
 const ALL_PROTOCOLS: u16 = 0x0003;
+/// `ETH_P_ARP`.
+const ARP: u16 = 0x0806;
+/// The lower one is asked first.
 const PRIORITY: u32 = 10;
 /// `TC_U32_TERMINAL`, `TC_ACT_STOLEN`, `TCA_EGRESS_REDIR`.
 const TERMINAL: u8 = 1;
@@ -183,7 +186,7 @@ impl Netlink {
         self.request(message::DEL_QDISC, 0, &traffic(index, 0, ROOT, 0))
     }
 
-    /// Has everything that comes in at a device go out at another one, `to`.
+    /// Has everything that comes in at a device go out at another one, `to`; but for ARP, which passes.
     ///
     /// # Errors
     /// The kernel's. Nothing is left of it then.
@@ -191,11 +194,13 @@ impl Netlink {
         let mut ingress = traffic(index, INGRESS_HANDLE, INGRESS, 0);
         attribute(&mut ingress, TCA_KIND, &text("ingress"));
         self.request(message::NEW_QDISC, CREATE, &ingress)?;
-        let filter = filter(index, to);
-        self.request(message::NEW_FILTER, CREATE, &filter).inspect_err(|_| {
-            // The first error is the one that says why.
-            let _ = self.remove_redirect(index);
-        })
+        for filter in [filter(index, PRIORITY - 1, ARP, None), filter(index, PRIORITY, ALL_PROTOCOLS, Some(to))] {
+            self.request(message::NEW_FILTER, CREATE, &filter).inspect_err(|_| {
+                // The first error is the one that says why.
+                let _ = self.remove_redirect(index);
+            })?;
+        }
+        Ok(())
     }
 
     /// Ends that.
@@ -282,10 +287,10 @@ fn traffic(index: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
     words::<5, 20>([0, index, handle, parent, info]).to_vec()
 }
 
-/// A u32 filter that matches all, and whose action is to redirect.
-fn filter(index: u32, to: u32) -> Vec<u8> {
-    let protocol = u32::from(ALL_PROTOCOLS.to_be());
-    let mut message = traffic(index, 0, INGRESS_HANDLE, PRIORITY << 16 | protocol);
+/// A u32 filter that matches all of one protocol's packets that come in at a device: they go on as they would, or to another device.
+fn filter(index: u32, priority: u32, protocol: u16, to: Option<u32>) -> Vec<u8> {
+    let protocol = u32::from(protocol.to_be());
+    let mut message = traffic(index, 0, INGRESS_HANDLE, priority << 16 | protocol);
     attribute(&mut message, TCA_KIND, &text("u32"));
     nested(&mut message, TCA_OPTIONS, |options| {
         // `struct tc_u32_sel` with one key, which is all zeros: mask and value of no bits.
@@ -293,6 +298,7 @@ fn filter(index: u32, to: u32) -> Vec<u8> {
         let [flags, _, keys, ..] = &mut selector;
         (*flags, *keys) = (TERMINAL, 1);
         attribute(options, TCA_U32_SEL, &selector);
+        let Some(to) = to else { return };
         nested(options, TCA_U32_ACT, |actions| {
             nested(actions, 1, |action| {
                 attribute(action, TCA_ACT_KIND, &text("mirred"));
@@ -353,7 +359,11 @@ mod tests {
         let mut message = Vec::new();
         nested(&mut message, 7, |inner| attribute(inner, 1, b"abc\0d"));
         assert_eq!(message, [[16, 0, 7, 0], [9, 0, 1, 0], *b"abc\0", [b'd', 0, 0, 0]].concat());
-        assert_eq!(filter(3, 4).len() % 4, 0);
+        let (passing, redirecting) = (filter(3, 9, ARP, None), filter(3, 10, ALL_PROTOCOLS, Some(4)));
+        assert_eq!((passing.len() % 4, redirecting.len() % 4), (0, 0));
+        // `tcm_info`: the priority, and the protocol as it is on the wire.
+        assert_eq!(passing[16..20], (9 << 16 | u32::from(0x0806_u16.to_be())).to_ne_bytes());
+        assert!(passing.len() < redirecting.len());
     }
 
     #[test]

@@ -234,14 +234,6 @@ impl Session {
         Ok(absent(self.request(message::READ, 0, &[path], true))?.map(|value| text(&value)))
     }
 
-    /// Sets a value.
-    ///
-    /// # Errors
-    /// xenstored's.
-    pub fn set(&mut self, path: &str, value: &str) -> io::Result<()> {
-        self.request(message::WRITE, 0, &[path, value], false).map(drop)
-    }
-
     /// Tells xenstored that a domain that was shut down lives on, so that its next end is told again (`@releaseDomain`).
     ///
     /// # Errors
@@ -255,17 +247,30 @@ impl Session {
     /// # Errors
     /// xenstored's.
     pub fn exchange(&mut self, path: &str, from: &str, to: &str) -> io::Result<bool> {
+        self.write_if(path, |now| now == from, to)
+    }
+
+    /// Writes `to` at `path` if there is such a path, in one transaction: a path that its owner has removed does not come back. Gives
+    /// whether it did.
+    ///
+    /// # Errors
+    /// xenstored's.
+    pub fn replace(&mut self, path: &str, to: &str) -> io::Result<bool> {
+        self.write_if(path, |_| true, to)
+    }
+
+    fn write_if(&mut self, path: &str, may: impl Fn(&str) -> bool, to: &str) -> io::Result<bool> {
         loop {
             let start = self.request(message::TRANSACTION_START, 0, &[""], true)?;
             let number = text(&start).parse().map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
             let now = absent(self.request(message::READ, number, &[path], true))?;
-            let same = now.is_some_and(|now| text(&now) == from);
-            if same {
+            let writes = now.is_some_and(|now| may(&text(&now)));
+            if writes {
                 self.request(message::WRITE, number, &[path, to], false)?;
             }
-            let end = if same { "T" } else { "F" };
+            let end = if writes { "T" } else { "F" };
             match self.request(message::TRANSACTION_END, number, &[end], true) {
-                Ok(_) => return Ok(same),
+                Ok(_) => return Ok(writes),
                 // Somebody else has written meanwhile.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
@@ -418,6 +423,22 @@ mod tests {
             (7, b"F\0", vec![(7, b"OK\0")]),
         ]);
         assert!(!session.exchange("/p", "suspend", "").unwrap());
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_replaced() {
+        let (mut session, server) = xenstored(vec![
+            (6, b"\0", vec![(6, b"1\0")]),
+            (2, b"/p\0", vec![(16, b"ENOENT\0")]),
+            (7, b"F\0", vec![(7, b"OK\0")]),
+            (6, b"\0", vec![(6, b"2\0")]),
+            (2, b"/p\0", vec![(2, b"")]),
+            (11, b"/p\0suspend", vec![(11, b"OK\0")]),
+            (7, b"T\0", vec![(7, b"OK\0")]),
+        ]);
+        assert!(!session.replace("/p", "suspend").unwrap());
+        assert!(session.replace("/p", "suspend").unwrap());
         server.join().unwrap();
     }
 

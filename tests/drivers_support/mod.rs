@@ -37,6 +37,8 @@ pub struct Wanted {
     pub suspends: bool,
     /// The hypervisor resumes it.
     pub resumes: bool,
+    /// Somebody destroys the domain while it is suspended for this time.
+    pub lives: Option<u32>,
 }
 
 impl Default for Wanted {
@@ -51,6 +53,7 @@ impl Default for Wanted {
             other_witness: false,
             suspends: true,
             resumes: true,
+            lives: None,
         }
     }
 }
@@ -77,6 +80,9 @@ impl Pair {
         let mut domain = SimDomain::create(&sim).unwrap();
         domain.set_acknowledge_suspend(wanted.suspends);
         domain.set_resumes(wanted.resumes);
+        if let Some(lives) = wanted.lives {
+            domain.set_lives(lives);
+        }
         let Guest { runner, output, wire } = Backend::default().house(domain).unwrap();
         let driver = primary::Driver::default();
         let handle = driver.handle();

@@ -11,7 +11,7 @@ prepare() {
   local folder=$1 job=$2 parameter
   shift 2
   rm -rf "$folder" && mkdir -p "$folder/lab"
-  cp "$here"/dom0/{init,start,lib.sh,receiver,dial,answer} "$XEN_LAB"/{guest-initrd,tap} "$XEN_LAB"/helper/xen-replicate{,-save-helper} "$folder/lab/" ||
+  cp "$here"/dom0/{init,start,lib.sh,receiver,dial,answer} "$XEN_LAB"/{guest-initrd,tap,client,other-xen.so} "$XEN_LAB"/helper/xen-replicate{,-save-helper} "$folder/lab/" ||
     die "run build first"
   # Optional, see build.
   [ -e "$XEN_LAB/vmlinuz-small" ] && cp "$XEN_LAB/vmlinuz-small" "$folder/lab/"

@@ -32,6 +32,8 @@ pub struct SimDomain {
     pub(super) grants: GrantSeed,
     pub(super) paused: bool,
     pub(super) shutdown: Option<ShutdownReason>,
+    /// How often it will have been suspended when somebody destroys it.
+    pub(super) lives: Option<u32>,
 }
 
 impl SimDomain {
@@ -82,6 +84,7 @@ impl SimDomain {
             grants: GrantSeed::default(),
             paused: true,
             shutdown: None,
+            lives: None,
             config: config.clone(),
         })
     }
@@ -154,6 +157,12 @@ impl SimDomain {
     /// Whether the hypervisor resumes the guest from now on.
     pub fn set_resumes(&mut self, resumes: bool) {
         self.config.resumes = resumes;
+    }
+
+    /// Has somebody destroy the domain while it is suspended for the time that is given, counted from now. Its end shows in
+    /// [`Domain::info`](crate::hypervisor::Domain::info) and in what it is told to do.
+    pub fn set_lives(&mut self, suspensions: u32) {
+        self.lives = Some(suspensions);
     }
 
     /// What the domain is doing, for error messages.

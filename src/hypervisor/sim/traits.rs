@@ -13,6 +13,9 @@ use crate::stream::libxc::{CpuidPolicy, MsrPolicy};
 
 impl Domain for SimDomain {
     fn info(&self) -> Result<DomainInfo> {
+        if self.lives == Some(0) {
+            return Err(Error::NoSuchDomain { domid: self.config.domid });
+        }
         Ok(DomainInfo {
             domid: self.config.domid,
             name: self.config.name.clone(),
@@ -32,6 +35,7 @@ impl Domain for SimDomain {
             // A guest that has no time to run cannot answer either.
             None if self.config.acknowledge_suspend && !self.paused => {
                 self.shutdown = Some(ShutdownReason::Suspend);
+                self.lives = self.lives.map(|lives| lives.saturating_sub(1));
                 Ok(())
             }
             shutdown => Err(Error::SuspendNotAcknowledged { domid: self.config.domid, shutdown }),
@@ -39,7 +43,7 @@ impl Domain for SimDomain {
     }
 
     fn resume(&mut self) -> Result<()> {
-        if self.shutdown != Some(ShutdownReason::Suspend) || !self.config.resumes {
+        if self.shutdown != Some(ShutdownReason::Suspend) || !self.config.resumes || self.lives == Some(0) {
             return Err(self.wrong_state("resume"));
         }
         self.shutdown = None;

@@ -13,6 +13,9 @@ use std::cell::Cell;
 use std::fmt;
 use xenctrl_sys as sys;
 
+/// The release of Xen whose libraries this is built on.
+const RELEASE: &str = "4.17";
+
 /// What the toolstack does when a domain is to suspend or to resume.
 pub type LifeHook = Box<dyn FnMut() -> Result<()> + Send>;
 
@@ -222,9 +225,21 @@ fn getdomaininfo(handles: &Handles, domid: u32) -> Result<sys::xc_domaininfo_t> 
     let mut info = sys::xc_domaininfo_t::default();
     // SAFETY: the interface is open, and `info` is a place for the one structure that is asked for.
     let rc = unsafe { sys::xc_domain_getinfolist(handles.xch(), domid, 1, &raw mut info) };
-    let count = hypercall("xc_domain_getinfolist", domid, rc)?;
+    let count = hypercall("xc_domain_getinfolist", domid, rc).map_err(|error| other_interface(error, domid))?;
     // Where there is no such domain, the next one is told about.
-    if count == 1 && u32::from(info.domain) == domid { Ok(info) } else { Err(Error::NoSuchDomain { domid }) }
+    let found = count == 1 && u32::from(info.domain) == domid && info.flags & sys::XEN_DOMINF_dying == 0;
+    if found { Ok(info) } else { Err(Error::NoSuchDomain { domid }) }
+}
+
+/// A Xen answers a request of another version of its interface (`XEN_SYSCTL_INTERFACE_VERSION`, `XEN_DOMCTL_INTERFACE_VERSION`) with
+/// EACCES. This is the first such request that is made of it.
+fn other_interface(error: Error, domid: u32) -> Error {
+    match error {
+        Error::Hypercall { source, .. } if source.raw_os_error() == Some(libc::EACCES) => {
+            Error::OtherInterface { domid, release: RELEASE, source }
+        }
+        error => error,
+    }
 }
 
 const fn kind(info: &sys::xc_domaininfo_t) -> DomainKind {
@@ -260,6 +275,22 @@ mod tests {
         assert_eq!(shutdown(2 << 16), None);
         assert_eq!(shutdown(sys::XEN_DOMINF_shutdown), Some(ShutdownReason::Poweroff));
         assert_eq!(shutdown(sys::XEN_DOMINF_shutdown | 77 << 16), Some(ShutdownReason::Crash));
+    }
+
+    #[test]
+    fn a_xen_of_another_version_is_told_of() {
+        let refused = |errno| {
+            let source = std::io::Error::from_raw_os_error(errno);
+            other_interface(Error::Hypercall { call: "xc_domain_getinfolist", domid: 7, source }, 7)
+        };
+        let error = refused(libc::EACCES);
+        assert!(matches!(error, Error::OtherInterface { domid: 7, .. }), "{error:?}");
+        assert!(error.to_string().contains("another version") && error.to_string().contains(RELEASE), "{error}");
+        let other = refused(libc::EPERM);
+        assert!(
+            matches!(other, Error::Hypercall { .. }) && other.to_string().contains("xc_domain_getinfolist"),
+            "{other}"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The guest's side of a primary, on a thread of its own: suspends, copies, resumes, writes to the stream.
 
 use super::SharedOutput;
-use crate::hypervisor::{DeviceModel, PAGE_SIZE, SaveDomain};
+use crate::hypervisor::{self, DeviceModel, PAGE_SIZE, SaveDomain};
 use crate::libxc::SaveError;
 use crate::libxl;
 use crate::remus::Session;
@@ -63,9 +63,9 @@ pub(super) enum Done {
         pause: Duration,
     },
     /// Packets cannot be told apart by epochs any more.
-    EpochFailed(crate::hypervisor::Error),
+    EpochFailed(hypervisor::Error),
     /// The guest stands still and cannot be helped.
-    ResumeFailed(crate::hypervisor::Error),
+    ResumeFailed(hypervisor::Error),
     Sent {
         checkpoint: u64,
         octets: u64,
@@ -145,7 +145,7 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                     watched = Duration::ZERO;
                     done(match self.domain.suspend() {
                         Ok(()) => Done::Suspended,
-                        Err(error) => Done::SuspendFailed(error.into()),
+                        Err(error) => Done::SuspendFailed(self.unless_gone(error.into())),
                     });
                 }
                 Job::Begin { outbox, session, stream: number, checkpoint } => {
@@ -159,7 +159,7 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                         // The machine has gone on to another stream, or will hear of the link's end.
                         Err(SaveError::Write(_)) if self.stop.stops(checkpoint) => {}
                         Err(error @ SaveError::Write(_)) => done(Done::WriteFailed(session, error)),
-                        Err(error) => done(Done::CopyFailed { checkpoint, error }),
+                        Err(error) => done(Done::CopyFailed { checkpoint, error: self.unless_gone(error) }),
                     }
                 }
                 Job::Copy { checkpoint } => {
@@ -172,7 +172,7 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                         }
                         Err(error) => {
                             stream = None;
-                            done(Done::CopyFailed { checkpoint, error });
+                            done(Done::CopyFailed { checkpoint, error: self.unless_gone(error) });
                         }
                     }
                 }
@@ -182,7 +182,11 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                         // Before the guest runs: nothing may be released from here on.
                         done(Done::EpochFailed(error));
                     }
-                    match self.run_on(&mut paused) {
+                    let resumed =
+                        self.run_on(&mut paused).or_else(|error| if self.is_gone() { Ok(()) } else { Err(error) });
+                    match resumed {
+                        // Or there is nobody to run any more, which the next checkpoint finds: the secondary is told of it then, and
+                        // does not take this host for dead.
                         Ok(()) => {
                             let at = Instant::now();
                             self.failpoints.pass(Step::Resumed);
@@ -236,8 +240,23 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
         self.domain
     }
 
+    /// The same error, but where the domain is gone: whatever was asked of it has failed for that.
+    fn unless_gone(&self, error: SaveError) -> SaveError {
+        match self.domain.info() {
+            Err(gone @ hypervisor::Error::NoSuchDomain { .. }) => {
+                log::debug!("{}: {error}", self.domain_name);
+                gone.into()
+            }
+            _ => error,
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        matches!(self.domain.info(), Err(hypervisor::Error::NoSuchDomain { .. }))
+    }
+
     /// Lets the guest run. One that stood still for good, until the operator said otherwise, need not have been suspended.
-    fn run_on(&mut self, paused: &mut bool) -> crate::hypervisor::Result<()> {
+    fn run_on(&mut self, paused: &mut bool) -> hypervisor::Result<()> {
         if std::mem::take(paused) {
             self.domain.unpause()?;
             if !self.domain.info()?.is_suspended() {

@@ -23,7 +23,7 @@ else
   : "${memory_mb:=128}" "${guest_kernel:=vmlinuz}"
 fi
 
-cp /share/lab/guest-initrd /share/lab/receiver /share/lab/dial /share/lab/answer /lab/
+cp /share/lab/{guest-initrd,receiver,dial,answer,client,other-xen.so} /lab/
 
 say() { echo "[$(cut -d' ' -f1 /proc/uptime)] $*"; }
 
@@ -38,6 +38,23 @@ check() {
     say "FAILED: $what ($*)"
     echo "$what ($*)" >>"$work/failures"
   fi
+}
+
+# one_failure_ends: from here on, behind a check that fails the others say nothing: what the programs have said goes to the job's log, and
+# it ends.
+one_failure_ends() {
+  eval "$(declare -f check | sed '1s/check/note_check/')"
+  check() {
+    local log
+    note_check "$@"
+    [ ! -s failures ] || {
+      for log in *.log *.status; do
+        [ -e "$log" ] && grep -av DEBUG "$log" | tail -n 25 | cut -c 1-300 | sed "s/^/$log: /"
+      done
+      xl list
+      exit 1
+    }
+  }
 }
 
 # broken WHY: what is under test was not even reached. Ends the job; it is to be run again.
@@ -136,6 +153,24 @@ bridge() {
   socat -u UDP-RECV:9000 OPEN:outside,creat,append &
 }
 
+# converse ADDRESS: a client outside talks to the guest, over one connection that has to outlive its host; see client.rs. Its answers go
+# to the file `conversation`.
+converse() {
+  touch conversation
+  /lab/client "$1:9001" >>conversation 2>&1 &
+}
+
+# answers: how many the client has had.
+answers() { grep -c ^answer conversation; }
+
+answered() { [ "$(answers)" -ge "$1" ]; }
+
+# sound: nothing that the client was told was taken back, and its connection is there.
+sound() { ! grep -E 'CONTRADICTED|LOST' conversation; }
+
+# longest_silence: seconds between two answers.
+longest_silence() { grep -o 'silence=.*' conversation | cut -d= -f2 | sort -n | tail -n 1; }
+
 # told: the highest count that the outside was told.
 told() { grep -a -o 'LAB count=[0-9]*' outside 2>/dev/null | grep -o '[0-9]*' | sort -n | tail -n 1 | grep . || echo 0; }
 
@@ -202,13 +237,18 @@ share_witness() {
   both=(--witness /witness/generations --heartbeat 2000 --timeout 20000 --answer-timeout 600000)
 }
 
-# acknowledged NAME COUNT SECONDS [OPTION...]: the engine that protects NAME has so many checkpoints acknowledged.
+# acknowledged_by NAME [OPTION...]: the number of the newest checkpoint that is acknowledged to the engine that protects NAME, or 0.
+acknowledged_by() {
+  local name=$1
+  shift
+  timeout 10 xen-replicate ctl "$name" "$@" status --json 2>/dev/null | grep -o '"acknowledged":[0-9]*' | grep -o '[0-9]*$' || echo 0
+}
+
+# acknowledged NAME COUNT SECONDS [OPTION...]: it gets to that number in this time.
 acknowledged() {
-  local name=$1 count=$2 end=$((EPOCHSECONDS + $3)) now
+  local name=$1 count=$2 end=$((EPOCHSECONDS + $3))
   shift 3
-  while :; do
-    now=$(timeout 10 xen-replicate ctl "$name" "$@" status --json 2>/dev/null | grep -o '"acknowledged":[0-9]*' | grep -o '[0-9]*$')
-    [ "${now:-0}" -ge "$count" ] && return
+  until [ "$(acknowledged_by "$name" "$@")" -ge "$count" ]; do
     [ $EPOCHSECONDS -lt "$end" ] || return 1
     # An engine that has ended will not.
     [ -z "${engine:-}" ] || kill -0 "$engine" || return 1

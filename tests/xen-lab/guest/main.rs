@@ -6,8 +6,8 @@
 //! LAB count=17 sum=0123456789abcdef up=4.250
 //! ```
 //!
-//! With `net_own` and `net_to`, each line also leaves as a datagram (`net.rs`); with `suspend_channel=1` it offers a suspend event channel
-//! (`channel.rs`).
+//! With `net_own` and `net_to`, each line also leaves as a datagram, and it answers whoever connects (`net.rs`); with `suspend_channel=1` it
+//! offers a suspend event channel (`channel.rs`).
 //!
 //! The sum is over what the memory holds, not over what it should hold: `work.rs` says what that is. Parameters are words of the kernel's
 //! command line, which the kernel puts into init's environment.
@@ -61,7 +61,7 @@ fn main() {
         let line = format!("LAB count={count} sum={sum:016x} up={:.3}\n", start.elapsed().as_secs_f64());
         let _ = console.write_all(line.as_bytes());
         if let Some(outside) = &outside {
-            outside.tell(&line);
+            outside.tell(count, &line);
         }
         std::thread::sleep(pause);
     }

@@ -1,10 +1,15 @@
-//! The guest's network card: Xen's front end from the initrd, an address, and a datagram to the outside at each step.
+//! The guest's network card: Xen's front end from the initrd, an address, a datagram to the outside at each step, and conversations with
+//! whoever connects (`../client.rs` does).
 
 use std::ffi::{c_char, c_int, c_long, c_ulong, c_void};
 use std::fs::File;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use crate::work::add;
 
 unsafe extern "C" {
     fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int;
@@ -20,6 +25,11 @@ const SET_FLAGS: c_ulong = 0x8914;
 const UP: u16 = 0x41;
 /// The port that the outside listens at.
 const PORT: u16 = 9000;
+/// The port that the guest listens at.
+const CONVERSATION: u16 = 9001;
+
+/// The step that the guest is at.
+static COUNT: AtomicU64 = AtomicU64::new(0);
 
 /// `struct ifreq`: a name, and 24 octets that are a `sockaddr_in` or flags.
 #[repr(C)]
@@ -56,11 +66,34 @@ impl Outside {
         }
         set(SET_NETMASK, &address([255, 255, 255, 0]));
         set(SET_FLAGS, &UP.to_le_bytes());
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, CONVERSATION))?;
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // A conversation ends with its connection.
+                std::thread::spawn(move || converse(stream));
+            }
+        });
         Ok(Outside { socket, to })
     }
 
     /// Tells the outside of a step. What does not get through is lost, as on any network.
-    pub fn tell(&self, line: &str) {
+    pub fn tell(&self, count: u64, line: &str) {
+        COUNT.store(count, Ordering::Relaxed);
         let _ = self.socket.send_to(line.as_bytes(), (self.to, PORT));
     }
+}
+
+/// Answers each line with it, a sum over all that was heard since the conversation began, and the step that the guest is at. The sum is
+/// in this guest's memory alone: a copy that has missed something cannot have it.
+fn converse(stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut output = stream.try_clone()?;
+    let mut sum = 0;
+    for line in BufReader::new(stream).lines() {
+        let line = line?;
+        sum = line.bytes().fold(sum, |sum, octet| add(sum, octet.into()));
+        let answer = format!("{line} {sum:016x} {}\n", COUNT.load(Ordering::Relaxed));
+        output.write_all(answer.as_bytes())?;
+    }
+    Ok(())
 }

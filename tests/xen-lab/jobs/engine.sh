@@ -7,6 +7,8 @@
 #   dropped   our receiver dies: it must not take over, nothing of its copy may be left, the guest goes on
 #   bare      a stock `xl remus` into our receiver, and dies
 #   refused   input of no use: a message, the guest goes on, nothing is left behind
+#   nomemory  the receiver's host has no memory for the copy: the same
+#   dies      the guest's domain is destroyed meanwhile: the engine and the copy end too, nothing is left behind; nor is the guest
 # With net=1 the guest has a network card and its output is held in `ours`: what the outside was told must be known to the survivor.
 : "${type:=pvh}" "${steps:=nowhere stock}" "${interval:=200}" "${checkpoints:=6}"
 name=guest
@@ -19,28 +21,23 @@ if [ "${net:-}" ]; then
   export net_own=10.8.0.9 net_to=10.8.0.1
   bridge $net_to/24
   held=(-F -d)
+  converse $net_own
 fi
 start_guest $name "$type"
 mkdir -p witness
 
-# Behind a check that fails the others say nothing: what the programs have said goes to the job's log, and it ends.
-eval "$(declare -f check | sed '1s/check/note_check/')"
-check() {
-  note_check "$@"
-  [ ! -s failures ] || {
-    for log in *.log *.status; do grep -v DEBUG "$log" | tail -n 25 | cut -c 1-300 | sed "s/^/$log: /"; done
-    xl list
-    exit 1
-  }
-}
+one_failure_ends
 
 # What both sides are told: an emulated host may be silent for a while, and the first image takes its time.
 both=(--witness "$work/witness" --heartbeat 2000 --timeout 20000 --answer-timeout 400000)
 
-# left_behind: nothing but guests and domain 0, no redirection, no IFB, no key of a buffer.
-left_behind() {
-  [ "$(xl list | grep -c incoming)" = 0 ] && ! xenstore-ls -f /libxl | grep -q remus/netbuf && ! ip link | grep -q ': xr'
+# clean: nothing is left behind but guests and domain 0: no redirection, no IFB, no key of a buffer.
+clean() {
+  [ "$(xl list | grep -c incoming)" = 0 ] && ! xenstore-ls -f /libxl | grep remus && ! ip link | grep ': xr' && ! tc qdisc | grep -E 'ingress|plug'
 }
+
+# ended PID: that process is no more.
+ended() { ! kill -0 "$1" 2>/dev/null; }
 
 heard_more() { [ "$(told)" -gt "$1" ]; }
 
@@ -49,7 +46,7 @@ kill_engine() {
   kill -KILL "$engine"
   xl destroy $name
   # What a host that dies does not leave behind.
-  ip -o link | grep -o ' xr[0-9.]*' | while read -r ifb; do ip link del "$ifb"; done
+  ip -o link | grep -o ' xr[0-9.]*e\?' | while read -r ifb; do ip link del "$ifb"; done
 }
 
 # receive_at SOCKET ARGUMENT...: our receiver, listening.
@@ -100,9 +97,11 @@ for step in $steps; do
     if [ "${net:-}" ]; then
       tc -s qdisc >ours.qdiscs 2>&1
       check "the outside is told meanwhile" test "$(told)" -gt 0
+      check "a client is answered" eventually 300 answered 3
     fi
     kill_engine
     before=$(told)
+    had=$(answers)
     check "our receiver takes over" says b.link.log 'the guest runs here' 240
     check "the guest goes on behind the failover" reaches $incoming $(($(counted $incoming) + 3)) 120
     check "no step is lost but since the last checkpoint" test "$(first_counted $incoming)" -le $(($(counted $current) + 1))
@@ -110,6 +109,9 @@ for step in $steps; do
     if [ "${net:-}" ]; then
       check "the outside was told nothing that never was" test "$before" -le "$(first_counted $incoming)"
       check "the outside hears of it again" eventually 120 heard_more "$before"
+      check "the client's conversation goes on" eventually 300 answered $((had + 3))
+      check "and nothing that it was told is taken back" sound
+      note silence "$(longest_silence)"
     fi
     current=failed-over
     mv "$(console $incoming)" "$(console $current)"
@@ -126,6 +128,10 @@ for step in $steps; do
     check "the survivor is gone as asked" test $? = 0
     check "the guest goes on behind the switch-over" reaches $incoming $(($(counted $incoming) + 3)) 120
     check "one domain is left" test "$(xl list | grep -c "^$name")" = 1
+    [ -z "${net:-}" ] || {
+      check "the client's conversation goes on" eventually 300 answered $(($(answers) + 3))
+      check "and nothing that it was told is taken back" sound
+    }
     current=switched-over
     mv "$(console $incoming)" "$(console $current)"
     kill -TERM $receiver
@@ -142,10 +148,12 @@ for step in $steps; do
     kill -KILL $receiver
     check "the guest goes on when the secondary dies" says dropped.log UNPROTECTED 240
     check "and counts" reaches $current $(($(counted $current) + 3)) 120
-    check "nothing of the copy is left" eventually 120 left_behind
+    check "nothing of the copy is left" eventually 120 absent $incoming
     check "the copy has not run" test "$(counted $incoming)" = 0
     kill -TERM $engine
     wait $engine
+    check "the engine ends as told" test $? = 1
+    check "nothing is left behind" clean
     ;;
   bare)
     xl_as "${sender:=ours}" remus -F -n -d -i "$interval" -s '' $name \
@@ -156,6 +164,10 @@ for step in $steps; do
     kill_primary $remus "$primary"
     check "our receiver takes over from a stock sender" says bare-receiver.log 'the guest runs here' 240
     check "the guest goes on behind it" reaches $incoming $(($(counted $incoming) + 3)) 120
+    check "it has its own name" exists $name
+    current=bare
+    mv "$(console $incoming)" "$(console $current)"
+    kill -TERM "$(pgrep -f 'receive --bare')"
     ;;
   refused)
     refuses() {
@@ -169,13 +181,54 @@ for step in $steps; do
     check "no such domain" refuses 'no domain "none"' -F -n -d none nowhere
     check "no such number" refuses 'no domain 77' -F -n -d 77 nowhere
     check "domain 0" refuses 'host itself' -F -n -d Domain-0 nowhere
+    on_another_xen() { LD_PRELOAD=/lab/other-xen.so "$@"; }
+    check "a Xen of another version" on_another_xen refuses 'another version' -F -b -n -d $name nowhere
     xl pause $name
     xen-replicate remus -F -b -n -d --once --suspend-timeout 10 $name nowhere >paused.log 2>&1
     check "a guest that does not answer ends it" test $? = 1
     check "and is told of" grep -q 'did not acknowledge' paused.log
     xl unpause $name
     check "the request is taken back, the guest goes on" reaches $current $(($(counted $current) + 3)) 120
-    check "nothing is left behind" left_behind
+    if [ "${net:-}" ]; then
+      module=$(modinfo -n ifb)
+      rmmod ifb
+      mv "$module" "$module.away"
+      check "no IFB" refuses 'kernel module ifb' -F -b -d $name nowhere
+      mv "$module.away" "$module"
+    fi
+    check "nothing is left behind" clean
+    ;;
+  nomemory)
+    # What is there goes to a domain that never runs, but for what is less than a guest.
+    {
+      printf 'name = "filler"\ntype = "pvh"\ntsc_mode = "native"\n'
+      printf 'kernel = "/lab/%s"\nmemory = %d\n' "$guest_kernel" $(($(xl info free_memory) - memory_mb / 2 - 20))
+    } >filler.cfg
+    timeout 300 xl create -p filler.cfg >filler.log 2>&1 || broken "no domain that takes the memory"
+    note left_mb "$(xl info free_memory)"
+    receive_at n.link
+    xen-replicate remus "${held[@]}" --once --refusals 1 -i "$interval" "${both[@]}" $name unix:n.link >nomemory.log 2>&1
+    check "a receiver without memory ends it" test $? = 1
+    check "the primary tells why" grep -q 'no domain for the image' nomemory.log
+    check "the guest goes on" reaches $current $(($(counted $current) + 3)) 120
+    kill -TERM $receiver 2>/dev/null
+    xl destroy filler
+    check "nothing is left behind" eventually 120 clean
+    ;;
+  dies)
+    receive_at e.link
+    xen-replicate remus "${held[@]}" -i "$interval" "${both[@]}" $name unix:e.link >dies.log 2>&1 &
+    engine=$!
+    check "a checkpoint is acknowledged" acknowledged $name 2 600
+    domid=$(xl domid $name)
+    xl destroy "$domid"
+    check "the engine ends with its guest" eventually 240 ended $engine
+    wait $engine
+    check "as one that protects nothing" test $? = 1
+    check "and says why" grep -q 'ended by itself' dies.log
+    check "the copy ends too" eventually 240 absent $incoming
+    check "nothing is left behind" clean
+    check "nor any key" test -z "$(xenstore-ls -f | grep -E "^/local/domain/(0/backend/[a-z]*/)?$domid/")"
     ;;
   *) broken "no such step: $step" ;;
   esac
