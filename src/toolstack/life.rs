@@ -3,13 +3,12 @@
 //! ```text
 //!   control/shutdown = "suspend"      the guest takes the value away: it has heard
 //!                                     Xen has it as shut down, reason suspend; xenstored tells (@releaseDomain)
-//!   emulator: stop; disks: checkpoint  ... emulator: cont
+//!   emulator: stop                     ... emulator: cont
 //!                                     xc_domain_resume(fast), xenstored is told (RESUME)
 //! ```
 //! A guest that does not answer in time has the request taken back, so that it does not follow it when nobody waits any more.
 #![forbid(unsafe_code)]
 
-use super::disks::Replicated;
 use super::emulator::Emulator;
 use super::failed;
 use super::identity::{Identity, Kind};
@@ -36,16 +35,10 @@ const ACPI_S_STATE: u64 = 14;
 ///
 /// # Errors
 /// The domain, its emulator or xenstored cannot be reached.
-pub fn open(
-    host: &Host,
-    identity: &Identity,
-    patience: Duration,
-    disks: Vec<Box<dyn Replicated>>,
-) -> Result<XenDomain> {
+pub fn open(host: &Host, identity: &Identity, patience: Duration) -> Result<XenDomain> {
     let domain = host.domain(identity.domid)?;
     let emulator = if identity.kind == Kind::Hvm { Some(Emulator::new(identity.domid)?) } else { None };
-    let life = Life { disks, ..Life::new(host, identity, emulator.clone(), patience)? };
-    let life = Arc::new(Mutex::new(life));
+    let life = Arc::new(Mutex::new(Life::new(host, identity, emulator.clone(), patience)?));
     let other = Arc::clone(&life);
     let suspend: LifeHook = Box::new(move || life.lock().unwrap_or_else(PoisonError::into_inner).suspend());
     let resume: LifeHook = Box::new(move || other.lock().unwrap_or_else(PoisonError::into_inner).resume());
@@ -63,7 +56,6 @@ struct Life {
     domain: XenDomain,
     emulator: Option<Emulator>,
     session: Session,
-    disks: Vec<Box<dyn Replicated>>,
     /// Where the guest is asked.
     request: String,
     patience: Duration,
@@ -78,7 +70,7 @@ impl Life {
         session.watch(&request, REQUEST).map_err(asked)?;
         session.watch("@releaseDomain", ENDS).map_err(asked)?;
         let domain = host.domain(domid)?;
-        Ok(Life { domid, kind: identity.kind, domain, emulator, session, disks: Vec::new(), request, patience })
+        Ok(Life { domid, kind: identity.kind, domain, emulator, session, request, patience })
     }
 
     fn suspend(&mut self) -> Result<()> {
@@ -88,9 +80,7 @@ impl Life {
             self.domain.suspend_from_outside()?;
         }
         self.until_suspended()?;
-        self.emulator.as_ref().map_or(Ok(()), Emulator::stop)?;
-        self.disks.iter_mut().try_for_each(|disk| disk.suspended())?;
-        self.disks.iter_mut().try_for_each(|disk| disk.wait())
+        self.emulator.as_ref().map_or(Ok(()), Emulator::stop)
     }
 
     /// A HVM guest without PV drivers, or asleep, has nobody who would hear.
