@@ -110,7 +110,8 @@ impl DaemonArgs {
             None => folder().map_err(io::Error::other)?.join(format!("{}.nbd", file_name(device.name()))),
         };
         let folder = self.state.clone().unwrap_or_else(|| PathBuf::from(STATE).join(file_name(device.name())));
-        let attach = self.attach.clone().unwrap_or_else(|| if device.is_kernels() { NBD_CLIENT.into() } else { String::new() });
+        let attach =
+            self.attach.clone().unwrap_or_else(|| if device.is_kernels() { NBD_CLIENT.into() } else { String::new() });
         Ok(Options {
             image: std::path::absolute(&self.image)?,
             device,
@@ -250,7 +251,9 @@ mod tests {
 
     #[test]
     fn other_devices_and_empty_bounds_are_refused() {
-        for device in ["/dev/sda", "/dev/nbd", "/dev/nbd0p1", "nbd:unix:web", "nbd:tcp:1", "nbd:unix:/a:exportname=x", ""] {
+        for device in
+            ["/dev/sda", "/dev/nbd", "/dev/nbd0p1", "nbd:unix:web", "nbd:tcp:1", "nbd:unix:/a:exportname=x", ""]
+        {
             assert!(options(&["--device", device]).unwrap_err().to_string().contains("/dev/nbdN"), "{device}");
         }
         for bound in ["--buffer=0", "--journal=0", "--patience=0", "--patience=51"] {

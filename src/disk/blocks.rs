@@ -107,7 +107,10 @@ mod tests {
             blocks.add(block);
         }
         assert_eq!(blocks.count(), 4);
-        assert_eq!((blocks.next(1), blocks.next(64), blocks.next(65), blocks.next(131)), (Some(63), Some(64), Some(130), None));
+        assert_eq!(
+            (blocks.next(1), blocks.next(64), blocks.next(65), blocks.next(131)),
+            (Some(63), Some(64), Some(130), None)
+        );
         blocks.remove(64);
         blocks.remove(64);
         blocks.remove(9_999);

@@ -262,7 +262,9 @@ impl Client {
     pub fn call(device: &str) -> Result<Option<Self>> {
         let path = path(device)?;
         let stream = match UnixStream::connect(&path) {
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) =>
+            {
                 return Ok(None);
             }
             stream => stream.map_err(io(path.display()))?,
@@ -271,7 +273,15 @@ impl Client {
         Ok(Some(Client { stream: BufReader::new(stream), device: device.to_owned() }))
     }
 
-    /// Asks for something, and waits for the answer, at most a minute.
+    /// Has answers take longer.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn be_patient(&self, patience: Duration) -> Result<()> {
+        self.stream.get_ref().set_read_timeout(Some(patience)).map_err(io(&self.device))
+    }
+
+    /// Asks for something, and waits for the answer, at most a minute unless [`Client::be_patient`] says otherwise.
     ///
     /// # Errors
     /// It was not done, for what reason the daemon gives; the daemon is gone.
@@ -280,7 +290,8 @@ impl Client {
         let mut text = serde_json::to_vec(request).map_err(|error| named(error.into()))?;
         text.push(b'\n');
         self.stream.get_mut().write_all(&text).map_err(named)?;
-        let line = line(&mut self.stream).map_err(named)?.ok_or_else(|| named(std::io::ErrorKind::UnexpectedEof.into()))?;
+        let line =
+            line(&mut self.stream).map_err(named)?.ok_or_else(|| named(std::io::ErrorKind::UnexpectedEof.into()))?;
         let reply: Reply = serde_json::from_slice(&line).map_err(|error| named(error.into()))?;
         match reply.ok {
             true => Ok(reply),

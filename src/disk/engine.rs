@@ -13,6 +13,8 @@ const BEGIN: Duration = Duration::from_secs(20);
 const REACH: Duration = Duration::from_secs(30);
 /// Between two looks at it.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long a keeper may take to apply what is committed, and to have the device appear, at a failover.
+const PROMOTION: Duration = Duration::from_secs(600);
 /// How long a keeper may take to be there again at a failover.
 const AGAIN: Duration = Duration::from_secs(30);
 
@@ -152,8 +154,8 @@ impl Keepers {
     /// A keeper does not have it, or cannot apply it; the checkpoint is of more disks.
     pub fn commit(&self, mark: Mark) -> Result<()> {
         for device in &self.0 {
-            let mut client = Client::call(device.name())?
-                .ok_or_else(|| Error::Told(format!("{device}: its keeper has ended")))?;
+            let mut client =
+                Client::call(device.name())?.ok_or_else(|| Error::Told(format!("{device}: its keeper has ended")))?;
             let disks = client.ask(&Request::Commit { mark })?.disks.unwrap_or_default();
             if usize::try_from(disks).ok() != Some(self.0.len()) {
                 let kept = self.0.len();
@@ -173,6 +175,7 @@ impl Keepers {
             loop {
                 match Client::call(device.name())? {
                     Some(mut client) => {
+                        client.be_patient(PROMOTION)?;
                         client.ask(&Request::Promote { mark: Some(mark) })?;
                         break;
                     }

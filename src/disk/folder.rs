@@ -116,7 +116,8 @@ impl Folder {
         let mut epochs = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(named)? {
             let name = entry.map_err(named)?.file_name();
-            if let Some(previous) = name.to_str().and_then(|name| u64::from_str_radix(name.strip_suffix(EPOCH)?, 16).ok())
+            if let Some(previous) =
+                name.to_str().and_then(|name| u64::from_str_radix(name.strip_suffix(EPOCH)?, 16).ok())
             {
                 epochs.push(previous);
             }

@@ -64,7 +64,9 @@ impl Image {
 
     pub(super) fn read(&self, offset: u64, octets: &mut [u8]) -> Result<()> {
         self.check(offset, octets.len() as u64)?;
-        self.file.read_exact_at(octets, offset).map_err(io(format_args!("{}: reading at {offset}", self.path.display())))
+        self.file
+            .read_exact_at(octets, offset)
+            .map_err(io(format_args!("{}: reading at {offset}", self.path.display())))
     }
 
     pub(super) fn write(&self, offset: u64, octets: &[u8]) -> Result<()> {
@@ -80,7 +82,8 @@ impl Image {
         if length == 0 {
             return Ok(());
         }
-        if hole && fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length).is_ok() {
+        if hole && fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length).is_ok()
+        {
             return Ok(());
         }
         let zeroes = vec![0; ZEROES];

@@ -150,7 +150,12 @@ pub(super) enum Found {
 ///
 /// # Errors
 /// The system's, or those of `each`.
-pub(super) fn replay(path: &Path, run: u64, previous: u64, mut each: impl FnMut(Op<'_>) -> Result<()>) -> Result<Found> {
+pub(super) fn replay(
+    path: &Path,
+    run: u64,
+    previous: u64,
+    mut each: impl FnMut(Op<'_>) -> Result<()>,
+) -> Result<Found> {
     let named = |error| io(path.display())(error);
     let mut file = BufReader::with_capacity(256 << 10, File::open(path).map_err(named)?);
     let mut octets = Vec::new();

@@ -187,7 +187,9 @@ impl Keeper {
     fn take(&self, frame: Frame, number: u64) -> Result<Option<Frame>> {
         let mut inner = match frame {
             // While epochs are applied to the image, others can be written.
-            Frame::Write { .. } | Frame::Zero { .. } | Frame::Mark(_) | Frame::Ping | Frame::Barrier { .. } => self.lock(),
+            Frame::Write { .. } | Frame::Zero { .. } | Frame::Mark(_) | Frame::Ping | Frame::Barrier { .. } => {
+                self.lock()
+            }
             _ => self.when_idle(),
         };
         if inner.primary.as_ref().is_none_or(|(current, _)| *current != number) {

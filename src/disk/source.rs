@@ -384,6 +384,14 @@ impl Source {
         true
     }
 
+    /// The connection is of no use any more.
+    pub(super) fn end(&self, why: String) {
+        let mut state = self.lock();
+        if state.up {
+            self.lose(&mut state, why);
+        }
+    }
+
     /// The connection has ended, or there was none. Waits for a while, or until it is wanted for a new protection.
     pub(super) fn disconnected(&self, why: String, pause: Duration) {
         let mut state = self.lock();

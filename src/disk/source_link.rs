@@ -53,6 +53,9 @@ fn attempt(source: &Arc<Source>) -> Result<()> {
     let calling_off = cancel.clone();
     let listener = thread::Builder::new().name("disk-answers".into()).spawn(move || {
         let heard = listen(&listening, reader, &probe);
+        if let Err(error) = &heard {
+            listening.end(error.to_string());
+        }
         // Wakes whoever writes.
         calling_off.cancel();
         heard

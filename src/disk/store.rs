@@ -65,15 +65,8 @@ impl Store {
             _ => fresh(),
         };
         let image = Arc::new(image);
-        let mut store = Store {
-            image,
-            folder,
-            state,
-            open: None,
-            closed: VecDeque::new(),
-            redo: VecDeque::new(),
-            limit,
-        };
+        let mut store =
+            Store { image, folder, state, open: None, closed: VecDeque::new(), redo: VecDeque::new(), limit };
         store.folder.store(&store.state)?;
         store.recover()?;
         Ok(store)
@@ -110,11 +103,14 @@ impl Store {
             let (theirs, ours) = (of(&hello.name, hello.size), of(&self.state.name, self.state.size));
             return Err(Error::Unsuited { theirs, ours });
         }
-        self.forget_open()?;
         match (self.state.stage, self.newest()) {
             (Stage::Serving, _) => return Err(Error::InService),
             (Stage::Keeping, Some(point)) if !hello.flag => return Err(Error::Holds(point.mark)),
-            (Stage::Keeping, _) => self.follow()?,
+            (Stage::Keeping, _) => {
+                // Only now: whoever is refused has no say in what another one writes.
+                self.forget_open()?;
+                self.follow()?;
+            }
             (Stage::Empty | Stage::Following, _) => {}
         }
         Ok(self.state.run == hello.run)

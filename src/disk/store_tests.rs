@@ -110,6 +110,10 @@ fn synced(place: &Place) -> (Store, Vec<u8>) {
     (store, model)
 }
 
+fn is_missing<T>(result: &super::Result<T>) -> bool {
+    matches!(result, Err(Error::NotThere { .. }))
+}
+
 fn commit(store: &mut Store, number: u64) -> super::Result<u32> {
     let redo = store.commit(mark(number))?;
     redo.run()?;
@@ -157,10 +161,10 @@ proptest! {
         drop(store);
         let mut store = place.open().unwrap();
         for wrong in [Mark { session: 6, checkpoint: number }, mark(0), mark(at.len() as u64 + 1)] {
-            prop_assert!(matches!(store.commit(wrong), Err(Error::NotThere { .. })));
+            prop_assert!(is_missing(&store.commit(wrong)));
         }
         if number > 1 {
-            prop_assert!(matches!(store.commit(mark(number - 1)), Err(Error::NotThere { .. })));
+            prop_assert!(is_missing(&store.commit(mark(number - 1))));
         }
         promoted(&mut store, number).unwrap();
         drop(store);
@@ -185,7 +189,7 @@ proptest! {
         let marked = at.len() as u64 - 1;
         let mut store = copy.open().unwrap();
         prop_assert_eq!(store.newest(), Some(point(marked)));
-        prop_assert!(matches!(promoted(&mut store, marked + 1), Err(Error::NotThere { .. })));
+        prop_assert!(is_missing(&promoted(&mut store, marked + 1)));
         promoted(&mut store, marked).unwrap();
         prop_assert_eq!(&copy.content(), &at[marked as usize - 1]);
     }
@@ -238,7 +242,7 @@ proptest! {
         }
         if store.stage() == Stage::Following {
             prop_assert_eq!(&place.content(), &model);
-            prop_assert!(matches!(store.commit(mark(1)), Err(Error::NotThere { .. })));
+            prop_assert!(is_missing(&store.commit(mark(1))));
         }
         prop_assert!(store.hello(&hello(RUN, true)).unwrap());
         write(&mut store, &mut model, &(1, 7, Some(1)));
@@ -273,7 +277,10 @@ fn a_full_journal_and_what_is_outside_are_refused_and_the_checkpoint_stays() {
     commit(&mut store, 1).unwrap();
     let before = place.content();
     store.write(Op::Write { offset: 0, octets: &[1; 1500] }).unwrap();
-    assert!(matches!(store.write(Op::Write { offset: 0, octets: &[1; 1500] }), Err(Error::JournalFull { limit: 2000 })));
+    assert!(matches!(
+        store.write(Op::Write { offset: 0, octets: &[1; 1500] }),
+        Err(Error::JournalFull { limit: 2000 })
+    ));
     let outside = Op::Write { offset: SIZE as u64 - 1, octets: &[1, 2] };
     assert!(matches!(store.write(outside), Err(Error::Outside { .. })));
     assert!(store.kept() > 1500);

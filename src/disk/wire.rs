@@ -63,25 +63,15 @@ pub(super) enum Frame {
     /// Type 1, both ways.
     Hello(Hello),
     /// Type 2, forward: these octets are there from now on.
-    Write {
-        offset: u64,
-        octets: Vec<u8>,
-    },
+    Write { offset: u64, octets: Vec<u8> },
     /// Type 3, forward: zeroes are there from now on.
-    Zero {
-        offset: u64,
-        length: u64,
-    },
+    Zero { offset: u64, length: u64 },
     /// Type 4, forward: what the keeper has is void; all that is not zero follows. From here on it is the copy of this run.
-    Reset {
-        run: u64,
-    },
+    Reset { run: u64 },
     /// Type 5, forward: with what came before, the copy is complete.
     Synced,
     /// Type 6, forward: answer with HELD when what came before is safe.
-    Barrier {
-        seq: u64,
-    },
+    Barrier { seq: u64 },
     /// Type 7, forward: what comes next belongs to a later checkpoint. Answered with HELD when what came before is safe.
     Mark(Point),
     /// Type 8, forward: what is kept of an earlier protection is void.
@@ -89,15 +79,11 @@ pub(super) enum Frame {
     /// Type 9, forward: answer.
     Ping,
     /// Type 16, backward: all before this barrier, or mark, would outlive the host.
-    Held {
-        seq: u64,
-    },
+    Held { seq: u64 },
     /// Type 17, backward.
     Pong,
     /// Type 18, both ways: the sender ends the connection. For people.
-    Refused {
-        text: String,
-    },
+    Refused { text: String },
 }
 
 /// What is wrong with a row of frames.
@@ -168,7 +154,9 @@ impl Frame {
                 fixed.extend(offset.to_le_bytes());
                 fixed.extend(length.to_le_bytes());
             }
-            Frame::Barrier { seq: word } | Frame::Held { seq: word } | Frame::Reset { run: word } => fixed.extend(word.to_le_bytes()),
+            Frame::Barrier { seq: word } | Frame::Held { seq: word } | Frame::Reset { run: word } => {
+                fixed.extend(word.to_le_bytes())
+            }
             Frame::Mark(point) => fixed.extend(point.octets()),
             Frame::Refused { text } => rest = clipped(text, MAX_TEXT),
             Frame::Synced | Frame::Begin | Frame::Ping | Frame::Pong => {}
@@ -344,9 +332,8 @@ mod tests {
     }
 
     fn frame() -> impl Strategy<Value = Frame> {
-        let point = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>()).prop_map(|(seq, session, checkpoint, disks)| {
-            Point { seq, mark: Mark { session, checkpoint }, disks }
-        });
+        let point = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>())
+            .prop_map(|(seq, session, checkpoint, disks)| Point { seq, mark: Mark { session, checkpoint }, disks });
         prop_oneof![
             (any::<bool>(), any::<u64>(), any::<u64>(), "[a-z/é]{0,60}")
                 .prop_map(|(flag, size, run, name)| Frame::Hello(Hello { flag, size, run, name })),
@@ -371,7 +358,8 @@ mod tests {
             let row = row(&frames);
             let mut source = &row[..];
             for (number, frame) in frames.iter().enumerate() {
-                prop_assert_eq!(read(&mut source, number as u64).unwrap().as_ref(), Some(frame));
+                let read = read(&mut source, number as u64).unwrap();
+                prop_assert_eq!(read.as_ref(), Some(frame));
             }
             prop_assert!(read(&mut source, 9).unwrap().is_none());
         }
@@ -400,7 +388,10 @@ mod tests {
         let twice = row(&[Frame::Ping]);
         assert!(matches!(read(&mut &twice[..], 1), Err(WireError::Sequence { frame: 1, got: 0 })));
         let unknown = row(&[Frame::Ping]);
-        assert!(matches!(read(&mut &[&[77], &unknown[1..]].concat()[..], 0), Err(WireError::Length { type_id: 77, .. })));
+        assert!(matches!(
+            read(&mut &[&[77], &unknown[1..]].concat()[..], 0),
+            Err(WireError::Length { type_id: 77, .. })
+        ));
         let hello = Frame::Hello(Hello { flag: false, size: 1, run: 2, name: "x".into() });
         let (mut head, rest) = hello.emit(0);
         head[HEADER_LEN] = 9;

@@ -26,8 +26,8 @@ pub mod compared;
 pub mod error;
 pub mod hvm_param;
 pub mod output;
-pub mod replicated;
 pub mod pv;
+pub mod replicated;
 pub mod sim;
 pub mod types;
 #[cfg(feature = "xen")]
@@ -37,8 +37,8 @@ pub use bitmap::DirtyBitmap;
 pub use compared::{ComparedCard, OnInbound, OnSent, Sent};
 pub use error::{DeviceModelProblem, Error, GuestDamage, HvmContextProblem, Result};
 pub use output::{NoBuffer, OutputBuffer};
-pub use replicated::Replicated;
 pub use pv::{INVALID_MFN, Mfn, PvDomain};
+pub use replicated::Replicated;
 pub use types::{
     CleanMode, CpuPolicy, DirtyStats, DomainInfo, DomainKind, EmulatorHeader, GrantSeed, HvmParam, PAGE_SHIFT,
     PAGE_SIZE, Page, PageType, ParseUuidError, Pfn, ShutdownReason, TscInfo, Uuid, ZERO_PAGE,

@@ -65,7 +65,8 @@ pub fn replicated(disks: &[Disk], probe: &Path, acknowledged: bool, lazy: bool) 
     for disk in disks.iter().filter(|disk| disk.is_uncovered()) {
         match engine::find(&disk.behind, lazy).map_err(|error| failed(&disk.name, error))? {
             Some(_) if !acknowledged => {
-                let text = "a receiver without acknowledgements commits nothing to its keeper: -F -d protects it all the same";
+                let text =
+                    "a receiver without acknowledgements commits nothing to its keeper: -F -d protects it all the same";
                 return Err(failed(&disk.name, text));
             }
             Some(primary) => served.push(primary),

@@ -77,9 +77,9 @@ impl Incoming {
         let replicated = replicated(config);
         match (self.disks, replicated.first()) {
             (Disks::Any, _) => Ok(Keepers::default()),
-            (Disks::None, Some(device)) => {
-                Err(format!("its disk {device} has no checkpoints without acknowledgements: --any-disks takes it as it is"))
-            }
+            (Disks::None, Some(device)) => Err(format!(
+                "its disk {device} has no checkpoints without acknowledgements: --any-disks takes it as it is"
+            )),
             _ => Keepers::find(replicated).map_err(|error| error.to_string()),
         }
     }

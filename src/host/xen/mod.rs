@@ -80,7 +80,12 @@ pub fn house(identity: Identity, options: &Options) -> Result<Guest> {
         Vec::new()
     } else {
         let store = Store::open().map_err(|error| Error::Toolstack(format!("xenstore: {error}")))?;
-        disks::replicated(&disks::disks(&store, identity.domid)?, Path::new(drbd::PROBE), options.acknowledged, options.lazy)?
+        disks::replicated(
+            &disks::disks(&store, identity.domid)?,
+            Path::new(drbd::PROBE),
+            options.acknowledged,
+            options.lazy,
+        )?
     };
     let domain = life::open(&host, &identity, options.patience)?;
     let config = identity.config(domain.info()?.uuid)?;
