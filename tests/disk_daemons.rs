@@ -13,6 +13,7 @@ mod qemu;
 use host::{DEVICE, Host, LONG, Pair, SIZE, noise};
 use nbd::Guest;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,8 +31,8 @@ fn mark(checkpoint: u64) -> Mark {
 fn write_on(model: &Model, seed: u64, stop: &AtomicBool) -> u64 {
     let mut written = 0;
     while !stop.load(Ordering::SeqCst) {
-        let mut guest = model.lock().unwrap();
-        let (guest, content) = &mut *guest;
+        let mut held = model.lock().unwrap();
+        let (guest, content) = &mut *held;
         let random = noise(seed.wrapping_add(written), 8);
         let random = u64::from_le_bytes(random.try_into().unwrap());
         let offset = random % (SIZE as u64 - 40_000);
@@ -49,7 +50,7 @@ fn write_on(model: &Model, seed: u64, stop: &AtomicBool) -> u64 {
             break;
         }
         written += 1;
-        drop(guest);
+        drop(held);
         thread::yield_now();
     }
     written
@@ -74,10 +75,12 @@ fn the_primary_dies_at_random_moments_and_the_copy_is_at_the_committed_checkpoin
             let writing = scope.spawn(|| write_on(&model, case * 1_000_003, &stop));
             pair.a.ask(&Request::Begin { session: 9 }).unwrap();
             let primary = pair.a.daemon.take().unwrap();
+            let (first, commits) = channel();
             let killer = scope.spawn(move || {
                 let mut primary = primary;
-                // The moment is the test's to choose, as a host's death is.
-                thread::sleep(Duration::from_micros(30_000 + case * 7_919 * 13 % 90_000));
+                commits.recv().unwrap();
+                // Nothing is waited for: the moment is as good as any other.
+                thread::sleep(Duration::from_micros(case * 7_919 * 13 % 200_000));
                 primary.kill();
             });
             for checkpoint in 1.. {
@@ -88,6 +91,8 @@ fn the_primary_dies_at_random_moments_and_the_copy_is_at_the_committed_checkpoin
                 // The engine's secondary has the checkpoint by now, and says so.
                 assert_eq!(pair.b.ask(&Request::Commit { mark: mark(checkpoint) }).unwrap().disks, Some(1));
                 committed = Some((checkpoint, content));
+                // It has heard the first.
+                let _ = first.send(());
             }
             stop.store(true, Ordering::SeqCst);
             killer.join().unwrap();
