@@ -8,6 +8,7 @@ pub mod control;
 mod copying;
 pub mod decode;
 pub mod demo;
+pub mod disk;
 pub mod host;
 pub mod hypervisor;
 pub mod inspect;

@@ -1,6 +1,7 @@
 //! The commands. Thin: options in, a room's function called, its result printed, an exit code.
 
 mod ctl;
+mod disk;
 mod dump;
 mod endpoint;
 mod live;
@@ -49,6 +50,8 @@ enum Command {
     Receive(Box<receive::Args>),
     /// Ask or tell a side that protects or receives a domain
     Ctl(ctl::Args),
+    /// Keep a guest's disk on two hosts
+    Disk(disk::Args),
     /// Pass on, record, answer or replay a COLO session of QEMU's
     Tap(tap::Args),
     /// Watch a simulated guest survive the death of its host
@@ -78,6 +81,7 @@ pub fn run() -> ExitCode {
         Command::Remus(args) => remus::run(&args),
         Command::Receive(args) => receive::run(&args),
         Command::Ctl(args) => ctl::run(&args),
+        Command::Disk(args) => disk::run(&args),
         Command::Tap(args) => tap::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Completion(args) => pages::completion(&args, &Cli::command()),

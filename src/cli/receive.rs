@@ -66,6 +66,9 @@ pub struct Args {
     /// This project's save helper, which is put inside of it [default: beside this program, or where xl-plugin/install.sh puts it]
     #[arg(long, value_name = "FILE")]
     pub save_helper: Option<PathBuf>,
+    /// Take a domain whatever is behind its disks, as its primary does with -F -d
+    #[arg(long)]
+    pub any_disks: bool,
     /// Keep the migration-v2 stream as it was received
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,

@@ -149,6 +149,9 @@ impl Args {
                 more.push_str(" --userspace-colo-proxy");
             }
         }
+        if self.no_disk_replication {
+            more.push_str(" --any-disks");
+        }
         self.protection.remote_command_with(&self.domain, &more, self.allow_bare && !self.colo)
     }
 
@@ -197,6 +200,7 @@ impl Args {
             staging_limit: self.protection.staging_limit(),
             config,
             libxc,
+            disks: Vec::new(),
             once: self.once,
             failpoints: self.protection.failpoints().map_err(usage)?,
             protection,

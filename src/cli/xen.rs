@@ -4,7 +4,7 @@ use super::remus::{Args, is_gone};
 use super::{live, receive};
 
 use crate::host::operator::Desk;
-use crate::host::xen::incoming::Incoming;
+use crate::host::xen::incoming::{Disks, Incoming};
 use crate::host::xen::receiver::Way;
 use crate::host::xen::{self, Options, XenHome};
 use crate::remus::Config;
@@ -38,12 +38,16 @@ pub(super) fn remus(args: &Args, config: Config) -> io::Result<bool> {
         unbuffered: args.no_network_buffer,
         netbuf_script: args.netbuf_script.as_ref().map(PathBuf::from),
         any_disks: args.no_disk_replication,
+        acknowledged: !(args.allow_bare || args.blackhole),
         lazy: false,
     };
     // All that can be wrong without the domain's doing comes first.
     let job = args.job(protection, String::new(), Default::default())?;
     log::info!("{name}: domain {}, a {} guest", identity.domid, identity.kind);
-    let guest = xen::house(identity, &options).map_err(io::Error::other)?;
+    let mut guest = xen::house(identity, &options).map_err(io::Error::other)?;
+    for disk in &mut guest.disks {
+        disk.prepare(&|| desk.is_terminated()).map_err(io::Error::other)?;
+    }
     let table = args.protection.watch.then(|| live::start(&desk)).transpose()?;
     let how = xen::watch_over(guest, job, &desk);
     drop(table);
@@ -71,11 +75,16 @@ pub(super) fn home(args: &receive::Args) -> Result<XenHome, String> {
         patience: crate::toolstack::life::PATIENCE,
         unbuffered: false,
         netbuf_script: None,
-        // The primary has refused what is not covered, or was told to go without.
-        any_disks: true,
+        any_disks: args.any_disks,
+        acknowledged: true,
         lazy: true,
     };
-    Ok(XenHome { incoming: Incoming::new(args.domain().to_owned(), way), options })
+    let disks = match (args.any_disks, args.bare) {
+        (true, _) => Disks::Any,
+        (false, true) => Disks::None,
+        (false, false) => Disks::Kept,
+    };
+    Ok(XenHome { incoming: Incoming::new(args.domain().to_owned(), way, disks), options })
 }
 
 /// The save helper that was built or installed together with this program.

@@ -194,6 +194,7 @@ pub fn primary(args: &ChildArgs) -> io::Result<bool> {
         save: libxl::save::Options { config: Some(xl_config(&setup.config)), ..libxl::save::Options::default() },
         witness: None,
         output,
+        disks: Vec::new(),
         resolve: Box::new(|_, _, _| Err("a demonstration has two hosts".into())),
         once: true,
         on_round: Some(Box::new(|round: &RoundFigures| {

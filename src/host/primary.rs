@@ -4,7 +4,7 @@ use super::Protection;
 use super::operator::Desk;
 use super::sim::Guest;
 use crate::hypervisor::sim::Runner;
-use crate::hypervisor::{DeviceModel, OutputBuffer, SaveDomain};
+use crate::hypervisor::{DeviceModel, OutputBuffer, Replicated, SaveDomain};
 use crate::remus::Generation;
 use crate::remus::pacing::Pacing;
 use crate::replicate::failpoint::Failpoints;
@@ -30,6 +30,8 @@ pub struct Job {
     pub config: String,
     /// libxc's options.
     pub libxc: libxc::save::Options,
+    /// The domain's disks that are replicated.
+    pub disks: Vec<Box<dyn Replicated>>,
     /// Whether to end when protection does.
     pub once: bool,
     /// Where tests let this process die.
@@ -57,6 +59,7 @@ pub fn protect<D: SaveDomain + DeviceModel + Send + 'static>(
         staging_limit: job.staging_limit,
         save: libxl::save::Options { config: Some(job.config), libxc: job.libxc },
         output,
+        disks: job.disks,
         resolve: job.resolve,
         once: job.once,
         on_round: None,

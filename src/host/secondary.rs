@@ -90,6 +90,7 @@ impl<H> Job<H> {
             staging_limit: self.staging_limit,
             config: String::new(),
             libxc: crate::libxc::save::Options::default(),
+            disks: Vec::new(),
             once: false,
             failpoints: Failpoints::default(),
         }

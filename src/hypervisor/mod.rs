@@ -12,6 +12,7 @@
 //! | [`RestoreDomain`] | building a domain | `populate_physmap`, foreign mappings, `sethvmcontext` |
 //! | [`DeviceModel`] | the emulator beside the domain, libxl's business | QMP `xen-save-devices-state`, its xenstore keys |
 //! | [`OutputBuffer`] | the guest's outbound packets, held back and let go | a plug qdisc on the vif |
+//! | [`Replicated`] | a disk whose writes reach another host | DRBD with patches, or [`crate::disk`] |
 //! | [`ComparedCard`] | the same, compared with another copy's | COLO's proxy |
 //!
 //! [`sim`] is a real guest in process memory and ships as the default backend. `xen`, behind the cargo feature of this name, is the
@@ -26,6 +27,7 @@ pub mod error;
 pub mod hvm_param;
 pub mod output;
 pub mod pv;
+pub mod replicated;
 pub mod sim;
 pub mod types;
 #[cfg(feature = "xen")]
@@ -36,6 +38,7 @@ pub use compared::{ComparedCard, OnInbound, OnSent, Sent};
 pub use error::{DeviceModelProblem, Error, GuestDamage, HvmContextProblem, Result};
 pub use output::{NoBuffer, OutputBuffer};
 pub use pv::{INVALID_MFN, Mfn, PvDomain};
+pub use replicated::Replicated;
 pub use types::{
     CleanMode, CpuPolicy, DirtyStats, DomainInfo, DomainKind, EmulatorHeader, GrantSeed, HvmParam, PAGE_SHIFT,
     PAGE_SIZE, Page, PageType, ParseUuidError, Pfn, ShutdownReason, TscInfo, Uuid, ZERO_PAGE,

@@ -1,30 +1,16 @@
 //! The disks of a domain: what of them a copy on another host would have.
 //!
 //! A disk that the guest can write must be the same on the other host at each checkpoint, or the copy goes on with a file system that
-//! its memory does not know. So each must be [`Replicated`] by somebody, DRBD in this version, or the domain is not protected, unless the
+//! its memory does not know. So each must be [`Replicated`] by somebody, a patched DRBD or the daemons of [`crate::disk`], or the domain is not protected, unless the
 //! operator says otherwise (`-F -d`).
 #![forbid(unsafe_code)]
 
 use super::drbd;
 use super::failed;
 use super::store::Store;
-use crate::hypervisor::{Error, Result};
+use crate::disk::engine;
+use crate::hypervisor::{Error, Replicated, Result};
 use std::path::Path;
-
-/// A disk whose writes reach another host, an epoch at a time: those of an epoch count there when its checkpoint does.
-pub trait Replicated: Send {
-    /// The guest has suspended: what it has written until now belongs to the checkpoint that is being taken.
-    ///
-    /// # Errors
-    /// The checkpoint cannot be taken.
-    fn suspended(&mut self) -> Result<()>;
-
-    /// Waits until the other side has those writes. The guest stands still meanwhile.
-    ///
-    /// # Errors
-    /// It does not get them: the checkpoint cannot be taken.
-    fn wait(&mut self) -> Result<()>;
-}
 
 /// A disk of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,18 +54,36 @@ pub fn disks(store: &Store, domid: u32) -> Result<Vec<Disk>> {
 
 /// What replicates the disks of a domain that can be written.
 ///
+/// Without acknowledgements (`acknowledged`), of which a keeper would learn what is committed, only DRBD does. A survivor (`lazy`) has
+/// nobody yet to replicate it, and runs already: who could is found, the rest is told.
+///
 /// # Errors
-/// One that nothing replicates, with its name.
-pub fn replicated(disks: &[Disk], probe: &Path) -> Result<Vec<Box<dyn Replicated>>> {
+/// One that nothing replicates, with its name; a daemon's.
+pub fn replicated(disks: &[Disk], probe: &Path, acknowledged: bool, lazy: bool) -> Result<Vec<Box<dyn Replicated>>> {
     let mut replicated: Vec<Box<dyn Replicated>> = Vec::new();
-    let mut rest = Vec::new();
+    let (mut served, mut rest) = (Vec::new(), Vec::new());
     for disk in disks.iter().filter(|disk| disk.is_uncovered()) {
-        match drbd::probe(probe, &disk.behind)? {
-            Some(drbd) => replicated.push(Box::new(drbd)),
-            None => rest.push(disk.clone()),
+        match engine::find(&disk.behind, lazy).map_err(|error| failed(&disk.name, error))? {
+            Some(_) if !acknowledged => {
+                let text =
+                    "a receiver without acknowledgements commits nothing to its keeper: -F -d protects it all the same";
+                return Err(failed(&disk.name, text));
+            }
+            Some(primary) => served.push(primary),
+            None => match drbd::probe(probe, &disk.behind)? {
+                Some(drbd) => replicated.push(Box::new(drbd)),
+                None => rest.push(disk.clone()),
+            },
         }
     }
-    refusal(&rest).map_or(Ok(replicated), |text| Err(Error::Toolstack(text)))
+    let count = served.len();
+    replicated.extend(served.into_iter().map(|primary| Box::new(primary.of(count)) as Box<dyn Replicated>));
+    match refusal(&rest) {
+        Some(text) if lazy => log::warn!("{text}"),
+        Some(text) => return Err(Error::Toolstack(text)),
+        None => {}
+    }
+    Ok(replicated)
 }
 
 /// The refusal of a domain with disks of which some are not covered; `None` where all are.
@@ -103,8 +107,8 @@ mod tests {
         let disk = |name: &str, behind: &str, writable| Disk { name: name.into(), behind: behind.into(), writable };
         let harmless = [disk("hdc", "", true), disk("xvdb", "/dev/ro", false)];
         let none = Path::new("/none/probe");
-        assert!(replicated(&harmless, none).unwrap().is_empty());
-        assert!(replicated(&[disk("xvda", "/dev/vg/web", true)], none).is_err());
+        assert!(replicated(&harmless, none, true, false).unwrap().is_empty());
+        assert!(replicated(&[disk("xvda", "/dev/vg/web", true)], none, true, false).is_err());
         assert_eq!(refusal(&harmless), None);
         let mixed = [&harmless[..], &[disk("xvda", "/dev/vg/web", true)]].concat();
         let text = refusal(&mixed).unwrap();

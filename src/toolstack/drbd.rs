@@ -2,12 +2,11 @@
 //! secondary until the epoch is committed.
 //!
 //! As libxl drives it: a checkpoint is put into DRBD's own stream when the guest has suspended, and the guest is resumed when DRBD's
-//! other side has acknowledged it; here it is waited for at once, for a guest that runs again can no longer be refused its checkpoint. Numbers of the two requests are those of the patched driver, as in libxl; no header has them.
+//! other side has acknowledged it; here it is waited for before that, for a guest that runs again can no longer be refused its checkpoint. Numbers of the two requests are those of the patched driver, as in libxl; no header has them.
 #![allow(unsafe_code)]
 
-use super::disks::Replicated;
 use super::failed;
-use crate::hypervisor::Result;
+use crate::hypervisor::{Replicated, Result};
 use rustix::ioctl::{NoArg, ioctl};
 use std::fs::File;
 use std::io;
@@ -47,7 +46,7 @@ pub fn probe(probe: &Path, device: &str) -> Result<Option<Drbd>> {
 }
 
 impl Replicated for Drbd {
-    fn suspended(&mut self) -> Result<()> {
+    fn suspended(&mut self, _session: u64, _checkpoint: u64) -> Result<()> {
         if !self.under_way {
             // SAFETY: the descriptor is open, and the patched driver's request takes no argument and writes to none of our memory.
             let sent = unsafe { ioctl(&self.file, NoArg::<SEND_CHECKPOINT>::new()) };
@@ -91,7 +90,7 @@ mod tests {
         assert!(probe(Path::new("/none/probe"), "/dev/other").unwrap().is_none());
         let mut disk = probe(&script, device.to_str().unwrap()).unwrap().unwrap();
         // An ordinary file knows no such request.
-        let error = disk.suspended().unwrap_err().to_string();
+        let error = disk.suspended(1, 1).unwrap_err().to_string();
         assert!(error.contains("sending a checkpoint") && error.contains(device.to_str().unwrap()), "{error}");
         disk.wait().unwrap();
         disk.under_way = true;

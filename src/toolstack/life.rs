@@ -4,13 +4,12 @@
 //!   control/shutdown = "suspend"      the guest takes the value away: it has heard
 //!     (or an event, where the guest offers a channel: suspend_channel.rs)
 //!                                     Xen has it as shut down, reason suspend; xenstored tells (@releaseDomain)
-//!   emulator: stop; disks: checkpoint  ... emulator: cont
+//!   emulator: stop                     ... emulator: cont
 //!                                     xc_domain_resume(fast), xenstored is told (RESUME)
 //! ```
 //! A guest that does not answer in time has the request taken back, so that it does not follow it when nobody waits any more.
 #![forbid(unsafe_code)]
 
-use super::disks::Replicated;
 use super::emulator::Emulator;
 use super::failed;
 use super::identity::{Identity, Kind};
@@ -38,16 +37,10 @@ const ACPI_S_STATE: u64 = 14;
 ///
 /// # Errors
 /// The domain, its emulator or xenstored cannot be reached.
-pub fn open(
-    host: &Host,
-    identity: &Identity,
-    patience: Duration,
-    disks: Vec<Box<dyn Replicated>>,
-) -> Result<XenDomain> {
+pub fn open(host: &Host, identity: &Identity, patience: Duration) -> Result<XenDomain> {
     let domain = host.domain(identity.domid)?;
     let emulator = if identity.kind == Kind::Hvm { Some(Emulator::new(identity.domid)?) } else { None };
-    let life = Life { disks, ..Life::new(host, identity, emulator.clone(), patience)? };
-    let life = Arc::new(Mutex::new(life));
+    let life = Arc::new(Mutex::new(Life::new(host, identity, emulator.clone(), patience)?));
     let other = Arc::clone(&life);
     let suspend: LifeHook = Box::new(move || life.lock().unwrap_or_else(PoisonError::into_inner).suspend());
     let resume: LifeHook = Box::new(move || other.lock().unwrap_or_else(PoisonError::into_inner).resume());
@@ -65,7 +58,6 @@ struct Life {
     domain: XenDomain,
     emulator: Option<Emulator>,
     session: Session,
-    disks: Vec<Box<dyn Replicated>>,
     /// By which the guest is asked, where it offers one.
     channel: Option<SuspendChannel>,
     /// Where it is asked else.
@@ -86,8 +78,7 @@ impl Life {
             log::warn!("domain {domid}: its suspend event channel is not used: {error}");
             None
         });
-        let (kind, disks) = (identity.kind, Vec::new());
-        Ok(Life { domid, kind, domain, emulator, session, disks, channel, request, patience })
+        Ok(Life { domid, kind: identity.kind, domain, emulator, session, channel, request, patience })
     }
 
     fn suspend(&mut self) -> Result<()> {
@@ -97,9 +88,7 @@ impl Life {
             _ => self.domain.suspend_from_outside()?,
         }
         self.until_suspended()?;
-        self.emulator.as_ref().map_or(Ok(()), Emulator::stop)?;
-        self.disks.iter_mut().try_for_each(|disk| disk.suspended())?;
-        self.disks.iter_mut().try_for_each(|disk| disk.wait())
+        self.emulator.as_ref().map_or(Ok(()), Emulator::stop)
     }
 
     /// A HVM guest without PV drivers, or asleep, has nobody who would hear.

@@ -9,7 +9,7 @@
 //! | `qmp` | a conversation with QEMU | its Unix socket |
 //! | `emulator` | the emulator beside a HVM domain | QMP, its keys in xenstore |
 //! | `netbuf`, `netlink` | the output of its network cards, held back | plug qdiscs, over rtnetlink |
-//! | `disks` | which of its disks a copy would not have | xenstore |
+//! | `disks` | who replicates its disks, and which of them nobody does | xenstore; the daemons of [`crate::disk`] |
 //! | `drbd` | those that a patched DRBD replicates | its requests, as libxl makes them |
 //! | `xl` | ending a domain | the tool `xl` |
 //!

@@ -95,6 +95,7 @@ impl Pair {
             save: libxl::save::Options { config: Some(xl_config(&sim)), ..libxl::save::Options::default() },
             witness: witness(folder.path(), wanted.rule),
             output,
+            disks: Vec::new(),
             resolve: Box::new(|host, _, _| Address::parse(host, false).map_err(|error| error.to_string())),
             once: false,
             on_round: None,

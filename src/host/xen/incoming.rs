@@ -4,9 +4,12 @@
 #![forbid(unsafe_code)]
 
 use super::receiver::{Receiver, Way};
+use crate::disk::engine::Keepers;
+use crate::disk::{Device, Mark};
 use crate::hypervisor::Error;
 use crate::libxc::RestoreError;
 use crate::libxl::restore::Options;
+use crate::remus::Session;
 use crate::replicate::secondary::{Arrived, Copies, Replica, Unsound};
 use crate::save_helper::supervised::Applied;
 use crate::stream::check::{Checker, Parsed};
@@ -21,6 +24,17 @@ use std::cell::RefCell;
 use std::io::{self, Read};
 use std::rc::Rc;
 
+/// What becomes of the disks of a domain that is taken, those that daemons replicate ([`crate::disk`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disks {
+    /// Each must have a keeper here, which follows the checkpoints.
+    Kept,
+    /// They are not looked at, as the primary was told not to.
+    Any,
+    /// There must be none: nobody says which checkpoint of them belongs to which of the domain.
+    None,
+}
+
 /// Hands streams to stock receivers, one for each.
 #[derive(Debug, Clone)]
 pub struct Incoming {
@@ -28,18 +42,20 @@ pub struct Incoming {
     pub domain: String,
     /// How to run the receiver.
     pub way: Way,
+    /// What becomes of its disks.
+    pub disks: Disks,
     /// Streams so far. While a second image arrives there is the copy of the first, which has the name.
     streams: u32,
 }
 
 impl Incoming {
     /// For images of one domain.
-    pub const fn new(domain: String, way: Way) -> Self {
-        Incoming { domain, way, streams: 0 }
+    pub const fn new(domain: String, way: Way, disks: Disks) -> Self {
+        Incoming { domain, way, disks, streams: 0 }
     }
 
-    /// The preamble with the name that this copy may have.
-    fn preamble(&self, preamble: &xl::Preamble<'_>) -> Result<Vec<u8>, String> {
+    /// The preamble with the name that this copy may have, and the keepers of the domain's disks.
+    fn preamble(&self, preamble: &xl::Preamble<'_>) -> Result<(Vec<u8>, Keepers), String> {
         let octets = preamble.config().map_err(|error| error.to_string())?;
         let text = octets.strip_suffix(&[0]).unwrap_or(octets);
         let mut config: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
@@ -47,13 +63,33 @@ impl Incoming {
         if name.as_str() != Some(&self.domain) {
             return Err(format!("the stream is of domain {name}, this side takes {:?}", self.domain));
         }
-        if self.streams > 1 {
-            *name = format!("{}--copy{}", self.domain, self.streams).into();
+        let renamed = (self.streams > 1).then(|| format!("{}--copy{}", self.domain, self.streams));
+        if let Some(renamed) = renamed {
+            *name = renamed.into();
         }
+        let keepers = self.keepers(&config)?;
         let mut out = Vec::new();
         xl::emit(&config.to_string(), &mut out).map_err(|error| error.to_string())?;
-        Ok(out)
+        Ok((out, keepers))
     }
+
+    fn keepers(&self, config: &Value) -> Result<Keepers, String> {
+        let replicated = replicated(config);
+        match (self.disks, replicated.first()) {
+            (Disks::Any, _) => Ok(Keepers::default()),
+            (Disks::None, Some(device)) => Err(format!(
+                "its disk {device} has no checkpoints without acknowledgements: --any-disks takes it as it is"
+            )),
+            _ => Keepers::find(replicated).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+/// The disks in a configuration of libxl's that the guest can write to and daemons replicate.
+fn replicated(config: &Value) -> Vec<Device> {
+    let disks = config.get("disks").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let writable = disks.iter().filter(|disk| disk.get("readwrite").and_then(Value::as_u64) != Some(0));
+    writable.filter_map(|disk| Device::of(disk.get("pdev_path")?.as_str()?)).collect()
 }
 
 /// A source whose octets are kept until somebody takes them.
@@ -81,6 +117,9 @@ pub struct Copy<R> {
     limit: u64,
     receiver: Receiver,
     at: Applied,
+    keepers: Keepers,
+    /// The checkpoint that the disks are at.
+    disks_at: Option<Mark>,
 }
 
 impl Copies for Incoming {
@@ -101,6 +140,8 @@ impl Copies for Incoming {
             limit: options.libxc.round_limit,
             receiver,
             at: Applied { domid: 0, checkpoint: 0 },
+            keepers: Keepers::default(),
+            disks_at: None,
         };
         while !copy.image_item(self)? {}
         copy.at = copy.receiver.applied().map_err(no_domain)?;
@@ -122,7 +163,7 @@ impl<R: Read> Copy<R> {
         })?;
         let mut octets = self.octets.borrow_mut();
         if let Some(preamble) = replaced {
-            *octets = preamble.map_err(|text| Unsound::Domain(Error::Toolstack(text)))?;
+            (*octets, self.keepers) = preamble.map_err(|text| Unsound::Domain(Error::Toolstack(text)))?;
         }
         self.receiver.feed(&octets).map_err(no_domain)?;
         octets.clear();
@@ -177,6 +218,13 @@ impl<R: Read> Replica for Copy<R> {
         Ok(Arrived { pages, octets: self.octets.borrow().len() as u64 })
     }
 
+    fn commit(&mut self, session: Session, checkpoint: u64) -> Result<(), String> {
+        let mark = Mark { session: session.0, checkpoint };
+        self.keepers.commit(mark).map_err(|error| error.to_string())?;
+        self.disks_at = Some(mark);
+        Ok(())
+    }
+
     fn apply(&mut self) -> Result<(), String> {
         let expected = Applied { checkpoint: self.at.checkpoint + 1, ..self.at };
         self.receiver.feed(&self.octets.borrow()).map_err(|error| error.to_string())?;
@@ -189,6 +237,11 @@ impl<R: Read> Replica for Copy<R> {
     }
 
     fn activate(self) -> Result<Identity, String> {
+        if !self.keepers.is_empty() {
+            // Before anything of the domain runs.
+            let mark = self.disks_at.ok_or("no checkpoint of its disks was committed")?;
+            self.keepers.promote(mark).map_err(|error| format!("its disks: {error}"))?;
+        }
         self.receiver.fail_over().map_err(|error| error.to_string())?;
         let store = Store::open().map_err(|error| format!("xenstore: {error}"))?;
         let mut identity = Identity::of(&store, self.at.domid).map_err(|error| error.to_string())?;
@@ -245,7 +298,7 @@ mod tests {
     fn whole_checkpoints_are_passed_on_and_the_torn_one_is_not() {
         let stream = stream();
         let folder = tempfile::tempdir().unwrap();
-        let mut incoming = Incoming::new(name_in(&stream), receiver(folder.path()));
+        let mut incoming = Incoming::new(name_in(&stream), receiver(folder.path()), Disks::Kept);
         let mut options = Options::default();
         options.libxc.round_limit = 1 << 30;
         let mut copy = incoming.image(&stream[..stream.len() - 3], options).unwrap();
@@ -277,14 +330,14 @@ mod tests {
     fn another_domain_and_garbage_are_refused_and_nothing_takes_over() {
         let stream = stream();
         let folder = tempfile::tempdir().unwrap();
-        let mut incoming = Incoming::new("other".into(), receiver(folder.path()));
+        let mut incoming = Incoming::new("other".into(), receiver(folder.path()), Disks::Kept);
         let error = incoming.image(&stream[..], Options::default()).unwrap_err();
         assert!(!error.is_sender_gone() && error.to_string().contains("\"other\""), "{error}");
         assert_eq!(fs::read_to_string(folder.path().join("end")).unwrap(), "1\n");
         let mut damaged = stream.clone();
         let at = xl::HEADER_LEN + xl::Header::parse(&stream).unwrap().unwrap().optional_data_len as usize;
         damaged[at] ^= 1;
-        let mut incoming = Incoming::new(name_in(&stream), receiver(folder.path()));
+        let mut incoming = Incoming::new(name_in(&stream), receiver(folder.path()), Disks::Kept);
         let error = incoming.image(&damaged[..], Options::default()).unwrap_err();
         assert!(!error.is_sender_gone(), "{error}");
         assert_eq!(fs::read_to_string(folder.path().join("end")).unwrap(), "1\n");
@@ -297,11 +350,11 @@ mod tests {
         let header = xl::Header::parse(&octets).unwrap().unwrap();
         let preamble = xl::Preamble { header, optional_data: &octets[xl::HEADER_LEN..] };
         let way = Way { command: String::new(), helper: "/none".into() };
-        let mut incoming = Incoming::new("web".into(), way);
+        let mut incoming = Incoming::new("web".into(), way, Disks::Kept);
         incoming.streams = 1;
-        assert_eq!(incoming.preamble(&preamble).unwrap(), octets);
+        assert_eq!(incoming.preamble(&preamble).unwrap().0, octets);
         incoming.streams = 2;
-        assert_eq!(name_in(&incoming.preamble(&preamble).unwrap()), "web--copy2");
+        assert_eq!(name_in(&incoming.preamble(&preamble).unwrap().0), "web--copy2");
         incoming.domain = "db".into();
         assert!(incoming.preamble(&preamble).unwrap_err().contains("\"db\""));
     }

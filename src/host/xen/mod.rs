@@ -14,7 +14,7 @@ use super::operator::Desk;
 use super::primary::{self, protect};
 use super::secondary::Home;
 use crate::hypervisor::xen::{Host, XenDomain};
-use crate::hypervisor::{Domain, Error, NoBuffer, OutputBuffer, Result};
+use crate::hypervisor::{Domain, Error, NoBuffer, OutputBuffer, Replicated, Result};
 use crate::libxc;
 use crate::replicate::primary::Ending;
 use crate::toolstack::identity::Identity;
@@ -36,7 +36,9 @@ pub struct Options {
     pub netbuf_script: Option<PathBuf>,
     /// `-d`: disks are not looked at.
     pub any_disks: bool,
-    /// Whether output is to be held only when there is somebody to hold it for.
+    /// Whether the other side acknowledges checkpoints: without that nobody commits them to keepers of disks.
+    pub acknowledged: bool,
+    /// A survivor's: there is nobody yet to hold output for, or to replicate disks to.
     pub lazy: bool,
 }
 
@@ -44,6 +46,8 @@ pub struct Options {
 pub struct Guest {
     /// Its handle.
     pub domain: XenDomain,
+    /// Its disks that are replicated.
+    pub disks: Vec<Box<dyn Replicated>>,
     /// Where its packets wait.
     pub output: Box<dyn OutputBuffer>,
     /// The same, to be taken away at the end.
@@ -76,9 +80,14 @@ pub fn house(identity: Identity, options: &Options) -> Result<Guest> {
         Vec::new()
     } else {
         let store = Store::open().map_err(|error| Error::Toolstack(format!("xenstore: {error}")))?;
-        disks::replicated(&disks::disks(&store, identity.domid)?, Path::new(drbd::PROBE))?
+        disks::replicated(
+            &disks::disks(&store, identity.domid)?,
+            Path::new(drbd::PROBE),
+            options.acknowledged,
+            options.lazy,
+        )?
     };
-    let domain = life::open(&host, &identity, options.patience, disks)?;
+    let domain = life::open(&host, &identity, options.patience)?;
     let config = identity.config(domain.info()?.uuid)?;
     let buffer =
         if options.unbuffered { None } else { Some(NetBuffer::new(identity.domid, options.netbuf_script.clone())?) };
@@ -92,6 +101,7 @@ pub fn house(identity: Identity, options: &Options) -> Result<Guest> {
     };
     Ok(Guest {
         domain,
+        disks,
         output,
         buffer,
         identity,
@@ -105,8 +115,8 @@ pub fn house(identity: Identity, options: &Options) -> Result<Guest> {
 /// # Errors
 /// What the primary failed with. Output that is held then stays held, for the copy may be active.
 pub fn watch_over(guest: Guest, job: primary::Job, desk: &Desk) -> io::Result<Ending> {
-    let Guest { domain, output, buffer, identity, config, libxc } = guest;
-    match protect(domain, output, primary::Job { config, libxc, ..job }, desk, ()) {
+    let Guest { domain, disks, output, buffer, identity, config, libxc } = guest;
+    match protect(domain, output, primary::Job { config, libxc, disks, ..job }, desk, ()) {
         Ok((how, _)) => leave(how, &identity, buffer.as_ref()).map(|()| how),
         Err(trouble) => {
             match buffer {

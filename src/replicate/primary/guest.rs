@@ -1,7 +1,7 @@
 //! The guest's side of a primary, on a thread of its own: suspends, copies, resumes, writes to the stream.
 
 use super::SharedOutput;
-use crate::hypervisor::{self, DeviceModel, PAGE_SIZE, SaveDomain};
+use crate::hypervisor::{self, DeviceModel, PAGE_SIZE, Replicated, SaveDomain};
 use crate::libxc::SaveError;
 use crate::libxl;
 use crate::remus::Session;
@@ -119,6 +119,7 @@ pub(super) struct Guest<D, O> {
     pub domain: D,
     pub saver: libxl::Saver,
     pub output: SharedOutput,
+    pub disks: Vec<Box<dyn Replicated>>,
     pub observer: O,
     pub staging_limit: u64,
     pub failpoints: Failpoints,
@@ -151,7 +152,7 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                 Job::Begin { outbox, session, stream: number, checkpoint } => {
                     stream = None;
                     ahead = Ok(());
-                    match self.begin(outbox, number, checkpoint) {
+                    match self.begin(outbox, session, number, checkpoint) {
                         Ok((lane, out)) => {
                             stream = Some(Stream { session, lane, place: Some(Place::Image(out)), direct: false });
                             done(Done::Image { checkpoint });
@@ -163,7 +164,8 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                     }
                 }
                 Job::Copy { checkpoint } => {
-                    match std::mem::replace(&mut ahead, Ok(())).and_then(|()| self.copy(stream.as_mut(), checkpoint)) {
+                    let copied = std::mem::replace(&mut ahead, Ok(()));
+                    match copied.and_then(|()| self.copy_all(stream.as_mut(), checkpoint)) {
                         Ok(pages) => {
                             let started = Instant::now();
                             self.observer.suspended(checkpoint, &self.domain);
@@ -224,6 +226,7 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                 }
                 Job::Forget => {
                     stream = None;
+                    self.disks.iter_mut().for_each(|disk| disk.leave());
                     if let Err(error) = self.saver.stop(&mut self.domain) {
                         log::warn!("{}: ending the tracking of writes: {error}", self.domain_name);
                     }
@@ -237,6 +240,7 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                 Job::Quit => break,
             }
         }
+        self.disks.iter_mut().for_each(|disk| disk.leave());
         self.domain
     }
 
@@ -269,6 +273,7 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
     fn begin(
         &mut self,
         outbox: Outbox,
+        session: Session,
         number: u32,
         checkpoint: u64,
     ) -> Result<(Lane, LibxcWriter<Lane, ToLibxl>), SaveError> {
@@ -276,8 +281,22 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
         let lane =
             Lane::begin(outbox, number, checkpoint, self.stop.clone(), self.failpoints.clone()).map_err(write)?;
         self.failpoints.pass(Step::ImageBegun);
+        self.disks.iter_mut().try_for_each(|disk| disk.begin(session.0))?;
         let out = self.saver.begin(&mut self.domain, lane.clone())?;
         Ok((lane, out))
+    }
+
+    /// Takes the state of the suspended guest, its disks' included: those are on their way while its memory is copied.
+    fn copy_all(&mut self, stream: Option<&mut Stream>, checkpoint: u64) -> Result<u64, SaveError> {
+        let session = stream.as_ref().map(|stream| stream.session);
+        if let Some(session) = session {
+            self.disks.iter_mut().try_for_each(|disk| disk.suspended(session.0, checkpoint))?;
+        }
+        let pages = self.copy(stream, checkpoint)?;
+        if session.is_some() {
+            self.disks.iter_mut().try_for_each(|disk| disk.wait())?;
+        }
+        Ok(pages)
     }
 
     /// Takes the state of the suspended guest: as a copy, or, where there is too much for that, onto the stream.

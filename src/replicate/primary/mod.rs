@@ -28,7 +28,7 @@ use super::operator::{Ask, Handle, Notices};
 use super::stats::{RoundFigures, Statistics};
 use super::witness::{Said, WitnessThread};
 use crate::control::Status;
-use crate::hypervisor::{DeviceModel, OutputBuffer, SaveDomain};
+use crate::hypervisor::{DeviceModel, OutputBuffer, Replicated, SaveDomain};
 use crate::libxc::SaveError;
 use crate::libxl;
 use crate::remus::pacing::Pacing;
@@ -73,6 +73,8 @@ pub struct Settings {
     pub witness: Option<Box<dyn Witness>>,
     /// Where the guest's packets wait.
     pub output: Box<dyn OutputBuffer>,
+    /// Its disks that are replicated: a checkpoint is one of theirs, too.
+    pub disks: Vec<Box<dyn Replicated>>,
     /// What `ctl protect HOST` means.
     pub resolve: Resolve,
     /// Whether to end when protection does, as `xl remus` does, instead of waiting for the operator.
@@ -186,6 +188,7 @@ impl Driver {
             saver: libxl::Saver::new(&mut domain, save)?,
             domain,
             output: Arc::clone(&output),
+            disks: settings.disks,
             observer,
             staging_limit,
             failpoints: settings.failpoints.clone(),

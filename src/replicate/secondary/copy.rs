@@ -135,8 +135,8 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
             Err(unsound) => return self.unsound(&unsound),
         };
         self.failpoints.pass(Step::Received);
-        let number = match self.report(Arrived::default()) {
-            Ok((number, Order::Apply)) => number,
+        let (session, number) = match self.report(Arrived::default()) {
+            Ok((at, Order::Apply)) => at,
             Ok((_, Order::Drop)) => return Next::Heading,
             Ok((_, order)) => return Next::Order(order),
             Err(next) => return next,
@@ -144,7 +144,9 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
         self.failpoints.pass(Step::Applying);
         // The image is in the new domain already. Only now is the one before of no use any more.
         let started = Instant::now();
-        self.copy = Some(copy);
+        if let Err(text) = self.copy.insert(copy).commit(session, number) {
+            return self.apply_failed(number, text);
+        }
         self.failpoints.pass(Step::Applied);
         (self.say)(Said::Applied { number, took: started.elapsed() });
         self.rounds()
@@ -160,8 +162,8 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
                 Err(unsound) => return self.unsound(&unsound),
             };
             self.failpoints.pass(Step::Received);
-            let number = match self.report(figures) {
-                Ok((number, Order::Apply)) => number,
+            let (session, number) = match self.report(figures) {
+                Ok((at, Order::Apply)) => at,
                 Ok((_, Order::Drop)) => return Next::Heading,
                 Ok((_, order)) => return Next::Order(order),
                 Err(next) => return next,
@@ -169,27 +171,29 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
             let Some(copy) = &mut self.copy else { return Next::Heading };
             self.failpoints.pass(Step::Applying);
             let started = Instant::now();
-            match copy.apply() {
+            match copy.commit(session, number).and_then(|()| copy.apply()) {
                 Ok(()) => {
                     self.failpoints.pass(Step::Applied);
                     (self.say)(Said::Applied { number, took: started.elapsed() });
                 }
-                Err(text) => {
-                    (self.say)(Said::ApplyFailed { number, text });
-                    self.copy = None;
-                    return Next::Order(self.final_order());
-                }
+                Err(text) => return self.apply_failed(number, text),
             }
         }
     }
 
+    fn apply_failed(&mut self, number: u64, text: String) -> Next {
+        (self.say)(Said::ApplyFailed { number, text });
+        self.copy = None;
+        Next::Order(self.final_order())
+    }
+
     /// Holds the checkpoint just parsed against its frame, says what came of it, and waits for the order.
-    fn report(&mut self, figures: Arrived) -> Result<(u64, Order), Next> {
+    fn report(&mut self, figures: Arrived) -> Result<((Session, u64), Order), Next> {
         let sealed = self.forward.0.borrow_mut().checkpoint();
         match sealed {
             Ok((session, seal, verdict)) => {
                 let text = String::new();
-                Ok((seal.number, self.ask(session, seal.number, verdict, text, figures)))
+                Ok(((session, seal.number), self.ask(session, seal.number, verdict, text, figures)))
             }
             Err(None) => Err(Next::Heading),
             Err(Some(reason)) => {

@@ -6,7 +6,7 @@ use super::Target;
 use crate::hypervisor::{self, DeviceModel, RestoreDomain};
 use crate::libxc::RestoreError;
 use crate::libxl::restore::{Options, Restorer, Turn};
-use crate::remus::RefuseReason;
+use crate::remus::{RefuseReason, Session};
 use crate::stream::handover::{LibxcReader, LibxlReader, ToLibxl};
 use std::io::Read;
 
@@ -34,6 +34,16 @@ pub trait Replica {
     /// # Errors
     /// [`Unsound`]: the stream goes no further.
     fn receive(&mut self) -> Result<Arrived, Unsound>;
+
+    /// The checkpoint that was received last, this one of this session, was acknowledged: what else there is of the guest on this host
+    /// is to be at it, too. [`Replica::apply`] follows, behind the first image alone it does not.
+    ///
+    /// # Errors
+    /// In words why it is not: the copy is of no use any more.
+    fn commit(&mut self, session: Session, checkpoint: u64) -> Result<(), String> {
+        let _ = (session, checkpoint);
+        Ok(())
+    }
 
     /// Goes to the checkpoint that was received last.
     ///
