@@ -400,6 +400,8 @@ mod tests {
         let here = std::env::current_dir().unwrap().join("w");
         assert!(command.contains(&format!("--witness {}", here.display())), "{command}");
         assert!(command.contains(" --heartbeat 1500 --timeout 5000'"), "{command}");
+        let Ok(Address::Command(command)) = parse(&["-Fd"]).unwrap().endpoint() else { panic!("no command") };
+        assert!(command.ends_with(" --any-disks'"), "{command}");
     }
 
     #[test]
