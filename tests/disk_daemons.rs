@@ -3,6 +3,8 @@
 //! The guest here is a client of our own; `cargo test --test disk_daemons -- --ignored` has QEMU's tools be the clients (Debian's
 //! qemu-utils).
 
+#[path = "disk_daemons/failover.rs"]
+mod failover;
 #[path = "disk_daemons/host.rs"]
 mod host;
 #[path = "disk_daemons/nbd.rs"]

@@ -126,7 +126,7 @@ impl DaemonArgs {
     }
 }
 
-fn device(text: &str) -> io::Result<Device> {
+pub(super) fn device(text: &str) -> io::Result<Device> {
     Device::of(text).ok_or_else(|| usage(format_args!("{text:?} is neither /dev/nbdN nor nbd:unix:PATH")))
 }
 

@@ -98,6 +98,9 @@ pub struct ProtectionArgs {
     /// Keep sums of the guest's state at each checkpoint, for tests
     #[arg(long, value_name = "FILE", hide = true)]
     pub keep_digests: Option<PathBuf>,
+    /// A simulated guest's disk, that a daemon of `disk` has on this host, for tests
+    #[arg(long, value_name = "DEVICE", hide = true)]
+    pub disk: Vec<String>,
     /// Let TCP go to private networks, for tests
     #[arg(long, hide = true)]
     pub allow_private: bool,

@@ -176,6 +176,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
             domain: args.domain().to_owned(),
             memory_budget: args.domain_memory.map(|mib| mib * ((1 << 20) / PAGE_SIZE as u64)),
         },
+        disks: args.protection.disk.iter().map(|disk| super::disk::device(disk)).collect::<io::Result<_>>()?,
         colo: args.colo.then(|| (Lockstep::default(), args.bare)),
         digests: args.protection.keep_digests.clone(),
     };

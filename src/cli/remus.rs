@@ -4,11 +4,13 @@ use super::endpoint::{self, Reach, SSH_COMMAND};
 use super::live;
 use super::protection::{ProtectionArgs, ms};
 use crate::colo::Mode;
+use crate::disk::engine;
 use crate::host::Protection;
 use crate::host::colo::{self, Lockstep};
 use crate::host::operator::Desk;
 use crate::host::primary::{Job, protect_simulated};
 use crate::host::sim::{Backend, xl_config};
+use crate::hypervisor::Replicated;
 use crate::hypervisor::sim::SimConfig;
 use crate::hypervisor::sim::SimDomain;
 use crate::remus::Config;
@@ -252,7 +254,14 @@ pub fn run(args: &Args) -> io::Result<bool> {
     let domain = SimDomain::create(&sim).map_err(io::Error::other)?;
     let backend = Backend { unbuffered: args.no_network_buffer, ..args.protection.backend() };
     let guest = backend.house(domain).map_err(io::Error::other)?;
-    let job = args.job(protection, xl_config(&sim), crate::libxc::save::Options::default())?;
+    let mut job = args.job(protection, xl_config(&sim), crate::libxc::save::Options::default())?;
+    for disk in &args.protection.disk {
+        let found = engine::find(disk, false).map_err(io::Error::other)?;
+        let found = found.ok_or_else(|| usage(format!("--disk: no daemon serves {disk} on this host")))?;
+        let mut found = found.of(args.protection.disk.len());
+        found.prepare(&|| desk.is_terminated()).map_err(io::Error::other)?;
+        job.disks.push(Box::new(found));
+    }
     let table = args.protection.watch.then(|| live::start(&desk)).transpose()?;
     let ended = match args.lockstep() {
         Some(lockstep) => colo::protect(guest, job, lockstep, &desk, digests),
@@ -434,6 +443,8 @@ mod tests {
         let here = std::env::current_dir().unwrap().join("w");
         assert!(command.contains(&format!("--witness {}", here.display())), "{command}");
         assert!(command.contains(" --heartbeat 1500 --timeout 5000'"), "{command}");
+        let Ok(Address::Command(command)) = parse(&["-Fd"]).unwrap().endpoint() else { panic!("no command") };
+        assert!(command.ends_with(" --any-disks'"), "{command}");
     }
 
     #[test]

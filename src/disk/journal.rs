@@ -230,20 +230,23 @@ mod tests {
     use crate::disk::Mark;
     use proptest::prelude::*;
 
+    /// A write at an offset, or zeroes.
+    type Each = (u64, Option<Vec<u8>>);
+
     const POINT: Point = Point { seq: 8, mark: Mark { session: 5, checkpoint: 3 }, disks: 1 };
 
-    fn ops() -> impl Strategy<Value = Vec<(u64, Option<Vec<u8>>)>> {
+    fn ops() -> impl Strategy<Value = Vec<Each>> {
         prop::collection::vec((any::<u64>(), prop::option::of(prop::collection::vec(any::<u8>(), 1..300))), 0..8)
     }
 
-    fn op((offset, octets): &(u64, Option<Vec<u8>>)) -> Op<'_> {
+    fn op((offset, octets): &Each) -> Op<'_> {
         match octets {
             Some(octets) => Op::Write { offset: *offset, octets },
             None => Op::Zero { offset: *offset, length: offset ^ 7 },
         }
     }
 
-    fn written(path: &Path, ops: &[(u64, Option<Vec<u8>>)]) -> Closed {
+    fn written(path: &Path, ops: &[Each]) -> Closed {
         let mut writer = Writer::create(path, 9, 7).unwrap();
         for each in ops {
             writer.add(op(each)).unwrap();
@@ -251,7 +254,7 @@ mod tests {
         writer.close(POINT).unwrap()
     }
 
-    fn read(path: &Path) -> (Found, Vec<(u64, Option<Vec<u8>>)>) {
+    fn read(path: &Path) -> (Found, Vec<Each>) {
         let mut seen = Vec::new();
         let found = replay(path, 9, 7, |op| {
             seen.push(match op {

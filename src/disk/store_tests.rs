@@ -132,13 +132,13 @@ fn writes() -> impl Strategy<Value = Vec<Vec<Write>>> {
 }
 
 /// Checkpoint 1 as the base, then an epoch for each. Gives the content at each checkpoint.
-fn keep(store: &mut Store, model: &mut Vec<u8>, epochs: &[Vec<Write>]) -> Vec<Vec<u8>> {
+fn keep(store: &mut Store, model: &mut [u8], epochs: &[Vec<Write>]) -> Vec<Vec<u8>> {
     store.mark(point(1)).unwrap();
-    let mut at = vec![model.clone()];
+    let mut at = vec![model.to_owned()];
     for (index, epoch) in epochs.iter().enumerate() {
         epoch.iter().for_each(|each| write(store, model, each));
         store.mark(point(index as u64 + 2)).unwrap();
-        at.push(model.clone());
+        at.push(model.to_owned());
     }
     at
 }

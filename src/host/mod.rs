@@ -6,6 +6,7 @@
 //! | `colo.rs` | the two for COLO: a guest that runs on both hosts |
 //! | `primary.rs` | a domain of this host, protected |
 //! | `secondary.rs` | a copy of another host's domain, and its life after a failover |
+//! | `kept.rs` | copies of a domain whose disks have keepers here |
 //! | `digests.rs` | what a guest was at each checkpoint, for tests |
 //! | `operator.rs` | the control socket and signals, whoever is in charge of the domain |
 //! | `sim.rs` | the backend: simulated guests, their cables |
@@ -14,6 +15,7 @@
 pub mod bare;
 pub mod colo;
 pub mod digests;
+pub mod kept;
 pub mod operator;
 pub mod primary;
 pub mod secondary;

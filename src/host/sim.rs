@@ -2,9 +2,11 @@
 
 use super::colo::{self, Lockstep};
 use super::digests::Digests;
+use super::kept::WithDisks;
 use super::operator::Desk;
 use super::primary::{self, protect_simulated};
 use super::secondary::{Home, Job, Served};
+use crate::disk::Device;
 use crate::hypervisor::Domain;
 use crate::hypervisor::sim::{Runner, SimConfig, SimDomain, SimOutput, SimWire};
 use crate::hypervisor::{self, Error, NoBuffer, OutputBuffer};
@@ -131,6 +133,8 @@ pub struct SimHome {
     pub backend: Backend,
     /// What images are restored into.
     pub target: SimTarget,
+    /// Their disks.
+    pub disks: Vec<Device>,
     /// COLO, and whether the primary is libxl; Remus without it.
     pub colo: Option<(Lockstep, bool)>,
     /// Where to keep sums of the survivor's state, and of its checkpoints.
@@ -138,10 +142,10 @@ pub struct SimHome {
 }
 
 impl Home for SimHome {
-    type Copies = SimTarget;
+    type Copies = WithDisks<SimTarget>;
 
-    fn copies(&self) -> SimTarget {
-        self.target.clone()
+    fn copies(&self) -> WithDisks<SimTarget> {
+        WithDisks { copies: self.target.clone(), disks: self.disks.clone() }
     }
 
     fn live(

@@ -94,6 +94,19 @@ impl Host {
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
+    /// A command that stays, and does not outlive what is given.
+    pub fn spawn(&self, arguments: &[&str], log: &str) -> Daemon {
+        let log = fs::File::create(self.path(log)).unwrap();
+        Daemon(self.command(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
+    /// How `remus` or `receive` of a domain is, if it is there.
+    pub fn domain(&self, name: &str) -> Option<xen_replicate::control::Status> {
+        let socket = self.path("run").join(format!("{name}.sock"));
+        let mut client = xen_replicate::control::Client::connect(&socket).ok()?;
+        Some(*client.request(&xen_replicate::control::Request::Status).ok()?.status?)
+    }
+
     fn start(&mut self, arguments: &[&str]) {
         let (image, socket, state) = (self.image(), self.socket(), self.path("state"));
         let child = self

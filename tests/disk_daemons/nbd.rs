@@ -1,6 +1,6 @@
 //! A guest's disk, over NBD.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -38,7 +38,7 @@ impl Guest {
         assert_eq!((&reply[..4], &reply[8..]), (&0x6744_6698u32.to_be_bytes()[..], &offset.to_be_bytes()[..]));
         match u32::from_be_bytes(reply[4..8].try_into().unwrap()) {
             0 => Ok(()),
-            number => Err(io::Error::new(ErrorKind::Other, format!("error {number}"))),
+            number => Err(io::Error::other(format!("error {number}"))),
         }
     }
 

@@ -344,6 +344,31 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_daemons_replicate_must_have_a_keeper_here() {
+        let config = |disks: &str| {
+            let mut octets = Vec::new();
+            xl::emit(&format!("{{\"c_info\":{{\"name\":\"web\"}},\"disks\":[{disks}]}}"), &mut octets).unwrap();
+            octets
+        };
+        let nbd = r#"{"pdev_path":"/dev/nbd4093","vdev":"xvda","readwrite":1}"#;
+        let others =
+            r#"{"pdev_path":"/dev/nbd4094","readwrite":0},{"pdev_path":"/dev/vg/web","readwrite":1},{"vdev":"hdc"}"#;
+        let asked = |octets: &[u8], disks| {
+            let header = xl::Header::parse(octets).unwrap().unwrap();
+            let preamble = xl::Preamble { header, optional_data: &octets[xl::HEADER_LEN..] };
+            let way = Way { command: String::new(), helper: "/none".into() };
+            Incoming::new("web".into(), way, disks).preamble(&preamble).map(|(_, keepers)| keepers)
+        };
+        let error = asked(&config(&format!("{others},{nbd}")), Disks::Kept).unwrap_err();
+        assert!(error.contains("nobody on this host keeps") && error.contains("/dev/nbd4093"), "{error}");
+        let error = asked(&config(nbd), Disks::None).unwrap_err();
+        assert!(error.contains("/dev/nbd4093") && error.contains("--any-disks"), "{error}");
+        for (disks, how) in [(nbd, Disks::Any), (others, Disks::Kept), (others, Disks::None), ("", Disks::Kept)] {
+            assert!(asked(&config(disks), how).unwrap().is_empty());
+        }
+    }
+
+    #[test]
     fn a_second_image_has_another_name_until_it_takes_over() {
         let mut octets = Vec::new();
         xl::emit("{\"c_info\":{\"name\":\"web\"}}", &mut octets).unwrap();
