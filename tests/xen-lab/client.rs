@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const AGAIN: Duration = Duration::from_secs(5);
 /// How long one takes at most: what the guest answers may be held back until a checkpoint is acknowledged.
 const TRY: Duration = Duration::from_secs(120);
+/// From an answer to the next number: an emulated host has other things to do too.
+const PAUSE: Duration = Duration::from_millis(200);
 
 fn connect(to: SocketAddr) -> TcpStream {
     loop {
@@ -72,6 +74,7 @@ fn converse(stream: TcpStream) -> io::Result<String> {
         let [at, silence] = [now - begun, now - last].map(|time| time.as_secs_f64());
         println!("answer {number} count={count} at={at:.3} silence={silence:.3}");
         last = now;
+        std::thread::sleep(PAUSE);
     }
     Ok("no numbers are left".into())
 }

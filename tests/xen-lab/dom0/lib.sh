@@ -78,6 +78,9 @@ conclude() {
     verdict="broken $(head -n 1 broken)"
   elif [ -s failures ] && [ -s crashes ]; then
     verdict="broken $(head -n 1 crashes)"
+  elif [ -s failures ] && grep -a -h -m 1 'killing execution of .* because of timeout' ./*.log >slow; then
+    # libxl gives its scripts a fixed time, which the emulator did not make.
+    verdict="broken $(head -n 1 slow)"
   elif [ -s failures ] && grep -E 'Oops|BUG:|general protection|segfault at' /share/dmesg.log | grep -v xen-replicate >oops; then
     # A program that is not ours has crashed: then it is the emulator that does not do what a CPU does.
     verdict="broken $(head -n 1 oops)"
