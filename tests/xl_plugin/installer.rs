@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
 
-/// Everything below a folder: mode, and what is in it.
+/// Everything below a folder: mode, and what is in it; of a program of this size, how long it is.
 fn tree(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     let mut found = BTreeMap::new();
     let mut open = vec![folder.to_owned()];
@@ -16,7 +16,11 @@ fn tree(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
         for entry in fs::read_dir(next).unwrap() {
             let path = entry.unwrap().path();
             let meta = path.symlink_metadata().unwrap();
-            let octets = if meta.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+            let octets = match meta.len() {
+                _ if !meta.is_file() => Vec::new(),
+                length @ 0x10_0000.. => length.to_le_bytes().to_vec(),
+                _ => fs::read(&path).unwrap(),
+            };
             found.insert(path.strip_prefix(folder).unwrap().to_owned(), (meta.permissions().mode(), octets));
             if meta.is_dir() {
                 open.push(path);
