@@ -37,8 +37,15 @@ fn script(shell: Shell, program: &Command) -> Vec<u8> {
     let mut script = Vec::new();
     let mut command = shown(program);
     let name = command.get_name().to_owned();
-    clap_complete::generate(shell, &mut command, name, &mut script);
-    script
+    clap_complete::generate(shell, &mut command, &name, &mut script);
+    match (shell, String::from_utf8(script)) {
+        // clap_complete 4.6 looks for the options of `a-b c` under another name than that by which it has put them there.
+        (Shell::Bash, Ok(text)) => {
+            text.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__")).into_bytes()
+        }
+        (_, Ok(text)) => text.into_bytes(),
+        (_, Err(octets)) => octets.into_bytes(),
+    }
 }
 
 /// Writes the pages of `program`, of each of its subcommands, and of the save helper.

@@ -1,10 +1,14 @@
 # shellcheck shell=bash
 # The Debian package in a dom0 that has never seen it (`build --package`): installed, `xl remus` and `xl migrate-receive -r` through the wrapper
-# on one host, the unit's command, completion, pages, an upgrade of the stock xl underneath, and away again without a trace. Parameters:
-# interval, checkpoints. The guest is a PVH one.
-#
-# There is no systemd in this dom0: what the unit would start is started by hand.
-: "${interval:=200}" "${checkpoints:=4}"
+# on one host, the unit's command, completion, pages, an upgrade of the stock xl underneath, and away again without a trace. The guest is a
+# PVH one. Parameters: interval, checkpoints, and the steps:
+#   install  also over itself, and the stock xl anew underneath
+#   unit     what the unit would start; by hand, for there is no systemd in this dom0
+#   ours     xl remus, ours at both ends
+#   bare     a stock xl remus into xl migrate-receive -r, which is ours
+#   away     removed and purged; nothing is left
+: "${interval:=200}" "${checkpoints:=4}" "${steps:=install unit ours bare away}"
+has() { case " $steps " in *" $1 "*) ;; *) return 1 ;; esac; }
 name=guest
 incoming=$name--incoming
 current=$name
@@ -54,6 +58,7 @@ leave() {
   check "and its guest goes on" reaches $current $(($(counted $current) + 3)) 120
 }
 
+step_install() {
 say "== install"
 files >before.files
 dpkg-divert --list >before.diversions
@@ -89,24 +94,28 @@ dpkg -i /lab/xen-replicate.deb >again.log 2>&1
 check "a second installation is harmless" test $? = 0
 as_ever >again.xl
 check "xl says what it ever said" cmp before.xl again.xl
+}
 
-say "== the unit's commands"
-unit='/usr/lib/systemd/system/xen-replicate-receive@.service'
-line() { sed -n "s/^$1=//p" "$unit" | sed "s/%i/$2/g; s/\\$\\$/\$/g"; }
-install -d -m 700 /run/xen-replicate
-# What systemd makes of the line.
-# shellcheck disable=SC2016 # for sed
-start=$(line ExecStart other | sed 's|\${LISTEN}|unix:/run/xen-replicate/other.link|; s/\$OPTIONS//')
-check "it may start" eval "$(line ExecCondition other)"
-check "but not where its domain runs" eval "! $(line ExecCondition Domain-0)"
-$start >unit.log 2>&1 &
-receiver=$!
-check "it listens" eventually 60 test -S /run/xen-replicate/other.link
-check "it waits for a primary" eval "xen-replicate ctl other status | grep -q waiting"
-kill -TERM $receiver
-wait $receiver
-check "SIGTERM ends it" test $? = 0
+step_unit() {
+  say "== the unit's commands"
+  unit='/usr/lib/systemd/system/xen-replicate-receive@.service'
+  line() { sed -n "s/^$1=//p" "$unit" | sed "s/%i/$2/g; s/\\$\\$/\$/g"; }
+  install -d -m 700 /run/xen-replicate
+  # What systemd makes of the line.
+  # shellcheck disable=SC2016 # for sed
+  start=$(line ExecStart other | sed 's|\${LISTEN}|unix:/run/xen-replicate/other.link|; s/\$OPTIONS//')
+  check "it may start" eval "$(line ExecCondition other)"
+  check "but not where its domain runs" eval "! $(line ExecCondition Domain-0)"
+  $start >unit.log 2>&1 &
+  receiver=$!
+  check "it listens" eventually 60 test -S /run/xen-replicate/other.link
+  check "it waits for a primary" eval "xen-replicate ctl other status | grep -q waiting"
+  kill -TERM $receiver
+  wait $receiver
+  check "SIGTERM ends it" test $? = 0
+}
 
+prepare_guest() {
 say "== a guest"
 start_guest $name pvh
 mkdir -p witness /run/beside /etc/xen-replicate
@@ -121,42 +130,56 @@ export XEN_REPLICATE_RUN=/run/beside
 exec sh -c "$*" 2>>"$beside_log"
 SH
 chmod 755 /lab/beside
+}
 
-say "== xl remus, ours at both ends"
-export beside_log=$work/ours-receiver.log
-xl remus -F -n -d -i "$interval" -s /lab/beside $name other >ours.log 2>&1 &
-engine=$!
-check "$checkpoints checkpoints are acknowledged" acknowledged $name "$checkpoints" 600
-check "the guest runs on meanwhile" reaches $current $(($(counted $current) + 3)) 120
-xen-replicate ctl $name status >ours.status
-check "it is the acknowledged protocol" grep -q framed ours.status
-kill -KILL $engine
-xl destroy $name
-check "the other side takes over" says ours-receiver.log 'the guest runs here' 240
-check "the guest goes on there" reaches $incoming $(($(counted $incoming) + 3)) 120
-check "no step is lost but since the last checkpoint" test "$(first_counted $incoming)" -le $(($(counted $current) + 1))
-check "it has its own name again" exists $name
-current=failed-over
-mv "$(console $incoming)" "$(console $current)"
-leave
+step_ours() {
+  say "== xl remus, ours at both ends"
+  export beside_log=$work/ours-receiver.log
+  xl remus -F -n -d -i "$interval" -s /lab/beside $name other >ours.log 2>&1 &
+  engine=$!
+  check "$checkpoints checkpoints are acknowledged" acknowledged $name "$checkpoints" 600
+  check "the guest runs on meanwhile" reaches $current $(($(counted $current) + 3)) 120
+  xen-replicate ctl $name status >ours.status
+  check "it is the acknowledged protocol" grep -q framed ours.status
+  kill -KILL $engine
+  xl destroy $name
+  check "the other side takes over" says ours-receiver.log 'the guest runs here' 240
+  check "the guest goes on there" reaches $incoming $(($(counted $incoming) + 3)) 120
+  check "no step is lost but since the last checkpoint" test "$(first_counted $incoming)" -le $(($(counted $current) + 1))
+  check "it has its own name again" exists $name
+  current=failed-over
+  mv "$(console $incoming)" "$(console $current)"
+  leave
+}
 
-say "== a stock xl remus into xl migrate-receive -r, which is ours"
-export beside_log=$work/bare-receiver.log
-XEN_REPLICATE_XL=stock xl -vvv remus -F -n -d -i "$interval" -s /lab/beside $name other 2>bare.log &
-remus=$!
-check "$checkpoints checkpoints of the stock sender" suspended "$checkpoints" bare.log 400
-check "the receiver has learnt the name" eval "xen-replicate ctl --control /run/beside/$name.sock $name status >bare.status 2>&1"
-primary=$(xl domid $name)
-kill_primary $remus "$primary"
-check "the receiver takes over" says bare-receiver.log 'the guest runs here' 240
-check "the guest goes on there" reaches $incoming $(($(counted $incoming) + 3)) 120
-check "no step is lost but since the last checkpoint" test "$(first_counted $incoming)" -le $(($(counted $current) + 1))
-current=failed-over-again
-mv "$(console $incoming)" "$(console $current)"
-leave
-xl list
-xl destroy $name || xl destroy $incoming
+step_bare() {
+  say "== a stock xl remus into xl migrate-receive -r, which is ours"
+  export beside_log=$work/bare-receiver.log
+  XEN_REPLICATE_XL=stock xl -vvv remus -F -n -d -i "$interval" -s /lab/beside $name other 2>bare.log &
+  remus=$!
+  check "$checkpoints checkpoints of the stock sender" suspended "$checkpoints" bare.log 400
+  check "the receiver has learnt the name" eval "xen-replicate ctl --control /run/beside/$name.sock $name status >bare.status 2>&1"
+  primary=$(xl domid $name)
+  kill_primary $remus "$primary"
+  check "the receiver takes over" says bare-receiver.log 'the guest runs here' 240
+  check "the guest goes on there" reaches $incoming $(($(counted $incoming) + 3)) 120
+  check "no step is lost but since the last checkpoint" test "$(first_counted $incoming)" -le $(($(counted $current) + 1))
+  current=failed-over-again
+  mv "$(console $incoming)" "$(console $current)"
+  leave
+}
 
+if has install; then step_install; fi
+if has unit; then step_unit; fi
+if has ours || has bare; then
+  prepare_guest
+  if has ours; then step_ours; fi
+  if has bare; then step_bare; fi
+  xl list
+  xl destroy $name || xl destroy $incoming
+fi
+
+step_away() {
 say "== away"
 dpkg -r xen-replicate >remove.log 2>&1
 check "the package is removed" test $? = 0
@@ -173,3 +196,6 @@ check "no diversion is left" cmp before.diversions after.diversions
 check "dpkg knows no more of it" eval "! dpkg -s xen-replicate >/dev/null 2>&1 && ! ls /var/lib/dpkg/info | grep -q xen-replicate"
 check "nothing is left in /run" eval "! test -e /run/xen-replicate"
 check "the stock package is as it was packed" clean xen-utils-common
+}
+
+if has away; then step_away; fi
