@@ -203,7 +203,7 @@ reaches() {
 # start_guest NAME TYPE: creates it, with the stock tools alone, and waits until it counts.
 start_guest() {
   configure "$1" "$2"
-  timed "create" timeout 120 xl create "$1.cfg" >"create-$1.log" 2>&1 || broken "xl create of $1 failed"
+  timed "create" timeout 400 xl create "$1.cfg" >"create-$1.log" 2>&1 || broken "xl create of $1 failed"
   reaches "$1" 3 300 || broken "$1 does not count after xl create"
   say "$1 counts"
 }
