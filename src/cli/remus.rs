@@ -379,8 +379,8 @@ mod tests {
         let run = |program: &str| {
             let folder = tempfile::tempdir().unwrap();
             let ssh = "shift; exec sh -c \"$*\"";
-            let said = format!("#!/bin/sh\necho ${{0##*/}} \"$@\"\n");
-            for (name, text) in [("ssh", &*format!("#!/bin/sh\n{ssh}\n")), (program, &*said)] {
+            let said = "#!/bin/sh\necho ${0##*/} \"$@\"\n";
+            for (name, text) in [("ssh", &*format!("#!/bin/sh\n{ssh}\n")), (program, said)] {
                 let path = folder.path().join(name);
                 std::fs::write(&path, text).unwrap();
                 std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
