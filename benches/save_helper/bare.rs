@@ -5,13 +5,16 @@ use crate::helper::Program;
 use crate::home::Homes;
 use memmap2::{Advice, MmapMut, MmapOptions};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
 use xen_replicate::hypervisor::PAGE_SIZE;
 use xen_replicate::stream::libxc::BATCH;
 
 /// Octets of a mapping: as many pages as ours maps at a time.
 const WINDOW: usize = 4 * BATCH * PAGE_SIZE;
+
+/// Octets of a record in front of the contents of its pages: they are why contents begin anywhere in a page of the file.
+const HEAD: i64 = 8 + 8 + 8 * BATCH as i64;
 
 /// Maps memory window by window, fills each from the stream, and unmaps it.
 pub fn restore(homes: &Homes) -> Result<Duration> {
@@ -20,7 +23,11 @@ pub fn restore(homes: &Homes) -> Result<Duration> {
     windows(&memory, |window| {
         // Entered at once, as the stand-in does.
         window.advise(Advice::PopulateRead)?;
-        stream.read_exact(window)
+        for pages in window.chunks_mut(BATCH * PAGE_SIZE) {
+            stream.seek(SeekFrom::Current(HEAD))?;
+            stream.read_exact(pages)?;
+        }
+        Ok(())
     })
 }
 
@@ -28,7 +35,13 @@ pub fn restore(homes: &Homes) -> Result<Duration> {
 pub fn save(homes: &Homes) -> Result<Duration> {
     let mut stream = File::options().write(true).open(homes.stream(Program::Ours.file()))?;
     let memory = File::options().read(true).write(true).open(homes.still.path("memory"))?;
-    windows(&memory, |window| stream.write_all(window))
+    windows(&memory, |window| {
+        for pages in window.chunks(BATCH * PAGE_SIZE) {
+            stream.seek(SeekFrom::Current(HEAD))?;
+            stream.write_all(pages)?;
+        }
+        Ok(())
+    })
 }
 
 fn windows(memory: &File, mut act: impl FnMut(&mut MmapMut) -> std::io::Result<()>) -> Result<Duration> {
