@@ -13,7 +13,7 @@ pub mod pv;
 pub mod restore;
 pub mod round;
 pub mod save;
-pub mod stage;
+mod stage;
 mod window;
 
 pub use error::{PvError, RestoreError, SaveError};

@@ -13,9 +13,6 @@ use super::{Round, SaveError};
 use crate::hypervisor::types::CleanMode;
 use crate::hypervisor::{self, SaveDomain};
 
-/// Fewer dirty pages than this are not worth a look at the log of their own: to copy them takes a millisecond.
-pub const WORTH_AHEAD: u64 = 256;
-
 impl Saver {
     /// Copies the pages named and the state of a suspended domain into `round`, replacing what it had. The guest may run
     /// on as soon as this has returned; [`Round::write`] sends the copy.

@@ -27,7 +27,6 @@ use super::callbacks::{CallbackError, Libxl};
 use super::failure::Failure;
 use crate::hypervisor::SaveDomain;
 use crate::libxc::save::{self, STREAM_VERSION};
-use crate::libxc::stage::WORTH_AHEAD;
 use crate::libxc::{Round, SaveError, Saver};
 use crate::stream::Mode;
 use crate::stream::handover::{Alone, LibxcWriter};
@@ -37,6 +36,9 @@ use std::io::{Read, Write};
 /// Most pages that a Remus round may have to be copied before the guest runs on: 256 MiB. The copy's memory is kept from
 /// round to round.
 pub const STAGED_PAGES: u64 = 1 << 16;
+
+/// Fewer dirty pages than this are not worth a look at the log of their own: to copy them takes a millisecond.
+const WORTH_AHEAD: u64 = 256;
 
 /// How a save ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

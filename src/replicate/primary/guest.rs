@@ -12,6 +12,10 @@ use std::sync::PoisonError;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+/// Fewer dirty pages than this are copied while the guest stands still, which takes some milliseconds: to copy them twice would cost
+/// short intervals more than it is worth.
+const WORTH_AHEAD: u64 = 4096;
+
 /// What to do, in order.
 #[derive(Debug)]
 pub(super) enum Job {
@@ -140,7 +144,8 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
             match job {
                 Job::Suspend => {
                     if stream.is_some() && ahead.is_ok() {
-                        ahead = self.saver.stage_ahead(&mut self.domain, self.staging_limit / PAGE_SIZE as u64);
+                        let pages = WORTH_AHEAD..=self.staging_limit / PAGE_SIZE as u64;
+                        ahead = self.saver.stage_ahead(&mut self.domain, pages);
                     }
                     suspended_at = Instant::now();
                     watched = Duration::ZERO;
