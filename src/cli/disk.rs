@@ -167,7 +167,7 @@ fn stay(options: Options, begin: Begin) -> io::Result<bool> {
         },
         true,
     )?;
-    let daemon = Daemon::start(options, begin).map_err(io::Error::other)?;
+    let (daemon, _asked) = Daemon::start(options, begin).map_err(io::Error::other)?;
     // The sender is the signals' own.
     let _ = end.recv();
     daemon.sync().map_err(io::Error::other)?;

@@ -5,6 +5,7 @@ use super::{MAX_REQUEST, Reply, Request};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
+use serde::Serialize;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,12 +14,49 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Answers a request; never given [`Request::Watch`], which the server makes of many [`Request::Status`].
+/// What the clients of a socket ask for. The server knows no more of it than this.
+pub trait Asked: Sized + 'static {
+    /// The answer.
+    type Reply: Serialize;
+
+    /// Reads a request from its line.
+    ///
+    /// # Errors
+    /// In words what is wrong with it.
+    fn parse(line: &[u8]) -> Result<Self, String>;
+
+    /// The answer to what cannot be done, for this reason.
+    fn refusal(text: String) -> Self::Reply;
+
+    /// Where this stands for a request at each interval until the client is gone: that request, and the interval.
+    fn watched(&self) -> Option<(fn() -> Self, Duration)> {
+        None
+    }
+}
+
+impl Asked for Request {
+    type Reply = Reply;
+
+    fn parse(line: &[u8]) -> Result<Self, String> {
+        Request::parse(line).map_err(|error| error.to_string())
+    }
+
+    fn refusal(text: String) -> Reply {
+        Reply::error(text)
+    }
+
+    fn watched(&self) -> Option<(fn() -> Self, Duration)> {
+        let Request::Watch { interval_ms } = self else { return None };
+        Some((|| Request::Status, Duration::from_millis(interval_ms.unwrap_or(Request::WATCH_DEFAULT))))
+    }
+}
+
+/// Answers a request; never given one that is watched ([`Request::Watch`]), which the server makes of many.
 ///
-/// Called on the threads of the connections, by several at once. It should be quick: begin what takes time, and let the
+/// Called on the threads of the connections, by several at once. An operator's should be quick: begin what takes time, and let the
 /// status tell the rest. A command should have reached its machine before it returns, so that a status asked for after it
 /// shows its effect.
-pub type Handler = Arc<dyn Fn(Request) -> Reply + Send + Sync>;
+pub type Handler<R = Request> = Arc<dyn Fn(R) -> <R as Asked>::Reply + Send + Sync>;
 
 /// Most connections at a time. Further ones are told so and closed.
 pub const MAX_CONNECTIONS: usize = 16;
@@ -48,6 +86,14 @@ impl Server {
     /// [`ErrorKind::AddrInUse`] when another server answers there, [`ErrorKind::AlreadyExists`] when something else than a
     /// socket is there, [`ErrorKind::PermissionDenied`] when another user could replace the socket; the system's.
     pub fn bind(path: &Path, handler: Handler) -> io::Result<Server> {
+        Self::answer(path, handler)
+    }
+
+    /// The same for whatever is asked for there.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub fn answer<R: Asked>(path: &Path, handler: Handler<R>) -> io::Result<Server> {
         let (listener, place) = Place::bind(path)?;
         listener.set_nonblocking(true)?;
         let (ended, wake) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -107,14 +153,14 @@ impl Drop for Slot {
     }
 }
 
-struct Acceptor {
+struct Acceptor<R: Asked> {
     listener: UnixListener,
     ended: Arc<OwnedFd>,
-    handler: Handler,
+    handler: Handler<R>,
     open: Arc<Open>,
 }
 
-impl Acceptor {
+impl<R: Asked> Acceptor<R> {
     fn run(self) {
         while let Ok(Woken::Ready) = wait(&self.listener, PollFlags::IN, &self.ended, None) {
             match self.listener.accept() {
@@ -140,7 +186,7 @@ impl Acceptor {
         let mut connection = Connection { stream, ended: self.ended.clone(), unread: Vec::new() };
         let Some(slot) = slot else {
             // The socket's buffer is empty, so nothing waits here; a client that is gone already does not mind.
-            let _ = connection.send(&Reply::error(format!("{MAX_CONNECTIONS} connections are open already")));
+            let _ = connection.send(&R::refusal(format!("{MAX_CONNECTIONS} connections are open already")));
             return;
         };
         let handler = self.handler.clone();
@@ -174,22 +220,21 @@ enum Line {
 }
 
 impl Connection {
-    fn run(&mut self, handler: &Handler) -> io::Result<()> {
+    fn run<R: Asked>(&mut self, handler: &Handler<R>) -> io::Result<()> {
         loop {
             let line = match self.line()? {
                 Line::Whole(line) => line,
                 Line::TooLong => {
-                    return self.send(&Reply::error(format!("a line of more than {MAX_REQUEST} octets")));
+                    return self.send(&R::refusal(format!("a line of more than {MAX_REQUEST} octets")));
                 }
                 Line::End => return Ok(()),
             };
-            let reply = match Request::parse(&line) {
-                Ok(Request::Watch { interval_ms }) => {
-                    let interval = Duration::from_millis(interval_ms.unwrap_or(Request::WATCH_DEFAULT));
-                    return self.watch(interval, handler);
-                }
-                Ok(request) => handler(request),
-                Err(error) => Reply::error(error.to_string()),
+            let reply = match R::parse(&line) {
+                Ok(request) => match request.watched() {
+                    Some((each, interval)) => return self.watch(interval, || handler(each())),
+                    None => handler(request),
+                },
+                Err(text) => R::refusal(text),
             };
             self.send(&reply)?;
         }
@@ -224,22 +269,22 @@ impl Connection {
         }
     }
 
-    /// A status at each interval until the client is gone. One that has merely closed its sending direction is not.
-    fn watch(&mut self, interval: Duration, handler: &Handler) -> io::Result<()> {
+    /// An answer at each interval until the client is gone. One that has merely closed its sending direction is not.
+    fn watch<A: Serialize>(&mut self, interval: Duration, answer: impl Fn() -> A) -> io::Result<()> {
         let mut due = Instant::now();
         loop {
-            self.send(&handler(Request::Status))?;
+            self.send(&answer())?;
             // Where telling takes longer than the interval, the next is due an interval after it.
             due = (due + interval).max(Instant::now());
             match wait(&self.stream, PollFlags::empty(), &self.ended, Some(due))? {
                 Woken::TimedOut => {}
                 Woken::Ready => return Ok(()),
-                Woken::Ended => return self.send(&handler(Request::Status)),
+                Woken::Ended => return self.send(&answer()),
             }
         }
     }
 
-    fn send(&mut self, reply: &Reply) -> io::Result<()> {
+    fn send(&mut self, reply: &impl Serialize) -> io::Result<()> {
         let mut line = serde_json::to_vec(reply)?;
         line.push(b'\n');
         let give_up = Instant::now() + PATIENCE;

@@ -3,20 +3,14 @@
 
 use super::Mark;
 use super::error::{Error, Result, io};
-use crate::transport::{Address, Cancel, Link, Listener};
+use crate::control::client::Lines;
+use crate::control::server::Asked;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
-use std::fs::DirBuilder;
-use std::io::{BufRead, BufReader, IoSlice, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixStream;
+use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
-/// Most octets of a line.
-const MAX_LINE: u64 = 64 << 10;
 /// How long an answer may take that waits for nothing but a disk.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -149,7 +143,7 @@ where
     fn from(result: Result<T>) -> Self {
         match result {
             Ok(value) => value.into(),
-            Err(error) => Reply { error: Some(error.to_string()), ..Reply::default() },
+            Err(error) => Request::refusal(error.to_string()),
         }
     }
 }
@@ -193,64 +187,22 @@ pub fn path(device: &str) -> Result<PathBuf> {
     Ok(folder()?.join(format!("{}.sock", file_name(device))))
 }
 
-/// Answers requests.
-pub(super) type Handler = Arc<dyn Fn(Request) -> Reply + Send + Sync>;
+impl Asked for Request {
+    type Reply = Reply;
 
-/// Answers there, on threads that end with the process.
-pub(super) fn serve(device: &str, handler: Handler) -> Result<()> {
-    let path = path(device)?;
-    DirBuilder::new().recursive(true).mode(0o700).create(folder()?).map_err(io(path.display()))?;
-    let listener = Listener::bind(&Address::Unix(path.clone())).map_err(io(path.display()))?;
-    let never = Cancel::new().map_err(io(path.display()))?;
-    let spawned = thread::Builder::new().name("disk-control".into()).spawn(move || {
-        loop {
-            let link = match listener.accept(&never) {
-                Ok((link, _)) => link,
-                Err(error) => return log::error!("{}: {error}", path.display()),
-            };
-            let handler = Arc::clone(&handler);
-            let spawned = thread::Builder::new().name("disk-asker".into()).spawn(move || {
-                if let Err(error) = converse(link, &handler) {
-                    log::debug!("a control connection: {error}");
-                }
-            });
-            if let Err(error) = spawned {
-                log::warn!("no thread for a control connection: {error}");
-            }
-        }
-    });
-    spawned.map(drop).map_err(io("a thread"))
-}
-
-fn converse(link: Link, handler: &Handler) -> std::io::Result<()> {
-    let (reader, mut writer) = link.split();
-    let mut reader = BufReader::new(reader);
-    while let Some(line) = line(&mut reader)? {
-        let reply = match serde_json::from_slice(&line) {
-            Ok(request) => handler(request),
-            Err(error) => Reply { error: Some(error.to_string()), ..Reply::default() },
-        };
-        let mut text = serde_json::to_vec(&reply)?;
-        text.push(b'\n');
-        writer.write_all_vectored(&mut [IoSlice::new(&text)])?;
+    fn parse(line: &[u8]) -> std::result::Result<Self, String> {
+        serde_json::from_slice(line).map_err(|error| error.to_string())
     }
-    Ok(())
-}
 
-fn line(reader: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
-    let mut line = Vec::new();
-    reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)?;
-    match line.pop() {
-        None => Ok(None),
-        Some(b'\n') => Ok(Some(line)),
-        Some(_) => Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "a line without an end")),
+    fn refusal(text: String) -> Reply {
+        Reply { error: Some(text), ..Reply::default() }
     }
 }
 
 /// A conversation with a daemon.
 #[derive(Debug)]
 pub struct Client {
-    stream: BufReader<UnixStream>,
+    lines: Lines,
     device: String,
 }
 
@@ -258,19 +210,17 @@ impl Client {
     /// Calls the daemon of a device; `None` where there is none.
     ///
     /// # Errors
-    /// The system's.
+    /// The socket is another user's; the system's.
     pub fn call(device: &str) -> Result<Option<Self>> {
         let path = path(device)?;
-        let stream = match UnixStream::connect(&path) {
-            Err(error)
-                if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) =>
-            {
-                return Ok(None);
+        match Lines::connect(&path) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
+            lines => {
+                let client = Client { lines: lines.map_err(io(path.display()))?, device: device.to_owned() };
+                client.be_patient(PATIENCE)?;
+                Ok(Some(client))
             }
-            stream => stream.map_err(io(path.display()))?,
-        };
-        stream.set_read_timeout(Some(PATIENCE)).map_err(io(path.display()))?;
-        Ok(Some(Client { stream: BufReader::new(stream), device: device.to_owned() }))
+        }
     }
 
     /// Has answers take longer.
@@ -278,7 +228,7 @@ impl Client {
     /// # Errors
     /// The system's.
     pub fn be_patient(&self, patience: Duration) -> Result<()> {
-        self.stream.get_ref().set_read_timeout(Some(patience)).map_err(io(&self.device))
+        self.lines.set_timeout(patience).map_err(io(&self.device))
     }
 
     /// Asks for something, and waits for the answer, at most a minute unless [`Client::be_patient`] says otherwise.
@@ -287,12 +237,7 @@ impl Client {
     /// It was not done, for what reason the daemon gives; the daemon is gone.
     pub fn ask(&mut self, request: &Request) -> Result<Reply> {
         let named = |error| io(format_args!("the daemon of {}", self.device))(error);
-        let mut text = serde_json::to_vec(request).map_err(|error| named(error.into()))?;
-        text.push(b'\n');
-        self.stream.get_mut().write_all(&text).map_err(named)?;
-        let line =
-            line(&mut self.stream).map_err(named)?.ok_or_else(|| named(std::io::ErrorKind::UnexpectedEof.into()))?;
-        let reply: Reply = serde_json::from_slice(&line).map_err(|error| named(error.into()))?;
+        let reply: Reply = self.lines.ask(request).map_err(named)?;
         match reply.ok {
             true => Ok(reply),
             false => Err(Error::Told(format!("{}: {}", self.device, reply.error.unwrap_or_default()))),
@@ -312,6 +257,12 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::Server;
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::net::UnixListener;
+    use std::sync::Arc;
+    use std::thread;
 
     #[test]
     fn each_device_has_a_name_of_its_own() {
@@ -339,8 +290,48 @@ mod tests {
         for text in ["{}", r#"{"command":"reboot"}"#, r#"{"command":"wait"}"#, r#"{"command":"wait","seq":1,"x":2}"#] {
             assert!(serde_json::from_str::<Request>(text).is_err(), "{text}");
         }
-        assert!(line(&mut &b"no end"[..]).is_err());
-        assert_eq!(line(&mut &b""[..]).unwrap(), None);
-        assert!(line(&mut &vec![b'x'; 1 << 20][..]).is_err());
+    }
+
+    #[test]
+    fn an_answer_without_end_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let endless = vec![b'x'; (1 << 20) + 1];
+        for (said, kind) in [
+            (&b"no end"[..], ErrorKind::UnexpectedEof),
+            (&b""[..], ErrorKind::UnexpectedEof),
+            (&endless, ErrorKind::InvalidData),
+        ] {
+            let mut client = Client { lines: Lines::connect(&path).unwrap(), device: "/dev/nbd0".into() };
+            let (mut server, _) = listener.accept().unwrap();
+            let saying = thread::spawn({
+                let said = said.to_vec();
+                move || {
+                    // What is asked is taken first, or the end would be a reset.
+                    BufReader::new(&server).read_until(b'\n', &mut Vec::new()).unwrap();
+                    let _ = server.write_all(&said);
+                }
+            });
+            let error = client.ask(&Request::Status).unwrap_err();
+            assert!(matches!(&error, Error::Io { source, .. } if source.kind() == kind), "{error}");
+            drop(client);
+            saying.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_request_without_end_of_sense_is_refused_and_the_socket_is_ours_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disks/a.sock");
+        let _server = Server::answer(&path, Arc::new(|_: Request| Reply::done())).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777, 0o700);
+        let mut lines = Lines::connect(&path).unwrap();
+        assert!(lines.ask::<Reply>(&Request::Status).unwrap().ok);
+        let refused: Reply = lines.ask(&"nonsense").unwrap();
+        assert!(!refused.ok && refused.error.is_some());
+        let refused: Reply = lines.ask(&"x".repeat(1 << 20)).unwrap();
+        assert!(refused.error.unwrap().contains("a line of more than"));
     }
 }

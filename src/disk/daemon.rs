@@ -9,6 +9,8 @@ use super::keeper::Keeper;
 use super::source::{Limits, Source};
 use super::store::{self, Store};
 use super::{Device, Mark, nbd, source_link};
+use crate::control::Server;
+use crate::control::server::Handler;
 use crate::transport::{Address, Listener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -70,11 +72,12 @@ struct Service {
 }
 
 impl Daemon {
-    /// Begins. A copy that was put into service before is served again, whatever was asked for.
+    /// Begins. A copy that was put into service before is served again, whatever was asked for. It can be asked for as long as the second
+    /// value lives.
     ///
     /// # Errors
     /// The image or the folder cannot be had, or is of no use; the system's.
-    pub fn start(options: Options, begin: Begin) -> Result<Arc<Self>> {
+    pub fn start(options: Options, begin: Begin) -> Result<(Arc<Self>, Server)> {
         let image = Image::open(&options.image)?;
         let folder = Folder::open(&options.folder)?;
         let name = options.device.name().to_owned();
@@ -110,8 +113,10 @@ impl Daemon {
             daemon.attach(&mut daemon.service())?;
         }
         let answering = Arc::clone(&daemon);
-        control::serve(&name, Arc::new(move |request| answering.answer(request)))?;
-        Ok(daemon)
+        let path = control::path(&name)?;
+        let handler: Handler<Request> = Arc::new(move |request| answering.answer(request));
+        let server = Server::answer(&path, handler).map_err(io(path.display()))?;
+        Ok((daemon, server))
     }
 
     fn side(&self) -> Side {
