@@ -133,6 +133,7 @@ fn a_keeper_that_dies_while_it_applies_goes_on_where_it_was() {
         let mut keeper = pair.b.daemon.take().unwrap();
         thread::scope(|scope| {
             let committing = scope.spawn(|| pair.b.ask(&Request::Commit { mark: mark(2) }));
+            // Nothing is waited for: each case is killed somewhere else in its work.
             thread::sleep(Duration::from_micros(case * 1_500));
             keeper.kill();
             // It may have been told that it was done.

@@ -60,6 +60,10 @@ impl Lab {
             .args(arguments)
             .status()
             .unwrap_or_else(|error| panic!("{script}: {error}"));
+        if !status.success() {
+            // Where only the output is kept, as in CI, that is all there is to go by.
+            logs(&folder);
+        }
         assert_ne!(status.code(), Some(3), "the emulator did not get through: {}", folder.display());
         assert!(status.success(), "{script} {arguments:?}: {status}, see {}", folder.display());
         folder
@@ -72,6 +76,25 @@ impl Lab {
             assert!(found.contains(text), "{log} has no {text}: {found}");
         }
         folder
+    }
+}
+
+/// Prints what the jobs of a run said, of each host and attempt.
+fn logs(folder: &Path) {
+    let mut hosts = vec![folder.to_path_buf(), folder.join("a"), folder.join("b")];
+    for attempt in 1..=3 {
+        let before = folder.with_extension(attempt.to_string());
+        hosts.extend([before.clone(), before.join("a"), before.join("b")]);
+    }
+    for path in hosts.iter().map(|host| host.join("dom0.log")) {
+        if let Ok(octets) = fs::read(&path) {
+            println!("---- {}", path.display());
+            let text = String::from_utf8_lossy(&octets);
+            let lines: Vec<_> = text.lines().collect();
+            for line in &lines[lines.len().saturating_sub(400)..] {
+                println!("{line}");
+            }
+        }
     }
 }
 

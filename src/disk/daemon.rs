@@ -12,6 +12,8 @@ use super::{Device, Mark, nbd, source_link};
 use crate::control::Server;
 use crate::control::server::Handler;
 use crate::transport::{Address, Listener};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -287,7 +289,7 @@ fn serve(options: &Options, image: Arc<Image>, folder: Folder, peer: Option<Addr
     let limits = Limits { buffer: options.buffer, patience: options.patience };
     let name = options.device.name();
     if let Some(above) = options.socket.parent() {
-        std::fs::create_dir_all(above).map_err(io(above.display()))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(above).map_err(io(above.display()))?;
     }
     let at = Address::Unix(options.socket.clone());
     let listener = Listener::bind(&at).map_err(io(&at))?;

@@ -3,6 +3,9 @@
 //!
 //! The guest writes the number of the port to `device/suspend/event-channel`. Whoever asks through it holds the lock that libxl and every
 //! other user of `xc_suspend_evtchn_init_exclusive` takes, for there is one channel and one listener. Linux guests offer none.
+//!
+//! Unlike the key `control/shutdown`, an event cannot be taken back: a guest that obeys it behind the time-out suspends itself then. libxl has no
+//! other way either.
 #![forbid(unsafe_code)]
 
 use super::failed;

@@ -1,7 +1,8 @@
 //! `remus` and `receive` with a disk, as processes: the host dies, and the other one has the guest and the disk at one checkpoint.
 
-use super::host::{DEVICE, Host, LONG, Pair};
+use super::host::{DEVICE, Daemon, Host, LONG, Pair};
 use super::nbd::Guest;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -29,16 +30,24 @@ fn wait(host: &Host, what: &str, there: impl Fn(&Status) -> bool) -> Status {
     }
 }
 
-#[test]
-fn after_a_failover_the_disk_is_that_of_the_checkpoint() {
-    let mut pair = Pair::new();
+/// `remus` on the first host and `receive` on the second, under way.
+fn protect(pair: &Pair) -> (Daemon, Daemon) {
     let (witness, link) = (pair.a.state("witness"), format!("unix:{}", pair.a.state("web.link")));
     std::fs::create_dir(&witness).unwrap();
     let usual = ["--backend=sim", "--witness", &witness, "--disk", DEVICE];
-    let receive = [&["receive", "--domain=web", "--listen", &link][..], &usual].concat();
-    let _receive = pair.b.spawn(&receive, "receive.log");
+    let receive = pair.b.spawn(&[&["receive", "--domain=web", "--listen", &link][..], &usual].concat(), "receive.log");
     wait(&pair.b, "the receiver", |_| true);
-    let mut remus = pair.a.spawn(&[&["remus", "-i", "30"][..], &usual, &["web", &link]].concat(), "remus.log");
+    let remus = pair.a.spawn(&[&["remus", "-i", "30"][..], &usual, &["web", &link]].concat(), "remus.log");
+    (remus, receive)
+}
+
+#[test]
+fn after_a_failover_the_disk_is_that_of_the_checkpoint() {
+    let mut pair = Pair::new();
+    let (mut remus, _receive) = protect(&pair);
+    // Whoever gets at the socket gets at the disk.
+    let folder = std::fs::metadata(pair.a.socket().parent().unwrap()).unwrap();
+    assert_eq!(folder.permissions().mode() & 0o777, 0o700);
     let (written, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let known = thread::scope(|scope| {
         let socket = pair.a.socket();
@@ -87,13 +96,7 @@ fn after_a_failover_the_disk_is_that_of_the_checkpoint() {
 #[test]
 fn a_keeper_that_dies_ends_the_protection_and_the_guest_runs_on() {
     let mut pair = Pair::new();
-    let (witness, link) = (pair.a.state("witness"), format!("unix:{}", pair.a.state("web.link")));
-    std::fs::create_dir(&witness).unwrap();
-    let usual = ["--backend=sim", "--witness", &witness, "--disk", DEVICE];
-    let receive = [&["receive", "--domain=web", "--listen", &link][..], &usual].concat();
-    let _receive = pair.b.spawn(&receive, "receive.log");
-    wait(&pair.b, "the receiver", |_| true);
-    let _remus = pair.a.spawn(&[&["remus", "-i", "30"][..], &usual, &["web", &link]].concat(), "remus.log");
+    let _engines = protect(&pair);
     wait(&pair.a, "protection", |status| status.acknowledged >= 2);
     pair.b.daemon.take().unwrap().kill();
     let alone = wait(&pair.a, "the end of protection", |status| status.phase == "alone");

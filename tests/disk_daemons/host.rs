@@ -70,7 +70,7 @@ impl Host {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.path("nbd")
+        self.path("run/nbd")
     }
 
     /// Where this host's keeper listens.

@@ -11,13 +11,13 @@ prepare() {
   local folder=$1 job=$2 parameter
   shift 2
   rm -rf "$folder" && mkdir -p "$folder/lab"
-  cp "$here"/dom0/{init,start,lib.sh,receiver,dial,answer} "$XEN_LAB"/{guest-initrd,tap,client,other-xen.so} "$XEN_LAB"/helper/xen-replicate{,-save-helper} "$folder/lab/" ||
+  cp "$here"/dom0/{init,start,lib.sh,receiver,dial,answer,watched} "$XEN_LAB"/{guest-initrd,tap,client,other-xen.so} "$XEN_LAB"/helper/xen-replicate{,-save-helper} "$folder/lab/" ||
     die "run build first"
   # Optional, see build.
   [ -e "$XEN_LAB/vmlinuz-small" ] && cp "$XEN_LAB/vmlinuz-small" "$folder/lab/"
   [ -e "$XEN_LAB/package" ] && cp "$XEN_LAB"/package/*.deb "$folder/lab/"
   cp "$here/jobs/$job.sh" "$folder/lab/job"
-  chmod 755 "$folder"/lab/{init,start,receiver,dial,answer}
+  chmod 755 "$folder"/lab/{init,start,receiver,dial,answer,watched}
   for parameter; do
     case $parameter in
     [a-z]*=*) printf '%s=%q\n' "${parameter%%=*}" "${parameter#*=}" ;;

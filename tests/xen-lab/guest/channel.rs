@@ -1,25 +1,16 @@
 //! A suspend event channel, as guests of other kernels than Linux have it: a port that domain 0 may bind to, whose number is in xenstore.
 //! An event has this guest's own kernel suspend it, by the key that domain 0 would else write to.
 
-use std::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
+use crate::driver;
+use std::ffi::{c_int, c_uint, c_ulong, c_void};
 use std::fs::File;
 use std::io::{Error, Read, Result, Write};
 use std::os::fd::AsRawFd;
 
 unsafe extern "C" {
     fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int;
-    fn mount(
-        source: *const c_char,
-        target: *const c_char,
-        kind: *const c_char,
-        flags: c_ulong,
-        data: *const c_void,
-    ) -> c_int;
-    fn syscall(number: c_long, fd: c_int, parameters: *const c_char, flags: c_int) -> c_long;
 }
 
-/// `finit_module` of x86-64.
-const FINIT_MODULE: c_long = 313;
 /// `IOCTL_EVTCHN_BIND_UNBOUND_PORT` of Linux's `xen/evtchn.h`.
 const BIND_UNBOUND_PORT: c_ulong = 0x0004_4502;
 /// `XS_WRITE` of Xen's `io/xs_wire.h`.
@@ -27,11 +18,8 @@ const WRITE: u32 = 11;
 
 /// Opens the channel, and serves it from a thread.
 pub fn offer() -> Result<()> {
-    // SAFETY: all are strings that end; the last is not looked at.
-    unsafe { mount(c"devtmpfs".as_ptr(), c"/dev".as_ptr(), c"devtmpfs".as_ptr(), 0, std::ptr::null()) };
-    let module = File::open("/xen-evtchn.ko")?;
-    // SAFETY: the descriptor is open and the parameters are an empty string.
-    unsafe { syscall(FINIT_MODULE, module.as_raw_fd(), c"".as_ptr(), 0) };
+    driver::devices();
+    driver::load("/xen-evtchn.ko")?;
     let open = |path| File::options().read(true).write(true).open(path);
     let (mut events, mut store) = (open("/dev/xen/evtchn")?, open("/dev/xen/xenbus")?);
     let mut domain: c_uint = 0;

@@ -6,13 +6,16 @@
 //! LAB count=17 sum=0123456789abcdef up=4.250
 //! ```
 //!
-//! With `net_own` and `net_to`, each line also leaves as a datagram, and it answers whoever connects (`net.rs`); with `suspend_channel=1` it
+//! With `disk=1` it also writes to its first disk at each step, and looks whether that is the disk that it knows (`disk.rs`); the line then
+//! ends with the number of blocks that were, or a line says which was not. With `net_own` and `net_to`, each line also leaves as a datagram, and it answers whoever connects (`net.rs`); with `suspend_channel=1` it
 //! offers a suspend event channel (`channel.rs`).
 //!
 //! The sum is over what the memory holds, not over what it should hold: `work.rs` says what that is. Parameters are words of the kernel's
 //! command line, which the kernel puts into init's environment.
 
 mod channel;
+mod disk;
+mod driver;
 mod net;
 mod work;
 
@@ -45,11 +48,15 @@ fn main() {
     };
     let start = Instant::now();
     let offered = if parameter("suspend_channel", 0) > 0 { Some(channel::offer()) } else { None };
+    let mut disk = if parameter("disk", 0) > 0 { Some(disk::Disk::open()) } else { None };
     let mut console = std::io::stdout();
     // Nobody is there to tell when the console fails.
     let _ = writeln!(console, "LAB shape pages={} step={}", shape.pages, shape.step);
     if let Some(Err(error)) = offered {
         let _ = writeln!(console, "LAB no suspend event channel: {error}");
+    }
+    if let Some(Err(error)) = &disk {
+        let _ = writeln!(console, "LAB no disk: {error}");
     }
     for count in 1u64.. {
         for nth in 0..shape.step {
@@ -58,7 +65,17 @@ fn main() {
         }
         // The compiler must not sum up what it knows it has written.
         let sum = std::hint::black_box(&region).iter().copied().fold(0, add);
-        let line = format!("LAB count={count} sum={sum:016x} up={:.3}\n", start.elapsed().as_secs_f64());
+        let mut found = String::new();
+        if let Some(Ok(disk)) = &mut disk {
+            if let Err(error) = disk.step(count) {
+                disk.wrong.get_or_insert(format!("error at {count}: {error}"));
+            }
+            found = format!(" disk={}", disk.right);
+            if let Some(wrong) = &disk.wrong {
+                let _ = writeln!(console, "LAB disk WRONG: {wrong}");
+            }
+        }
+        let line = format!("LAB count={count} sum={sum:016x} up={:.3}{found}\n", start.elapsed().as_secs_f64());
         let _ = console.write_all(line.as_bytes());
         if let Some(outside) = &outside {
             outside.tell(count, &line);

@@ -1,23 +1,20 @@
 //! The guest's network card: Xen's front end from the initrd, an address, a datagram to the outside at each step, and conversations with
 //! whoever connects (`../client.rs` does).
 
-use std::ffi::{c_char, c_int, c_long, c_ulong, c_void};
-use std::fs::File;
+use std::ffi::{c_int, c_ulong, c_void};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::driver;
 use crate::work::add;
 
 unsafe extern "C" {
     fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int;
-    fn syscall(number: c_long, fd: c_int, parameters: *const c_char, flags: c_int) -> c_long;
 }
 
-/// `finit_module` of x86-64.
-const FINIT_MODULE: c_long = 313;
 /// Requests of `linux/sockios.h`, and the flags UP and RUNNING.
 const SET_ADDRESS: c_ulong = 0x8916;
 const SET_NETMASK: c_ulong = 0x891c;
@@ -47,9 +44,7 @@ pub struct Outside {
 impl Outside {
     /// With the address that the guest is to have, and the outside's.
     pub fn open(own: Ipv4Addr, to: Ipv4Addr) -> std::io::Result<Outside> {
-        let module = File::open("/xen-netfront.ko")?;
-        // SAFETY: the descriptor is open and the parameters are an empty string.
-        unsafe { syscall(FINIT_MODULE, module.as_raw_fd(), c"".as_ptr(), 0) };
+        driver::load("/xen-netfront.ko")?;
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.set_nonblocking(true)?;
         let set = |request, value: &[u8]| {

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# The first of two hosts: protects a guest with this project's own engine. Parameters: type, interval, checkpoints, and what happens then:
+# The first of two hosts: protects a guest with this project's own engine. Parameters: type, interval, checkpoints; disk=1, the guest has a
+# disk, behind this project's daemons; and what happens then:
 #   fault=primary     this host dies
 #   fault=secondary   the second host dies; the guest runs on, and is protected again, by a receiver of this host
 #   fault=link        nothing gets through any more; one of the two goes on, and is protected again where that is this one
@@ -12,16 +13,26 @@ export net_own=10.9.0.9 net_to=10.9.0.1
 bridge $net_to/24 eth0
 eventually 300 ping -c 1 -W 1 $second >/dev/null || broken "the second host is not there"
 
+protection=(-F -d)
+if [ "${disk:=}" ]; then
+  disk=/dev/nbd0
+  protection=()
+  eventually 300 test -e /witness/keeper || broken "nobody keeps the disk"
+  truncate -s 4M disk.image
+  xen-replicate disk serve --device $disk --to tcp:$second:7002 disk.image >disk.log 2>&1 &
+  check "the guest's disk appears" eventually 120 attached 8192
+fi
 start_guest $name "$type"
 converse $net_own
 eventually 300 test -e /witness/listening || broken "nobody listens at the second host"
-xen-replicate remus -F -d -i "$interval" "${both[@]}" --allow-private $name tcp:$second:7001 >engine.log 2>&1 &
+xen-replicate remus "${protection[@]}" -i "$interval" "${both[@]}" --allow-private $name tcp:$second:7001 >engine.log 2>&1 &
 export engine=$!
 check "$checkpoints checkpoints are acknowledged" acknowledged $name "$checkpoints" 700
 check "the guest runs on meanwhile" reaches $name $(($(counted $name) + 3)) 120
 check "a client at the second host is answered" eventually 300 test -e /witness/answered
 check "a client here is answered, and not contradicted" answered 1
 check "its connection is there" sound
+[ -z "$disk" ] || check "the disk is the guest's own" disk_right $name 40 240
 timeout 10 xen-replicate ctl $name status >engine.status 2>&1
 tc -s qdisc >qdiscs 2>&1
 

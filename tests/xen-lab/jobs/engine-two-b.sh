@@ -12,6 +12,13 @@ listen() {
   receiver=$!
   until ss -ltn | grep -q :7001 || ! kill -0 $receiver; do sleep 0.2; done
 }
+if [ "${disk:=}" ]; then
+  disk=/dev/nbd0
+  truncate -s 4M disk.image
+  xen-replicate disk keep --device $disk --listen tcp:$net_to:7002 disk.image >disk.log 2>&1 &
+  check "the keeper listens" eventually 60 sh -c 'ss -ltn | grep -q :7002'
+  touch /witness/keeper
+fi
 listen receiver.log
 touch /witness/listening
 says receiver.log 'passive' 900 || broken "no primary came"
@@ -27,6 +34,11 @@ survives() {
   check "the client's conversation goes on" eventually 300 answered $(($(answers) + 3))
   check "and nothing that it was told is taken back" sound
   note silence "$(longest_silence)"
+  if [ "$disk" ]; then
+    check "the disk is that of the checkpoint" disk_right $copy 40 240
+    xen-replicate disk status $disk >disk.status 2>&1
+    check "and in service here" grep 'in service' disk.status
+  fi
   check "the engine answers for the survivor" timeout 20 xen-replicate ctl $name status
 }
 

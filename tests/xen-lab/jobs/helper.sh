@@ -2,13 +2,14 @@
 # The save helper under the stock xl, on one host. Parameters:
 #   type=pv|pvh|hvm     the guest
 #   sender, receiver    stock or ours
-#   steps="..."         of save, checkpoint, migrate, remus
+#   steps="..."         of save, checkpoint, migrate, remus; any of them more than once
 #   interval=MS         of Remus
 : "${type:=pvh}" "${sender:=ours}" "${receiver:=ours}" "${steps:=save checkpoint migrate remus}" "${interval:=200}" "${checkpoints:=8}"
 name=guest
 LIBXL_SAVE_HELPER=$(helper "$sender")
 receiver_helper=$(helper "$receiver")
 export LIBXL_SAVE_HELPER receiver_helper
+one_failure_ends
 
 start_guest $name "$type"
 # Whose console the guest writes to. An incoming guest's is called after the name that it has until it is the receiver's own.
@@ -51,6 +52,7 @@ for step in $steps; do
     ;;
   remus)
     export receiver_log=$work/remus-receiver.log
+    rm -f "$receiver_log"
     xl_as "$sender" remus -F -n -d -i "$interval" -s /lab/receiver $name localhost 2>remus.log &
     remus=$!
     check "remus makes $checkpoints checkpoints" suspended "$checkpoints" remus.log 120
@@ -59,16 +61,15 @@ for step in $steps; do
     kill_primary $remus "$primary"
     check "the receiver fails over" says remus-receiver.log Failover 120
     check "the primary is gone" absent "$primary"
-    # It cannot have the domain's name while the primary, on the same host, still has it.
-    check "the secondary is there" exists $incoming
-    xl rename $incoming $name
+    # On the same host it has its own name only where the primary was gone by then.
+    exists $name || xl rename $incoming $name
+    check "the secondary is there" exists $name
     check "the guest goes on behind the failover" reaches $incoming $(($(counted $incoming) + 3)) 120
     check "no step is lost but since the last checkpoint" test "$(first_counted $incoming)" -le $(($(counted $current) + 1))
     current=failed-over
-    mv "$(console $incoming)" "$(console $current)"
+    mv --backup=numbered "$(console $incoming)" "$(console $current)"
     ;;
   *) broken "no such step: $step" ;;
   esac
-  [ -s failures ] && break
 done
 xl list
