@@ -287,6 +287,15 @@ fn quick_engine_two_hosts() {
     outlives(&folder.join("a"), &folder.join("b"));
 }
 
+/// The guest has a disk of this project's kind, behind the kernel's NBD client, and knows at each step what must be on it.
+#[test]
+#[ignore = "boots two emulated Xen hosts, many minutes"]
+fn full_engine_with_a_disk() {
+    let lab = lab();
+    let folder = lab.run("run-two", "engine-two-disk", &["-j", "engine-two", "type=pvh", "disk=1"]);
+    outlives(&folder.join("a"), &folder.join("b"));
+}
+
 /// The second of them dies: the guest is where it was.
 #[test]
 #[ignore = "boots two emulated Xen hosts, many minutes"]

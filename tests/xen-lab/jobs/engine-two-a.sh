@@ -19,7 +19,7 @@ if [ "${disk:=}" ]; then
   protection=()
   eventually 300 test -e /witness/keeper || broken "nobody keeps the disk"
   truncate -s 4M disk.image
-  xen-replicate disk serve --device $disk --to tcp:$second:7002 disk.image >disk.log 2>&1 &
+  xen-replicate disk serve --device $disk --to "exec:socat - TCP:$second:7002" disk.image >disk.log 2>&1 &
   check "the guest's disk appears" eventually 120 attached 8192
 fi
 start_guest $name "$type"
