@@ -207,7 +207,7 @@ impl Inner {
                     .ok_or_else(|| io::Error::other(format!("{} has written no {path}/ifb", script.display())))?
             }
             None => {
-                let ifb = format!("xr{}.{}{}", self.domid, card.devid, if card.emulated { "e" } else { "" });
+                let ifb = self.usual(card);
                 let source = index_of(&card.device)?;
                 self.store.set(&format!("{path}/ifb"), &ifb)?;
                 self.netlink.add_ifb(&ifb).map_err(|error| told("making an IFB (kernel module ifb)", error))?;
@@ -239,7 +239,8 @@ impl Inner {
 
     fn remove(&mut self) {
         for held in std::mem::take(&mut self.held) {
-            self.clear(&held.card);
+            // Not what xenstore says: a domain that is gone has taken its keys along.
+            self.take_away(&held.card, &held.ifb);
         }
         self.epochs = Epochs::default();
     }
@@ -247,11 +248,24 @@ impl Inner {
     /// Takes away what there is of one card's buffer, also an earlier process's.
     fn clear(&mut self, card: &Card) {
         let path = self.path(card);
-        let Ok(Some(ifb)) = self.store.get(&format!("{path}/ifb")) else { return };
+        let Ok(known) = self.store.get(&format!("{path}/ifb")) else { return };
+        let usual = self.usual(card);
+        if let Some(ifb) = known.or_else(|| exists(&usual).then_some(usual)) {
+            self.take_away(card, &ifb);
+        }
+    }
+
+    /// The IFB that is made for a card where no script does.
+    fn usual(&self, card: &Card) -> String {
+        format!("xr{}.{}{}", self.domid, card.devid, if card.emulated { "e" } else { "" })
+    }
+
+    fn take_away(&mut self, card: &Card, ifb: &str) {
+        let path = self.path(card);
         let ours = ifb.starts_with("xr");
         let cleared = match &self.script {
-            Some(script) if !ours => run_script(script, "teardown", card, &path, Some(&ifb)),
-            _ => self.clear_ours(card, &ifb, ours),
+            Some(script) if !ours => run_script(script, "teardown", card, &path, Some(ifb)),
+            _ => self.clear_ours(card, ifb, ours),
         };
         if let Err(error) = cleared.and_then(|()| self.forget(&path)) {
             log::warn!("taking away the buffer of {} at {ifb}: {error}", card.device);

@@ -230,6 +230,7 @@ impl Driver {
                 peer: None,
                 bare: false,
                 begun: Instant::now(),
+                guest_gone: false,
             },
             once: settings.once,
             buffer_failed: false,

@@ -286,6 +286,7 @@ impl Run {
         ) = error
         {
             self.words.trouble("the guest has ended by itself: its protection ends too".into());
+            self.words.guest_gone = true;
             self.once = true;
         }
     }

@@ -19,6 +19,8 @@ pub(super) struct Words {
     pub peer: Option<String>,
     pub bare: bool,
     pub begun: Instant,
+    /// The guest has ended by itself.
+    pub guest_gone: bool,
 }
 
 /// How the peer is called that takes everything and keeps nothing: [`crate::transport::Address::Null`].
@@ -83,7 +85,11 @@ fn text(code: Code) -> String {
 
 impl Words {
     pub(super) fn notice(&mut self, notice: Notice) {
-        self.notices.add(&self.domain, notice.level, text(notice.code));
+        let text = match notice.code {
+            Code::Unprotected if self.guest_gone => "nothing is protected any more: the guest is gone".to_owned(),
+            code => text(code),
+        };
+        self.notices.add(&self.domain, notice.level, text);
         if notice.code == Code::Bare {
             for (level, cost) in Capabilities::BARE.cost() {
                 self.notices.add(&self.domain, level, cost.to_owned());

@@ -98,8 +98,8 @@ conclude() {
     # A program that is not ours has crashed: then it is the emulator that does not do what a CPU does.
     verdict="broken $(head -n 1 oops)"
   elif [ -s failures ] && grep -a -m 1 'Triple fault' /share/xl-dmesg.log >triple; then
-    # A guest that was resumed meets an exception that its memory gives no reason for, under the stock tools alone too: in its idle loop, at
-    # the first instruction of a function.
+    # The emulator enters a guest with what is the hypervisor's own (its code and page tables were seen in the guest's registers), or raises what
+    # the guest's memory gives no reason for: under the stock tools alone too.
     verdict="broken $(head -n 1 triple)"
   elif [ -s failures ]; then
     verdict="fail $(wc -l <failures) of $(cat failures passes 2>/dev/null | wc -l): $(head -n 1 failures)"
