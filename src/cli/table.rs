@@ -21,7 +21,7 @@ pub fn render(status: &Status, width: usize) -> String {
 
 /// The same, with the rates since an earlier status.
 pub fn render_since(status: &Status, earlier: &Status, width: usize) -> String {
-    let text = lines(status, earlier);
+    let text = lines(status, earlier, width);
     let mut out = String::with_capacity(text.len());
     for line in text.lines() {
         // A notice may quote what a peer has sent: nothing of it is to reach the terminal as a command.
@@ -33,10 +33,10 @@ pub fn render_since(status: &Status, earlier: &Status, width: usize) -> String {
     out
 }
 
-fn lines(status: &Status, earlier: &Status) -> String {
+fn lines(status: &Status, earlier: &Status, width: usize) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
-    let _ = write_head(&mut out, status);
+    let _ = write_head(&mut out, status, width);
     let _ = write_figures(&mut out, status, earlier);
     for notice in status.notices.iter().rev().take(NOTICES).rev() {
         let level = match notice.level {
@@ -49,7 +49,7 @@ fn lines(status: &Status, earlier: &Status) -> String {
     out
 }
 
-fn write_head(out: &mut String, status: &Status) -> std::fmt::Result {
+fn write_head(out: &mut String, status: &Status, width: usize) -> std::fmt::Result {
     let name = if status.domain.is_empty() { "(not known)" } else { &status.domain };
     let role = match status.role {
         Role::Primary => "primary",
@@ -74,11 +74,14 @@ fn write_head(out: &mut String, status: &Status) -> std::fmt::Result {
         Some(Framing::Bare) => "BARE: no acknowledgements",
     };
     let session = if status.session.is_empty() { "none" } else { &status.session };
-    let peer = one_line(status.peer.as_deref().unwrap_or("none"));
-    writeln!(out, "peer         {peer} ({framing}), session {}", one_line(session))?;
+    // What a line ends with is worth more than all of a long command or path.
+    let rest = format!(" ({framing}), session {}", one_line(session));
+    let peer = shortened(status.peer.as_deref().unwrap_or("none"), width.saturating_sub(13 + rest.chars().count()));
+    writeln!(out, "peer         {peer}{rest}")?;
     let fence = if status.fence { "yes" } else { "no" };
-    let (rule, witness) = (one_line(&status.rule), one_line(&status.witness));
-    writeln!(out, "rule         {rule}, witness {witness}, fence {fence}, generation {}", status.generation)?;
+    let rest = format!(", fence {fence}, generation {}", status.generation);
+    let rule = format!("{}, witness {}", one_line(&status.rule), one_line(&status.witness));
+    writeln!(out, "rule         {}{rest}", shortened(&rule, width.saturating_sub(13 + rest.chars().count())))?;
     let last = status.since_last_ms.map_or("never".into(), |ms| format!("{} ago", span(ms)));
     let (begun, acknowledged) = (thousands(status.checkpoint), thousands(status.acknowledged));
     let refused = thousands(status.statistics.refused);
@@ -156,6 +159,16 @@ fn span(ms: u64) -> String {
 
 fn one_line(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
+}
+
+/// At most `room` characters of it; "..." stands for the rest.
+fn shortened(text: &str, room: usize) -> String {
+    let text = one_line(text);
+    if text.chars().count() <= room {
+        return text;
+    }
+    let kept: String = text.chars().take(room.saturating_sub(3)).collect();
+    kept + "..."
 }
 
 /// A table that follows a status: in place on a terminal, else one table below the other.
@@ -284,6 +297,18 @@ in all       1,234 checkpoints, 1,234,000 pages, 5.00 GiB
     2.0 s ago  CRITICAL  refused: ?[2Jchecksum
 ";
         assert_eq!(render(&protected(), WIDTH), expected);
+    }
+
+    #[test]
+    fn a_long_peer_or_witness_leaves_room_for_what_is_behind_it() {
+        let (peer, witness) = (Some("exec:ssh host-b ".repeat(9)), "directory /srv/".repeat(9));
+        let table = render(&Status { peer, witness, ..protected() }, WIDTH);
+        let lines: Vec<_> = table.lines().collect();
+        assert!(lines[1].starts_with("peer         exec:ssh host-b exec:ssh"), "{table}");
+        assert!(lines[1].ends_with("... (framed), session 00c0ffee00c0ffee"), "{table}");
+        assert!(lines[2].starts_with("rule         witness, witness directory /srv/"), "{table}");
+        assert!(lines[2].ends_with("..., fence yes, generation 7"), "{table}");
+        assert!(lines[1..3].iter().all(|line| line.chars().count() == WIDTH), "{table}");
     }
 
     #[test]

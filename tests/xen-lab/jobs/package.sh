@@ -8,6 +8,7 @@
 #   bare     a stock xl remus into xl migrate-receive -r, which is ours
 #   away     removed and purged; nothing is left
 : "${interval:=200}" "${checkpoints:=4}" "${steps:=install unit ours bare away}"
+one_failure_ends
 has() { case " $steps " in *" $1 "*) ;; *) return 1 ;; esac; }
 name=guest
 incoming=$name--incoming
