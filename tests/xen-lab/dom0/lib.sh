@@ -236,6 +236,8 @@ suspended() {
   local end=$((EPOCHSECONDS + $3))
   while [ "$(grep -ac 'guest has suspended' "$2")" -lt "$1" ]; do
     [ $EPOCHSECONDS -lt $end ] || return 1
+    # A sender that has ended will not.
+    [ -z "${remus:-}" ] || kill -0 "$remus" || return 1
     sleep 0.2
   done
 }
