@@ -9,7 +9,8 @@
 #   refused   input of no use: a message, the guest goes on, nothing is left behind
 #   nomemory  the receiver's host has no memory for the copy: the same
 #   dies      the guest's domain is destroyed meanwhile: the engine and the copy end too, nothing is left behind; nor is the guest
-# With net=1 the guest has a network card and its output is held in `ours`: what the outside was told must be known to the survivor.
+# With net=1 the guest has a network card and its output is held in `ours`: what the outside was told must be known to the survivor. With
+# net=script a script of the job's own sets up the buffer, as the stock remus-netbuf-setup would, which Debian does not have.
 : "${type:=pvh}" "${steps:=nowhere stock}" "${interval:=200}" "${checkpoints:=6}"
 name=guest
 incoming=$name--incoming
@@ -21,6 +22,31 @@ if [ "${net:-}" ]; then
   export net_own=10.8.0.9 net_to=10.8.0.1
   bridge $net_to/24
   held=(-F -d)
+  if [ "$net" = script ]; then
+    cat >/lab/netbuf <<'SH'
+#!/bin/bash
+set -e
+case $1 in
+setup)
+  ip link add ifb-lab type ifb
+  ip link set ifb-lab up
+  tc qdisc add dev "$vifname" ingress
+  tc filter add dev "$vifname" parent ffff: proto ip prio 10 u32 match u32 0 0 action mirred egress redirect dev ifb-lab
+  tc qdisc add dev ifb-lab root plug limit 10000000
+  xenstore-write "$XENBUS_PATH/ifb" ifb-lab
+  ;;
+teardown)
+  # A card may be gone, and its keys with it.
+  tc qdisc del dev "$vifname" ingress || true
+  ip link del "$REMUS_IFB"
+  xenstore-rm "$XENBUS_PATH/ifb" || true
+  ;;
+esac
+echo "$* $vifname $XENBUS_PATH $REMUS_IFB" >>/lab/work/netbuf.calls
+SH
+    chmod 755 /lab/netbuf
+    held+=(-N /lab/netbuf)
+  fi
   converse $net_own
 fi
 start_guest $name "$type"
@@ -33,7 +59,7 @@ both=(--witness "$work/witness" --heartbeat 2000 --timeout 20000 --answer-timeou
 
 # clean: nothing is left behind but guests and domain 0: no redirection, no IFB, no key of a buffer.
 clean() {
-  [ "$(xl list | grep -c incoming)" = 0 ] && ! xenstore-ls -f /libxl | grep remus && ! ip link | grep ': xr' && ! tc qdisc | grep -E 'ingress|plug'
+  [ "$(xl list | grep -c incoming)" = 0 ] && ! xenstore-ls -f /libxl | grep remus && ! ip link | grep ': \(xr\|ifb-\)' && ! tc qdisc | grep -E 'ingress|plug'
 }
 
 # ended PID: that process is no more.
@@ -46,7 +72,7 @@ kill_engine() {
   kill -KILL "$engine"
   xl destroy $name
   # What a host that dies does not leave behind.
-  ip -o link | grep -o ' xr[0-9.]*e\?' | while read -r ifb; do ip link del "$ifb"; done
+  ip -o link | grep -o ' xr[0-9.]*e\?\| ifb-lab' | while read -r ifb; do ip link del "$ifb"; done
 }
 
 # receive_at SOCKET ARGUMENT...: our receiver, listening.
