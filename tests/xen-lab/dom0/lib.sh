@@ -221,9 +221,13 @@ reaches() {
 
 # start_guest NAME TYPE: creates it, with the stock tools alone, and waits until it counts.
 start_guest() {
+  local patience=0
   configure "$1" "$2"
   timed "create" timeout 400 xl create "$1.cfg" >"create-$1.log" 2>&1 || broken "xl create of $1 failed"
-  reaches "$1" 3 300 || broken "$1 does not count after xl create"
+  until reaches "$1" 3 15; do
+    exists "$1" || broken "$1 has died before it counted"
+    [ $((++patience)) -lt 20 ] || broken "$1 does not count after xl create"
+  done
   say "$1 counts"
 }
 
