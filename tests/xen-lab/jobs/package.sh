@@ -2,7 +2,7 @@
 # The Debian package in a dom0 that has never seen it (`build --package`): installed, `xl remus` and `xl migrate-receive -r` through the wrapper
 # on one host, the unit's command, completion, pages, an upgrade of the stock xl underneath, and away again without a trace. The guest is a
 # PVH one. Parameters: interval, checkpoints, and the steps:
-#   install  also over itself, and the stock xl anew underneath
+#   install  looked at closely; also over itself, and the stock xl anew underneath
 #   unit     what the unit would start; by hand, for there is no systemd in this dom0
 #   ours     xl remus, ours at both ends
 #   bare     a stock xl remus into xl migrate-receive -r, which is ours
@@ -170,7 +170,11 @@ step_bare() {
   leave
 }
 
-if has install; then step_install; fi
+if has install; then
+  step_install
+else
+  dpkg -i /lab/xen-replicate.deb >install.log 2>&1 || broken "the package cannot be installed"
+fi
 if has unit; then step_unit; fi
 if has ours || has bare; then
   prepare_guest
