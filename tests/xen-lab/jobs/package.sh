@@ -53,7 +53,8 @@ ended() {
 # survivor LOG: the receiver that has the guest now. SIGTERM has it leave the guest alone.
 leave() {
   local pid
-  pid=$(pgrep -f 'xen-replicate receive' | head -n 1)
+  # Shells that were to start it may be there too, and have its name in their words.
+  pid=$(pgrep -x xen-replicate | head -n 1)
   kill -TERM "$pid"
   check "the survivor's receiver ends as told" ended "$pid" 60
   check "and its guest goes on" reaches $current $(($(counted $current) + 3)) 120
