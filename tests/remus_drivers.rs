@@ -172,7 +172,10 @@ fn a_guest_that_cannot_be_resumed_goes_on_at_the_secondary_if_anywhere() {
 fn a_domain_that_is_destroyed_does_not_come_to_life_at_the_secondary() {
     let pair = Pair::start(&Wanted { lives: Some(4), ..Wanted::default() });
     // Nobody told it to end.
-    assert_eq!(pair.try_primary().unwrap().how, Ending::Unprotected);
+    let ended = pair.try_primary().unwrap();
+    assert_eq!(ended.how, Ending::Unprotected);
+    let said = |text| ended.status.notices.iter().any(|notice| notice.text.contains(text));
+    assert!(said("the guest is gone") && !said("the guest runs on"), "{:#?}", ended.status.notices);
     let outcome = pair.join_secondary();
     assert!(matches!(outcome, Ok(Outcome::Ended(End::Dismissed))), "{outcome:?}");
 }

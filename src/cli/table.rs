@@ -74,14 +74,13 @@ fn write_head(out: &mut String, status: &Status, width: usize) -> std::fmt::Resu
         Some(Framing::Bare) => "BARE: no acknowledgements",
     };
     let session = if status.session.is_empty() { "none" } else { &status.session };
-    // What a line ends with is worth more than all of a long command or path.
+    let peer = status.peer.as_deref().unwrap_or("none");
     let rest = format!(" ({framing}), session {}", one_line(session));
-    let peer = shortened(status.peer.as_deref().unwrap_or("none"), width.saturating_sub(13 + rest.chars().count()));
-    writeln!(out, "peer         {peer}{rest}")?;
+    writeln!(out, "{}", with_end("peer", peer, &rest, width))?;
     let fence = if status.fence { "yes" } else { "no" };
+    let rule = format!("{}, witness {}", status.rule, status.witness);
     let rest = format!(", fence {fence}, generation {}", status.generation);
-    let rule = format!("{}, witness {}", one_line(&status.rule), one_line(&status.witness));
-    writeln!(out, "rule         {}{rest}", shortened(&rule, width.saturating_sub(13 + rest.chars().count())))?;
+    writeln!(out, "{}", with_end("rule", &rule, &rest, width))?;
     let last = status.since_last_ms.map_or("never".into(), |ms| format!("{} ago", span(ms)));
     let (begun, acknowledged) = (thousands(status.checkpoint), thousands(status.acknowledged));
     let refused = thousands(status.statistics.refused);
@@ -161,14 +160,15 @@ fn one_line(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
 }
 
-/// At most `room` characters of it; "..." stands for the rest.
-fn shortened(text: &str, room: usize) -> String {
-    let text = one_line(text);
-    if text.chars().count() <= room {
-        return text;
+/// A line whose end is worth more than all of a long command or path before it: "..." stands for what there is no room for.
+fn with_end(label: &str, text: &str, end: &str, width: usize) -> String {
+    let start = format!("{label:<13}{}", one_line(text));
+    let room = width.saturating_sub(end.chars().count());
+    if start.chars().count() <= room {
+        return start + end;
     }
-    let kept: String = text.chars().take(room.saturating_sub(3)).collect();
-    kept + "..."
+    let kept: String = start.chars().take(room.saturating_sub(3)).collect();
+    format!("{kept}...{end}")
 }
 
 /// A table that follows a status: in place on a terminal, else one table below the other.

@@ -262,14 +262,11 @@ disk_found() {
   echo "${found#* disk=}" | grep . || echo 0
 }
 
+found_blocks() { [ "$(disk_found "$1")" -ge "$2" ]; }
+
 # disk_right NAME BLOCKS SECONDS: it finds that many blocks more in this time, and none that was not.
 disk_right() {
-  local wanted=$(($(disk_found "$1") + $2)) end=$((EPOCHSECONDS + $3))
-  until [ "$(disk_found "$1")" -ge $wanted ]; do
-    [ $EPOCHSECONDS -lt $end ] || return 1
-    sleep 0.5
-  done
-  ! grep -a -m 1 'LAB disk WRONG\|LAB no disk' "$(console "$1")"
+  eventually "$3" found_blocks "$1" $(($(disk_found "$1") + $2)) && ! grep -a -m 1 'LAB disk WRONG\|LAB no disk' "$(console "$1")"
 }
 
 # attached SECTORS: there is a disk of that size at /dev/nbd0.
