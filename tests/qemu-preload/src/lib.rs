@@ -1,16 +1,18 @@
 //! For `LD_PRELOAD` into QEMU 7.2 with `-accel tcg`, on glibc.
 //!
-//! QEMU's COLO thread waits on a condition variable with a mutex that it does not hold, QEMU's big lock: a fault of QEMU, told in
-//! `docs/colo.md`. By then the wait is undefined; in glibc it comes back with the mutex locked by a thread that will never unlock
-//! it. Here such a wait becomes what was meant: the mutex is taken for the time of the wait, and given back. The wake-up may
-//! have come before it was taken, so the wait is short; whoever waits on a condition variable looks again anyway.
+//! QEMU's COLO thread gives work to the vCPU's thread without QEMU's big lock, which both must hold for it: a fault of QEMU, told
+//! in `docs/colo.md`. Two things come of it, and both are mended here, in `pthread_cond_wait`:
+//!
+//! * The COLO thread waits for the work with a mutex that it does not hold. That is undefined; in glibc the wait comes back with
+//!   the mutex locked by a thread that will never unlock it. Here it is what was meant: the mutex is taken for the time of the
+//!   wait, and given back.
+//! * A wake-up is lost where it comes between a look at what is waited for and the wait: the vCPU's thread, which has looked and
+//!   found no work, sleeps on. So no wait here is longer than a few milliseconds. Whoever waits on a condition variable looks
+//!   again when it returns, for POSIX lets it return for nothing.
 
-use libc::{c_char, c_int, c_void, pthread_cond_t, pthread_mutex_t, timespec};
-use std::sync::OnceLock;
+use libc::{c_int, clockid_t, pthread_cond_t, pthread_mutex_t, timespec};
 
-type Wait = unsafe extern "C" fn(*mut pthread_cond_t, *mut pthread_mutex_t) -> c_int;
-
-/// How long a wait without the mutex lasts, in nanoseconds.
+/// How long a wait lasts at most, in nanoseconds.
 const SHORT: i64 = 5_000_000;
 const SECOND: i64 = 1_000_000_000;
 
@@ -22,22 +24,17 @@ struct MutexHead {
     owner: c_int,
 }
 
-const NAME: &[u8] = b"pthread_cond_wait\0";
-/// glibc has an older function of that name besides, with another layout of the condition variable.
-const VERSION: &[u8] = b"GLIBC_2.3.2\0";
-
-fn real() -> Option<Wait> {
-    static REAL: OnceLock<Option<Wait>> = OnceLock::new();
-    *REAL.get_or_init(|| {
-        // SAFETY: both names end with a NUL; the call touches nothing else of ours.
-        let found: *mut c_void =
-            unsafe { libc::dlvsym(libc::RTLD_NEXT, NAME.as_ptr().cast::<c_char>(), VERSION.as_ptr().cast::<c_char>()) };
-        // SAFETY: what glibc exports under this name and version is a function of this type; `None` stands for null.
-        unsafe { std::mem::transmute::<*mut c_void, Option<Wait>>(found) }
-    })
+unsafe extern "C" {
+    /// glibc, from 2.30 on; it goes by the clock it is given and not by the condition variable's.
+    fn pthread_cond_clockwait(
+        condition: *mut pthread_cond_t,
+        mutex: *mut pthread_mutex_t,
+        clock: clockid_t,
+        until: *const timespec,
+    ) -> c_int;
 }
 
-/// Waits as POSIX says where the caller holds the mutex; else for a short time, holding it.
+/// Waits for a short time, holding the mutex even where the caller does not.
 ///
 /// # Safety
 /// As for `pthread_cond_wait`: both point to initialised objects that outlive the call.
@@ -47,27 +44,24 @@ pub unsafe extern "C" fn pthread_cond_wait(condition: *mut pthread_cond_t, mutex
     let this = unsafe { libc::gettid() };
     // SAFETY: the caller vouches for the mutex, which begins with these fields; other threads write the owner, so it is read
     // as what may change. It equals our number only if we have written it.
-    let owner = unsafe { (&raw const (*mutex.cast::<MutexHead>()).owner).read_volatile() };
-    if owner == this
-        && let Some(real) = real()
-    {
-        // SAFETY: the very call that was made, to the function that it was meant for.
-        return unsafe { real(condition, mutex) };
-    }
+    let held = unsafe { (&raw const (*mutex.cast::<MutexHead>()).owner).read_volatile() } == this;
     let mut until = timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `until` is ours and of the right type.
-    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut until) };
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut until) };
     until.tv_nsec += SHORT;
     if until.tv_nsec >= SECOND {
         until.tv_nsec -= SECOND;
         until.tv_sec += 1;
     }
-    // SAFETY: the caller vouches for both objects; the mutex is not ours yet, so taking it does not lock us against ourselves,
-    // and it is given back by the one that took it.
-    unsafe {
-        libc::pthread_mutex_lock(mutex);
-        libc::pthread_cond_timedwait(condition, mutex, &raw const until);
-        libc::pthread_mutex_unlock(mutex);
+    if !held {
+        // SAFETY: the caller vouches for the mutex; it is not ours, so taking it does not lock us against ourselves.
+        unsafe { libc::pthread_mutex_lock(mutex) };
     }
-    0
+    // SAFETY: the caller vouches for both objects, and the mutex is held now.
+    let result = unsafe { pthread_cond_clockwait(condition, mutex, libc::CLOCK_MONOTONIC, &raw const until) };
+    if !held {
+        // SAFETY: it was taken above, and the wait has taken it again.
+        unsafe { libc::pthread_mutex_unlock(mutex) };
+    }
+    if result == libc::ETIMEDOUT { 0 } else { result }
 }
