@@ -17,13 +17,19 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use work::Shape;
 
-/// One lab at a time, and built once.
-static LAB: Mutex<bool> = Mutex::new(false);
+/// One lab at a time; with which options it has been built.
+static LAB: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+
+/// What `build` makes no more than it is told to.
+const USUAL: &str = "";
+const SHADOW: &str = "--shadow";
+const PACKAGE: &str = "--package";
 
 struct Lab {
     scripts: PathBuf,
-    runs: PathBuf,
-    _one: MutexGuard<'static, bool>,
+    home: PathBuf,
+    hypervisor: &'static str,
+    _one: MutexGuard<'static, Vec<&'static str>>,
 }
 
 /// One line of a guest.
@@ -34,6 +40,10 @@ struct Line {
 }
 
 fn lab() -> Lab {
+    lab_with(USUAL)
+}
+
+fn lab_with(option: &'static str) -> Lab {
     let mut built = LAB.lock().unwrap_or_else(PoisonError::into_inner);
     let project = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let scripts = project.join("tests/xen-lab");
@@ -41,20 +51,24 @@ fn lab() -> Lab {
         || std::env::var_os("CARGO_TARGET_DIR").map_or(project.join("target"), PathBuf::from).join("xen-lab"),
         PathBuf::from,
     );
-    if !*built {
-        let status = Command::new(scripts.join("build")).env("XEN_LAB", &home).status().expect("the lab's build");
+    if !built.contains(&option) {
+        let options = option.split_whitespace();
+        let status = Command::new(scripts.join("build")).args(options).env("XEN_LAB", &home).status();
+        let status = status.expect("the lab's build");
         assert!(status.success(), "the lab's images: {status}");
-        *built = true;
+        built.push(option);
     }
-    Lab { scripts, runs: home.join("runs"), _one: built }
+    let hypervisor = if option == SHADOW { "xen-shadow.elf" } else { "xen.elf" };
+    Lab { scripts, home, hypervisor, _one: built }
 }
 
 impl Lab {
     /// Runs one of the lab's scripts until it has a verdict, which must be good; gives the folder of what came out.
     fn run(&self, script: &str, name: &str, arguments: &[&str]) -> PathBuf {
-        let folder = self.runs.join(name);
+        let folder = self.home.join("runs").join(name);
         let status = Command::new(self.scripts.join(script))
-            .env("XEN_LAB", self.runs.parent().expect("a folder of the lab"))
+            .env("XEN_LAB", &self.home)
+            .env("hypervisor", self.home.join(self.hypervisor))
             .arg("-o")
             .arg(&folder)
             .args(arguments)
@@ -158,8 +172,7 @@ fn ours_spoke(folder: &Path, log: &str) {
     assert!(text.contains("xen-replicate-save-helper: debug: starting"), "{log} does not name our helper");
 }
 
-fn every_step(guest: &str) {
-    let lab = lab();
+fn every_step(lab: &Lab, guest: &str) {
     let folder = lab.helper(guest, &[&format!("type={guest}"), "sender=ours", "receiver=ours"]);
     for log in ["save.log", "restore.log", "checkpoint.log", "checkpoint-restore.log", "migrate.log", "remus.log"] {
         ours_spoke(&folder, log);
@@ -185,13 +198,32 @@ fn quick_pvh() {
 #[test]
 #[ignore = "boots an emulated Xen host, many minutes"]
 fn full_pvh() {
-    every_step("pvh");
+    every_step(&lab(), "pvh");
 }
 
 #[test]
 #[ignore = "boots an emulated Xen host, many minutes"]
 fn full_hvm() {
-    every_step("hvm");
+    every_step(&lab(), "hvm");
+}
+
+/// On a hypervisor that can track a PV guest's writes, which Debian's cannot.
+#[test]
+#[ignore = "boots an emulated Xen host, many minutes"]
+fn full_pv() {
+    every_step(&lab_with(SHADOW), "pv");
+}
+
+/// Both helpers in turns on one guest, and the ratio of their times.
+#[test]
+#[ignore = "boots an emulated Xen host, many minutes"]
+fn full_compare() {
+    let folder = lab().run("run", "compare", &["compare", "type=pvh"]);
+    let compared = fs::read_to_string(folder.join("results/comparison")).expect("a comparison");
+    for what in ["save", "restore", "migrate", "suspended"] {
+        assert!(compared.lines().any(|line| line.starts_with(what)), "no {what}: {compared}");
+    }
+    print!("{compared}");
 }
 
 /// One helper reads what the other has written.
@@ -276,6 +308,38 @@ fn full_engine_hvm() {
     let lab = lab();
     let folder = lab.run("run", "engine-hvm", &["-t", "2400", "engine", "type=hvm", "steps=nowhere ours"]);
     follow(&consoles(&folder, &["guest", "failed-over"]));
+}
+
+#[test]
+#[ignore = "boots an emulated Xen host, many minutes"]
+fn full_engine_pv() {
+    let lab = lab_with(SHADOW);
+    let arguments = ["-t", "2400", "engine", "type=pv", "net=1", "steps=nowhere ours"];
+    let folder = lab.run("run", "engine-pv", &arguments);
+    follow(&consoles(&folder, &["guest", "failed-over"]));
+}
+
+/// The buffer of the network is a script's (`-N`).
+#[test]
+#[ignore = "boots an emulated Xen host, many minutes"]
+fn full_engine_with_a_script() {
+    let folder = lab().run("run", "engine-script", &["engine", "type=pvh", "net=script", "steps=ours dies"]);
+    follow(&consoles(&folder, &["guest", "failed-over"]));
+}
+
+/// The guest offers a suspend event channel.
+#[test]
+#[ignore = "boots an emulated Xen host, some minutes"]
+fn full_suspend_channel() {
+    let folder = lab().run("run", "channel", &["channel", "type=pvh"]);
+    follow(&consoles(&folder, &["guest"]));
+}
+
+/// The Debian package, in a dom0 that has never seen it. Needs cargo-deb.
+#[test]
+#[ignore = "boots an emulated Xen host, many minutes"]
+fn full_package() {
+    lab_with(PACKAGE).run("run", "package", &["-t", "2400", "package"]);
 }
 
 /// The other one that CI runs: the engine between two hosts, of which the first dies.

@@ -25,7 +25,7 @@ use super::arguments::{Flags, Save, StreamType};
 use super::back_channel::BackReader;
 use super::callbacks::{CallbackError, Libxl};
 use super::failure::Failure;
-use crate::hypervisor::SaveDomain;
+use crate::hypervisor::{DomainKind, SaveDomain};
 use crate::libxc::save::{self, STREAM_VERSION};
 use crate::libxc::{Round, SaveError, Saver};
 use crate::stream::Mode;
@@ -91,10 +91,12 @@ struct Work<'a, D, R, W, B> {
 
 impl<D: SaveDomain, R: Read, W: Write, B: Read> Work<'_, D, R, W, B> {
     fn run<S: Write>(&mut self, stream: S) -> Result<Ended, Failure> {
-        let domid = self.command.domid;
-        match self.libxl.switch_qemu_logdirty(domid, true)? {
-            0 => self.device_tracking = true,
-            reply => return Err(Failure::Reply { callback: "switch_qemu_logdirty", reply }),
+        // Only HVM domains have a device model that writes to their memory; libxl answers for PVH too, and fails for PV.
+        if self.domain.info().map_err(SaveError::from)?.kind == DomainKind::Hvm {
+            match self.libxl.switch_qemu_logdirty(self.command.domid, true)? {
+                0 => self.device_tracking = true,
+                reply => return Err(Failure::Reply { callback: "switch_qemu_logdirty", reply }),
+            }
         }
         self.libxl.event("Start of stream");
         // A bare stream of libxc looks the same in COLO.

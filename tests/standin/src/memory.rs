@@ -12,13 +12,13 @@ use xen_replicate::hypervisor::{Error, PvDomain, RestoreDomain};
 
 /// The largest extent that a toolstack asks for: 1 GiB.
 const MOST_ORDER: u32 = 18;
-/// The highest frame where there is no machine: 1 TiB will do for whoever sizes a table by it.
-const HIGHEST_FRAME: i64 = (1 << 28) - 1;
+/// Frames where there is no machine: 1 TiB will do for whoever sizes a table by it.
+const FRAMES: i64 = 1 << 28;
 
 /// Answers one memory operation, whose structure is at `address`.
 pub fn call(host: &mut Host, caller: Caller, op: u64, address: u64) -> Answer {
     let answer = match op {
-        xenmem::MAXIMUM_RAM_PAGE => highest_frame(host),
+        xenmem::MAXIMUM_RAM_PAGE => frames(host),
         xenmem::MACHPHYS_MFN_LIST | xenmem::MACHPHYS_COMPAT_MFN_LIST => m2p_extents(host, caller, op, address),
         xenmem::POPULATE_PHYSMAP => populate(host, caller, address),
         xenmem::CURRENT_RESERVATION | xenmem::MAXIMUM_RESERVATION | xenmem::MAXIMUM_GPFN => {
@@ -47,12 +47,11 @@ fn size(host: &mut Host, caller: Caller, op: u64, address: u64) -> Answer {
     i64::try_from(pages).map_err(|_| Errno(libc::EOVERFLOW))
 }
 
-fn highest_frame(host: &mut Host) -> Answer {
+/// One more than the highest frame, as Xen's `max_page` is.
+fn frames(host: &mut Host) -> Answer {
     match host.own() {
-        Some((_, Guest::Pv(runner))) => {
-            i64::try_from(runner.turn()?.nr_mfns()? - 1).map_err(|_| Errno(libc::EOVERFLOW))
-        }
-        _ => Ok(HIGHEST_FRAME),
+        Some((_, Guest::Pv(runner))) => i64::try_from(runner.turn()?.nr_mfns()?).map_err(|_| Errno(libc::EOVERFLOW)),
+        _ => Ok(FRAMES),
     }
 }
 

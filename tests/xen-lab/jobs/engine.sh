@@ -122,6 +122,7 @@ for step in $steps; do
     timeout 10 xen-replicate ctl $name status >ours.status 2>&1
     if [ "${net:-}" ]; then
       tc -s qdisc >ours.qdiscs 2>&1
+      [ "$net" != script ] || check "the script has set the buffer up" grep -q '^setup' netbuf.calls
       check "the outside is told meanwhile" test "$(told)" -gt 0
       check "a client is answered" eventually 300 answered 3
     fi
@@ -252,6 +253,7 @@ for step in $steps; do
     wait $engine
     check "as one that protects nothing" test $? = 1
     check "and says why" grep -q 'ended by itself' dies.log
+    [ "${net:-}" != script ] || check "the script has taken the buffer away" grep -q '^teardown' netbuf.calls
     check "the copy ends too" eventually 240 absent $incoming
     check "nothing is left behind" clean
     check "nor any key" test -z "$(xenstore-ls -f | grep -E "^/local/domain/(0/backend/[a-z]*/)?$domid/")"

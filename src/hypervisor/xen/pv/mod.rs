@@ -76,11 +76,12 @@ impl PvDomain for XenDomain {
     }
 
     fn nr_mfns(&self) -> Result<u64> {
-        let mut highest = 0;
-        // SAFETY: the interface is open, and `highest` is a place for the one value that is written.
-        let rc = unsafe { sys::xc_maximum_ram_page(self.handles.xch(), &raw mut highest) };
+        let mut frames = 0;
+        // SAFETY: the interface is open, and `frames` is a place for the one value that is written.
+        let rc = unsafe { sys::xc_maximum_ram_page(self.handles.xch(), &raw mut frames) };
         hypercall("xc_maximum_ram_page", self.domid, rc)?;
-        Ok(highest.saturating_add(1))
+        // Not the highest, as its name has it: Xen answers with its `max_page`, which is one more.
+        Ok(frames)
     }
 
     fn compat_m2p_frame(&self) -> Result<Mfn> {
