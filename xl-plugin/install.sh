@@ -120,7 +120,7 @@ install_all() {
         sed 's|^[0-9]* \([^ ]*\) .*|f \1|' "$new/plan"
     } >"$new/files"
     # shellcheck disable=SC2046 # paths without blanks
-    folders_of $(sed 's/^f //' "$new/files") >"$new/folders"
+    folders_of $(sed 's/^f //' "$new/files") "$sysconfdir/xen-replicate/options" >"$new/folders"
     if [ -e "$root$list" ]; then
         grep '^f ' "$root$list" | grep -vxFf "$new/files" >"$new/stale" || :
         # Known until they are gone.
@@ -131,6 +131,8 @@ install_all() {
     fi
     place 0644 "$new/list" "$list"
     while read -r mode path file; do place "$mode" "$file" "$path"; done <"$new/plan"
+    # Empty: that is where the operator's options go.
+    install -d -m 0755 -- "$root$sysconfdir/xen-replicate"
     remove "$new/stale"
     cat "$new/files" "$new/folders" >"$new/list"
     place 0644 "$new/list" "$list"

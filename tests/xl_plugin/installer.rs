@@ -103,6 +103,7 @@ fn it_comes_and_goes_without_a_trace() {
     let after = tree(host.root.path());
     let files = [
         (place, 0o755),
+        ("etc/xen-replicate", 0o755),
         ("usr/local/bin/xen-replicate", 0o755),
         ("usr/local/sbin/xl", 0o755),
         ("usr/local/lib/xen-replicate/installed", 0o644),
