@@ -7,10 +7,9 @@
 mod commands_support;
 
 use commands_support::{Guarded, PROGRAM, command, status, wait};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -99,13 +98,12 @@ impl HostB {
         [self.path("primary"), self.path("run/web.sock")]
     }
 
-    /// A primary in a process group with its ssh, as on a host that can be killed whole.
-    fn protect(&self, options: &[&str]) -> Guarded {
+    /// A primary that is protected.
+    fn protect(&self) -> Guarded {
         let (ssh, witness, control) = (self.ssh(), self.witness(), self.text("primary"));
-        let usual = ["remus", "-i", "20", "--witness", &witness, "--control", &control, "-s", &ssh];
+        let arguments = ["remus", "-i", "20", "--witness", &witness, "--control", &control, "-s", &ssh, "web", "hostb"];
         let log = fs::File::create(self.path("remus.log")).unwrap();
-        let mut command = command(&[&usual[..], options, &["web", "hostb"]].concat());
-        let primary = Guarded(command.stdout(Stdio::null()).stderr(log).process_group(0).spawn().unwrap());
+        let primary = Guarded(command(&arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap());
         let [a, _] = self.sockets();
         wait(&a, "protection over ssh", |status| status.protected && status.acknowledged >= 5);
         primary
@@ -142,9 +140,11 @@ fn ssh_of(primary: &Guarded) -> Pid {
 #[ignore = "needs root and OpenSSH"]
 fn the_receiver_outlives_the_host_and_the_connection() {
     let host = HostB::new();
-    let mut primary = host.protect(&[]);
-    kill_process_group(Pid::from_child(&primary.0), Signal::KILL).unwrap();
-    primary.0.wait().unwrap();
+    let mut primary = host.protect();
+    let ssh = ssh_of(&primary);
+    primary.0.kill().unwrap();
+    // It may have seen that already.
+    let _ = kill_process(ssh, Signal::KILL);
     let [_, b] = host.sockets();
     let survivor = wait(&b, "the survivor", |status| status.phase == "alone");
     assert_eq!((survivor.generation, survivor.protected), (2, false));
@@ -154,7 +154,7 @@ fn the_receiver_outlives_the_host_and_the_connection() {
 #[ignore = "needs root and OpenSSH"]
 fn a_lost_connection_leaves_one_copy() {
     let host = HostB::new();
-    let primary = host.protect(&[]);
+    let primary = host.protect();
     kill_process(ssh_of(&primary), Signal::KILL).unwrap();
     // The one that the witness gave the generation runs on; a primary that it denied stands still, a receiver ends.
     let begun = Instant::now();
@@ -178,7 +178,7 @@ fn a_lost_connection_leaves_one_copy() {
 #[ignore = "needs root and OpenSSH"]
 fn a_guest_is_switched_over_and_comes_back() {
     let host = HostB::new();
-    let mut primary = host.protect(&[]);
+    let mut primary = host.protect();
     let [a, b] = host.sockets();
     let switched = command(&["ctl", "web", "--control", a.to_str().unwrap(), "switch-over"]).output().unwrap();
     assert!(switched.status.success(), "{}", String::from_utf8_lossy(&switched.stderr));

@@ -227,24 +227,34 @@ fn full_compare() {
 }
 
 /// One helper reads what the other has written.
+fn mixed(lab: &Lab, guest: &str) {
+    for (sender, receiver) in [("ours", "stock"), ("stock", "ours"), ("stock", "stock")] {
+        let name = format!("{guest}-{sender}-{receiver}");
+        let arguments = [format!("type={guest}"), format!("sender={sender}"), format!("receiver={receiver}")];
+        let folder = lab.helper(&name, &arguments.each_ref().map(String::as_str));
+        if sender == "ours" {
+            ours_spoke(&folder, "remus.log");
+        }
+        if receiver == "ours" {
+            ours_spoke(&folder, "remus-receiver.log");
+        }
+        follow(&consoles(&folder, &["guest", "migrated", "failed-over"]));
+    }
+}
+
 #[test]
 #[ignore = "boots an emulated Xen host, many minutes"]
 fn full_mixed_helpers() {
     let lab = lab();
     for guest in ["pvh", "hvm"] {
-        for (sender, receiver) in [("ours", "stock"), ("stock", "ours"), ("stock", "stock")] {
-            let name = format!("{guest}-{sender}-{receiver}");
-            let arguments = [format!("type={guest}"), format!("sender={sender}"), format!("receiver={receiver}")];
-            let folder = lab.helper(&name, &arguments.each_ref().map(String::as_str));
-            if sender == "ours" {
-                ours_spoke(&folder, "remus.log");
-            }
-            if receiver == "ours" {
-                ours_spoke(&folder, "remus-receiver.log");
-            }
-            follow(&consoles(&folder, &["guest", "migrated", "failed-over"]));
-        }
+        mixed(&lab, guest);
     }
+}
+
+#[test]
+#[ignore = "boots an emulated Xen host, many minutes"]
+fn full_mixed_helpers_pv() {
+    mixed(&lab_with(SHADOW), "pv");
 }
 
 /// A guest is moved to a second host, another outlives the first host there.
@@ -348,6 +358,14 @@ fn full_package() {
 fn quick_engine_two_hosts() {
     let lab = lab();
     let folder = lab.run("run-two", "engine-two", &["-j", "engine-two", "type=pvh"]);
+    outlives(&folder.join("a"), &folder.join("b"));
+}
+
+#[test]
+#[ignore = "boots two emulated Xen hosts, some minutes"]
+fn full_engine_two_hosts_pv() {
+    let lab = lab_with(SHADOW);
+    let folder = lab.run("run-two", "engine-two-pv", &["-j", "engine-two", "type=pv"]);
     outlives(&folder.join("a"), &folder.join("b"));
 }
 

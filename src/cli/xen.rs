@@ -32,7 +32,8 @@ pub(super) fn remus(args: &Args, config: Config) -> io::Result<bool> {
     }
     let protection = args.protection.protection(&name, config);
     let desk = Desk::new(&name)?;
-    let office = desk.open(args.protection.control_path(&name)?.as_deref(), false)?;
+    // The end of a terminal is no reason to leave the guest to the other side, while it runs on here.
+    let office = desk.open(args.protection.control_path(&name)?.as_deref(), true)?;
     let options = Options {
         patience: Duration::from_secs(args.suspend_timeout),
         unbuffered: args.no_network_buffer,

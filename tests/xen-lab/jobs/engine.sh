@@ -93,6 +93,8 @@ for step in $steps; do
     check "$checkpoints checkpoints go nowhere" acknowledged $name "$checkpoints" 600
     check "the guest runs on meanwhile" reaches $current $(($(counted $current) + 3)) 120
     timeout 10 xen-replicate ctl $name status >nowhere.status 2>&1
+    kill -HUP $engine
+    check "a terminal that is gone ends nothing" acknowledged $name $((checkpoints + 10)) 120
     kill -TERM $engine
     wait $engine
     check "the engine ends as told" test $? = 1
