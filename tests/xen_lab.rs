@@ -369,6 +369,13 @@ fn full_engine_two_hosts_pv() {
     outlives(&folder.join("a"), &folder.join("b"));
 }
 
+#[test]
+#[ignore = "boots two emulated Xen hosts, many minutes"]
+fn full_engine_two_hosts_hvm() {
+    let folder = lab().run("run-two", "engine-two-hvm", &["-j", "engine-two", "type=hvm"]);
+    outlives(&folder.join("a"), &folder.join("b"));
+}
+
 /// The guest has a disk of this project's kind, behind the kernel's NBD client, and knows at each step what must be on it.
 #[test]
 #[ignore = "boots two emulated Xen hosts, many minutes"]
