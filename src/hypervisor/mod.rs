@@ -41,7 +41,7 @@ pub use pv::{INVALID_MFN, Mfn, PvDomain};
 pub use replicated::Replicated;
 pub use types::{
     CleanMode, CpuPolicy, DirtyStats, DomainInfo, DomainKind, EmulatorHeader, GrantSeed, HvmParam, PAGE_SHIFT,
-    PAGE_SIZE, Page, PageType, ParseUuidError, Pfn, ShutdownReason, TscInfo, Uuid, ZERO_PAGE,
+    PAGE_SIZE, Page, PageType, ParseUuidError, Pfn, RunState, ShutdownReason, TscInfo, Uuid, ZERO_PAGE,
 };
 
 /// A domain's identity and life.

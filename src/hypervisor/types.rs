@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
+pub use crate::remus::RunState;
 pub use crate::stream::libxc::{HvmParam, PAGE_SIZE, PageType, TscInfo};
 pub use crate::stream::libxl::EmulatorHeader;
 
@@ -87,6 +88,17 @@ impl DomainInfo {
     /// Whether the domain has shut itself down with the reason "suspend", which is the only state its image may be taken in.
     pub fn is_suspended(&self) -> bool {
         self.shutdown == Some(ShutdownReason::Suspend)
+    }
+
+    /// The domain's state in one word. A suspended domain that is paused besides counts as suspended, for it needs more than
+    /// [`Domain::unpause`](super::Domain::unpause) to run.
+    pub fn run_state(&self) -> RunState {
+        match (self.shutdown, self.paused) {
+            (Some(ShutdownReason::Suspend), _) => RunState::Suspended,
+            (Some(_), _) => RunState::ShutDown,
+            (None, true) => RunState::Paused,
+            (None, false) => RunState::Running,
+        }
     }
 }
 

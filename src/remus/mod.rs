@@ -43,4 +43,4 @@ pub use config::{Config, ConfigError};
 pub use primary::Primary;
 pub use secondary::Secondary;
 pub use timers::Timers;
-pub use types::{Generation, Image, Level, RefuseReason, Rule, Session, Time, Timer, Verdict};
+pub use types::{Generation, Image, Level, RefuseReason, Rule, RunState, Session, Time, Timer, Verdict};

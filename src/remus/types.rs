@@ -43,6 +43,30 @@ impl fmt::Display for Generation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Session(pub u64);
 
+/// What a guest is doing: one word of these from the hypervisor to the operator's status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RunState {
+    /// Its vCPUs may run.
+    Running,
+    /// Paused from outside (`xl pause`), without its help; `xl unpause` lets it run.
+    Paused,
+    /// It has acknowledged a suspend request and waits to be resumed, here or where its image is restored.
+    Suspended,
+    /// It has ended by itself: power-off, reboot, crash, watchdog. Or it is not there any more.
+    ShutDown,
+}
+
+impl fmt::Display for RunState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RunState::Running => "running",
+            RunState::Paused => "paused",
+            RunState::Suspended => "suspended",
+            RunState::ShutDown => "shut down",
+        })
+    }
+}
+
 /// Who may be active alone after the two sides have lost each other. Both sides must be given the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
