@@ -20,7 +20,6 @@ pub mod replicate;
 pub mod save_helper;
 pub mod stream;
 pub mod tap;
-#[cfg(feature = "xen")]
 pub mod toolstack;
 pub mod transport;
 pub mod witness;

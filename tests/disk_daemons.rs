@@ -229,6 +229,15 @@ fn what_cannot_be_is_told_and_exits_with_2() {
         let (code, error) = pair.a.run(arguments);
         assert!(code == Some(2) && error.contains(text), "{arguments:?}: {error}");
     }
+    // What is there is not overwritten without a word, and a disk in a file of its own format is not served as it is.
+    let free = pair.a.state("content");
+    std::fs::write(&free, vec![7; 4096]).unwrap();
+    let keep = ["disk", "keep", "--device", "/dev/nbd9", "--state", &own, "--listen", "unix:k", &free];
+    let (code, error) = pair.a.run(&keep);
+    assert!(code == Some(2) && error.contains(&free) && error.contains("--overwrite"), "{error}");
+    std::fs::write(&free, [&b"QFI\xfb"[..], &[0; 4092]].concat()).unwrap();
+    let (code, error) = pair.a.run(&["disk", "serve", "--device", "/dev/nbd9", "--attach=", "--state", &own, &free]);
+    assert!(code == Some(2) && error.contains("qcow2") && error.contains(&free), "{error}");
     // The primary of one disk is no keeper, and the other way round.
     let error = pair.a.ask(&Request::Commit { mark: mark(1) }).unwrap_err();
     assert!(error.contains("in service here, not kept"), "{error}");

@@ -247,7 +247,7 @@ fn a_disk_follows_through_a_forwarded_socket() {
         }
     };
     let [near, far] = ["near.link", "far.link"].map(|name| host.text(name));
-    let _keeper = daemon("b", &["keep", "--listen", &format!("unix:{far}")], &images[1]);
+    let _keeper = daemon("b", &["keep", "--overwrite", "--listen", &format!("unix:{far}")], &images[1]);
     appears(host.path("far.link"));
     let forwarded = format!("{near}:{far}");
     let mut ssh = Command::new("ssh");

@@ -39,6 +39,9 @@ enum Command {
         /// Where the primary connects to: unix:PATH or tcp:ADDR:PORT
         #[arg(long, value_name = "WHERE")]
         listen: String,
+        /// Let the copy take the place of what the image has now
+        #[arg(long)]
+        overwrite: bool,
         #[command(flatten)]
         daemon: DaemonArgs,
     },
@@ -122,6 +125,7 @@ impl DaemonArgs {
             journal: self.journal << 20,
             patience: Duration::from_secs(self.patience),
             anew: self.anew,
+            overwrite: false,
         })
     }
 }
@@ -137,9 +141,9 @@ pub(super) fn run(args: &Args) -> io::Result<bool> {
             let to = to.as_ref().map(|to| Address::parse(to, daemon.allow_private)).transpose().map_err(usage)?;
             stay(daemon.options()?, Begin::Serve(to))
         }
-        Command::Keep { listen, daemon } => {
+        Command::Keep { listen, overwrite, daemon } => {
             let at = endpoint::listen(listen, daemon.allow_private).map_err(usage)?;
-            stay(daemon.options()?, Begin::Keep(at))
+            stay(Options { overwrite: *overwrite, ..daemon.options()? }, Begin::Keep(at))
         }
         Command::Status { device, json } => {
             let status = call(device)?.status().map_err(io::Error::other)?;

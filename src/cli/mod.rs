@@ -9,6 +9,7 @@ mod pages;
 mod protection;
 mod receive;
 mod remus;
+mod resume;
 mod sim_client;
 mod stats;
 mod stream_options;
@@ -50,6 +51,8 @@ enum Command {
     Receive(Box<receive::Args>),
     /// Ask or tell a side that protects or receives a domain
     Ctl(ctl::Args),
+    /// Let a domain that was left suspended go on here: only where no other host runs it
+    Resume(resume::Args),
     /// Keep a guest's disk on two hosts
     Disk(disk::Args),
     /// Pass on, record, answer or replay a COLO session of QEMU's
@@ -81,6 +84,7 @@ pub fn run() -> ExitCode {
         Command::Remus(args) => remus::run(&args),
         Command::Receive(args) => receive::run(&args),
         Command::Ctl(args) => ctl::run(&args),
+        Command::Resume(args) => resume::run(&args),
         Command::Disk(args) => disk::run(&args),
         Command::Tap(args) => tap::run(&args),
         Command::Demo(args) => demo::run(&args),

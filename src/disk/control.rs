@@ -207,6 +207,12 @@ pub struct Client {
 }
 
 impl Client {
+    /// Of a daemon whose socket is there.
+    #[cfg(test)]
+    pub(super) fn at(path: &std::path::Path, device: &str) -> Self {
+        Client { lines: Lines::connect(path).unwrap(), device: device.into() }
+    }
+
     /// Calls the daemon of a device; `None` where there is none.
     ///
     /// # Errors

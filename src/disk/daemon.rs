@@ -40,6 +40,8 @@ pub struct Options {
     pub patience: Duration,
     /// Forget what the image was before.
     pub anew: bool,
+    /// A copy may take the place of what an image has that is not known to be one.
+    pub overwrite: bool,
 }
 
 /// The roles that a daemon can begin in.
@@ -84,6 +86,13 @@ impl Daemon {
         let folder = Folder::open(&options.folder)?;
         let name = options.device.name().to_owned();
         let before = folder.load()?.filter(|_| !options.anew);
+        if before.is_none() {
+            match begin {
+                Begin::Serve(_) => image.must_be_raw()?,
+                Begin::Keep(_) if options.anew || options.overwrite => {}
+                Begin::Keep(_) => image.must_be_empty()?,
+            }
+        }
         let in_service = before.as_ref().is_some_and(|state| state.stage == Stage::Serving);
         let mut service = Service::default();
         let side = match begin {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::control::{Client, Reply, Request, Role};
+use super::error::KEPT;
 use super::{Device, Error, Mark, Result};
 use crate::hypervisor::{self, Replicated};
 use std::thread;
@@ -53,9 +54,8 @@ impl Primary {
         Primary { disks: u32::try_from(disks).unwrap_or(u32::MAX), ..self }
     }
 
-    /// Waits until the copy is complete.
-    fn sync(&mut self, session: u64, most: Option<Duration>, give_up: &dyn Fn() -> bool) -> Result<()> {
-        self.client.ask(&Request::Begin { session })?;
+    /// Waits until the copy is complete. `keeps`: a keeper that will not let go of a checkpoint before a protection begins is in order.
+    fn sync(&mut self, keeps: bool, most: Option<Duration>, give_up: &dyn Fn() -> bool) -> Result<()> {
         let begun = Instant::now();
         let mut reached = begun;
         let mut told = 0;
@@ -67,6 +67,10 @@ impl Primary {
                 Ok(reply) => {
                     reached = Instant::now();
                     reply.percent.unwrap_or_default()
+                }
+                Err(error) if keeps && error.to_string().ends_with(KEPT) => {
+                    log::info!("{}: {error}; it stays until the protection begins", self.device);
+                    return Ok(());
                 }
                 Err(error) if reached.elapsed() >= most.unwrap_or(REACH) => return Err(error),
                 Err(_) => told,
@@ -92,12 +96,14 @@ impl Primary {
 }
 
 impl Replicated for Primary {
+    /// Announces nothing: what the keeper has of an earlier protection may yet be what the other host goes on from.
     fn prepare(&mut self, give_up: &dyn Fn() -> bool) -> hypervisor::Result<()> {
-        self.sync(0, None, give_up).map_err(|error| self.named(&error))
+        self.sync(true, None, give_up).map_err(|error| self.named(&error))
     }
 
     fn begin(&mut self, session: u64) -> hypervisor::Result<()> {
-        self.sync(session, Some(BEGIN), &|| false).map_err(|error| self.named(&error))
+        let begun = self.client.ask(&Request::Begin { session });
+        begun.and_then(|_| self.sync(false, Some(BEGIN), &|| false)).map_err(|error| self.named(&error))
     }
 
     fn suspended(&mut self, session: u64, checkpoint: u64) -> hypervisor::Result<()> {
@@ -165,27 +171,98 @@ impl Keepers {
         Ok(())
     }
 
-    /// Puts the copies into service at this checkpoint. A keeper that has just ended may be started again meanwhile.
+    /// Puts the copies into service at this checkpoint: all of them, or none where one cannot. A keeper that has just ended may be started
+    /// again meanwhile.
     ///
     /// # Errors
-    /// One has no such checkpoint, or cannot serve it.
+    /// One has no such checkpoint, or cannot serve it. Where it is found only when others are in service already, the error names both.
     pub fn promote(&self, mark: Mark) -> Result<()> {
-        let begun = Instant::now();
+        // What can be wrong with a checkpoint is found before any copy is changed for good.
         for device in &self.0 {
-            loop {
-                match Client::call(device.name())? {
-                    Some(mut client) => {
-                        client.be_patient(PROMOTION)?;
-                        client.ask(&Request::Promote { mark: Some(mark) })?;
-                        break;
-                    }
-                    None if begun.elapsed() >= AGAIN => {
-                        return Err(Error::Told(format!("{device}: its keeper has ended")));
-                    }
-                    None => thread::sleep(LOOK),
-                }
+            let mut client = reach(device)?;
+            if client.status()?.role == Role::Keeper {
+                client.ask(&Request::Commit { mark })?;
+            }
+        }
+        for (index, device) in self.0.iter().enumerate() {
+            let promoted = reach(device).and_then(|mut client| client.ask(&Request::Promote { mark: Some(mark) }));
+            if let Err(error) = promoted {
+                let (done, rest) = self.0.split_at(index);
+                return Err(if done.is_empty() { error } else { Error::Told(halfway(mark, done, rest, &error)) });
             }
         }
         Ok(())
+    }
+}
+
+/// A keeper, also one that is started again only now.
+fn reach(device: &Device) -> Result<Client> {
+    let begun = Instant::now();
+    loop {
+        match Client::call(device.name())? {
+            Some(client) => {
+                client.be_patient(PROMOTION)?;
+                return Ok(client);
+            }
+            None if begun.elapsed() >= AGAIN => {
+                return Err(Error::Told(format!("{device}: its keeper has ended")));
+            }
+            None => thread::sleep(LOOK),
+        }
+    }
+}
+
+/// What is where when some disks are in service and another one is not.
+fn halfway(mark: Mark, done: &[Device], rest: &[Device], error: &Error) -> String {
+    let names = |devices: &[Device]| devices.iter().map(Device::name).collect::<Vec<_>>().join(", ");
+    format!(
+        "{error}; at checkpoint {mark}: in service are {}, still copies are {}, which `xen-replicate disk promote DEVICE` puts into \
+         service",
+        names(done),
+        names(rest)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Server;
+    use std::sync::{Arc, Mutex};
+
+    #[test]
+    fn preparing_leaves_what_the_keeper_has_of_an_earlier_protection() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.sock");
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        let handler = move |request: Request| {
+            let begun = log.lock().unwrap().iter().any(|request| matches!(request, Request::Begin { .. }));
+            let reply = match &request {
+                Request::Synced { .. } if !begun => {
+                    Err::<(), _>(Error::Gone(Error::Holds(Mark { session: 1, checkpoint: 8 }).to_string())).into()
+                }
+                Request::Synced { .. } => Reply { percent: Some(100), ..Reply::done() },
+                _ => Reply::done(),
+            };
+            log.lock().unwrap().push(request);
+            reply
+        };
+        let _server = Server::answer(&path, Arc::new(handler)).unwrap();
+        let device = Device::of("/dev/nbd0").unwrap();
+        let mut disk = Primary { client: Client::at(&path, device.name()), device, disks: 1, under_way: None };
+        disk.prepare(&|| false).unwrap();
+        assert!(asked.lock().unwrap().iter().all(|request| matches!(request, Request::Synced { .. })));
+        disk.begin(9).unwrap();
+        assert!(asked.lock().unwrap().contains(&Request::Begin { session: 9 }));
+    }
+
+    #[test]
+    fn a_promotion_that_stops_halfway_says_what_is_where() {
+        let devices: Vec<Device> = ["/dev/nbd0", "/dev/nbd1"].iter().filter_map(|name| Device::of(name)).collect();
+        let (done, rest) = devices.split_at(1);
+        let mark = Mark { session: 1, checkpoint: 4 };
+        let text = halfway(mark, done, rest, &Error::Told("no room".into()));
+        assert!(text.starts_with("no room; at checkpoint 4"), "{text}");
+        assert!(text.contains("in service are /dev/nbd0, still copies are /dev/nbd1"), "{text}");
     }
 }

@@ -8,6 +8,9 @@ use thiserror::Error;
 /// A result of an operation on a replicated disk.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// How the refusal of a keeper ends that has a checkpoint: its primary knows it by that.
+pub(super) const KEPT: &str = "is kept here: only a new protection of the domain may replace it";
+
 /// Why something of a replicated disk cannot be done. Each says what it is about.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -33,6 +36,28 @@ pub enum Error {
     InUse {
         /// What it has.
         path: String,
+    },
+    /// A block device that is mounted, or otherwise in use on this host.
+    #[error("{path}: the device is in use on this host (mounted, swap, LVM or RAID?): `lsblk {path}` shows by what")]
+    DeviceInUse {
+        /// The device.
+        path: String,
+    },
+    /// Content that nobody said may be lost.
+    #[error("{path} is not empty, and a copy takes its place: --overwrite lets it")]
+    NotEmpty {
+        /// The image.
+        path: String,
+    },
+    /// A file that has a disk in it, and is none itself.
+    #[error(
+        "{path} is a {format} file: a guest would see that and not the disk in it; `qemu-img convert -O raw {path} RAW` makes a raw one"
+    )]
+    Container {
+        /// The image.
+        path: String,
+        /// What kind it is.
+        format: &'static str,
     },
     /// Octets behind the end of the disk.
     #[error("{length} octets at {offset}: the disk has {size}")]
@@ -67,7 +92,7 @@ pub enum Error {
     #[error("the image holds a copy of another host's disk: `disk promote` puts it into service")]
     IsCopy,
     /// Somebody may still have to go on from what is kept here.
-    #[error("checkpoint {0} is kept here: only a new protection of the domain may replace it")]
+    #[error("checkpoint {0} {kept}", kept = KEPT)]
     Holds(Mark),
     /// There is no such checkpoint of the disk.
     #[error("the disk has no checkpoint {wanted} ({has}): it does not become the guest's")]

@@ -5,11 +5,27 @@ use super::error::{Error, Result, io};
 use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom, fallocate, flock, seek};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Most zeroes that are written in one call.
 const ZEROES: usize = 1 << 20;
+
+/// What files begin with that have a disk in them: where, what, and its name.
+const CONTAINERS: [(usize, &[u8], &str); 9] = [
+    (0, b"QFI\xfb", "qcow2"),
+    (0, b"QED\0", "QED"),
+    (0, b"KDMV", "VMDK"),
+    (0, b"COWD", "VMDK"),
+    (0x40, b"\x7f\x10\xda\xbe", "VDI"),
+    (0, b"vhdxfile", "VHDX"),
+    (0, b"conectix", "VHD"),
+    (0, b"WithoutFreeSpace", "Parallels"),
+    (0, b"WithouFreSpacExt", "Parallels"),
+];
+/// Bytes that are looked at in each place where content may be, and in how many places.
+const LOOK: u64 = 1 << 20;
+const PLACES: u64 = 64;
 
 /// An image that this process owns. Reading and writing at different places need no order between them.
 #[derive(Debug)]
@@ -26,7 +42,15 @@ impl Image {
     /// Opens an image, and locks it: two daemons never have the same one.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let name = || path.display();
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(io(name()))?;
+        let is_device = std::fs::metadata(path).map_err(io(name()))?.file_type().is_block_device();
+        // Of a block device alone: it is then this process's, as it is a mount's.
+        let flags = if is_device { libc::O_EXCL } else { 0 };
+        let file = match OpenOptions::new().read(true).write(true).custom_flags(flags).open(path) {
+            Err(error) if is_device && error.kind() == std::io::ErrorKind::ResourceBusy => {
+                return Err(Error::DeviceInUse { path: name().to_string() });
+            }
+            file => file.map_err(io(name()))?,
+        };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(Error::InUse { path: name().to_string() }),
@@ -52,6 +76,32 @@ impl Image {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Refuses a file that has a disk in it and is none.
+    pub(super) fn must_be_raw(&self) -> Result<()> {
+        let mut head = [0; 512];
+        self.read(0, &mut head)?;
+        let is = |(at, magic, _): &&(usize, &[u8], &str)| head.get(*at..).is_some_and(|head| head.starts_with(magic));
+        match CONTAINERS.iter().find(is) {
+            Some((.., format)) => Err(Error::Container { path: self.path.display().to_string(), format }),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses an image that has content, as far as that is seen in its first and last MiB and at places in between.
+    pub(super) fn must_be_empty(&self) -> Result<()> {
+        let step = (self.size / PLACES).max(LOOK);
+        let places = (0..PLACES).map(|place| place * step).take_while(|at| *at < self.size);
+        for at in places.chain([self.size.saturating_sub(LOOK)]) {
+            let Some(at) = self.data(at).filter(|data| *data < self.size) else { continue };
+            let mut octets = vec![0; usize::try_from(LOOK.min(self.size - at)).unwrap_or_default()];
+            self.read(at, &mut octets)?;
+            if octets.iter().any(|octet| *octet != 0) {
+                return Err(Error::NotEmpty { path: self.path.display().to_string() });
+            }
+        }
+        Ok(())
     }
 
     /// Whether these octets are all of the disk.
@@ -163,6 +213,43 @@ mod tests {
             assert!(matches!(image(&folder, size).1, Err(Error::NoDisk { size: found, .. }) if found == size));
         }
         assert!(Image::open(&folder.path().join("none")).unwrap_err().to_string().contains("none"));
+    }
+
+    #[test]
+    fn content_is_seen_wherever_it_is_and_an_image_of_zeroes_is_empty() {
+        let folder = TempDir::new().unwrap();
+        for size in [512, 1 << 20, 9 << 30] {
+            let (path, image) = image(&folder, size);
+            let image = image.unwrap();
+            image.must_be_empty().unwrap();
+            for at in [0, size / 1024 * 512, size - 512].map(|at| at.min(size - 512)) {
+                image.write(at, &[1]).unwrap();
+                let error = image.must_be_empty().unwrap_err().to_string();
+                assert!(
+                    error.contains(path.to_str().unwrap()) && error.contains("--overwrite"),
+                    "{at} of {size}: {error}"
+                );
+                image.zero(at, 512, true).unwrap();
+            }
+            image.zero(0, 4096.min(size), false).unwrap();
+            image.must_be_empty().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_with_a_disk_in_it_is_named_by_its_format() {
+        let folder = TempDir::new().unwrap();
+        let image = image(&folder, 4096).1.unwrap();
+        image.must_be_raw().unwrap();
+        for (at, magic, format) in CONTAINERS {
+            image.write(at as u64, magic).unwrap();
+            let error = image.must_be_raw().unwrap_err().to_string();
+            assert!(error.contains(format) && error.contains("qemu-img convert"), "{error}");
+            image.zero(0, 512, false).unwrap();
+        }
+        // A boot sector and a file system are a disk's own.
+        image.write(510, &[0x55, 0xaa]).unwrap();
+        image.must_be_raw().unwrap();
     }
 
     #[test]

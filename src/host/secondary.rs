@@ -184,7 +184,11 @@ fn one<H: Home>(
     match outcome.map_err(io::Error::other)? {
         Outcome::Ended(End::Dismissed | End::Stopped) => Ok(Served::Well),
         Outcome::Ended(_) => Ok(Served::Badly),
-        Outcome::Survivor(survivor) => live(survivor, job, desk).map(Served::Survived),
+        // The guest lives here, whatever becomes of its protection: this side takes no primary's image any more.
+        Outcome::Survivor(survivor) => Ok(Served::Survived(live(survivor, job, desk).unwrap_or_else(|error| {
+            log::error!("{}: {error}", job.protection.domain);
+            false
+        }))),
     }
 }
 

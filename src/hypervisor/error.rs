@@ -4,7 +4,7 @@
 use thiserror::Error;
 
 use super::bitmap::BoundMismatch;
-use super::types::{Pfn, ShutdownReason};
+use super::types::{Pfn, RunState, ShutdownReason};
 use crate::decode::DecodeError;
 
 /// A result of a hypervisor operation.
@@ -247,6 +247,18 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The guest suspended, what had to follow failed, and it could not be resumed.
+    #[error(
+        "domain {domid} is left SUSPENDED: {cause}; resuming it: {problem}. `xen-replicate resume {domid}` resumes it"
+    )]
+    LeftSuspended {
+        /// The domain.
+        domid: u32,
+        /// What failed after the guest had suspended.
+        cause: Box<Error>,
+        /// What kept it from being resumed.
+        problem: Box<Error>,
+    },
     /// What the toolstack has beside the domain (xenstore, the emulator, libxl's files) does not do as it should.
     #[error("{0}")]
     Toolstack(String),
@@ -259,6 +271,21 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl Error {
+    /// The state in which a call to [`Domain::suspend`](super::Domain::suspend) or [`Domain::resume`](super::Domain::resume) that failed
+    /// with this error has left the guest.
+    pub fn guest_after(&self) -> RunState {
+        match self {
+            Error::LeftSuspended { .. } => RunState::Suspended,
+            Error::NoSuchDomain { .. } => RunState::ShutDown,
+            Error::SuspendNotAcknowledged { shutdown: Some(reason), .. } if *reason != ShutdownReason::Suspend => {
+                RunState::ShutDown
+            }
+            _ => RunState::Running,
+        }
+    }
 }
 
 /// What is wrong with an entry of a HVM context.

@@ -49,11 +49,18 @@ pub trait Domain {
     /// What the hypervisor says about the domain now. Asks anew at every call.
     fn info(&self) -> Result<DomainInfo>;
 
-    /// Asks the guest to suspend and waits until it has: afterwards [`DomainInfo::is_suspended`] holds and nothing in the guest
-    /// changes any more. [`Error::SuspendNotAcknowledged`] when the guest does not answer; it then goes on running.
+    /// Requests the guest to suspend and waits until it has: afterwards [`DomainInfo::is_suspended`] holds and nothing in the guest
+    /// changes any more. The wait is bounded by the backend.
+    ///
+    /// # Errors
+    /// Whatever fails, the guest runs: a backend resumes a guest that has suspended before it returns an error. Where that fails too,
+    /// the error is [`Error::LeftSuspended`]; [`Error::guest_after`] gives the state in one word.
     fn suspend(&mut self) -> Result<()>;
 
     /// Lets a suspended domain go on where it stopped, in place (`postcopy` of a checkpoint).
+    ///
+    /// # Errors
+    /// The guest is still suspended, [`Error::LeftSuspended`]. What fails after it runs is no error of this call.
     fn resume(&mut self) -> Result<()>;
 
     /// Stops the vCPUs from outside, without the guest's help. Pausing twice is pausing once.

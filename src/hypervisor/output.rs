@@ -15,7 +15,7 @@ use super::error::Result;
 /// | [`free`](OutputBuffer::free) | `TCQ_PLUG_RELEASE_INDEFINITE` |
 /// | [`discard`](OutputBuffer::discard) | a new qdisc in place of the old one, plugged |
 ///
-/// No call waits for the network: what is let out may still be on its way when the call returns, unless
+/// No call waits for the network, and each is bounded in time, by some seconds where the host does not answer: what is let out may still be on its way when the call returns, unless
 /// [`discard`](OutputBuffer::discard) overtakes it. Each call answers with [`Error::Os`](super::Error::Os) when the host's network
 /// refuses; what that leaves is said with the call.
 pub trait OutputBuffer: Send {
@@ -41,7 +41,8 @@ pub trait OutputBuffer: Send {
 
     /// Lets out everything, and from now on packets leave as they are sent. At any time.
     ///
-    /// On failure output stays held: the guest is cut off until it succeeds.
+    /// On failure output stays held where it failed, and has left elsewhere: it may be tried again, as often as is needed. A card that
+    /// the guest no longer has is no failure.
     fn free(&mut self) -> Result<()>;
 
     /// Drops what is held, and what was let out and has not left yet. Of what the guest sent before, nothing leaves once this has

@@ -12,7 +12,8 @@ use super::error::Result;
 ///   leave                        the stream is over
 /// ```
 pub trait Replicated: Send {
-    /// Has the other side become fit for a protection, however long that takes, or until `give_up`. The guest runs meanwhile.
+    /// Has the other side become fit for a protection, however long that takes, or until `give_up`. The guest runs meanwhile. Nothing
+    /// that the other side has of other sessions is void yet: it may be what it goes on from.
     ///
     /// # Errors
     /// It does not.

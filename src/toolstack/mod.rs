@@ -2,29 +2,37 @@
 //!
 //! | file | what | interface |
 //! |---|---|---|
-//! | `store` | xenstore: keys, watches, transactions, and telling it of a resume | `xenstore-rs`; the protocol of `io/xs_wire.h` for what that does not have |
+//! | `store` | xenstore: keys, watches, transactions, and telling it of a resume | the protocol of `io/xs_wire.h` |
 //! | `identity` | a domain by name or number: its kind, its configuration | xenstore, libxl's file of the configuration |
 //! | `life` | asking a guest to suspend, and letting it go on | `control/shutdown`, `xc_domain_resume` |
 //! | `suspend_channel` | the same by an event, where the guest offers that | libxenevtchn |
 //! | `qmp` | a conversation with QEMU | its Unix socket |
 //! | `emulator` | the emulator beside a HVM domain | QMP, its keys in xenstore |
 //! | `netbuf`, `netlink` | the output of its network cards, held back | plug qdiscs, over rtnetlink |
+//! | `devices` | which of them come and go while the domain is protected | a watch |
 //! | `disks` | who replicates its disks, and which of them nobody does | xenstore; the daemons of [`crate::disk`] |
 //! | `drbd` | those that a patched DRBD replicates | its requests, as libxl makes them |
+//! | `command` | programs, run with a time-out | - |
 //! | `xl` | ending a domain | the tool `xl` |
 //!
-//! Nothing here reads what a tool prints.
+//! Nothing here reads what a tool prints. Each call has a time-out. All of it builds, and is tested, without Xen: the hypervisor's part is
+//! behind [`life::Hypervisor`], the kernel's behind [`netbuf::Network`].
 #![deny(unsafe_code)]
 
+pub mod command;
+pub mod devices;
 pub mod disks;
 pub mod drbd;
 pub mod emulator;
+#[cfg(test)]
+mod fake;
 pub mod identity;
 pub mod life;
 pub mod netbuf;
 pub mod netlink;
 pub mod qmp;
 pub mod store;
+#[cfg(feature = "xen")]
 mod suspend_channel;
 pub mod xl;
 

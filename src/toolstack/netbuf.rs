@@ -9,20 +9,139 @@
 //! A plug qdisc tells two parts of its queue apart, what is before the newest plug and what is behind it; a plug that is put in while the
 //! one before was not released would mix them up. So a new epoch begins with a plug only when the epoch before the last is gone; else it
 //! is joined to the one that is open, and leaves with it later.
+//!
+//! A buffer that an earlier process has left is taken over as it is: whatever it holds stays held until [`OutputBuffer::free`] or
+//! [`OutputBuffer::discard`] says otherwise, which is for who has decided where the domain may run. A buffer that was not complete
+//! never held anything, and is made again.
 #![forbid(unsafe_code)]
 
+use super::command;
 use super::failed;
-use super::netlink::{Netlink, Plug};
+use super::netlink::{Netlink, Plug, Root};
 use super::store::Store;
 use crate::hypervisor::{Error, OutputBuffer, Result};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Octets that a plug holds before it drops packets: as the stock script has it.
 const LIMIT: u32 = 10_000_000;
+/// The key beside the IFB's name that says that all of it is there.
+const COMPLETE: &str = "complete";
+/// How long the script may take.
+const SCRIPT: Duration = Duration::from_secs(10);
+
+/// What of a buffer is the kernel's.
+pub trait Network: Send {
+    /// The number of a device; `None` where there is no such device.
+    ///
+    /// # Errors
+    /// The system's.
+    fn index(&mut self, device: &str) -> io::Result<Option<u32>>;
+
+    /// Makes an IFB of this name, up.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn add_ifb(&mut self, name: &str) -> io::Result<()>;
+
+    /// Removes a device.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn remove_link(&mut self, index: u32) -> io::Result<()>;
+
+    /// Sets a device up or down.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn set_link(&mut self, index: u32, up: bool) -> io::Result<()>;
+
+    /// Puts a plug qdisc at a device's root.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn add_plug(&mut self, index: u32, limit: u32) -> io::Result<()>;
+
+    /// Orders the plug qdisc of this handle.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn plug(&mut self, index: u32, handle: u32, order: Plug) -> io::Result<()>;
+
+    /// The qdisc at a device's root.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn root(&mut self, index: u32) -> io::Result<Root>;
+
+    /// Removes the qdisc at a device's root.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn remove_root(&mut self, index: u32) -> io::Result<()>;
+
+    /// Has what comes in at a device go out at another one.
+    ///
+    /// # Errors
+    /// The kernel's. Nothing is left of it then.
+    fn redirect(&mut self, index: u32, to: u32) -> io::Result<()>;
+
+    /// Ends that.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn remove_redirect(&mut self, index: u32) -> io::Result<()>;
+}
+
+impl Network for Netlink {
+    fn index(&mut self, device: &str) -> io::Result<Option<u32>> {
+        match fs::read_to_string(Path::new("/sys/class/net").join(device).join("ifindex")) {
+            Ok(text) => text.trim().parse().map(Some).map_err(|_| ErrorKind::InvalidData.into()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn add_ifb(&mut self, name: &str) -> io::Result<()> {
+        Netlink::add_ifb(self, name)
+    }
+
+    fn remove_link(&mut self, index: u32) -> io::Result<()> {
+        Netlink::remove_link(self, index)
+    }
+
+    fn set_link(&mut self, index: u32, up: bool) -> io::Result<()> {
+        Netlink::set_up(self, index, up)
+    }
+
+    fn add_plug(&mut self, index: u32, limit: u32) -> io::Result<()> {
+        Netlink::add_plug(self, index, limit)
+    }
+
+    fn plug(&mut self, index: u32, handle: u32, order: Plug) -> io::Result<()> {
+        Netlink::plug(self, index, handle, order)
+    }
+
+    fn root(&mut self, index: u32) -> io::Result<Root> {
+        Netlink::root(self, index)
+    }
+
+    fn remove_root(&mut self, index: u32) -> io::Result<()> {
+        Netlink::remove_root(self, index)
+    }
+
+    fn redirect(&mut self, index: u32, to: u32) -> io::Result<()> {
+        Netlink::redirect(self, index, to)
+    }
+
+    fn remove_redirect(&mut self, index: u32) -> io::Result<()> {
+        Netlink::remove_redirect(self, index)
+    }
+}
 
 /// A card's device in this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +155,7 @@ struct Card {
 }
 
 /// The cards of a domain, of which each has its device in this host.
-fn cards(store: &Store, domid: u32) -> Result<Vec<Card>> {
+fn cards(store: &Store, network: &mut dyn Network, domid: u32) -> Result<Vec<Card>> {
     let asked = |error| failed("xenstore", error);
     let root = format!("/libxl/{domid}/device/vif");
     let mut cards = Vec::new();
@@ -50,26 +169,13 @@ fn cards(store: &Store, domid: u32) -> Result<Vec<Card>> {
         let named = store.get(&format!("{backend}/vifname")).map_err(asked)?;
         let device = named.unwrap_or_else(|| format!("vif{domid}.{devid}"));
         let emulator = format!("{device}-emu");
-        let both = exists(&emulator);
+        let both = network.index(&emulator).map_err(|error| failed(&emulator, error))?.is_some();
         cards.push(Card { devid, device, emulated: false });
         if both {
             cards.push(Card { devid, device: emulator, emulated: true });
         }
     }
     Ok(cards)
-}
-
-fn device_path(device: &str) -> PathBuf {
-    Path::new("/sys/class/net").join(device)
-}
-
-fn exists(device: &str) -> bool {
-    device_path(device).exists()
-}
-
-fn index_of(device: &str) -> io::Result<u32> {
-    let text = fs::read_to_string(device_path(device).join("ifindex"))?;
-    text.trim().parse().map_err(|_| ErrorKind::InvalidData.into())
 }
 
 /// A card whose output goes through a plug.
@@ -81,26 +187,33 @@ struct Held {
     handle: u32,
     /// Packets before the newest plug when it was put in.
     before: u64,
+    /// It has its plug of an epoch that could not be begun everywhere: a second one would mix up two parts of its queue.
+    ahead: bool,
 }
 
 /// The buffer of a whole domain. Its clones are one: what drives it, and who takes it away at the end.
 #[derive(Debug, Clone)]
 pub struct NetBuffer(Arc<Mutex<Inner>>);
 
-#[derive(Debug)]
 struct Inner {
     domid: u32,
     script: Option<PathBuf>,
     store: Store,
-    netlink: Netlink,
+    netlink: Box<dyn Network>,
     cards: Vec<Card>,
     /// Once it is set up.
     held: Vec<Held>,
     epochs: Epochs,
 }
 
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("domid", &self.domid).field("held", &self.held).finish_non_exhaustive()
+    }
+}
+
 /// Which epochs are on which side of the newest plug.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Epochs {
     holding: bool,
     /// The newest of those before it, until they are released.
@@ -140,7 +253,15 @@ impl NetBuffer {
     pub fn new(domid: u32, script: Option<PathBuf>) -> Result<Self> {
         let store = Store::open().map_err(|error| failed("xenstore", error))?;
         let netlink = Netlink::open().map_err(|error| failed("netlink", error))?;
-        let cards = cards(&store, domid)?;
+        NetBuffer::over(domid, script, store, Box::new(netlink))
+    }
+
+    /// The same, over a xenstore and a network that are there.
+    ///
+    /// # Errors
+    /// As [`NetBuffer::new`].
+    pub fn over(domid: u32, script: Option<PathBuf>, store: Store, mut netlink: Box<dyn Network>) -> Result<Self> {
+        let cards = cards(&store, &mut *netlink, domid)?;
         let inner = Inner { domid, script, store, netlink, cards, held: Vec::new(), epochs: Epochs::default() };
         Ok(NetBuffer(Arc::new(Mutex::new(inner))))
     }
@@ -150,12 +271,29 @@ impl NetBuffer {
         self.inner().cards.iter().map(|card| card.device.clone()).collect()
     }
 
-    /// Sets it up, and clears away what an earlier process has left. Output still leaves as it is sent.
+    /// Sets it up for the cards that there are now. Output still leaves as it is sent, unless an earlier process has left a buffer:
+    /// that one is taken over and holds ([`NetBuffer::is_holding`]). Cards that have come since the last time are added.
+    ///
+    /// It may take some seconds, and is not for a thread that sends heartbeats, nor for the time in which the guest is suspended.
     ///
     /// # Errors
-    /// The kernel's, the script's, xenstore's. Nothing is left of it then.
+    /// The kernel's, the script's, xenstore's. What this call has made is taken away then, what was taken over holds.
     pub fn set_up(&self) -> Result<()> {
         self.inner().set_up()
+    }
+
+    /// Takes over what an earlier process has left, and makes nothing. False where there is nothing of that; what there is holds.
+    ///
+    /// # Errors
+    /// xenstore's, the kernel's.
+    pub fn adopt(&self) -> Result<bool> {
+        let mut inner = self.inner();
+        for card in inner.cards.clone() {
+            let found = inner.adopt(&card).map_err(|error| failed(&card.device, error))?;
+            inner.held.extend(found);
+        }
+        inner.epochs.holding = !inner.held.is_empty();
+        Ok(inner.epochs.holding)
     }
 
     /// Whether output is held now.
@@ -175,30 +313,77 @@ impl NetBuffer {
 
 impl Inner {
     fn set_up(&mut self) -> Result<()> {
-        if !self.held.is_empty() {
-            return Ok(());
-        }
+        self.cards = cards(&self.store, &mut *self.netlink, self.domid)?;
+        let mut made = Vec::new();
+        let mut adopted = false;
         for card in self.cards.clone() {
-            self.clear(&card);
-            match self.set_up_card(&card) {
+            if self.held.iter().any(|held| held.card == card) {
+                continue;
+            }
+            let held = match self.adopt(&card) {
+                Ok(Some(held)) => {
+                    adopted = true;
+                    Ok(held)
+                }
+                Ok(None) => {
+                    self.clear(&card);
+                    self.set_up_card(&card).inspect(|held| made.push(held.ifb.clone()))
+                }
+                Err(error) => Err(error),
+            };
+            match held {
                 Ok(held) => self.held.push(held),
                 Err(error) => {
-                    self.clear(&card);
-                    self.remove();
+                    if !adopted {
+                        self.clear(&card);
+                    }
+                    let (ours, rest) =
+                        std::mem::take(&mut self.held).into_iter().partition(|held| made.contains(&held.ifb));
+                    self.held = rest;
+                    self.take_all_away(ours);
+                    self.epochs.holding |= adopted;
                     let text = format!("holding back the output of {}", card.device);
                     let help = "-F -n goes without a buffer";
                     return Err(failed(text, format_args!("{error}; {help}")));
                 }
             }
         }
+        self.epochs.holding |= adopted;
+        if self.epochs.holding {
+            // Cards that had no buffer hold with those that have one.
+            for held in self.held.iter().filter(|held| made.contains(&held.ifb)) {
+                let plugged = self.netlink.plug(held.index, held.handle, Plug::Buffer);
+                plugged.map_err(|error| failed(format_args!("{:?} at {}", Plug::Buffer, held.ifb), error))?;
+            }
+        }
         Ok(())
+    }
+
+    /// What an earlier process has left for a card, where that is complete. Holding from here on, if it was not: a plug that is put in
+    /// lets nothing go.
+    fn adopt(&mut self, card: &Card) -> io::Result<Option<Held>> {
+        let path = self.path(card);
+        let Some(ifb) = self.store.get(&format!("{path}/ifb"))? else { return Ok(None) };
+        // The script's is complete when it has its name.
+        if self.script.is_none() && self.store.get(&format!("{path}/{COMPLETE}"))?.is_none() {
+            return Ok(None);
+        }
+        let (Some(_), Some(index)) = (self.netlink.index(&card.device)?, self.netlink.index(&ifb)?) else {
+            return Ok(None);
+        };
+        let root = self.netlink.root(index)?;
+        if root.kind != "plug" {
+            return Ok(None);
+        }
+        self.netlink.plug(index, root.handle, Plug::Buffer)?;
+        Ok(Some(Held { card: card.clone(), ifb, index, handle: root.handle, before: 0, ahead: false }))
     }
 
     fn set_up_card(&mut self, card: &Card) -> io::Result<Held> {
         let path = self.path(card);
         let ifb = match &self.script {
             Some(script) => {
-                run_script(script, "setup", card, &path, None)?;
+                run_script(script, "setup", card, &path, None, SCRIPT)?;
                 if let Some(error) = self.store.get(&format!("{path}/hotplug-error"))? {
                     return Err(io::Error::other(format!("{}: {error}", script.display())));
                 }
@@ -208,10 +393,10 @@ impl Inner {
             }
             None => {
                 let ifb = self.usual(card);
-                let source = index_of(&card.device)?;
+                let source = self.there(&card.device)?;
                 self.store.set(&format!("{path}/ifb"), &ifb)?;
                 self.netlink.add_ifb(&ifb).map_err(|error| told("making an IFB (kernel module ifb)", error))?;
-                let index = index_of(&ifb)?;
+                let index = self.there(&ifb)?;
                 self.netlink
                     .add_plug(index, LIMIT)
                     .map_err(|error| told("a plug qdisc (kernel module sch_plug)", error))?;
@@ -221,7 +406,7 @@ impl Inner {
                 ifb
             }
         };
-        let index = index_of(&ifb)?;
+        let index = self.there(&ifb)?;
         let root = self.netlink.root(index)?;
         if root.kind != "plug" {
             return Err(io::Error::other(format!("{ifb} has a {:?} qdisc and no plug", root.kind)));
@@ -229,7 +414,10 @@ impl Inner {
         // It begins with a plug in place. What is queued behind that one would be counted for none of the epochs, and be in the
         // way of all of them.
         self.netlink.plug(index, root.handle, Plug::ReleaseIndefinite)?;
-        Ok(Held { card: card.clone(), ifb, index, handle: root.handle, before: 0 })
+        if self.script.is_none() {
+            self.store.set(&format!("{path}/{COMPLETE}"), "1")?;
+        }
+        Ok(Held { card: card.clone(), ifb, index, handle: root.handle, before: 0, ahead: false })
     }
 
     /// Where the stock script and libxl keep the name of the IFB.
@@ -238,19 +426,32 @@ impl Inner {
     }
 
     fn remove(&mut self) {
-        for held in std::mem::take(&mut self.held) {
+        let held = std::mem::take(&mut self.held);
+        self.take_all_away(held);
+        self.epochs = Epochs::default();
+    }
+
+    /// The number of a device that must be there.
+    fn there(&mut self, device: &str) -> io::Result<u32> {
+        let gone = || io::Error::new(ErrorKind::NotFound, format!("there is no device {device}"));
+        self.netlink.index(device)?.ok_or_else(gone)
+    }
+
+    fn take_all_away(&mut self, held: Vec<Held>) {
+        for held in held {
             // Not what xenstore says: a domain that is gone has taken its keys along.
             self.take_away(&held.card, &held.ifb);
         }
-        self.epochs = Epochs::default();
     }
 
     /// Takes away what there is of one card's buffer, also an earlier process's.
     fn clear(&mut self, card: &Card) {
         let path = self.path(card);
-        let Ok(known) = self.store.get(&format!("{path}/ifb")) else { return };
+        let known = self.store.get(&format!("{path}/ifb"));
+        let Ok(known) = known.or_else(|_| self.store.get(&format!("{path}/ifb"))) else { return };
         let usual = self.usual(card);
-        if let Some(ifb) = known.or_else(|| exists(&usual).then_some(usual)) {
+        let is_there = self.netlink.index(&usual).is_ok_and(|index| index.is_some());
+        if let Some(ifb) = known.or_else(|| is_there.then_some(usual)) {
             self.take_away(card, &ifb);
         }
     }
@@ -261,15 +462,21 @@ impl Inner {
     }
 
     fn take_away(&mut self, card: &Card, ifb: &str) {
+        // What has failed once may succeed now, and nobody comes back for it.
+        let taken = self.try_away(card, ifb).or_else(|_| self.try_away(card, ifb));
+        if let Err(error) = taken {
+            log::warn!("taking away the buffer of {} at {ifb}: {error}; `ip link del {ifb}` does", card.device);
+        }
+    }
+
+    fn try_away(&mut self, card: &Card, ifb: &str) -> io::Result<()> {
         let path = self.path(card);
         let ours = ifb.starts_with("xr");
-        let cleared = match &self.script {
-            Some(script) if !ours => run_script(script, "teardown", card, &path, Some(ifb)),
-            _ => self.clear_ours(card, ifb, ours),
-        };
-        if let Err(error) = cleared.and_then(|()| self.forget(&path)) {
-            log::warn!("taking away the buffer of {} at {ifb}: {error}", card.device);
+        match &self.script {
+            Some(script) if !ours => run_script(script, "teardown", card, &path, Some(ifb), SCRIPT)?,
+            _ => self.clear_ours(card, ifb, ours)?,
         }
+        self.forget(&path)
     }
 
     /// Removes a card's keys, and what was made for them.
@@ -286,49 +493,110 @@ impl Inner {
 
     fn clear_ours(&mut self, card: &Card, ifb: &str, ours: bool) -> io::Result<()> {
         // A domain that is gone has taken its device along.
-        if let Ok(index) = index_of(&card.device) {
+        if let Some(index) = self.netlink.index(&card.device)? {
             gone(self.netlink.remove_redirect(index))?;
         }
-        match index_of(ifb) {
-            Ok(index) if ours => gone(self.netlink.remove_link(index)),
+        match self.netlink.index(ifb)? {
+            Some(index) if ours => gone(self.netlink.remove_link(index)),
             _ => Ok(()),
         }
     }
 
+    /// Orders all of them, whichever fail. A card that is gone sends nothing, and is no failure; a buffer that is gone while its card
+    /// is there is one.
     fn tell(&mut self, order: Plug) -> Result<()> {
-        for held in &self.held {
-            let told = self.netlink.plug(held.index, held.handle, order);
-            told.map_err(|error| failed(format_args!("{order:?} at {}", held.ifb), error))?;
+        let mut first = None;
+        let netlink = &mut self.netlink;
+        self.held.retain_mut(|held| {
+            if order == Plug::Buffer && std::mem::take(&mut held.ahead) {
+                held.ahead = true;
+                return true;
+            }
+            let Err(error) = netlink.plug(held.index, held.handle, order) else {
+                held.ahead = order == Plug::Buffer;
+                return true;
+            };
+            if matches!(netlink.index(&held.card.device), Ok(None)) {
+                log::warn!("{} is gone: nothing of it is held any more", held.card.device);
+                return false;
+            }
+            first.get_or_insert_with(|| failed(format_args!("{order:?} at {}", held.ifb), error));
+            true
+        });
+        match first {
+            Some(error) => Err(error),
+            None => {
+                self.held.iter_mut().for_each(|held| held.ahead = false);
+                Ok(())
+            }
         }
-        Ok(())
+    }
+
+    /// Lets everything out. Where somebody has taken an IFB away, its card sends past it again.
+    fn free(&mut self) -> Result<()> {
+        let Err(error) = self.tell(Plug::ReleaseIndefinite) else { return Ok(()) };
+        let mut lost = Vec::new();
+        for held in &self.held {
+            if matches!(self.netlink.index(&held.ifb), Ok(None)) {
+                lost.push(held.card.clone());
+            }
+        }
+        for card in &lost {
+            let Ok(Some(index)) = self.netlink.index(&card.device) else { continue };
+            if gone(self.netlink.remove_redirect(index)).is_ok() {
+                log::warn!("{}: its buffer is gone, and what was held there", card.device);
+                self.held.retain(|held| held.card != *card);
+            }
+        }
+        if lost.is_empty() { Err(error) } else { self.tell(Plug::ReleaseIndefinite) }
     }
 
     fn begin(&mut self, epoch: u64) -> Result<()> {
+        let before = self.epochs.clone();
         if !self.epochs.begin(epoch)? {
             return Ok(());
         }
         for held in &mut self.held {
-            held.before = self.netlink.root(held.index).map_or(0, |root| root.queued.into());
+            if !held.ahead {
+                held.before = self.netlink.root(held.index).map_or(0, |root| root.queued.into());
+            }
         }
-        self.tell(Plug::Buffer)
+        // It may be tried again.
+        self.tell(Plug::Buffer).inspect_err(|_| self.epochs = before)
     }
 
     fn discard(&mut self) -> Result<u64> {
-        let mut dropped = 0;
+        let (mut dropped, mut first) = (0, None);
+        let netlink = &mut self.netlink;
         for held in &mut self.held {
-            let again = |error| failed(format_args!("dropping what is held at {}", held.ifb), error);
-            dropped += self.netlink.root(held.index).map_or(0, |root| u64::from(root.queued));
-            // Down, it drops what it has and what comes; a new plug knows nothing of what the old one had counted.
-            self.netlink.set_up(held.index, false).map_err(again)?;
-            self.netlink.remove_root(held.index).map_err(again)?;
-            self.netlink.add_plug(held.index, LIMIT).map_err(again)?;
-            held.handle = self.netlink.root(held.index).map_err(again)?.handle;
-            self.netlink.plug(held.index, held.handle, Plug::Buffer).map_err(again)?;
-            self.netlink.set_up(held.index, true).map_err(again)?;
+            match discard(&mut **netlink, held) {
+                Ok(packets) => dropped += packets,
+                Err(_) if matches!(netlink.index(&held.card.device), Ok(None)) => {}
+                Err(error) => {
+                    first.get_or_insert_with(|| failed(format_args!("dropping what is held at {}", held.ifb), error));
+                }
+            }
+        }
+        if let Some(error) = first {
+            return Err(error);
         }
         self.epochs = Epochs { holding: true, open: self.epochs.open, ..Epochs::default() };
         Ok(dropped)
     }
+}
+
+/// Drops what one card's plug has. Where that fails in between, the device is down and lets nothing pass.
+fn discard(netlink: &mut dyn Network, held: &mut Held) -> io::Result<u64> {
+    let dropped = netlink.root(held.index).map_or(0, |root| u64::from(root.queued));
+    // Down, it drops what it has and what comes; a new plug knows nothing of what the old one had counted.
+    netlink.set_link(held.index, false)?;
+    gone(netlink.remove_root(held.index))?;
+    netlink.add_plug(held.index, LIMIT)?;
+    held.handle = netlink.root(held.index)?.handle;
+    netlink.plug(held.index, held.handle, Plug::Buffer)?;
+    netlink.set_link(held.index, true)?;
+    (held.before, held.ahead) = (0, false);
+    Ok(dropped)
 }
 
 impl OutputBuffer for NetBuffer {
@@ -337,7 +605,10 @@ impl OutputBuffer for NetBuffer {
         if inner.epochs.holding {
             return Ok(());
         }
-        inner.set_up()?;
+        // Setting up takes scripts and modules, and the guest is suspended: that was for before.
+        if inner.held.is_empty() && !inner.cards.is_empty() {
+            return Err(Error::Toolstack(format!("domain {}: the buffer of its output is not set up", inner.domid)));
+        }
         inner.tell(Plug::Buffer).inspect_err(|_| {
             // Those that were told would hold for ever.
             let _ = inner.tell(Plug::ReleaseIndefinite);
@@ -364,7 +635,7 @@ impl OutputBuffer for NetBuffer {
 
     fn free(&mut self) -> Result<()> {
         let mut inner = self.inner();
-        inner.tell(Plug::ReleaseIndefinite)?;
+        inner.free()?;
         inner.epochs = Epochs { open: inner.epochs.open, ..Epochs::default() };
         Ok(())
     }
@@ -386,13 +657,20 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn run_script(script: &Path, order: &str, card: &Card, path: &str, ifb: Option<&str>) -> io::Result<()> {
+fn run_script(
+    script: &Path,
+    order: &str,
+    card: &Card,
+    path: &str,
+    ifb: Option<&str>,
+    patience: Duration,
+) -> io::Result<()> {
     let mut command = Command::new(script);
-    command.arg(order).env("vifname", &card.device).env("XENBUS_PATH", path).stdin(Stdio::null());
+    command.arg(order).env("vifname", &card.device).env("XENBUS_PATH", path);
     if let Some(ifb) = ifb {
         command.env("REMUS_IFB", ifb);
     }
-    let status = command.status().map_err(|error| told(&script.display().to_string(), error))?;
+    let status = command::run(&mut command, patience).map_err(|error| told(&script.display().to_string(), error))?;
     if status.success() { Ok(()) } else { Err(io::Error::other(format!("{} {order}: {status}", script.display()))) }
 }
 
@@ -434,12 +712,19 @@ mod tests {
         fs::write(&script, text).unwrap();
         fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let card = Card { devid: 0, device: "vif7.0".into(), emulated: false };
-        run_script(&script, "setup", &card, "/libxl/7/remus/netbuf/0", None).unwrap();
-        run_script(&script, "teardown", &card, "/libxl/7/remus/netbuf/0", Some("ifb3")).unwrap();
-        assert!(run_script(&script, "bad", &card, "/p", None).unwrap_err().to_string().contains("exit status: 1"));
+        let long = Duration::from_secs(60);
+        run_script(&script, "setup", &card, "/libxl/7/remus/netbuf/0", None, long).unwrap();
+        run_script(&script, "teardown", &card, "/libxl/7/remus/netbuf/0", Some("ifb3"), long).unwrap();
+        assert!(
+            run_script(&script, "bad", &card, "/p", None, long).unwrap_err().to_string().contains("exit status: 1")
+        );
         let said = fs::read_to_string(&out).unwrap();
         let expected = "setup vif7.0 /libxl/7/remus/netbuf/0\nteardown vif7.0 /libxl/7/remus/netbuf/0 ifb3\n";
         assert!(said.starts_with(expected), "{said}");
-        assert!(run_script(Path::new("/none/script"), "setup", &card, "/p", None).is_err());
+        assert!(run_script(Path::new("/none/script"), "setup", &card, "/p", None, long).is_err());
     }
 }
+
+#[cfg(test)]
+#[path = "netbuf_tests.rs"]
+mod fault_tests;

@@ -110,7 +110,7 @@ impl Netlink {
     pub fn open() -> io::Result<Self> {
         // NETLINK_ROUTE is protocol 0.
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(Duration::from_secs(10)))?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(Duration::from_secs(2)))?;
         Ok(Netlink { socket, sequence: 0 })
     }
 
@@ -223,10 +223,13 @@ impl Netlink {
         message.extend([kind.to_ne_bytes(), (REQUEST | flags).to_ne_bytes()].as_flattened());
         message.extend([self.sequence.to_ne_bytes(), [0; 4]].as_flattened());
         message.extend_from_slice(body);
-        send(&self.socket, &message, SendFlags::empty())?;
+        rustix::io::retry_on_intr(|| send(&self.socket, &message, SendFlags::empty()))?;
         let mut buffer = vec![0; 1 << 16];
         loop {
-            let (got, _) = recv(&self.socket, &mut buffer[..], RecvFlags::empty())?;
+            let (got, _) = match recv(&self.socket, &mut buffer[..], RecvFlags::empty()) {
+                Err(rustix::io::Errno::INTR) => continue,
+                got => got?,
+            };
             let mut rest = buffer.get(..got).unwrap_or_default();
             while let Some((kind, sequence, body, behind)) = split(rest) {
                 rest = behind;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Most octets of one line.
 const MOST_LINE: u64 = 1 << 20;
@@ -18,6 +18,7 @@ const MOST_LINE: u64 = 1 << 20;
 pub struct Qmp {
     input: BufReader<UnixStream>,
     output: UnixStream,
+    patience: Duration,
 }
 
 impl Qmp {
@@ -32,7 +33,7 @@ impl Qmp {
     fn over(stream: UnixStream, patience: Duration) -> io::Result<Self> {
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
-        let mut qmp = Qmp { output: stream.try_clone()?, input: BufReader::new(stream) };
+        let mut qmp = Qmp { output: stream.try_clone()?, input: BufReader::new(stream), patience };
         if qmp.read()?.get("QMP").is_none() {
             return Err(io::Error::new(ErrorKind::InvalidData, "not QEMU's greeting"));
         }
@@ -48,6 +49,7 @@ impl Qmp {
         let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
         line.push_str("\r\n");
         self.output.write_all(line.as_bytes())?;
+        let deadline = Instant::now() + self.patience;
         loop {
             let mut answer = self.read()?;
             if let Some(value) = answer.get_mut("return") {
@@ -60,6 +62,10 @@ impl Qmp {
             if answer.get("event").is_none() {
                 return Err(io::Error::new(ErrorKind::InvalidData, "neither an answer nor an event"));
             }
+            // Events alone are no answer, however many come.
+            if Instant::now() >= deadline {
+                return Err(ErrorKind::TimedOut.into());
+            }
         }
     }
 
@@ -69,7 +75,7 @@ impl Qmp {
         if line.is_empty() {
             return Err(ErrorKind::UnexpectedEof.into());
         }
-        Ok(serde_json::from_slice(&line)?)
+        serde_json::from_slice(&line).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
     }
 }
 

@@ -1,7 +1,8 @@
 //! xenstore, as a control domain's toolstack uses it.
 //!
-//! [`Store`] reads and writes keys through `xenstore-rs`. That crate has neither watches (without an async runtime), nor transactions,
-//! nor RESUME; [`Session`] has them, on a connection of its own, by the protocol of Xen's public header `io/xs_wire.h`.
+//! [`Store`] reads and writes keys, [`Session`] waits for changes and has transactions besides, both by the protocol of Xen's public
+//! header `io/xs_wire.h`. Each request is answered within [`ANSWER`], or fails. A connection that failed in the middle of a message
+//! is not used again: a store connects again at its next request, and who has a session asks [`Session::is_broken`].
 #![forbid(unsafe_code)]
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -10,10 +11,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use xenstore_rs::Xs;
-use xenstore_rs::unix::XsUnix;
 
 /// Where xenstored listens, unless the environment's `XENSTORED_PATH` says otherwise.
 const SOCKET: &str = "/run/xenstored/socket";
@@ -22,24 +22,52 @@ const DEVICE: &str = "/dev/xen/xenbus";
 /// Most octets of a message's payload (`XENSTORE_PAYLOAD_MAX`).
 const PAYLOAD: usize = 4096;
 /// How long xenstored may take for an answer.
-const ANSWER: Duration = Duration::from_secs(30);
+pub const ANSWER: Duration = Duration::from_secs(10);
 
-/// Keys and values.
-pub struct Store(XsUnix);
+/// Where xenstored is, and how long it may take for an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its socket; the device is tried where nobody listens there.
+    pub socket: PathBuf,
+    /// How long it may take.
+    pub patience: Duration,
+}
 
-impl std::fmt::Debug for Store {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Store")
+impl Default for Server {
+    fn default() -> Self {
+        let socket = std::env::var_os("XENSTORED_PATH").map_or_else(|| SOCKET.into(), PathBuf::from);
+        Server { socket, patience: ANSWER }
     }
 }
 
+/// Keys and values.
+#[derive(Debug)]
+pub struct Store {
+    server: Server,
+    session: Mutex<Option<Session>>,
+}
+
 impl Store {
-    /// Connects.
+    /// Connects to this host's.
     ///
     /// # Errors
     /// No xenstored answers here.
     pub fn open() -> io::Result<Self> {
-        XsUnix::new().map(Store)
+        Store::at(Server::default())
+    }
+
+    /// Connects to the one that is there.
+    ///
+    /// # Errors
+    /// No xenstored answers there.
+    pub fn at(server: Server) -> io::Result<Self> {
+        let session = Session::at(&server)?;
+        Ok(Store { server, session: Mutex::new(Some(session)) })
+    }
+
+    /// Where it is.
+    pub const fn server(&self) -> &Server {
+        &self.server
     }
 
     /// The value at a path; `None` where there is none.
@@ -47,7 +75,7 @@ impl Store {
     /// # Errors
     /// xenstored's.
     pub fn get(&self, path: &str) -> io::Result<Option<String>> {
-        absent(self.0.read(path)).map(|value| value.map(String::from))
+        self.with(|session| session.get(path))
     }
 
     /// The names below a path; none where there is no such path.
@@ -55,7 +83,7 @@ impl Store {
     /// # Errors
     /// xenstored's.
     pub fn list(&self, path: &str) -> io::Result<Vec<String>> {
-        Ok(absent(self.0.directory(path))?.unwrap_or_default().into_iter().map(String::from).collect())
+        self.with(|session| session.list(path))
     }
 
     /// Sets a value.
@@ -63,7 +91,7 @@ impl Store {
     /// # Errors
     /// xenstored's.
     pub fn set(&self, path: &str, value: &str) -> io::Result<()> {
-        self.0.write(path, value)
+        self.with(|session| session.request(message::WRITE, 0, &[path, value], false).map(drop))
     }
 
     /// Removes a path with all below it. No error where there is none.
@@ -71,7 +99,16 @@ impl Store {
     /// # Errors
     /// xenstored's.
     pub fn remove(&self, path: &str) -> io::Result<()> {
-        absent(self.0.rm(path)).map(drop)
+        self.with(|session| absent(session.request(message::RM, 0, &[path], true)).map(drop))
+    }
+
+    fn with<T>(&self, request: impl FnOnce(&mut Session) -> io::Result<T>) -> io::Result<T> {
+        let mut slot = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = match &mut *slot {
+            Some(session) if !session.is_broken() => session,
+            slot => slot.insert(Session::at(&self.server)?),
+        };
+        request(session)
     }
 }
 
@@ -85,12 +122,14 @@ fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 
 /// Types of messages (`enum xsd_sockmsg_type`).
 mod message {
+    pub const DIRECTORY: u32 = 1;
     pub const READ: u32 = 2;
     pub const WATCH: u32 = 4;
     pub const UNWATCH: u32 = 5;
     pub const TRANSACTION_START: u32 = 6;
     pub const TRANSACTION_END: u32 = 7;
     pub const WRITE: u32 = 11;
+    pub const RM: u32 = 13;
     pub const WATCH_EVENT: u32 = 15;
     pub const ERROR: u32 = 16;
     pub const RESUME: u32 = 18;
@@ -155,25 +194,53 @@ pub struct Session {
     requests: u32,
     /// Tokens of events that came while an answer was waited for.
     events: VecDeque<String>,
+    patience: Duration,
+    /// The connection failed in the middle of something.
+    broken: bool,
 }
 
 impl Session {
-    /// Connects.
+    /// Connects to this host's.
     ///
     /// # Errors
     /// No xenstored answers here.
     pub fn open() -> io::Result<Self> {
-        let path = std::env::var_os("XENSTORED_PATH").unwrap_or_else(|| SOCKET.into());
-        let wire = match UnixStream::connect(Path::new(&path)) {
-            Ok(stream) => Wire::Socket(stream),
-            Err(_) => Wire::Device(OpenOptions::new().read(true).write(true).open(DEVICE)?),
+        Session::at(&Server::default())
+    }
+
+    /// Connects to the one that is there.
+    ///
+    /// # Errors
+    /// No xenstored answers there.
+    pub fn at(server: &Server) -> io::Result<Self> {
+        let wire = match UnixStream::connect(&server.socket) {
+            Ok(stream) => {
+                // What is readable may be half a message, and a full socket takes nothing.
+                stream.set_read_timeout(Some(server.patience))?;
+                stream.set_write_timeout(Some(server.patience))?;
+                Wire::Socket(stream)
+            }
+            Err(error) => {
+                let device = OpenOptions::new().read(true).write(true).open(DEVICE);
+                let named = |_| io::Error::new(error.kind(), format!("{}: {error}", server.socket.display()));
+                Wire::Device(device.map_err(named)?)
+            }
         };
-        Ok(Session { wire, requests: 0, events: VecDeque::new() })
+        Ok(Session::on(wire, server.patience))
     }
 
     /// Over a connection that is there.
     pub fn over(socket: OwnedFd) -> Self {
-        Session { wire: Wire::Socket(socket.into()), requests: 0, events: VecDeque::new() }
+        Session::on(Wire::Socket(socket.into()), ANSWER)
+    }
+
+    const fn on(wire: Wire, patience: Duration) -> Self {
+        Session { wire, requests: 0, events: VecDeque::new(), patience, broken: false }
+    }
+
+    /// Whether the connection is of no use any more: it failed in the middle of a message.
+    pub const fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// Has changes at or below `path` told under `token`, of which the first comes at once.
@@ -234,6 +301,15 @@ impl Session {
         Ok(absent(self.request(message::READ, 0, &[path], true))?.map(|value| text(&value)))
     }
 
+    /// The names below a path; none where there is no such path.
+    ///
+    /// # Errors
+    /// xenstored's.
+    pub fn list(&mut self, path: &str) -> io::Result<Vec<String>> {
+        let names = absent(self.request(message::DIRECTORY, 0, &[path], true))?.unwrap_or_default();
+        Ok(names.split(|&byte| byte == 0).filter(|name| !name.is_empty()).map(text).collect())
+    }
+
     /// Tells xenstored that a domain that was shut down lives on, so that its next end is told again (`@releaseDomain`).
     ///
     /// # Errors
@@ -289,23 +365,33 @@ impl Session {
         let mut octets: Vec<u8> =
             [kind, self.requests, transaction, length].iter().flat_map(|word| word.to_ne_bytes()).collect();
         octets.append(&mut payload);
-        self.wire.write_all(&octets)?;
-        let deadline = Instant::now() + ANSWER;
+        self.wire.write_all(&octets).inspect_err(|_| self.broken = true)?;
+        let deadline = Instant::now() + self.patience;
         loop {
             if !self.wire.readable(deadline)? {
-                return Err(ErrorKind::TimedOut.into());
+                // Its answer would be taken for the next request's.
+                self.broken = true;
+                let text = format!("xenstored has not answered for {:?}", self.patience);
+                return Err(io::Error::new(ErrorKind::TimedOut, text));
             }
             let (found, request, payload) = self.receive()?;
             match found {
                 message::WATCH_EVENT => self.keep(&payload),
                 message::ERROR if request == self.requests => return Err(refusal(&text(&payload))),
                 _ if found == kind && request == self.requests => return Ok(payload),
-                _ => return Err(ErrorKind::InvalidData.into()),
+                _ => {
+                    self.broken = true;
+                    return Err(io::Error::new(ErrorKind::InvalidData, "xenstored answers what was not asked"));
+                }
             }
         }
     }
 
     fn receive(&mut self) -> io::Result<(u32, u32, Vec<u8>)> {
+        self.message().inspect_err(|_| self.broken = true)
+    }
+
+    fn message(&mut self) -> io::Result<(u32, u32, Vec<u8>)> {
         let mut header = [[0; 4]; 4];
         self.wire.read_exact(header.as_flattened_mut())?;
         let [kind, request, _, length] = header.map(u32::from_ne_bytes);

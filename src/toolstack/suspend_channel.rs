@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 use super::failed;
+use super::life::Channel;
 use super::store::Session;
 use crate::hypervisor::Result;
 use crate::hypervisor::xen::{EventChannel, XenDomain};
@@ -47,20 +48,14 @@ impl SuspendChannel {
         log::info!("domain {domid} is asked to suspend by its suspend event channel, port {port}");
         Ok(Some(SuspendChannel { channel, _lock: lock }))
     }
+}
 
-    /// Asks the guest to suspend.
-    ///
-    /// # Errors
-    /// The system's.
-    pub(super) fn ask(&self) -> Result<()> {
+impl Channel for SuspendChannel {
+    fn ask(&self) -> Result<()> {
         self.channel.notify()
     }
 
-    /// Takes what has come, so that the next is heard.
-    ///
-    /// # Errors
-    /// The system's.
-    pub(super) fn heard(&self) -> Result<()> {
+    fn heard(&self) -> Result<()> {
         while self.channel.take()? {}
         Ok(())
     }
@@ -76,7 +71,7 @@ impl AsFd for SuspendChannel {
 #[derive(Debug)]
 struct Lock {
     path: PathBuf,
-    /// Closed behind the removal, which ends the lock.
+    /// Closed after the removal, which ends the lock.
     _file: File,
 }
 

@@ -135,7 +135,7 @@ impl Host {
 
     pub fn keep(&mut self, more: &[&str]) {
         let listen = format!("unix:{}", self.link().display());
-        self.start(&[&["keep", "--listen", &listen], more].concat());
+        self.start(&[&["keep", "--overwrite", "--listen", &listen], more].concat());
     }
 
     fn try_ask(&self, request: &Request) -> Option<Reply> {

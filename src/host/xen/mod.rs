@@ -9,18 +9,19 @@
 pub mod incoming;
 pub mod receiver;
 
-use self::incoming::Incoming;
+use self::incoming::{Active, Incoming};
 use super::operator::Desk;
 use super::primary::{self, protect};
 use super::secondary::Home;
 use crate::hypervisor::xen::{Host, XenDomain};
-use crate::hypervisor::{Domain, Error, NoBuffer, OutputBuffer, Replicated, Result};
+use crate::hypervisor::{Domain, Error, NoBuffer, OutputBuffer, Replicated, Result, RunState};
 use crate::libxc;
 use crate::replicate::primary::Ending;
 use crate::toolstack::identity::Identity;
 use crate::toolstack::netbuf::NetBuffer;
+use crate::toolstack::store::Server;
 use crate::toolstack::store::Store;
-use crate::toolstack::{disks, drbd, life, xl};
+use crate::toolstack::{devices, disks, drbd, life, xl};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -76,7 +77,7 @@ pub fn find(called: &str) -> Result<Identity> {
 pub fn house(identity: Identity, options: &Options) -> Result<Guest> {
     let host = Host::open()?;
     let version = host.version()?;
-    let disks = if options.any_disks {
+    let mut disks = if options.any_disks {
         Vec::new()
     } else {
         let store = Store::open().map_err(|error| Error::Toolstack(format!("xenstore: {error}")))?;
@@ -91,10 +92,26 @@ pub fn house(identity: Identity, options: &Options) -> Result<Guest> {
     let config = identity.config(domain.info()?.uuid)?;
     let buffer =
         if options.unbuffered { None } else { Some(NetBuffer::new(identity.domid, options.netbuf_script.clone())?) };
-    if let Some(buffer) = buffer.as_ref().filter(|_| !options.lazy) {
-        buffer.set_up()?;
-        log::info!("{}: output is held at {}", identity.name, buffer.devices().join(", "));
+    if let Some(buffer) = &buffer {
+        match buffer.set_up() {
+            Ok(()) => log::info!("{}: output is held at {}", identity.name, buffer.devices().join(", ")),
+            // It lives here. What its output needs is tried again when somebody is there to protect it.
+            Err(error) if options.lazy => log::warn!("{}: {error}", identity.name),
+            Err(error) => return Err(error),
+        }
+        // Its process was killed: the peer may have taken over since, and nobody has asked it yet.
+        match (buffer.is_holding(), options.lazy) {
+            (true, true) => buffer.clone().free()?,
+            (true, false) => {
+                let name = &identity.name;
+                let text = format!("{name}: its output is held since an earlier `remus` was killed, and stays held");
+                return Err(Error::Toolstack(format!("{text}: {}", held(&identity))));
+            }
+            (false, _) => {}
+        }
     }
+    // Last, so that what comes in between is noticed.
+    disks.push(Box::new(devices::Watch::new(identity.domid, Server::default(), buffer.clone())?));
     let output: Box<dyn OutputBuffer> = match &buffer {
         Some(buffer) => Box::new(buffer.clone()),
         None => Box::new(NoBuffer),
@@ -110,6 +127,35 @@ pub fn house(identity: Identity, options: &Options) -> Result<Guest> {
     })
 }
 
+/// Lets a suspended domain run again, its emulator before it. False where it was not suspended: its state is given.
+///
+/// # Errors
+/// There is no such domain; the hypervisor's, the toolstack's.
+pub fn resume(called: &str) -> Result<(Identity, RunState)> {
+    let identity = find(called)?;
+    let mut domain = life::open(&Host::open()?, &identity, life::PATIENCE)?;
+    let state = domain.info()?.run_state();
+    if state == RunState::Suspended {
+        domain.resume()?;
+    }
+    Ok((identity, state))
+}
+
+/// Lets out what an earlier process has held of a domain's output, and takes its buffer away. False where none was held.
+///
+/// # Errors
+/// There is no such domain; xenstore's, the kernel's: it is held still.
+pub fn free_output(called: &str) -> Result<bool> {
+    let identity = find(called)?;
+    let mut buffer = NetBuffer::new(identity.domid, None)?;
+    if !buffer.adopt()? {
+        return Ok(false);
+    }
+    buffer.free()?;
+    buffer.remove();
+    Ok(true)
+}
+
 /// Protects a domain until that ends, by `job` with the domain's own configuration, and leaves it as is due then.
 ///
 /// # Errors
@@ -121,7 +167,7 @@ pub fn watch_over(guest: Guest, job: primary::Job, desk: &Desk) -> io::Result<En
         Err(trouble) => {
             match buffer {
                 Some(buffer) if buffer.is_holding() => {
-                    log::error!("{}: its output stays held: protecting it again takes that over", identity.name);
+                    log::error!("{}: its output stays held: {}", identity.name, held(&identity));
                 }
                 Some(buffer) => buffer.remove(),
                 None => {}
@@ -129,6 +175,14 @@ pub fn watch_over(guest: Guest, job: primary::Job, desk: &Desk) -> io::Result<En
             Err(io::Error::other(trouble))
         }
     }
+}
+
+/// What an operator may do about output that is held and nobody protects.
+fn held(identity: &Identity) -> String {
+    format!(
+        "where the peer does not run it, `xen-replicate resume --free-output {}` lets it out; where it does, `xl destroy {}`",
+        identity.name, identity.domid
+    )
 }
 
 /// What becomes of the domain when protection has ended.
@@ -152,7 +206,7 @@ fn leave(how: Ending, identity: &Identity, buffer: Option<&NetBuffer>) -> io::Re
             Ok(())
         }
         Ending::Abandoned => {
-            log::warn!("{}: its output stays held: protecting it again takes that over", identity.name);
+            log::warn!("{}: its output stays held: {}", identity.name, held(identity));
             Ok(())
         }
     }
@@ -177,14 +231,29 @@ impl Home for XenHome {
     /// xl has let it run.
     fn live(
         &self,
-        identity: Identity,
+        active: Active,
         _checkpoint: u64,
         job: primary::Job,
         desk: &Desk,
         tell: &dyn Fn(),
     ) -> io::Result<Ending> {
         tell();
-        let guest = house(identity, &self.options).map_err(io::Error::other)?;
+        let Active { domid, name } = active;
+        let unwatched = |error: &dyn std::fmt::Display| {
+            io::Error::other(format!(
+                "domain {domid} RUNS here, unprotected and unwatched: {error}; `xen-replicate remus {name} HOST` protects it"
+            ))
+        };
+        let store = Store::open().map_err(|error| unwatched(&format_args!("xenstore: {error}")))?;
+        let mut identity = Identity::of(&store, domid).map_err(|error| unwatched(&error))?;
+        if identity.name != name {
+            match xl::rename(domid, &name) {
+                Ok(()) => identity.name = name.clone(),
+                // On one and the same host the primary may still have the name.
+                Err(error) => log::warn!("{name}: its copy stays {}: {error}", identity.name),
+            }
+        }
+        let guest = house(identity, &self.options).map_err(|error| unwatched(&error))?;
         watch_over(guest, job, desk)
     }
 }

@@ -3,16 +3,23 @@
 //!
 //! Whatever ends the stream makes xl fail over, so our save helper is inside, under supervision: without the file that permits it, the
 //! end of the stream is no failover but an error, and libxl destroys what it has built. That holds for the death of this program too.
+//!
+//! It is another process, and may hang or be stopped: each wait for it ends at a deadline, with an error that says so. One that does not
+//! take over in time is killed with all that it has started, so that it cannot start a second copy of the domain later.
 #![forbid(unsafe_code)]
 
 use crate::save_helper::supervised::{Applied, ENVIRONMENT};
 use crate::stream::handshake::Message;
+use crate::toolstack::command;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::ioctl_fionbio;
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// What tells xl-plugin/xl that the stock xl is meant. Else it would run this program in the place of that.
@@ -20,6 +27,10 @@ const STOCK: (&str, &str) = ("XEN_REPLICATE_XL", "stock");
 
 /// How long xl may take to apply a checkpoint, or to begin.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long it may take nothing of what it is given.
+const STALL: Duration = Duration::from_secs(30);
+/// How long it may take to destroy its domain, once its stream has ended.
+const FAREWELL: Duration = Duration::from_secs(30);
 
 /// How to run it.
 #[derive(Debug, Clone)]
@@ -40,6 +51,8 @@ pub struct Receiver {
     /// Where the file that permits a failover would be.
     folder: TempDir,
     patience: Duration,
+    stall: Duration,
+    farewell: Duration,
 }
 
 impl Receiver {
@@ -60,11 +73,15 @@ impl Receiver {
             .env(STOCK.0, STOCK.1)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .process_group(0)
             .spawn()?;
         let (Some(stream), Some(back)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(ErrorKind::BrokenPipe.into());
         };
-        let mut receiver = Receiver { child, stream: Some(stream), back: Some(back), folder, patience: PATIENCE };
+        ioctl_fionbio(&stream, true)?;
+        let (stream, back) = (Some(stream), Some(back));
+        let mut receiver =
+            Receiver { child, stream, back, folder, patience: PATIENCE, stall: STALL, farewell: FAREWELL };
         let expected = Message::Banner.octets();
         let mut banner = vec![0; expected.len()];
         receiver.read(|back| back.read_exact(&mut banner))?;
@@ -78,13 +95,23 @@ impl Receiver {
     /// Gives it octets of the stream.
     ///
     /// # Errors
-    /// It does not read any more.
+    /// It does not read any more, or takes nothing for too long.
     pub fn feed(&mut self, octets: &[u8]) -> io::Result<()> {
-        let fed = match &mut self.stream {
-            Some(stream) => stream.write_all(octets),
-            None => Err(ErrorKind::BrokenPipe.into()),
-        };
-        fed.map_err(|error| self.ended(error))
+        let mut rest = octets;
+        while !rest.is_empty() {
+            let Some(stream) = &mut self.stream else { return Err(ErrorKind::BrokenPipe.into()) };
+            match stream.write(rest) {
+                Ok(taken) => rest = rest.get(taken..).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if !ready(&PollFd::new(stream, PollFlags::OUT), self.stall)? {
+                        return Err(self.hangs("has taken nothing", self.stall));
+                    }
+                }
+                Err(error) => return Err(self.ended(error)),
+            }
+        }
+        Ok(())
     }
 
     /// Waits until its domain is at the next checkpoint.
@@ -98,27 +125,40 @@ impl Receiver {
     /// Has it take over, and waits until its domain runs.
     ///
     /// # Errors
-    /// It did not succeed.
+    /// It did not succeed. One that hangs is killed: it does not take over later, but what it has built is still there.
     pub fn fail_over(mut self) -> io::Result<()> {
         File::create(permit(self.folder.path()))?;
         self.stream = None;
-        let status = self.child.wait()?;
-        if status.success() { Ok(()) } else { Err(unsuccessful(status)) }
+        match command::wait(&mut self.child, self.patience)? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(unsuccessful(status)),
+            None => {
+                let error = self.hangs("has not taken over", self.patience);
+                // It may be about to look for it.
+                let _ = std::fs::remove_file(permit(self.folder.path()));
+                command::kill(&mut self.child);
+                Err(io::Error::new(error.kind(), format!("{error}; it was killed")))
+            }
+        }
+    }
+
+    /// What to say of one that does nothing.
+    fn hangs(&self, what: &str, patience: Duration) -> io::Error {
+        let pid = self.child.id();
+        let state = match state(pid) {
+            Some('T' | 't') => format!(": process {pid} is STOPPED, `kill -CONT -{pid}` lets it go on"),
+            Some(state) => format!(" (process {pid}, state {state})"),
+            None => String::new(),
+        };
+        io::Error::new(ErrorKind::TimedOut, format!("xl migrate-receive {what} for {patience:?}{state}"))
     }
 
     fn read<T>(&mut self, read: impl FnOnce(&mut ChildStdout) -> io::Result<T>) -> io::Result<T> {
         let Some(back) = &mut self.back else { return Err(ErrorKind::BrokenPipe.into()) };
-        let patience = Timespec { tv_sec: self.patience.as_secs().cast_signed(), tv_nsec: 0 };
-        let ready = loop {
-            match poll(&mut [PollFd::new(back, PollFlags::IN)], Some(&patience)) {
-                Err(rustix::io::Errno::INTR) => {}
-                other => break other?,
-            }
-        };
-        if ready == 0 {
-            let text = format!("xl migrate-receive has said nothing for {:?}", self.patience);
-            return Err(io::Error::new(ErrorKind::TimedOut, text));
+        if !ready(&PollFd::new(back, PollFlags::IN), self.patience)? {
+            return Err(self.hangs("has said nothing", self.patience));
         }
+        let Some(back) = &mut self.back else { return Err(ErrorKind::BrokenPipe.into()) };
         read(back).map_err(|error| self.ended(error))
     }
 
@@ -128,21 +168,56 @@ impl Receiver {
             return error;
         }
         self.stream = None;
-        match self.child.wait() {
-            Ok(status) => unsuccessful(status),
-            Err(_) => error,
+        match command::wait(&mut self.child, self.farewell) {
+            Ok(Some(status)) => unsuccessful(status),
+            Ok(None) | Err(_) => error,
         }
     }
 }
 
 impl Drop for Receiver {
-    /// Without a permit the end of its stream has it destroy its domain.
+    /// Without a permit the end of its stream has it destroy its domain. One that is stopped is let go on for that; one that hangs is
+    /// killed.
     fn drop(&mut self) {
         self.stream = None;
         self.back = None;
-        match self.child.wait() {
-            Ok(status) => log::debug!("xl migrate-receive: {status}"),
+        if let Ok(Some(_)) = self.child.try_wait() {
+            return;
+        }
+        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            // It may have ended meanwhile.
+            let _ = kill_process_group(group, Signal::CONT);
+        }
+        match command::wait(&mut self.child, self.farewell) {
+            Ok(Some(status)) => log::debug!("xl migrate-receive: {status}"),
+            Ok(None) => {
+                log::error!(
+                    "{}; it is killed, `xl list` shows what it leaves",
+                    self.hangs("has not ended", self.farewell)
+                );
+                command::kill(&mut self.child);
+            }
             Err(error) => log::warn!("xl migrate-receive: {error}"),
+        }
+    }
+}
+
+/// A process' state, as `ps` has it.
+fn state(pid: u32) -> Option<char> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
+/// Waits until a descriptor is ready; false where it is not in time.
+fn ready(fd: &PollFd<'_>, patience: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [fd.clone()], Some(&left)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -164,6 +239,35 @@ mod tests {
         let banner = "printf 'xl migration receiver ready, send binary domain data.\\n'";
         let command = format!("sh -c '{}; {script}'", banner.replace('\'', "'\\''"));
         Receiver::start(&Way { command, helper: "/bin/sh".into() })
+    }
+
+    /// A receiver that is stopped as soon as it has said that it is ready.
+    fn stopped() -> Receiver {
+        let mut receiver = start("echo up >&2; kill -STOP $$; cat >/dev/null").unwrap();
+        while state(receiver.child.id()) != Some('T') {
+            std::thread::yield_now();
+        }
+        let short = Duration::from_millis(200);
+        (receiver.stall, receiver.patience, receiver.farewell) = (short, short, Duration::from_secs(60));
+        receiver
+    }
+
+    #[test]
+    fn a_stopped_one_is_noticed_at_each_wait_and_named_with_what_helps() {
+        let mut receiver = stopped();
+        let pid = receiver.child.id();
+        let help = format!("kill -CONT -{pid}");
+        for error in [receiver.feed(&vec![0; 1 << 20]).unwrap_err(), receiver.applied().unwrap_err()] {
+            assert!(error.kind() == ErrorKind::TimedOut && error.to_string().contains(&help), "{error}");
+        }
+        // It is let go on, and ends.
+        drop(receiver);
+        assert_eq!(state(pid), None);
+        let receiver = stopped();
+        let pid = receiver.child.id();
+        let error = receiver.fail_over().unwrap_err();
+        assert!(error.to_string().contains("STOPPED") && error.to_string().contains("was killed"), "{error}");
+        assert_eq!(state(pid), None, "it could take over later");
     }
 
     #[test]

@@ -16,7 +16,7 @@ if [ "${disk:=}" ]; then
   disk=/dev/nbd0
   truncate -s 4M disk.image
   # In the place of ssh, which this host has not.
-  xen-replicate disk keep --device $disk --listen "unix:$work/disk.link" disk.image >disk.log 2>&1 &
+  xen-replicate disk keep --overwrite --device $disk --listen "unix:$work/disk.link" disk.image >disk.log 2>&1 &
   socat TCP-LISTEN:7002,reuseaddr,fork "UNIX-CONNECT:$work/disk.link" &
   check "the keeper listens" eventually 60 test -S disk.link
   touch /witness/keeper
