@@ -239,9 +239,68 @@ fn nowhere_is_no_protection() {
     let status = wait(&place.path("a"), "checkpoints", |status| status.acknowledged >= 5);
     assert!(!status.protected && status.peer.as_deref() == Some("null:"), "{status:#?}");
     let (code, errors) = run(&["ctl", "web", "--control", &control, "switch-over"]);
-    assert!(code == Some(1) && errors.contains("cannot be done"), "{code:?} {errors}");
+    assert!(code == Some(1) && errors.contains("without acknowledging"), "{code:?} {errors}");
     let id = rustix::process::Pid::from_child(&primary.0);
     rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
     assert_eq!(primary.0.wait().unwrap().code(), Some(1));
     assert!(!place.path("a").exists(), "its socket is gone");
+}
+
+/// Where a secondary of its own can be reached, as a unit or a second terminal has it.
+fn listening(place: &Place, witness: &str) -> (Guarded, String) {
+    let listen = format!("unix:{}", place.text("l"));
+    let arguments =
+        ["receive", "--domain=web", "--witness", witness, "--listen", &listen, "--control", &place.text("b")];
+    let mut receiver = Guarded(command(&arguments).spawn().unwrap());
+    let errors = BufReader::new(receiver.0.stderr.take().unwrap());
+    let (listens, heard) = std::sync::mpsc::channel();
+    // Read to the end: a pipe that is full would stop the process.
+    std::thread::spawn(move || {
+        for line in errors.lines().map_while(Result::ok) {
+            let _ = listens.send(line);
+        }
+    });
+    assert!(heard.iter().any(|line| line.contains("rule witness")), "it does not listen");
+    (receiver, listen)
+}
+
+#[test]
+fn a_stray_start_that_reaches_nobody_takes_nothing_from_a_protected_domain() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("w")).unwrap();
+    let witness = place.text("w");
+    let (_receiver, listen) = listening(&place, &witness);
+    let arguments = ["remus", "--witness", &witness, "-i", "10", "--control", &place.text("a"), "web", &listen];
+    let mut primary = Guarded(command(&arguments).stderr(Stdio::null()).spawn().unwrap());
+    let before = wait(&place.path("a"), "protection", |status| status.acknowledged >= 3);
+    assert_eq!(before.generation, 1);
+    let nowhere = format!("unix:{}", place.text("nolink"));
+    let (code, errors) = run(&["remus", "--once", "--no-control", "--witness", &witness, "web", &nowhere]);
+    assert!(code == Some(1) && errors.contains("no connection to a secondary"), "{code:?} {errors}");
+    let given = std::fs::read_dir(&witness).unwrap().count();
+    assert_eq!(given, 1, "the pair's generation is the only one that was acquired");
+    primary.0.kill().unwrap();
+    primary.0.wait().unwrap();
+    let survivor = wait(&place.path("b"), "the survivor", |status| status.phase == "alone");
+    assert_eq!(survivor.generation, 2);
+}
+
+#[test]
+fn a_primary_that_is_heard_is_failed_over_by_force_only() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("w")).unwrap();
+    let witness = place.text("w");
+    let (_receiver, listen) = listening(&place, &witness);
+    let arguments = ["remus", "--witness", &witness, "-i", "10", "--control", &place.text("a"), "web", &listen];
+    let _primary = Guarded(command(&arguments).stderr(Stdio::null()).spawn().unwrap());
+    wait(&place.path("b"), "a checkpoint", |status| status.acknowledged >= 3);
+    let b = place.text("b");
+    let (code, errors) = run(&["ctl", "web", "--control", &b, "fail-over"]);
+    assert!(code == Some(1) && errors.contains("the primary is alive") && errors.contains("--force"), "{errors}");
+    wait(&place.path("a"), "protection that goes on", |status| status.protected);
+    let (code, errors) = run(&["ctl", "web", "--control", &b, "fail-over", "--force"]);
+    assert_eq!(code, Some(0), "{errors}");
+    // The witness was asked all the same, so the primary knows.
+    let fenced = wait(&place.path("a"), "the fence", |status| status.phase == "fenced");
+    assert_eq!(fenced.generation, 2);
 }

@@ -101,6 +101,15 @@ fn the_operator_switches_over_without_faults_but_with_delay() {
     holds("switch-over, delay", &setting(Rule::Witness, false, bounds), 2_025_000, any);
 }
 
+/// A start on a third host before, during and after the session, beside a crash: who was entitled before is so after it.
+#[test]
+fn a_stray_start_takes_nothing_from_a_session() {
+    let bounds =
+        Bounds { faults: 2, strays: 1, damages: 0, losses: 0, unreachable: 0, checkpoints: 1, steps: 1, ..FAULT };
+    let explored = holds("stray start, crash", &setting(Rule::Witness, false, bounds), 10_000, any);
+    assert!(explored.failed_over > 0 && explored.alone > 0);
+}
+
 #[test]
 fn without_a_witness_the_rule_is_kept_under_crashes() {
     let bounds = Bounds { unreachable: 0, damages: 0, losses: 0, checkpoints: 1, fence_failures: 1, ..FAULT };
@@ -177,6 +186,9 @@ fn broken_variants_are_caught() {
     caught(Mutant::WitnessGrantsAll, witness(FAULT), "P");
     caught(Mutant::DamageUnseen, garbage(Rule::Witness, false), "P2");
     caught(Mutant::NeverWhole, garbage(Rule::Witness, false), "P2");
+    let stray = Bounds { faults: 2, strays: 1, damages: 0, losses: 0, unreachable: 0, checkpoints: 1, ..FAULT };
+    caught(Mutant::AcquiresBeforeGreeting, witness(stray), "liveness");
+    caught(Mutant::SilencePostponed, witness(FAULT), "liveness");
     let two = Bounds { sessions: 2, faults: 0, unprotects: 1, steps: 0, timeouts: false, ..FAULT };
     caught(Mutant::AnyAck, witness(two), "P1");
 }

@@ -68,8 +68,9 @@ enum Action {
     },
     /// Go active in the primary's place
     FailOver {
-        /// Without witness and fencing: you vouch that the primary's guest is not running and never will be again. Nothing
-        /// checks that; if it is not so, two copies run and clients see both
+        /// While the primary is heard: fail over all the same, the witness being asked and the fencing command run. Once it is
+        /// lost, without witness and fencing: you vouch that the primary's guest is not running and never will be again.
+        /// Nothing checks that; if it is not so, two copies run and clients see both
         #[arg(long)]
         force: bool,
     },

@@ -1,7 +1,7 @@
 //! The guest's side of a primary, on a thread of its own: suspends, copies, resumes, writes to the stream.
 
 use super::SharedOutput;
-use crate::hypervisor::{self, DeviceModel, Replicated, SaveDomain};
+use crate::hypervisor::{self, DeviceModel, Replicated, RunState, SaveDomain};
 use crate::libxc::{CopyAhead, SaveError};
 use crate::libxl;
 use crate::remus::Session;
@@ -45,7 +45,8 @@ pub(super) enum Job {
 #[derive(Debug)]
 pub(super) enum Done {
     Suspended,
-    SuspendFailed(SaveError),
+    /// What the guest is doing all the same.
+    SuspendFailed(SaveError, RunState),
     Image {
         checkpoint: u64,
     },
@@ -146,7 +147,15 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                     watched = Duration::ZERO;
                     done(match self.domain.suspend() {
                         Ok(()) => Done::Suspended,
-                        Err(error) => Done::SuspendFailed(self.unless_gone(error.into())),
+                        Err(error) => {
+                            let guest = match self.domain.info() {
+                                Ok(info) => info.run_state(),
+                                Err(hypervisor::Error::NoSuchDomain { .. }) => RunState::ShutDown,
+                                // It may have acknowledged the request: rather resumed twice than never.
+                                Err(_) => RunState::Suspended,
+                            };
+                            Done::SuspendFailed(self.unless_gone(error.into()), guest)
+                        }
                     });
                 }
                 Job::Begin { outbox, session, stream: number, checkpoint } => {
