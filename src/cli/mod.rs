@@ -6,6 +6,7 @@ mod dump;
 mod endpoint;
 mod live;
 mod pages;
+mod panic;
 mod protection;
 mod receive;
 mod remus;
@@ -71,8 +72,9 @@ enum Command {
 /// Runs the program with the arguments of this process.
 ///
 /// Exit codes: 0 done (valid, survived), 1 the answer is no (not valid, not survived), 2 wrong usage or failed input or
-/// output.
+/// output. A panic ends the process by SIGABRT.
 pub fn run() -> ExitCode {
+    panic::abort_on_panic();
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Dump(args) => dump::run(&args),

@@ -93,7 +93,7 @@ pub struct ProtectionArgs {
     pub watch: bool,
 
     /// Die or stop at a named step, for tests
-    #[arg(long, value_name = "NAME[@N][=kill|stop]", hide = true)]
+    #[arg(long, value_name = "NAME[@N][=kill|stop|panic|hang]", hide = true)]
     pub failpoint: Vec<String>,
     /// Keep sums of the guest's state at each checkpoint, for tests
     #[arg(long, value_name = "FILE", hide = true)]
