@@ -222,12 +222,12 @@ fn a_checkpoint_without_vcpus_is_refused() {
 }
 
 #[test]
-fn a_plain_stream_is_handed_over() {
+fn a_stream_without_a_checkpoint_is_refused_and_the_copy_stays_paused() {
     let config = config();
     let mut original = guest(&config, 9);
     let mut saver = xen_replicate::libxl::Saver::new(&mut original, options()).unwrap();
     let stream = saver.plain(&mut original, Vec::new(), true).unwrap();
     let (outcome, domain) = received(&stream, &config, Options::default());
-    assert!(matches!(outcome, Ok(Outcome::HandedOver)), "{outcome:?}");
-    assert_eq!(domain.diff(&original.snapshot().unwrap(), 3).unwrap(), []);
+    assert!(matches!(outcome, Err(Refusal::NoCheckpoint)), "{outcome:?}");
+    assert!(!domain.is_running());
 }

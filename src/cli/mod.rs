@@ -4,6 +4,7 @@ mod ctl;
 mod disk;
 mod dump;
 mod endpoint;
+mod fence;
 mod live;
 mod pages;
 mod panic;
@@ -45,11 +46,11 @@ enum Command {
     Verify(verify::Args),
     /// Count a stream's pages
     Stats(stats::Args),
-    /// Protect a running domain by checkpoints on another host
+    /// Protect a running domain: send checkpoints of it to another host
     Remus(Box<remus::Args>),
-    /// Be that other host
+    /// Receive checkpoints of a domain, and take it over when its host dies
     Receive(Box<receive::Args>),
-    /// Ask or tell a side that protects or receives a domain
+    /// Show or change how a running domain is protected: status, switch-over, fail-over ...
     Ctl(ctl::Args),
     /// Keep a guest's disk on two hosts
     Disk(disk::Args),
@@ -92,6 +93,7 @@ pub fn run() -> ExitCode {
         Command::DemoSecondary(args) => demo::secondary(&args),
         Command::SimClient(args) => sim_client::run(&args),
     };
+    crate::transport::end_commands();
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_NEGATIVE),

@@ -31,7 +31,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Say where it is and what it costs
+    /// Show the state of protection, its figures and its last notices
     Status {
         /// Again every second, until it ends
         #[arg(long)]
