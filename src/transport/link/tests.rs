@@ -1,5 +1,7 @@
 use super::*;
 use crate::transport::Listener;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, Mode, OFlags, mkfifoat, openat};
 use std::sync::mpsc::channel;
 
 fn pair() -> (Link, Link, Cancel, Cancel) {
@@ -217,21 +219,26 @@ fn an_address_that_does_not_answer_is_named() {
 
 #[test]
 fn a_command_that_says_nothing_ends_with_all_that_it_has_started() {
-    let (mut alive, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-    let theirs: std::os::fd::OwnedFd = theirs.into();
-    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).unwrap();
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&theirs);
+    let folder = tempfile::tempdir().unwrap();
+    // By name: a descriptor that is inherited would also be in what other tests start at this moment.
+    let fifo = folder.path().join("alive");
+    mkfifoat(CWD, &fifo, Mode::RUSR | Mode::WUSR).unwrap();
+    let alive = openat(CWD, &fifo, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    let comes = |what: &str| {
+        let wait = Timespec { tv_sec: 30, tv_nsec: 0 };
+        assert_eq!(poll(&mut [PollFd::new(&alive, PollFlags::IN)], Some(&wait)), Ok(1), "{what}");
+    };
     // Neither of the two ends by itself, and the shell's child does not listen to SIGTERM.
-    let command = format!("(trap '' TERM; echo there >&{fd}; exec sleep 1000) <&- >&- & exec sleep 1000");
+    let inner = format!("trap '' TERM; exec 3>'{}'; echo there >&3; exec sleep 1000", fifo.display());
+    let command = format!("({inner}) <&- >&- & exec sleep 1000");
     let cancel = Cancel::new().unwrap();
     let link = connect(&Address::Command(command), &cancel).unwrap();
-    drop(theirs);
-    let mut there = [0; 6];
-    alive.read_exact(&mut there).unwrap();
-    assert_eq!(&there, b"there\n");
+    comes("the command's child");
+    let mut there = [0; 8];
+    assert_eq!(rustix::io::read(&alive, &mut there), Ok(6));
+    assert_eq!(&there[..6], b"there\n");
     drop(link);
     end_commands();
-    // The end of file: nobody has the other end any more.
-    alive.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    assert_eq!(alive.read(&mut [0; 1]).unwrap(), 0);
+    comes("the end of the command's child");
+    assert_eq!(rustix::io::read(&alive, &mut there), Ok(0), "nobody has the other end any more");
 }
