@@ -24,10 +24,11 @@ fn end(info: &PanicHookInfo<'_>, report: &dyn Fn(&PanicHookInfo<'_>)) {
         process::abort()
     });
     if deadline.is_ok() {
-        report(info);
+        // First, for the report may take longer than the deadline where it resolves a backtrace.
         eprintln!(
-            "xen-replicate: an internal error: this process ends, the peer decides as after a kill; please report the lines above"
+            "xen-replicate: an internal error: this process ends, the peer decides as after a kill; please report the lines that follow"
         );
+        report(info);
     }
     process::abort()
 }

@@ -7,7 +7,7 @@ use xen_replicate::remus::primary::Phase;
 use xen_replicate::remus::{Rule, Timer, secondary};
 
 /// States that no model here reaches.
-const MOST: usize = 6_000_000;
+const MOST: usize = 20_000_000;
 
 pub struct Explored {
     pub states: usize,
