@@ -1,0 +1,430 @@
+//! The three ways in, each a thin driver around [`Framer`].
+//!
+//! * [`SliceReader`]: the whole stream as a slice, usually a mapped file. Items borrow from it; nothing is copied, and
+//!   page contents are not touched.
+//! * [`PushReader`]: octets come in any split; the items are the same for every split.
+//! * [`PullReader`]: reads from an [`std::io::Read`], exactly to the end of the item asked for and not an octet
+//!   further. That is what lets two programs share one fd: the next owner finds its first octet.
+//!
+//! All three give items in order, then `None` once the stream has ended properly, or one error, then `None`.
+
+use super::Layer;
+use super::error::{FrameError, StreamError};
+use super::framer::{Advance, Framer, Item, Options, Step};
+use std::io::{self, Read};
+use thiserror::Error;
+
+/// Octets asked for at once while a long item arrives: memory grows with what is there, not with what is claimed.
+const GROWTH: usize = 1 << 20;
+
+/// Why reading stopped.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The octets could not be had.
+    #[error("reading the stream at offset {offset}: {error}")]
+    Io {
+        /// Offset of the item that was being read.
+        offset: u64,
+        /// The system's error.
+        error: io::Error,
+    },
+    /// The octets are no stream.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+}
+
+/// Items of a slice.
+#[derive(Debug, Clone)]
+pub struct SliceReader<'a> {
+    framer: Framer,
+    rest: &'a [u8],
+    over: bool,
+}
+
+impl<'a> SliceReader<'a> {
+    /// A reader at the first octet.
+    pub fn new(stream: &'a [u8], options: Options) -> Self {
+        SliceReader { framer: Framer::new(options), rest: stream, over: false }
+    }
+
+    /// The walker, for what it knows: offset, mode, checkpoints.
+    pub const fn framer(&self) -> &Framer {
+        &self.framer
+    }
+
+    /// The next item.
+    ///
+    /// # Errors
+    /// The stream cannot be cut into items any further, or ends too early.
+    pub fn next_item(&mut self) -> Result<Option<Item<'a>>, StreamError> {
+        if self.over {
+            return Ok(None);
+        }
+        let result = self.step();
+        self.over = !matches!(result, Ok(Some(_)));
+        result
+    }
+
+    fn step(&mut self) -> Result<Option<Item<'a>>, StreamError> {
+        match self.framer.take(self.rest)? {
+            Step::Item(item, octets) => {
+                self.rest = &self.rest[octets..];
+                Ok(Some(item))
+            }
+            // Everything that there is was shown.
+            Step::Need(_) | Step::Skip { .. } => self.framer.finish(self.rest, 0).map(|()| None),
+        }
+    }
+}
+
+/// The same as [`SliceReader::next_item`]: after an error there is nothing more.
+impl<'a> Iterator for SliceReader<'a> {
+    type Item = Result<Item<'a>, StreamError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_item().transpose()
+    }
+}
+
+impl std::iter::FusedIterator for SliceReader<'_> {}
+
+/// Items of octets that come in pieces.
+#[derive(Debug, Clone)]
+pub struct PushReader {
+    framer: Framer,
+    buffer: Vec<u8>,
+    /// Octets at the front of `buffer` that belong to items already given.
+    taken: usize,
+    /// Octets of page contents still to drop as they come, and how many were dropped. While there are some to drop, the
+    /// buffer holds what stands before them and nothing else.
+    to_drop: u64,
+    dropped: u64,
+    over: bool,
+}
+
+impl PushReader {
+    /// A reader before the first octet.
+    pub fn new(options: Options) -> Self {
+        PushReader { framer: Framer::new(options), buffer: Vec::new(), taken: 0, to_drop: 0, dropped: 0, over: false }
+    }
+
+    /// The walker, for what it knows: offset, mode, checkpoints.
+    pub const fn framer(&self) -> &Framer {
+        &self.framer
+    }
+
+    /// Hands over the next octets of the stream. Take all items that they complete before pushing more: what is not
+    /// taken stays in memory.
+    pub fn push(&mut self, mut octets: &[u8]) {
+        let drop = self.to_drop.min(octets.len() as u64);
+        octets = &octets[drop as usize..];
+        self.to_drop -= drop;
+        self.dropped += drop;
+        if self.taken > 0 {
+            self.buffer.drain(..self.taken);
+            self.taken = 0;
+        }
+        self.buffer.extend_from_slice(octets);
+    }
+
+    /// The next whole item, or `None` when more octets are needed for it.
+    ///
+    /// # Errors
+    /// The stream cannot be cut into items any further; every later call gives `None`.
+    pub fn next_item(&mut self) -> Result<Option<Item<'_>>, StreamError> {
+        while !self.over && self.to_drop == 0 {
+            match self.framer.advance(&self.buffer[self.taken..]) {
+                Ok(Advance::Need(_)) => return Ok(None),
+                Ok(Advance::Skip { keep, skip }) => self.drop_contents(keep, skip),
+                Ok(Advance::Ready) => return self.give(),
+                Err(error) => {
+                    self.over = true;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Says that no more octets come. All items must have been taken before.
+    ///
+    /// # Errors
+    /// The stream has ended too early.
+    pub fn finish(&mut self) -> Result<(), StreamError> {
+        if std::mem::replace(&mut self.over, true) {
+            return Ok(());
+        }
+        let rest = &self.buffer[self.taken..];
+        if self.to_drop == 0 {
+            // So that the walker knows what is missing, also where nothing came behind the last item.
+            self.framer.advance(rest)?;
+        }
+        self.framer.finish(rest, self.dropped)
+    }
+
+    fn give(&mut self) -> Result<Option<Item<'_>>, StreamError> {
+        match self.framer.take(&self.buffer[self.taken..])? {
+            Step::Item(item, octets) => {
+                self.taken += octets;
+                self.dropped = 0;
+                Ok(Some(item))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn drop_contents(&mut self, keep: usize, skip: u64) {
+        let from = self.taken + keep;
+        let here = skip.min((self.buffer.len() - from) as u64);
+        self.buffer.drain(from..from + here as usize);
+        self.to_drop = skip - here;
+        self.dropped = here;
+    }
+}
+
+/// Throws away octets of a source; gives how many there were before its end.
+pub type Discard<R> = fn(&mut R, u64) -> io::Result<u64>;
+
+/// Items pulled from a source, never an octet past the item asked for.
+#[derive(Debug)]
+pub struct PullReader<R> {
+    source: R,
+    framer: Framer,
+    buffer: Vec<u8>,
+    filled: usize,
+    dropped: u64,
+    held: Held,
+    discard: Option<Discard<R>>,
+    over: bool,
+}
+
+/// Page contents that the item given last has left in the source.
+#[derive(Debug, Default)]
+struct Held {
+    left: u64,
+    /// Offset, number and size of the item: what to say when the source ends among its contents.
+    item: (u64, u64, u64),
+}
+
+impl Held {
+    fn torn(&self) -> ReadError {
+        let (offset, index, needed) = self.item;
+        let problem = FrameError::Truncated { what: "PAGE_DATA", needed, got: needed.saturating_sub(self.left) };
+        StreamError { layer: Layer::Libxc, index: Some(index), offset, problem: problem.into() }.into()
+    }
+
+    fn failed(&self, error: io::Error) -> ReadError {
+        ReadError::Io { offset: self.item.0, error }
+    }
+}
+
+/// The contents of one PAGE_DATA record, still in the source. What of them is not read is passed over.
+#[derive(Debug)]
+pub struct Contents<'a, R> {
+    source: &'a mut R,
+    held: &'a mut Held,
+    over: &'a mut bool,
+}
+
+impl<R: Read> Contents<'_, R> {
+    /// Octets that are left.
+    pub const fn left(&self) -> u64 {
+        self.held.left
+    }
+
+    /// Reads the next octets of the contents to where they belong.
+    ///
+    /// # Errors
+    /// The source fails or ends, after which the reader gives no more items; [`io::ErrorKind::InvalidInput`] for more octets than
+    /// are left, none of which is read then.
+    pub fn read_exact(&mut self, mut place: &mut [u8]) -> Result<(), ReadError> {
+        if place.len() as u64 > self.held.left {
+            return Err(self.held.failed(io::ErrorKind::InvalidInput.into()));
+        }
+        while !place.is_empty() {
+            match self.source.read(place) {
+                Ok(read) if read > 0 => {
+                    self.held.left -= read as u64;
+                    place = place.get_mut(read..).unwrap_or_default();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => {
+                    *self.over = true;
+                    return Err(result.map_or_else(|error| self.held.failed(error), |_| self.held.torn()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<R: Read> PullReader<R> {
+    /// A reader at the first octet.
+    pub fn new(source: R, options: Options) -> Self {
+        PullReader {
+            source,
+            framer: Framer::new(options),
+            buffer: Vec::new(),
+            filled: 0,
+            dropped: 0,
+            held: Held::default(),
+            discard: None,
+            over: false,
+        }
+    }
+
+    /// Uses `discard` for page contents that are left out, where the source has a faster way than reading them.
+    #[must_use]
+    pub fn with_discard(mut self, discard: Discard<R>) -> Self {
+        self.discard = Some(discard);
+        self
+    }
+
+    /// The walker, for what it knows: offset, owner, mode, checkpoints.
+    pub const fn framer(&self) -> &Framer {
+        &self.framer
+    }
+
+    /// The source, which stands behind the last item given.
+    pub fn into_inner(self) -> R {
+        self.source
+    }
+
+    /// The walker, to be told of what it has not seen.
+    pub(super) const fn framer_mut(&mut self) -> &mut Framer {
+        &mut self.framer
+    }
+
+    /// The source.
+    #[cfg(test)]
+    pub(super) const fn get_mut(&mut self) -> &mut R {
+        &mut self.source
+    }
+
+    /// The source. Reading from it while an item is half read loses the stream.
+    pub const fn get_ref(&self) -> &R {
+        &self.source
+    }
+
+    /// The next item. Octets behind it stay in the source.
+    ///
+    /// # Errors
+    /// The source fails, the stream cannot be cut into items any further, or it ends too early. Every later call gives
+    /// `None`.
+    pub fn next_item(&mut self) -> Result<Option<Item<'_>>, ReadError> {
+        if !self.next_is_whole(false)? {
+            return Ok(None);
+        }
+        match self.framer.take(&self.buffer[..self.filled])? {
+            Step::Item(item, _) => Ok(Some(item)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The same, except that the contents of a PAGE_DATA record stay in the source, from where they can be read to where they
+    /// belong. The item is as if contents were left out.
+    ///
+    /// # Errors
+    /// As [`PullReader::next_item`].
+    pub fn next_held(&mut self) -> Result<Option<(Item<'_>, Contents<'_, R>)>, ReadError> {
+        let before = self.framer.set_skip_contents(true);
+        let whole = self.next_is_whole(true);
+        let step = match whole {
+            Ok(true) => self.framer.take(&self.buffer[..self.filled]).map(Some),
+            _ => Ok(None),
+        };
+        self.framer.set_skip_contents(before);
+        whole?;
+        match step? {
+            Some(Step::Item(item, _)) => {
+                self.held.item = (item.offset, item.index, item.size);
+                let contents = Contents { source: &mut self.source, held: &mut self.held, over: &mut self.over };
+                Ok(Some((item, contents)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads the next item into the buffer; false when there is none. With `hold`, its contents stay where they are.
+    fn next_is_whole(&mut self, hold: bool) -> Result<bool, ReadError> {
+        if self.over {
+            return Ok(false);
+        }
+        self.filled = 0;
+        self.dropped = 0;
+        if self.held.left > 0 {
+            self.over = true;
+            let discard = self.discard.unwrap_or(read_away);
+            let passed = discard(&mut self.source, self.held.left).map_err(|error| self.held.failed(error))?;
+            self.held.left = self.held.left.saturating_sub(passed);
+            if self.held.left > 0 {
+                return Err(self.held.torn());
+            }
+            self.over = false;
+        }
+        match self.read_item(hold) {
+            Ok(true) => Ok(true),
+            Ok(false) => {
+                self.over = true;
+                // The octets that came since the walker last looked may show that it waits in vain: a message of the
+                // handshake that is none has another error than a torn one.
+                self.framer.advance(&self.buffer[..self.filled])?;
+                self.framer.finish(&self.buffer[..self.filled], self.dropped)?;
+                Ok(false)
+            }
+            Err(error) => {
+                self.over = true;
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads until the next item is whole; false when the source ends before that.
+    fn read_item(&mut self, hold: bool) -> Result<bool, ReadError> {
+        loop {
+            let whole = match self.framer.advance(&self.buffer[..self.filled])? {
+                Advance::Ready => return Ok(true),
+                // Contents are whole pages. Only of a record that says otherwise is there padding behind what is held.
+                Advance::Need(_) if self.held.left > 0 => {
+                    let skip = std::mem::take(&mut self.held.left);
+                    self.drop_contents(skip)
+                }
+                Advance::Need(octets) => self.fill(octets),
+                Advance::Skip { skip, .. } if hold => {
+                    self.held.left = skip;
+                    Ok(true)
+                }
+                Advance::Skip { skip, .. } => self.drop_contents(skip),
+            };
+            if !whole.map_err(|error| ReadError::Io { offset: self.framer.offset(), error })? {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn drop_contents(&mut self, octets: u64) -> io::Result<bool> {
+        let discard = self.discard.unwrap_or(read_away);
+        self.dropped = discard(&mut self.source, octets)?;
+        Ok(self.dropped == octets)
+    }
+
+    fn fill(&mut self, octets: usize) -> io::Result<bool> {
+        while self.filled < octets {
+            let end = octets.min(self.filled + GROWTH);
+            if self.buffer.len() < end {
+                self.buffer.resize(end, 0);
+            }
+            match self.source.read(&mut self.buffer[self.filled..end]) {
+                Ok(0) => return Ok(false),
+                Ok(read) => self.filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn read_away<R: Read>(source: &mut R, octets: u64) -> io::Result<u64> {
+    io::copy(&mut source.take(octets), &mut io::sink())
+}
