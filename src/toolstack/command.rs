@@ -66,22 +66,26 @@ fn pid(child: &Child) -> io::Result<Pid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{CWD, Mode, OFlags, mkfifoat, openat};
 
     #[test]
     fn what_hangs_is_killed_with_what_it_has_started() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
+        mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).unwrap();
+        let held = openat(CWD, &pipe, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let comes = |what: &str| {
+            let most = Timespec { tv_sec: 30, tv_nsec: 0 };
+            assert_eq!(poll(&mut [PollFd::new(&held, PollFlags::IN)], Some(&most)), Ok(1), "{what}");
+        };
         // The script's own child holds the pipe open until it is killed.
-        let script = format!("mkfifo {0}; (exec 3<>{0}; echo $$ >{0}.up; cat {0}) & wait", pipe.display());
-        let error = run(Command::new("/bin/sh").args(["-c", &script]), Duration::from_millis(700)).unwrap_err();
+        let script = format!("(exec 3>'{}'; echo x >&3; exec sleep 1000) & wait", pipe.display());
+        let error = run(Command::new("/bin/sh").args(["-c", &script]), Duration::from_secs(3)).unwrap_err();
         assert!(error.kind() == ErrorKind::TimedOut && error.to_string().contains("/bin/sh"), "{error}");
-        // No reader is left: a writer that does not wait is refused.
-        let opened = rustix::fs::open(
-            &pipe,
-            rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK,
-            rustix::fs::Mode::empty(),
-        );
-        assert_eq!(opened.unwrap_err(), rustix::io::Errno::NXIO);
+        comes("the child of the script");
+        assert_eq!(rustix::io::read(&held, &mut [0; 8]), Ok(2));
+        comes("its end");
+        assert_eq!(rustix::io::read(&held, &mut [0; 8]), Ok(0), "nobody holds the pipe any more");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! xenstore, as a control domain's toolstack uses it.
 //!
-//! [`Store`] reads and writes keys, [`Session`] waits for changes and has transactions besides, both by the protocol of Xen's public
-//! header `io/xs_wire.h`. Each request is answered within [`ANSWER`], or fails. A connection that failed in the middle of a message
-//! is not used again: a store connects again at its next request, and who has a session asks [`Session::is_broken`].
+//! [`Store`] reads and writes keys by the interface of `xenstore-rs` ([`Xs`]), [`Session`] waits for changes and has transactions
+//! besides. Both speak the protocol of Xen's public header `io/xs_wire.h` over a connection of their own: that of `xenstore-rs` waits
+//! for an answer without bound, and has neither watches (without an async runtime) nor transactions nor RESUME. Here each request is
+//! answered within [`ANSWER`], or fails. A connection that failed in the middle of a message is not used again: a store connects again
+//! at its next request, and who has a session asks [`Session::is_broken`].
 #![forbid(unsafe_code)]
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,6 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use xenstore_rs::Xs;
 
 /// Where xenstored listens, unless the environment's `XENSTORED_PATH` says otherwise.
 const SOCKET: &str = "/run/xenstored/socket";
@@ -75,7 +78,7 @@ impl Store {
     /// # Errors
     /// xenstored's.
     pub fn get(&self, path: &str) -> io::Result<Option<String>> {
-        self.with(|session| session.get(path))
+        Ok(absent(self.read(path))?.map(String::from))
     }
 
     /// The names below a path; none where there is no such path.
@@ -83,7 +86,7 @@ impl Store {
     /// # Errors
     /// xenstored's.
     pub fn list(&self, path: &str) -> io::Result<Vec<String>> {
-        self.with(|session| session.list(path))
+        Ok(absent(self.directory(path))?.unwrap_or_default().into_iter().map(String::from).collect())
     }
 
     /// Sets a value.
@@ -91,7 +94,7 @@ impl Store {
     /// # Errors
     /// xenstored's.
     pub fn set(&self, path: &str, value: &str) -> io::Result<()> {
-        self.with(|session| session.request(message::WRITE, 0, &[path, value], false).map(drop))
+        self.write(path, value)
     }
 
     /// Removes a path with all below it. No error where there is none.
@@ -99,7 +102,7 @@ impl Store {
     /// # Errors
     /// xenstored's.
     pub fn remove(&self, path: &str) -> io::Result<()> {
-        self.with(|session| absent(session.request(message::RM, 0, &[path], true)).map(drop))
+        absent(self.rm(path)).map(drop)
     }
 
     fn with<T>(&self, request: impl FnOnce(&mut Session) -> io::Result<T>) -> io::Result<T> {
@@ -109,6 +112,24 @@ impl Store {
             slot => slot.insert(Session::at(&self.server)?),
         };
         request(session)
+    }
+}
+
+impl Xs for Store {
+    fn directory(&self, path: &str) -> io::Result<Vec<Box<str>>> {
+        Ok(self.with(|session| session.names(path))?.into_iter().map(String::into_boxed_str).collect())
+    }
+
+    fn read(&self, path: &str) -> io::Result<Box<str>> {
+        self.with(|session| session.value(path)).map(String::into_boxed_str)
+    }
+
+    fn write(&self, path: &str, data: &str) -> io::Result<()> {
+        self.with(|session| session.request(message::WRITE, 0, &[path, data], false).map(drop))
+    }
+
+    fn rm(&self, path: &str) -> io::Result<()> {
+        self.with(|session| session.request(message::RM, 0, &[path], true).map(drop))
     }
 }
 
@@ -298,7 +319,11 @@ impl Session {
     /// # Errors
     /// xenstored's.
     pub fn get(&mut self, path: &str) -> io::Result<Option<String>> {
-        Ok(absent(self.request(message::READ, 0, &[path], true))?.map(|value| text(&value)))
+        absent(self.value(path))
+    }
+
+    fn value(&mut self, path: &str) -> io::Result<String> {
+        Ok(text(&self.request(message::READ, 0, &[path], true)?))
     }
 
     /// The names below a path; none where there is no such path.
@@ -306,7 +331,11 @@ impl Session {
     /// # Errors
     /// xenstored's.
     pub fn list(&mut self, path: &str) -> io::Result<Vec<String>> {
-        let names = absent(self.request(message::DIRECTORY, 0, &[path], true))?.unwrap_or_default();
+        Ok(absent(self.names(path))?.unwrap_or_default())
+    }
+
+    fn names(&mut self, path: &str) -> io::Result<Vec<String>> {
+        let names = self.request(message::DIRECTORY, 0, &[path], true)?;
         Ok(names.split(|&byte| byte == 0).filter(|name| !name.is_empty()).map(text).collect())
     }
 
