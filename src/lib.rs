@@ -6,7 +6,6 @@ pub mod cli;
 pub mod colo;
 pub mod control;
 mod copying;
-pub mod decode;
 pub mod demo;
 pub mod disk;
 pub mod host;
@@ -18,9 +17,11 @@ pub mod outside;
 pub mod remus;
 pub mod replicate;
 pub mod save_helper;
-pub mod stream;
 pub mod tap;
 #[cfg(feature = "xen")]
 pub mod toolstack;
 pub mod transport;
 pub mod witness;
+
+pub use xen_migration_stream as stream;
+pub use xen_migration_stream::decode;

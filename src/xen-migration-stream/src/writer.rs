@@ -152,7 +152,7 @@ fn write_all_vectored(sink: &mut impl Write, mut pieces: &mut [IoSlice<'_>]) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::libxc::PageType;
+    use crate::libxc::PageType;
 
     /// Takes a few octets a call, across pieces.
     struct Trickle(Vec<u8>, usize);

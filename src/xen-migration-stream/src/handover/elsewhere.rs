@@ -11,10 +11,10 @@
 //! libxc's records are held to the grammar by whoever reads them.
 
 use super::{BetweenCheckpoints, Eye, LibxlReader, LibxlWriter, Pen, WriteError};
-use crate::stream::Layer;
-use crate::stream::libxl;
-use crate::stream::libxl::types as xl;
-use crate::stream::reader::ReadError;
+use crate::Layer;
+use crate::libxl;
+use crate::libxl::types as xl;
+use crate::reader::ReadError;
 use std::io::{Read, Write};
 
 /// The sink is another process's, which writes as libxc.
@@ -144,16 +144,16 @@ impl<R: Read> LibxlReader<R> {
 mod tests {
     use super::super::LibxcWriter;
     use super::*;
-    use crate::stream::framer::Options;
-    use crate::stream::libxc::{DomainHeader, DomainType};
-    use crate::stream::{Mode, Start};
+    use crate::framer::Options;
+    use crate::libxc::{DomainHeader, DomainType};
+    use crate::{Mode, Start};
     use std::io::Cursor;
 
     /// What a libxc alone writes up to the record that hands over.
     fn libxc(mode: Mode, checkpoint: bool) -> Vec<u8> {
         let header = DomainHeader::new(DomainType::Hvm, 4, 17);
         let mut out = LibxcWriter::start(Vec::new(), mode, 3, header).unwrap();
-        out.record(&crate::stream::libxc::Record::StaticDataEnd).unwrap();
+        out.record(&crate::libxc::Record::StaticDataEnd).unwrap();
         if checkpoint {
             out.checkpoint().unwrap();
             return out.pen.out.into_inner();

@@ -1,7 +1,7 @@
 //! Records of PV domains. Source: "X86_PV_INFO", "X86_PV_P2M_FRAMES", "X86_PV_VCPU_BASIC, EXTENDED, XSAVE, MSRS".
 
 use super::types;
-use crate::stream::error::{BodyError, Problem};
+use crate::error::{BodyError, Problem};
 use byteorder::{ByteOrder, LittleEndian};
 use nom::IResult;
 use nom::Parser;

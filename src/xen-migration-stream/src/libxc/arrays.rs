@@ -3,13 +3,13 @@
 //! Source: "HVM_PARAMS", "X86_CPUID_POLICY", "X86_MSR_POLICY", "CHECKPOINT_DIRTY_PFN_LIST".
 
 use super::MAX_PFN;
-use crate::stream::error::{BodyError, Problem};
+use crate::error::{BodyError, Problem};
 use byteorder::{ByteOrder, LittleEndian};
 use nom::IResult;
 use nom::Parser;
 use nom::number::complete::le_u32;
 
-/// One parameter of a HVM domain. [`crate::hypervisor::hvm_param`] has the indices.
+/// One parameter of a HVM domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct HvmParam {
     /// `HVM_PARAM_*` of Xen's `public/hvm/params.h`.

@@ -2,8 +2,8 @@
 
 use super::{CpuidPolicy, DirtyPfnList, HvmParams, MsrPolicy, P2mFrames, PAGE_SIZE, PageData, PvInfo};
 use super::{VcpuBlob, VcpuRecord, types};
-use crate::stream::error::{BodyError, Problem};
-use crate::stream::record::Frame;
+use crate::error::{BodyError, Problem};
+use crate::record::Frame;
 use byteorder::{ByteOrder, LittleEndian};
 use nom::IResult;
 use nom::Parser;
@@ -178,7 +178,7 @@ impl<'a> Record<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::record::RecordHeader;
+    use crate::record::RecordHeader;
 
     fn parse(type_id: u32, body: &[u8]) -> Result<Record<'_>, BodyError> {
         Record::parse(&Frame { header: RecordHeader::new(type_id, body.len() as u32), body, padding: &[] })

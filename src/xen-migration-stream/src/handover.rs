@@ -17,19 +17,19 @@
 //! side's reader, with the source exactly behind the last record.
 //!
 //! ```compile_fail,E0599
-//! use xen_replicate::stream::{Mode, handover::LibxlWriter, libxc::{DomainHeader, DomainType}, libxl};
+//! use xen_migration_stream::{Mode, handover::LibxlWriter, libxc::{DomainHeader, DomainType}, libxl};
 //! let libxl = LibxlWriter::start(Vec::new(), Mode::Plain, None)?;
 //! let libxc = libxl.libxc_context(3, DomainHeader::new(DomainType::Hvm, 4, 17))?;
 //! libxc.checkpoint_end()?; // a record of libxl, while libxc owns the stream
-//! # Ok::<(), xen_replicate::stream::handover::WriteError>(())
+//! # Ok::<(), xen_migration_stream::handover::WriteError>(())
 //! ```
 //!
 //! ```compile_fail,E0382
-//! use xen_replicate::stream::{Mode, handover::LibxlWriter, libxc::{DomainHeader, DomainType}, libxl};
+//! use xen_migration_stream::{Mode, handover::LibxlWriter, libxc::{DomainHeader, DomainType}, libxl};
 //! let mut libxl = LibxlWriter::start(Vec::new(), Mode::Plain, None)?;
 //! let libxc = libxl.libxc_context(3, DomainHeader::new(DomainType::Hvm, 4, 17))?;
 //! libxl.flush()?; // libxl's writer is gone
-//! # Ok::<(), xen_replicate::stream::handover::WriteError>(())
+//! # Ok::<(), xen_migration_stream::handover::WriteError>(())
 //! ```
 //!
 //! [`Alone`] is the libxc side without libxl in the same program: a save helper, which is told of hand-overs by other

@@ -246,7 +246,7 @@ impl<'a> Record<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::record::RecordHeader;
+    use crate::record::RecordHeader;
 
     fn frame(type_id: u32, body: &[u8]) -> Frame<'_> {
         Frame { header: RecordHeader::new(type_id, body.len() as u32), body, padding: &[] }

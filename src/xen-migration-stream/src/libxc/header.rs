@@ -1,6 +1,6 @@
 //! The image header and the domain header. Source: "Headers".
 
-use crate::stream::error::{BodyError, FrameError, Problem};
+use crate::error::{BodyError, FrameError, Problem};
 use byteorder::{BigEndian, ByteOrder, LittleEndian};
 use nom::IResult;
 use nom::Parser;

@@ -160,7 +160,7 @@ pub enum DecodeError {
 
 impl DecodeError {
     /// The same error with its offset counted from a blob that starts `by` octets earlier.
-    pub(crate) fn shifted(mut self, by: usize) -> Self {
+    pub fn shifted(mut self, by: usize) -> Self {
         match &mut self {
             DecodeError::TooShort { offset, .. }
             | DecodeError::NotMultiple { offset, .. }

@@ -2,7 +2,7 @@
 //!
 //! Source: "Emulator Records", "EMULATOR_XENSTORE_DATA" and "EMULATOR_CONTEXT" of the libxl specification.
 
-use crate::stream::error::BodyError;
+use crate::error::BodyError;
 use byteorder::{ByteOrder, LittleEndian};
 use nom::IResult;
 use nom::Parser;

@@ -1,7 +1,7 @@
 //! PAGE_DATA: pfns with their types, and the contents of those that have some. Source: "PAGE_DATA".
 
 use super::{MAX_PFN, PAGE_SIZE};
-use crate::stream::error::{BodyError, Problem};
+use crate::error::{BodyError, Problem};
 use byteorder::{ByteOrder, LittleEndian};
 use nom::IResult;
 use nom::Parser;

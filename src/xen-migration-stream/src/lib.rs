@@ -20,7 +20,11 @@
 //! Sources: Xen's `docs/specs/libxc-migration-stream.pandoc` (revision 3), `docs/specs/libxl-migration-stream.pandoc`
 //! (revision 2), and `tools/xl/xl.h` for the preamble.
 
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
 pub mod check;
+pub mod decode;
 mod emit;
 pub mod error;
 pub mod framer;
