@@ -12,6 +12,7 @@ use xen_replicate::inspect::progress::Progress;
 use xen_replicate::inspect::verify::{self, Report, verify};
 use xen_replicate::inspect::{Flow, Input, walk};
 use xen_replicate::stream::framer::Options;
+use xen_replicate::stream::reader::ReadError;
 use xen_replicate::stream::writer::RecordWriter;
 
 fn all() -> Vec<PathBuf> {
@@ -46,12 +47,15 @@ fn parse_and_emit_give_the_same_octets() {
             writer.item(item).unwrap();
             Flow::Next
         });
-        let octets = read(&path);
+        let bytes = read(&path);
         let written = writer.into_inner();
-        assert!(octets == written, "{}: first difference at {:?}", path.display(), {
-            octets.iter().zip(&written).position(|(a, b)| a != b)
+        // A primary that was killed leaves the beginning of a record at the end, which is no item.
+        let (whole, torn) = bytes.split_at(usize::try_from(walked.framer.offset()).unwrap());
+        let cut = matches!(&walked.end, Err(ReadError::Stream(error)) if error.is_truncation());
+        assert!(torn.is_empty() || cut, "{}: {} bytes, {:?}", path.display(), torn.len(), walked.end);
+        assert!(whole == written, "{}: first difference at {:?}", path.display(), {
+            whole.iter().zip(&written).position(|(a, b)| a != b)
         });
-        assert_eq!(walked.framer.offset(), octets.len() as u64, "{}", path.display());
     }
 }
 

@@ -71,9 +71,13 @@ fn wrong_usage_is_named_and_exits_with_2() {
 #[test]
 fn nobody_there_leaves_the_guest_unprotected_and_says_so() {
     for (host, told) in [
-        ("unix:/no/such/socket", "connecting: No such file"),
+        ("unix:/no/such/socket", "unix:/no/such/socket: No such file"),
         ("exec:true", "ended before it said anything"),
-        ("exec:echo Password:", "neither xen-replicate nor xl: it says"),
+        ("exec:echo Password:", "neither xen-replicate nor xl: it says \"Password:\""),
+        (
+            "exec:echo Welcome to Debian 12; sleep 1; echo more",
+            "it says \"Welcome to Debian 12\". Where that is the text of a login",
+        ),
         (&format!("exec:{PROGRAM} receive --bare --no-control --domain web"), "--allow-bare takes it"),
     ] {
         let (code, errors) = run(&["remus", "--once", "--no-control", "web", host]);
@@ -239,9 +243,159 @@ fn nowhere_is_no_protection() {
     let status = wait(&place.path("a"), "checkpoints", |status| status.acknowledged >= 5);
     assert!(!status.protected && status.peer.as_deref() == Some("null:"), "{status:#?}");
     let (code, errors) = run(&["ctl", "web", "--control", &control, "switch-over"]);
-    assert!(code == Some(1) && errors.contains("cannot be done"), "{code:?} {errors}");
+    assert!(code == Some(1) && errors.contains("without acknowledging"), "{code:?} {errors}");
     let id = rustix::process::Pid::from_child(&primary.0);
     rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
     assert_eq!(primary.0.wait().unwrap().code(), Some(1));
     assert!(!place.path("a").exists(), "its socket is gone");
+}
+
+/// Where a secondary of its own can be reached, as a unit or a second terminal has it.
+fn listening(place: &Place, witness: &str) -> (Guarded, String) {
+    let listen = format!("unix:{}", place.text("l"));
+    let arguments =
+        ["receive", "--domain=web", "--witness", witness, "--listen", &listen, "--control", &place.text("b")];
+    let mut receiver = Guarded(command(&arguments).spawn().unwrap());
+    let errors = BufReader::new(receiver.0.stderr.take().unwrap());
+    let (listens, heard) = std::sync::mpsc::channel();
+    // Read to the end: a pipe that is full would stop the process.
+    std::thread::spawn(move || {
+        for line in errors.lines().map_while(Result::ok) {
+            let _ = listens.send(line);
+        }
+    });
+    assert!(heard.iter().any(|line| line.contains("rule witness")), "it does not listen");
+    (receiver, listen)
+}
+
+#[test]
+fn a_stray_start_that_reaches_nobody_takes_nothing_from_a_protected_domain() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("w")).unwrap();
+    let witness = place.text("w");
+    let (_receiver, listen) = listening(&place, &witness);
+    let arguments = ["remus", "--witness", &witness, "-i", "10", "--control", &place.text("a"), "web", &listen];
+    let mut primary = Guarded(command(&arguments).stderr(Stdio::null()).spawn().unwrap());
+    let before = wait(&place.path("a"), "protection", |status| status.acknowledged >= 3);
+    assert_eq!(before.generation, 1);
+    let nowhere = format!("unix:{}", place.text("nolink"));
+    let (code, errors) = run(&["remus", "--once", "--no-control", "--witness", &witness, "web", &nowhere]);
+    assert!(code == Some(1) && errors.contains("no connection to a secondary"), "{code:?} {errors}");
+    let given = std::fs::read_dir(&witness).unwrap().count();
+    assert_eq!(given, 1, "the pair's generation is the only one that was acquired");
+    primary.0.kill().unwrap();
+    primary.0.wait().unwrap();
+    let survivor = wait(&place.path("b"), "the survivor", |status| status.phase == "alone");
+    assert_eq!(survivor.generation, 2);
+}
+
+#[test]
+fn a_primary_that_is_heard_is_failed_over_by_force_only() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("w")).unwrap();
+    let witness = place.text("w");
+    let (_receiver, listen) = listening(&place, &witness);
+    let arguments = ["remus", "--witness", &witness, "-i", "10", "--control", &place.text("a"), "web", &listen];
+    let _primary = Guarded(command(&arguments).stderr(Stdio::null()).spawn().unwrap());
+    wait(&place.path("b"), "a checkpoint", |status| status.acknowledged >= 3);
+    let b = place.text("b");
+    let (code, errors) = run(&["ctl", "web", "--control", &b, "fail-over"]);
+    assert!(code == Some(1) && errors.contains("the primary is alive") && errors.contains("--force"), "{errors}");
+    wait(&place.path("a"), "protection that goes on", |status| status.protected);
+    let (code, errors) = run(&["ctl", "web", "--control", &b, "fail-over", "--force"]);
+    assert_eq!(code, Some(0), "{errors}");
+    // The witness was asked all the same, so the primary knows.
+    let fenced = wait(&place.path("a"), "the fence", |status| status.phase == "fenced");
+    assert_eq!(fenced.generation, 2);
+}
+
+/// What was typed, and what it ended with.
+fn typed(arguments: &[&str], code: i32, parts: &[&str]) {
+    let (ended, errors) = run(arguments);
+    assert!(ended == Some(code) && parts.iter().all(|part| errors.contains(part)), "{arguments:?}: {ended:?} {errors}");
+}
+
+#[test]
+fn listening_never_takes_the_place_of_a_file() {
+    let place = Place::new();
+    let (file, folder) = (place.text("file"), place.text("folder"));
+    std::fs::write(&file, "precious").unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(place.path("image"), vec![0; 1 << 16]).unwrap();
+    let image = place.text("image");
+    for (path, what) in [(&file, "an ordinary file"), (&folder, "a directory")] {
+        let at = format!("unix:{path}");
+        // Of its own each, for `disk serve` puts the image into service before it listens.
+        let [kept, served] = ["kept", "served"].map(|state| format!("{path}.{state}"));
+        let usual = |state| ["--attach=", "--device", "/dev/nbd0", "--state", state];
+        let parts = [path.as_str(), what, "use another path, or remove it first"];
+        typed(&["receive", "--no-control", "--domain=web", "--listen", &at], 2, &parts);
+        typed(&["tap", "--listen", &at, "--forward", "unix:/no/such/socket"], 2, &parts);
+        typed(&[&["disk", "keep", "--listen", &at], &usual(&kept)[..], &[&image]].concat(), 2, &parts);
+        typed(&[&["disk", "serve", "--socket", path], &usual(&served)[..], &[&image]].concat(), 2, &parts);
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+    assert!(Path::new(&folder).is_dir());
+}
+
+#[test]
+fn a_plain_migration_starts_no_guest() {
+    use xen_replicate::host::sim::xl_config;
+    use xen_replicate::hypervisor::sim::{SimConfig, SimDomain};
+    use xen_replicate::libxl::{Saver, save};
+    let config = SimConfig { name: "web".into(), ..SimConfig::small(3) };
+    let mut domain = SimDomain::create(&config).unwrap();
+    let options = save::Options { config: Some(xl_config(&config)), ..save::Options::default() };
+    let stream = Saver::new(&mut domain, options).unwrap().plain(&mut domain, Vec::new(), true).unwrap();
+    for named in [&["--domain=web"][..], &[]] {
+        let arguments = [&["receive", "--bare", "--no-control"], named].concat();
+        let mut receiver = Guarded(command(&arguments).stdin(Stdio::piped()).spawn().unwrap());
+        // The connection stays open, as the sender's that waits for the word that its guest runs there.
+        let mut connection = receiver.0.stdin.take().unwrap();
+        std::io::Write::write_all(&mut connection, &stream).unwrap();
+        let errors = std::io::read_to_string(receiver.0.stderr.take().unwrap()).unwrap();
+        assert_eq!(receiver.0.wait().unwrap().code(), Some(2), "{errors}");
+        for part in ["has no checkpoint", "nothing was lost: the sender keeps its guest", "xl migrate-receive"] {
+            assert!(errors.contains(part), "{errors}");
+        }
+        assert!(!errors.contains("the guest runs here"), "{errors}");
+        // The banner, and no word of a guest that runs.
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut receiver.0.stdout.take().unwrap(), &mut said).unwrap();
+        assert_eq!(said, "xl migration receiver ready, send binary domain data.\n");
+    }
+}
+
+#[test]
+fn a_fence_that_could_never_succeed_is_refused_at_the_start() {
+    let receive = |fence: &str, part: &str| {
+        typed(&["receive", "--no-control", "--domain=web", "--fence", fence], 2, &["--fence", part]);
+    };
+    receive("", "the command is empty");
+    receive("if true", "sh does not understand");
+    receive("/no/such/fence b", "\"/no/such/fence\" is no command here");
+    typed(&["remus", "--no-control", "--fence", "true", "web", "unix:/x"], 2, &["--fence", "give it to receive"]);
+}
+
+#[test]
+fn a_stock_sender_cannot_be_listened_for() {
+    let place = Place::new();
+    let at = format!("unix:{}", place.text("link"));
+    typed(&["receive", "--no-control", "--domain=web", "--bare", "--listen", &at], 2, &["--bare", "--listen", "--fd"]);
+    assert!(!place.path("link").exists());
+}
+
+#[test]
+fn a_command_that_stays_silent_does_not_outlive_the_primary() {
+    let place = Place::new();
+    let pid = place.text("pid");
+    let host = format!("exec:sh -c 'echo $$ > {pid}; exec sleep 1000' & wait");
+    typed(
+        &["remus", "--once", "--no-control", "--answer-timeout=2000", "--timeout=2000", "web", &host],
+        1,
+        &["nobody answered"],
+    );
+    let pid: i32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(stat.is_empty() || stat.contains(") Z "), "it still runs: {stat}");
 }

@@ -23,6 +23,8 @@ mod limits;
 mod links;
 #[path = "remus_faults/namespaces.rs"]
 mod namespaces;
+#[path = "remus_faults/panics.rs"]
+mod panics;
 #[path = "remus_faults/primary_dies.rs"]
 mod primary_dies;
 #[path = "remus_faults/proxy.rs"]

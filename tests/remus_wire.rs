@@ -48,6 +48,7 @@ fn sent(direction: Direction) -> BoxedStrategy<Sent> {
             (number(), number()).prop_map(move |(checkpoint, g)| {
                 plain(Control::SwitchOver { checkpoint, generation: Generation(g) })
             }),
+            number().prop_map(move |g| plain(Control::Begin { generation: Generation(g) })),
             vec(any::<u8>(), 1..600).prop_map(Sent::Data),
         ]
         .boxed(),
@@ -258,7 +259,7 @@ fn frame(type_id: u8, sequence: u32, payload: &[u8], length: u32) -> Vec<u8> {
 
 /// The first error of a forward row whose HELLO is sound and whose second frame is `second`.
 fn second(second: Vec<u8>) -> Result<usize, WireError> {
-    let mut hello = vec![1, 0, 1, 0];
+    let mut hello = vec![2, 0, 1, 0];
     hello.extend(0x7fu32.to_le_bytes());
     hello.extend([0; 16]);
     let mut octets = MAGIC.to_vec();

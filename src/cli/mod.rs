@@ -4,8 +4,10 @@ mod ctl;
 mod disk;
 mod dump;
 mod endpoint;
+mod fence;
 mod live;
 mod pages;
+mod panic;
 mod protection;
 mod receive;
 mod remus;
@@ -44,11 +46,11 @@ enum Command {
     Verify(verify::Args),
     /// Count a stream's pages
     Stats(stats::Args),
-    /// Protect a running domain by checkpoints on another host
+    /// Protect a running domain: send checkpoints of it to another host
     Remus(Box<remus::Args>),
-    /// Be that other host
+    /// Receive checkpoints of a domain, and take it over when its host dies
     Receive(Box<receive::Args>),
-    /// Ask or tell a side that protects or receives a domain
+    /// Show or change how a running domain is protected: status, switch-over, fail-over ...
     Ctl(ctl::Args),
     /// Keep a guest's disk on two hosts
     Disk(disk::Args),
@@ -71,8 +73,9 @@ enum Command {
 /// Runs the program with the arguments of this process.
 ///
 /// Exit codes: 0 done (valid, survived), 1 the answer is no (not valid, not survived), 2 wrong usage or failed input or
-/// output.
+/// output. A panic ends the process by SIGABRT.
 pub fn run() -> ExitCode {
+    panic::abort_on_panic();
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Dump(args) => dump::run(&args),
@@ -90,6 +93,7 @@ pub fn run() -> ExitCode {
         Command::DemoSecondary(args) => demo::secondary(&args),
         Command::SimClient(args) => sim_client::run(&args),
     };
+    crate::transport::end_commands();
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_NEGATIVE),

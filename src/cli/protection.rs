@@ -46,7 +46,7 @@ pub struct ProtectionArgs {
     /// The witness: a folder that both hosts see, with the number that just one of them can take
     #[arg(long, value_name = "DIR", help_heading = "Safety")]
     pub witness: Option<PathBuf>,
-    /// A command for sh that ends the other host, and succeeds when that is certain; run before this side goes active
+    /// A command for sh that switches the primary's host off, and exits with 0 only when it is off; run before a failover
     #[arg(long, value_name = "COMMAND", help_heading = "Safety")]
     pub fence: Option<String>,
     /// Seconds that the fencing command may take
@@ -93,7 +93,7 @@ pub struct ProtectionArgs {
     pub watch: bool,
 
     /// Die or stop at a named step, for tests
-    #[arg(long, value_name = "NAME[@N][=kill|stop]", hide = true)]
+    #[arg(long, value_name = "NAME[@N][=kill|stop|panic|hang]", hide = true)]
     pub failpoint: Vec<String>,
     /// Keep sums of the guest's state at each checkpoint, for tests
     #[arg(long, value_name = "FILE", hide = true)]
@@ -119,7 +119,7 @@ pub enum Backend {
 /// [`Rule`], as it is typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RuleArg {
-    /// Who takes the witness' next generation
+    /// The side that acquires the generation lock in the witness
     Witness,
     /// The primary; the secondary when the operator says so
     Manual,

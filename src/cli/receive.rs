@@ -104,6 +104,14 @@ impl Args {
         if self.domain.is_none() && (self.listen.is_some() || self.colo) {
             return Err("--domain is needed with --listen and with --colo".into());
         }
+        if self.bare && self.listen.is_some() {
+            return Err("--bare cannot be used with --listen: a stock xl remus starts its receiver itself (over ssh, xl remus -s), \
+                        with standard input and output as the connection: leave --listen out, or use --fd"
+                .into());
+        }
+        if let Some(fence) = &self.protection.fence {
+            super::fence::check(fence).map_err(|error| format!("--fence: {error}"))?;
+        }
         self.protection.config(self.interval, self.bare)
     }
 
@@ -336,6 +344,7 @@ mod tests {
         refused(&["--rule=witness"], &["--rule witness"]);
         refused(&["--longest=5"], &["--adaptive"]);
         refused(&["-i", "5"], &["-i"]);
+        refused(&["--fence="], &["--fence", "empty"]);
     }
 
     #[test]
@@ -360,5 +369,6 @@ mod tests {
         for more in [&["--listen=unix:/x"][..], &["--colo"]] {
             assert!(unnamed(more).unwrap_err().contains("--domain"));
         }
+        refused(&["--bare", "--listen=unix:/x"], &["--bare", "--listen", "--fd"]);
     }
 }

@@ -29,7 +29,9 @@ pub struct Config {
     pub gap: Duration,
     /// How long the next message, or the next octet of a state, may take. 10 s.
     pub answer: Duration,
-    /// Between two tries of the witness or of the fencing command. 500 ms.
+    /// Silence after which the peer counts as lost, where it sends signs of life. 1 s.
+    pub timeout: Duration,
+    /// Between two tries of the witness, of the fencing command or of the output buffer. 500 ms.
     pub retry: Duration,
     /// Largest vmstate-size taken, in octets. 128 MiB.
     pub budget: u64,
@@ -48,6 +50,7 @@ impl Config {
             period: Duration::from_secs(5),
             gap: Duration::from_millis(10),
             answer: Duration::from_secs(10),
+            timeout: Duration::from_secs(1),
             retry: Duration::from_millis(500),
             budget: 128 << 20,
             rule: Rule::Manual,

@@ -207,6 +207,7 @@ pub const fn primary_phase(phase: primary::Phase) -> &'static str {
         Phase::Delegated => "delegated",
         Phase::Leaving { .. } => "leaving",
         Phase::Ended(End::Fenced) => "fenced",
+        Phase::Ended(End::Suspended) => "suspended",
         Phase::Ended(End::SwitchedOver) => "switched-over",
     }
 }

@@ -88,7 +88,7 @@ impl Daemon {
         let mut service = Service::default();
         let side = match begin {
             Begin::Keep(at) if !in_service => {
-                let listener = Listener::bind(&at).map_err(io(&at))?;
+                let listener = Listener::bind(&at).map_err(io("listening"))?;
                 let at = listener.address().map_err(io(&at))?;
                 let store = Store::open(image, folder, &name, options.journal, options.anew)?;
                 let keeper = Arc::new(Keeper::new(store, &name));
@@ -292,7 +292,7 @@ fn serve(options: &Options, image: Arc<Image>, folder: Folder, peer: Option<Addr
         DirBuilder::new().recursive(true).mode(0o700).create(above).map_err(io(above.display()))?;
     }
     let at = Address::Unix(options.socket.clone());
-    let listener = Listener::bind(&at).map_err(io(&at))?;
+    let listener = Listener::bind(&at).map_err(io("listening"))?;
     let source = Arc::new(Source::new(image, folder, name, limits, peer));
     source_link::start(Arc::clone(&source)).map_err(io("a thread"))?;
     nbd::start(Arc::clone(&source), listener).map_err(io("a thread"))?;

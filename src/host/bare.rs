@@ -113,7 +113,7 @@ pub fn receive(sender: Sender, cancel: Cancel, job: &Job<SimHome>, desk: &Desk) 
     let (outcome, domain) = outcome.map_err(io::Error::other)?;
     let checkpoint = match outcome {
         Outcome::FailOver { checkpoint, .. } => checkpoint,
-        // A plain migration: the domain was handed over whole.
+        // Its sender has ended the stream after a checkpoint, and the domain with it.
         Outcome::HandedOver => 0,
     };
     let lost = watch.lost.unwrap_or_else(Instant::now);

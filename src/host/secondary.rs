@@ -136,13 +136,39 @@ pub fn receive<H: Home>(source: Source, job: &Job<H>, desk: &Desk) -> io::Result
             Err(error) => return Err(error),
         };
         let served = one(link, cancel, job, &mut record, desk);
-        if job.once || desk.is_terminated() || matches!(served, Ok(Served::Survived(_))) {
-            return served.map(|served| matches!(served, Served::Well | Served::Survived(true)));
+        match next(served, job.once, desk.is_terminated()) {
+            Next::End(verdict) => return verdict,
+            Next::Wait(trouble) => {
+                if let Some(error) = trouble {
+                    log::error!("{}: {error}", job.protection.domain);
+                }
+                log::info!("{}: waiting for a primary", job.protection.domain);
+            }
         }
-        if let Err(error) = served {
-            log::error!("{}: {error}", job.protection.domain);
+    }
+}
+
+/// What follows a primary's session.
+#[derive(Debug)]
+enum Next {
+    /// The command ends with this.
+    End(io::Result<bool>),
+    /// The next primary is waited for; what the last one's session failed with.
+    Wait(Option<io::Error>),
+}
+
+/// A session's verdict is the command's only where one primary is all there is, or the guest came to live here. A command that
+/// waits for primaries is ended by the operator, whatever came of the last session a moment before: that is no failure.
+fn next(served: io::Result<Served>, once: bool, terminated: bool) -> Next {
+    match served {
+        Ok(Served::Survived(well)) => Next::End(Ok(well)),
+        served if once => Next::End(served.map(|served| served == Served::Well)),
+        Ok(_) if terminated => Next::End(Ok(true)),
+        Err(error) if terminated => {
+            log::warn!("the last session: {error}");
+            Next::End(Ok(true))
         }
-        log::info!("{}: waiting for a primary", job.protection.domain);
+        served => Next::Wait(served.err()),
     }
 }
 
@@ -215,4 +241,29 @@ pub(super) fn settle(
     let next = primary::Job { config, ..job.next(generation) };
     let how = primary::protect_simulated(guest, next, desk, digests).map_err(io::Error::other)?;
     Ok(matches!(how, Ending::SwitchedOver | Ending::Stopped))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receiver_that_listens_and_is_told_to_end_has_not_failed_whatever_its_last_session_did() {
+        let failed = || Err(io::Error::other("the connection ended"));
+        for served in [Ok(Served::Well), Ok(Served::Badly), failed()] {
+            assert!(matches!(next(served, false, true), Next::End(Ok(true))));
+        }
+        assert!(matches!(next(Ok(Served::Badly), false, false), Next::Wait(None)));
+        assert!(matches!(next(failed(), false, false), Next::Wait(Some(_))));
+        for terminated in [false, true] {
+            // With --once the session is all there is.
+            assert!(matches!(next(Ok(Served::Well), true, terminated), Next::End(Ok(true))));
+            assert!(matches!(next(Ok(Served::Badly), true, terminated), Next::End(Ok(false))));
+            assert!(matches!(next(failed(), true, terminated), Next::End(Err(_))));
+            for well in [false, true] {
+                let survived = next(Ok(Served::Survived(well)), false, terminated);
+                assert!(matches!(survived, Next::End(Ok(ended)) if ended == well));
+            }
+        }
+    }
 }

@@ -183,7 +183,8 @@ fn value(item: &Item<'_>, parsed: Option<&Parsed<'_>>, context: &Context) -> Val
         (What::Handshake(message, status), _) => json!({"text": message.text(), "status": status}),
         (What::Record(_), Some(Parsed::Libxl(record))) => libxl_body(record),
         (What::Record(_), Some(Parsed::Libxc(record))) => libxc_body(record, context),
-        (What::Record(_), None) => Value::Null,
+        // A record that cannot be parsed, or an item of a newer library, which has no form here.
+        _ => Value::Null,
     }
 }
 
@@ -200,7 +201,8 @@ fn libxl_body(record: &libxl::Record<'_>) -> Value {
             json!({"control_id": state.control_id.wire(), "control": state.control_id.name()})
         }
         libxl::Record::Optional { body, .. } => octets_body(body),
-        libxl::Record::End | libxl::Record::LibxcContext | libxl::Record::CheckpointEnd => Value::Null,
+        // Without a body.
+        _ => Value::Null,
     }
 }
 
@@ -242,7 +244,8 @@ fn libxc_body(record: &libxc::Record<'_>, context: &Context) -> Value {
         Record::Toolstack(body) | Record::Optional { body, .. } => octets_body(body),
         // Arrays are bodies of their own kind, see `decoded`.
         Record::PageData(_) | Record::X86PvP2mFrames(_) | Record::CheckpointDirtyPfnList(_) => Value::Null,
-        Record::End | Record::Verify | Record::Checkpoint | Record::StaticDataEnd => Value::Null,
+        // Without a body.
+        _ => Value::Null,
     }
 }
 

@@ -204,6 +204,7 @@ fn identity(item: &Item<'_>) -> (String, Option<u32>, u64) {
             let name = if known && !name.starts_with("a ") { name.to_owned() } else { format!("{type_id:#010x}") };
             return (name, Some(type_id), frame.header.length.into());
         }
+        _ => "UNKNOWN",
     };
     (name.to_owned(), None, item.size)
 }

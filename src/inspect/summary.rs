@@ -26,7 +26,7 @@ pub fn summary(item: &Item<'_>, parsed: Option<&Parsed<'_>>) -> String {
         }
         (What::Record(_), Some(Parsed::Libxl(record))) => libxl_summary(record),
         (What::Record(_), Some(Parsed::Libxc(record))) => libxc_summary(record),
-        (What::Record(_), None) => String::new(),
+        _ => String::new(),
     }
 }
 
@@ -62,7 +62,7 @@ fn libxl_summary(record: &libxl::Record<'_>) -> String {
         }
         libxl::Record::CheckpointState(state) => state.control_id.name().into(),
         libxl::Record::Optional { .. } => "unknown, may be skipped".into(),
-        libxl::Record::End | libxl::Record::CheckpointEnd => String::new(),
+        _ => String::new(),
     }
 }
 
@@ -92,9 +92,7 @@ fn libxc_summary(record: &libxc::Record<'_>) -> String {
         Record::X86MsrPolicy(policy) => format!("{} MSRs", policy.count()),
         Record::Optional { .. } => "unknown, may be skipped".into(),
         Record::Verify => "pages from here on are to be compared".into(),
-        Record::End | Record::SharedInfo(_) | Record::Toolstack(_) | Record::Checkpoint | Record::StaticDataEnd => {
-            String::new()
-        }
+        _ => String::new(),
     }
 }
 

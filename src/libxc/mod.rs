@@ -8,6 +8,7 @@
 //! [`pv`], and [`save`] and [`restore`] ask it between mapping and copying.
 #![forbid(unsafe_code)]
 
+pub mod ahead;
 mod error;
 pub mod pv;
 pub mod restore;
@@ -16,6 +17,7 @@ pub mod save;
 mod stage;
 mod window;
 
+pub use ahead::{Ahead, CopyAhead};
 pub use error::{PvError, RestoreError, SaveError};
 pub use restore::Restorer;
 pub use round::Round;

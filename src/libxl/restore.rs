@@ -311,6 +311,8 @@ pub(crate) fn take_part<R: Read, D: DeviceModel>(
             Record::CheckpointEnd => return Err(out_of_turn("CHECKPOINT_END", offset)),
             Record::LibxcContext => return Err(out_of_turn("LIBXC_CONTEXT", offset)),
             Record::CheckpointState(_) => return Err(out_of_turn("CHECKPOINT_STATE", offset)),
+            // Of a newer library: a receiver that does not know a mandatory record must not pass over it.
+            _ => return Err(out_of_turn("a record that this receiver does not know", offset)),
         }
     }
 }

@@ -11,11 +11,10 @@
 
 use super::emulator::EmulatorState;
 use crate::hypervisor::{DeviceModel, Pfn, SaveDomain};
-use crate::libxc::{self, Round, SaveError, save::STREAM_VERSION};
+use crate::libxc::{self, Ahead, CopyAhead, Round, SaveError, save::STREAM_VERSION};
 use crate::stream::Mode;
 use crate::stream::handover::{BetweenCheckpoints, LibxcWriter, LibxlWriter, ToLibxl};
 use std::io::Write;
-use std::ops::RangeInclusive;
 
 /// How to save.
 #[derive(Debug, Clone, Default)]
@@ -115,13 +114,13 @@ impl Saver {
     }
 
     /// Copies what a running domain has written since the round before, so that less is left to do while it stands still; what it
-    /// writes from then on is copied by [`Saver::stage`]. Nothing is done where their number is not in `pages`, for a PV domain, and
+    /// writes from then on is copied by [`Saver::stage`]. Nothing is done where `policy` has it wait or be sent, for a PV domain, and
     /// where it has been done for this round.
     ///
     /// # Errors
     /// The hypervisor's. What was written is lost to the log then: the stream cannot go on.
-    pub fn stage_ahead<D: SaveDomain>(&mut self, domain: &mut D, pages: RangeInclusive<u64>) -> Result<(), SaveError> {
-        if !self.ahead && pages.contains(&self.libxc.written(domain)?) {
+    pub fn stage_ahead<D: SaveDomain>(&mut self, domain: &mut D, policy: CopyAhead) -> Result<(), SaveError> {
+        if !self.ahead && policy.before_suspend(self.libxc.written(domain)?) == Ahead::Stage {
             self.ahead = true;
             self.libxc.stage_ahead(domain, &mut self.round)?;
         }

@@ -2,11 +2,17 @@
 //!
 //! * [`wire`] - the thin framing that carries the migration-v2 stream and what v2 lacks;
 //! * [`primary`] and [`secondary`] - the two machines: events in, actions out, the time passed in;
+//! * [`Liveness`] - the failure detector; [`Refused`] - why a command is not obeyed;
 //! * [`config`], [`pacing`], [`Timers`] - settings, the adaptive interval, the driver's table of deadlines.
 //!
 //! A driver feeds each event as it happens and carries out the actions *in order*. It may be late with any of them, by any
 //! time: what is safe to decide here stays safe. There is no clock in the machines, and nothing that must hold depends on
-//! one.
+//! one. A driver has none either: it delivers each timer when its deadline has come, and reports before it what the link shows,
+//! [`primary::Event::Heard`] before [`Timer::Peer`] and [`primary::Event::Progress`] before [`Timer::Answer`]. What an action
+//! could not do is an event; a driver retries nothing by itself.
+//!
+//! From the last byte of a dead primary to the claim it takes the time-out and [`Liveness::SLACK`] at the most, whatever hangs on the
+//! secondary.
 //!
 //! # Properties
 //! `tests/remus_model.rs` explores these very machines and checks, in every state it reaches:
@@ -32,15 +38,19 @@
 //! the primary before it connects, so that no secondary of an older session can be granted anything any more.
 
 pub mod config;
+mod liveness;
 pub mod pacing;
 pub mod primary;
+mod refused;
 pub mod secondary;
 mod timers;
 mod types;
 pub mod wire;
 
 pub use config::{Config, ConfigError};
+pub use liveness::{Liveness, Progress, Silence};
 pub use primary::Primary;
+pub use refused::Refused;
 pub use secondary::Secondary;
 pub use timers::Timers;
-pub use types::{Generation, Image, Level, RefuseReason, Rule, RunState, Session, Time, Timer, Verdict};
+pub use types::{Generation, Image, Level, OutputCall, RefuseReason, Rule, RunState, Session, Time, Timer, Verdict};

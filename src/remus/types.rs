@@ -14,6 +14,11 @@ impl Time {
         Time(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
     }
 
+    /// The time `span` earlier; the clock's origin when that is nearer.
+    pub fn before(self, span: Duration) -> Time {
+        Time(self.0.saturating_sub(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
     /// The span since `earlier`, zero when that is later.
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -65,6 +70,21 @@ impl fmt::Display for RunState {
             RunState::ShutDown => "shut down",
         })
     }
+}
+
+/// What was asked of the output buffer and failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OutputCall {
+    /// To hold what the guest sends.
+    Hold,
+    /// To begin an epoch: what the guest sends from here on may be counted to the epoch before.
+    Epoch,
+    /// To let out the packets of epochs that are acknowledged.
+    Release,
+    /// To let out everything, from now on as it is sent.
+    Free,
+    /// To drop what is held.
+    Discard,
 }
 
 /// Who may be active alone after the two sides have lost each other. Both sides must be given the same.
@@ -199,13 +219,16 @@ pub enum Timer {
     Round,
     /// An answer (HELLO, ACK, ACTIVE) is overdue (primary).
     Answer,
-    /// Ask the witness, or run the fencing command, again.
+    /// Ask the witness, or run the fencing command, again; resume a guest again.
     Retry,
+    /// Try the output buffer again (primary).
+    Output,
 }
 
 impl Timer {
     /// All timers.
-    pub const ALL: [Timer; 5] = [Timer::Heartbeat, Timer::Peer, Timer::Round, Timer::Answer, Timer::Retry];
+    pub const ALL: [Timer; 6] =
+        [Timer::Heartbeat, Timer::Peer, Timer::Round, Timer::Answer, Timer::Retry, Timer::Output];
 }
 
 /// How loud a notice is.

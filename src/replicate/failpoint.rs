@@ -1,13 +1,14 @@
-//! Named places at which a test lets a process die or stop.
+//! Named places at which a test lets a process die or stop, or one of its threads panic or hang.
 //!
 //! The fault tests run the real program and take it away at every step of a round. A failpoint is armed on the command
-//! line (`--failpoint STEP[@N][=kill|stop]`, hidden from the help); without it, passing one costs a branch.
+//! line (`--failpoint STEP[@N][=kill|stop|panic|hang]`, hidden from the help); without it, passing one costs a branch.
 
 use rustix::process::{Signal, getpid, kill_process};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 macro_rules! steps {
     ($($(#[$doc:meta])* $step:ident = $name:literal on $side:ident;)*) => {
@@ -91,13 +92,36 @@ impl Step {
     }
 }
 
-/// What happens to the process.
+/// What happens to the process, or to the thread that passes the step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// SIGKILL.
     Kill,
     /// SIGSTOP; somebody else continues it.
     Stop,
+    /// The thread that passes the step panics.
+    Panic,
+    /// The thread that passes the step never goes on; the others do.
+    Hang,
+}
+
+impl Fate {
+    fn befall(self, step: Step) {
+        let signal = match self {
+            Fate::Kill => Signal::KILL,
+            Fate::Stop => Signal::STOP,
+            Fate::Panic => panic!("failpoint {step}"),
+            Fate::Hang => {
+                log::warn!("failpoint {step}: this thread goes no further");
+                loop {
+                    thread::park();
+                }
+            }
+        };
+        if let Err(error) = kill_process(getpid(), signal) {
+            log::error!("failpoint {step}: {error}");
+        }
+    }
 }
 
 /// One armed step.
@@ -111,7 +135,7 @@ struct Armed {
 
 /// A failpoint's text that says nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no failpoint: STEP[@N][=kill|stop]")]
+#[error("{0:?} is no failpoint: STEP[@N][=kill|stop|panic|hang]")]
 pub struct UnknownFailpoint(String);
 
 impl FromStr for Armed {
@@ -123,6 +147,8 @@ impl FromStr for Armed {
             None => (text, Fate::Kill),
             Some((rest, "kill")) => (rest, Fate::Kill),
             Some((rest, "stop")) => (rest, Fate::Stop),
+            Some((rest, "panic")) => (rest, Fate::Panic),
+            Some((rest, "hang")) => (rest, Fate::Hang),
             Some(_) => return Err(unknown()),
         };
         let (name, count) = match rest.split_once('@') {
@@ -151,18 +177,15 @@ impl Failpoints {
             .map(|all| Failpoints(all.into()))
     }
 
-    /// Passes a step. Does not return where its time has come to be killed.
+    /// Passes a step. Does not return where its time has come to be killed, or to hang.
+    ///
+    /// # Panics
+    /// Where its time has come to.
     pub fn pass(&self, step: Step) {
         for armed in self.0.iter().filter(|armed| armed.step == step) {
             let before = armed.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
             if before == Ok(1) {
-                let signal = match armed.fate {
-                    Fate::Kill => Signal::KILL,
-                    Fate::Stop => Signal::STOP,
-                };
-                if let Err(error) = kill_process(getpid(), signal) {
-                    log::error!("failpoint {}: {error}", step.name());
-                }
+                armed.fate.befall(step);
             }
         }
     }
@@ -182,12 +205,24 @@ mod tests {
     fn every_step_has_a_name_of_its_own_and_parses() {
         for (index, &(step, name, _)) in Step::ALL.iter().enumerate() {
             assert!(Step::ALL.iter().skip(index + 1).all(|other| other.1 != name), "{name}");
-            let armed: Armed = format!("{name}@7=stop").parse().unwrap();
-            assert_eq!((armed.step, armed.fate, armed.left.into_inner()), (step, Fate::Stop, 7));
+            for (word, fate) in
+                [("kill", Fate::Kill), ("stop", Fate::Stop), ("panic", Fate::Panic), ("hang", Fate::Hang)]
+            {
+                let armed: Armed = format!("{name}@7={word}").parse().unwrap();
+                assert_eq!((armed.step, armed.fate, armed.left.into_inner()), (step, fate, 7));
+            }
         }
         for bad in ["", "nowhere", "copied@0", "copied@x", "copied=maim", "copied@", "@1"] {
             assert_eq!(bad.parse::<Armed>().unwrap_err(), UnknownFailpoint(bad.into()));
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "failpoint sealed")]
+    fn a_thread_panics_where_it_is_told_to() {
+        let points = Failpoints::parse(&["sealed@2=panic"]).unwrap();
+        points.pass(Step::Sealed);
+        points.pass(Step::Sealed);
     }
 
     #[test]

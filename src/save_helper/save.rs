@@ -12,7 +12,7 @@
 //! round is written: pages and state are copied, the guest runs on, and then the copy is written. The network's output
 //! is still held until `checkpoint` has returned. COLO asks for the stream before it resumes, so there the round is
 //! written first, straight from the guest's memory; so is a Remus round that is too large to be copied
-//! ([`STAGED_PAGES`]).
+//! ([`COPY_AHEAD`]).
 //!
 //! libxl lets the guest run for the interval before it answers `checkpoint`, so by then most of the next round's pages are written
 //! (`libxl__remus_domain_save_checkpoint_callback`). They are copied, or sent, before `suspend` is asked for, and only
@@ -27,18 +27,14 @@ use super::callbacks::{CallbackError, Libxl};
 use super::failure::Failure;
 use crate::hypervisor::{DomainKind, SaveDomain};
 use crate::libxc::save::{self, STREAM_VERSION};
-use crate::libxc::{Round, SaveError, Saver};
+use crate::libxc::{Ahead, CopyAhead, Round, SaveError, Saver};
 use crate::stream::Mode;
 use crate::stream::handover::{Alone, LibxcWriter};
 use crate::stream::libxc::Record;
 use std::io::{Read, Write};
 
-/// Most pages that a Remus round may have to be copied before the guest runs on: 256 MiB. The copy's memory is kept from
-/// round to round.
-pub const STAGED_PAGES: u64 = 1 << 16;
-
-/// Fewer dirty pages than this are not worth a look at the log of their own: to copy them takes a millisecond.
-const WORTH_AHEAD: u64 = 256;
+/// Which Remus rounds are copied, and when. The copy's memory is kept from round to round.
+pub const COPY_AHEAD: CopyAhead = CopyAhead::of_helper();
 
 /// How a save ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,10 +181,10 @@ impl<D: SaveDomain, R: Read, W: Write, B: Read> Work<'_, D, R, W, B> {
     /// where it belongs to the next checkpoint.
     fn go_ahead<S: Write>(&mut self, out: &mut LibxcWriter<S, Alone>, round: &mut Round) -> Result<(), Failure> {
         round.clear();
-        match self.saver.written(self.domain)? {
-            ..WORTH_AHEAD => {}
-            WORTH_AHEAD..=STAGED_PAGES => self.saver.stage_ahead(self.domain, round)?,
-            _ => {
+        match COPY_AHEAD.before_suspend(self.saver.written(self.domain)?) {
+            Ahead::Wait => {}
+            Ahead::Stage => self.saver.stage_ahead(self.domain, round)?,
+            Ahead::Send => {
                 self.saver.collect_ahead(self.domain)?;
                 self.send_pages(out, "Checkpointed save")?;
             }
@@ -203,7 +199,7 @@ impl<D: SaveDomain, R: Read, W: Write, B: Read> Work<'_, D, R, W, B> {
         round: &mut Round,
     ) -> Result<bool, Failure> {
         let pages = self.saver.named().saturating_add(round.entries().len() as u64);
-        if pages <= STAGED_PAGES {
+        if COPY_AHEAD.fits(pages) {
             self.saver.stage_rest(self.domain, round)?;
             if !go_on("postcopy", self.libxl.postcopy()?)? {
                 return Ok(false);

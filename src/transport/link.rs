@@ -5,7 +5,7 @@ use super::{Address, Cancel};
 use rustix::event::PollFlags;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{Shutdown, shutdown, sockopt};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::TcpStream;
@@ -13,9 +13,10 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How long a command may take to end once its stdin is closed, and once more when it was told to.
@@ -33,17 +34,33 @@ pub struct Link {
 
 /// What has to live as long as a link does.
 #[derive(Debug, Clone, Default)]
-#[expect(dead_code, reason = "they are held, not looked at")]
 enum Behind {
     #[default]
     Somebody,
     Command(Arc<Running>),
-    Nobody(Arc<OwnedFd>),
+    Nobody(#[expect(dead_code, reason = "it is held, not looked at")] Arc<OwnedFd>),
 }
 
 /// A command at the other end. Dropped, it is seen to its end by a thread of its own.
 #[derive(Debug)]
-struct Running(Mutex<Option<Child>>);
+struct Running {
+    child: Mutex<Option<Child>>,
+    /// Whether anything came from it. One that was silent has no guest, and nothing to finish.
+    spoke: AtomicBool,
+}
+
+/// The threads that see silent commands to their end.
+static ENDING: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
+
+/// Waits until the commands that never said anything have ended, with all that they have started, before this process does:
+/// a few seconds at most. Others are left to themselves.
+pub fn end_commands() {
+    let ending = std::mem::take(&mut *ENDING.lock().unwrap_or_else(PoisonError::into_inner));
+    for reaper in ending {
+        // What a thread has panicked of was printed.
+        let _ = reaper.join();
+    }
+}
 
 /// The end that is read.
 #[derive(Debug)]
@@ -52,7 +69,7 @@ pub struct LinkReader {
     cancel: Cancel,
     /// When octets came last.
     heard: Arc<Mutex<Instant>>,
-    _behind: Behind,
+    behind: Behind,
 }
 
 /// The end that is written.
@@ -91,11 +108,15 @@ pub fn is_cancelled(error: &io::Error) -> bool {
 /// The system's; a command that cannot be started. A command that ends at once is an end of file.
 pub fn connect(address: &Address, cancel: &Cancel) -> io::Result<Link> {
     let cancel = cancel.clone();
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
     match address {
         Address::Command(command) => run(command, cancel),
-        Address::Unix(path) => Link::socket(UnixStream::connect(path)?.into(), address.to_string(), cancel),
+        Address::Unix(path) => {
+            let socket = UnixStream::connect(path).map_err(named)?;
+            Link::socket(socket.into(), address.to_string(), cancel)
+        }
         Address::Tcp(peer) => {
-            let socket = TcpStream::connect_timeout(peer, Duration::from_secs(10))?;
+            let socket = TcpStream::connect_timeout(peer, Duration::from_secs(10)).map_err(named)?;
             Link::tcp(socket, address.to_string(), cancel)
         }
         Address::Fds { read, write } => Link::from_fds(*read, *write, cancel),
@@ -161,7 +182,7 @@ impl Link {
     pub fn split(self) -> (LinkReader, LinkWriter) {
         let socket = sockopt::socket_type(&self.write).is_ok();
         let heard = Arc::new(Mutex::new(Instant::now()));
-        let reader = LinkReader { fd: self.read, cancel: self.cancel.clone(), heard, _behind: self.behind.clone() };
+        let reader = LinkReader { fd: self.read, cancel: self.cancel.clone(), heard, behind: self.behind.clone() };
         let writer = LinkWriter { fd: Some(self.write), cancel: self.cancel, socket, _behind: self.behind };
         (reader, writer)
     }
@@ -177,7 +198,7 @@ fn run(command: &str, cancel: Cancel) -> io::Result<Link> {
         .spawn()
         .map_err(|error| io::Error::new(error.kind(), format!("starting {command:?}: {error}")))?;
     let ends = child.stdout.take().zip(child.stdin.take());
-    let running = Arc::new(Running(Mutex::new(Some(child))));
+    let running = Arc::new(Running { child: Mutex::new(Some(child)), spoke: AtomicBool::new(false) });
     let (read, write) = ends.ok_or(ErrorKind::BrokenPipe)?;
     let mut link = Link::new(read.into(), write.into(), format!("exec:{command}"), cancel)?;
     link.behind = Behind::Command(running);
@@ -186,7 +207,14 @@ fn run(command: &str, cancel: Cancel) -> io::Result<Link> {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let Some(mut child) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        if !self.spoke.load(Ordering::Relaxed) {
+            match thread::Builder::new().name("reaper".into()).spawn(move || end_silent(&mut child)) {
+                Ok(reaper) => ENDING.lock().unwrap_or_else(PoisonError::into_inner).push(reaper),
+                Err(error) => log::warn!("nobody ends the remote command: {error}"),
+            }
+            return;
+        }
         let reaper = thread::Builder::new().name("reaper".into()).spawn(move || {
             let group = Pid::from_child(&child);
             let (ended, end) = channel();
@@ -210,6 +238,23 @@ impl Drop for Running {
         if let Err(error) = reaper {
             log::warn!("nobody waits for the remote command: {error}");
         }
+    }
+}
+
+/// Ends a command and its whole process group. The group's number is its own for as long as the command was not reaped.
+fn end_silent(child: &mut Child) {
+    let pid = Pid::from_child(child);
+    // It may have ended, and its children not.
+    let _ = kill_process_group(pid, Signal::TERM);
+    let (ended, end) = channel();
+    let waiter = thread::spawn(move || {
+        let _ = ended.send(waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT));
+    });
+    let _ = end.recv_timeout(GRACE);
+    let _ = kill_process_group(pid, Signal::KILL);
+    let _ = waiter.join();
+    if let Err(error) = child.wait() {
+        log::warn!("waiting for the remote command: {error}");
     }
 }
 
@@ -255,6 +300,9 @@ impl Read for LinkReader {
                 Ok(got) if self.cancel.is_cancelled() && got == 0 => return Err(cancelled()),
                 Ok(got) => {
                     if got > 0 {
+                        if let Behind::Command(running) = &self.behind {
+                            running.spoke.store(true, Ordering::Relaxed);
+                        }
                         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                     }
                     return Ok(got);

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,20 +44,20 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    /// Listens. A Unix socket's file that nobody listens behind is replaced; the new one is for this user alone.
+    /// Listens. The file of a Unix socket of this user's that nobody listens on any more is replaced; the new one is for this user
+    /// alone. Anything else that has the name is left as it is.
     ///
     /// # Errors
-    /// The system's; [`ErrorKind::AddrInUse`]; an address that nobody can listen on.
+    /// With the address: the system's; [`ErrorKind::AddrInUse`]; an address that nobody can listen on.
     pub fn bind(address: &Address) -> io::Result<Self> {
+        Listener::bound(address).map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))
+    }
+
+    fn bound(address: &Address) -> io::Result<Self> {
         match address {
             Address::Unix(path) => {
-                let listener = match UnixListener::bind(path) {
-                    Err(error) if error.kind() == ErrorKind::AddrInUse && is_stale(path) => {
-                        fs::remove_file(path)?;
-                        UnixListener::bind(path)?
-                    }
-                    bound => bound?,
-                };
+                make_room(path)?;
+                let listener = UnixListener::bind(path)?;
                 chmod(path, Mode::RUSR | Mode::WUSR)?;
                 listener.set_nonblocking(true)?;
                 let file = SocketFile::of(path)?;
@@ -68,7 +68,7 @@ impl Listener {
                 listener.set_nonblocking(true)?;
                 Ok(Listener::Tcp(listener))
             }
-            _ => Err(io::Error::new(ErrorKind::InvalidInput, format!("nobody can listen on {address}"))),
+            _ => Err(io::Error::new(ErrorKind::InvalidInput, "nobody can listen on such an address")),
         }
     }
 
@@ -139,6 +139,27 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((file.dev(), file.ino()))
 }
 
-fn is_stale(path: &Path) -> bool {
-    matches!(UnixStream::connect(path), Err(error) if error.kind() == ErrorKind::ConnectionRefused)
+/// Removes the socket that an earlier process of this user's has left at a path. Whatever else is there is refused, untouched.
+fn make_room(path: &Path) -> io::Result<()> {
+    let found = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
+    let kind = found.file_type();
+    let what = match UnixStream::connect(path) {
+        _ if kind.is_dir() => "a directory",
+        _ if kind.is_symlink() => "a symbolic link",
+        _ if kind.is_block_device() || kind.is_char_device() => "a device",
+        _ if kind.is_fifo() => "a pipe",
+        _ if !kind.is_socket() => "an ordinary file",
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            if found.uid() == rustix::process::geteuid().as_raw() {
+                return fs::remove_file(path);
+            }
+            "a socket of another user"
+        }
+        _ => "a socket that another process has open",
+    };
+    let text = format!("{what} has this name, and was left as it is: use another path, or remove it first");
+    Err(io::Error::new(ErrorKind::AddrInUse, text))
 }

@@ -10,5 +10,5 @@ mod listen;
 
 pub use address::{Address, AddressError};
 pub use cancel::Cancel;
-pub use link::{Link, LinkReader, LinkWriter, Probe, connect, is_cancelled};
+pub use link::{Link, LinkReader, LinkWriter, Probe, connect, end_commands, is_cancelled};
 pub use listen::Listener;

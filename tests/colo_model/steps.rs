@@ -5,7 +5,7 @@ use super::world::{Bounds, Forward, Mutant, Setting, Who, World, as_message};
 use xen_replicate::colo::wire::WireError;
 use xen_replicate::colo::{Guest, Point, Side, Step as At, primary, secondary};
 use xen_replicate::remus::primary::Answer;
-use xen_replicate::remus::{Rule, Timer, Verdict};
+use xen_replicate::remus::{Rule, RunState, Timer, Verdict};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
@@ -192,6 +192,10 @@ impl World {
             if s_listens {
                 out.push(SecondaryIsTold(secondary::Command::PeerLost));
                 out.push(SecondaryIsTold(secondary::Command::Stop));
+                // Over a primary that lives: the witness is asked all the same.
+                if matches!(self.s.machine.phase(), secondary::Phase::Session(_)) {
+                    out.push(SecondaryIsTold(secondary::Command::FailOver { force: true }));
+                }
             }
         }
     }
@@ -318,7 +322,7 @@ impl World {
             Fails(Who::Primary) => match self.p.events.pop_front() {
                 Some(ToPrimary::GuestSuspended) => {
                     self.p.running = true;
-                    self.feed_primary(ToPrimary::SuspendFailed, setting)
+                    self.feed_primary(ToPrimary::SuspendFailed { guest: RunState::Running }, setting)
                 }
                 _ => {
                     self.p.collected = None;
@@ -330,8 +334,8 @@ impl World {
                 self.s.running = false;
                 self.feed_secondary(ToSecondary::CopyFailed, setting)
             }
-            PrimaryIsTold(command) => self.feed_primary(ToPrimary::Command(command), setting),
-            SecondaryIsTold(command) => self.feed_secondary(ToSecondary::Command(command), setting),
+            PrimaryIsTold(command) => self.command_primary(command, setting),
+            SecondaryIsTold(command) => self.command_secondary(command, setting),
         }
     }
 
@@ -371,9 +375,10 @@ impl World {
             Cut(_) => &mut left.cuts,
             Hears(..) | Garbled(_) | Damage => &mut left.garbage,
             Fails(_) => &mut left.failures,
-            PrimaryIsTold(_) | SecondaryIsTold(secondary::Command::PeerLost | secondary::Command::Stop) => {
-                &mut left.commands
-            }
+            PrimaryIsTold(_)
+            | SecondaryIsTold(
+                secondary::Command::PeerLost | secondary::Command::Stop | secondary::Command::FailOver { force: true },
+            ) => &mut left.commands,
             SecondarySends(1) => {
                 left.differences -= 1;
                 return;

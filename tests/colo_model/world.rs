@@ -262,6 +262,24 @@ impl World {
         self.settle_primary(setting)
     }
 
+    pub fn command_primary(&mut self, command: primary::Command, setting: &Setting) -> Result<(), Flaw> {
+        let mut actions = Vec::new();
+        if self.p.machine.command(Time(0), command, &mut actions).is_err() && !actions.is_empty() {
+            return Err(format!("{command:?} is refused, and gives {actions:?}"));
+        }
+        self.p.todo.extend(actions);
+        self.settle_primary(setting)
+    }
+
+    pub fn command_secondary(&mut self, command: secondary::Command, setting: &Setting) -> Result<(), Flaw> {
+        let mut actions = Vec::new();
+        if self.s.machine.command(Time(0), command, &mut actions).is_err() && !actions.is_empty() {
+            return Err(format!("{command:?} is refused, and gives {actions:?}"));
+        }
+        self.s.todo.extend(actions);
+        self.settle_secondary(setting)
+    }
+
     /// Carries out what nobody else can notice.
     fn settle_primary(&mut self, setting: &Setting) -> Result<(), Flaw> {
         use primary::Action::*;

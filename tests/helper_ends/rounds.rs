@@ -7,7 +7,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::thread;
 use xen_replicate::hypervisor::Domain;
 use xen_replicate::hypervisor::sim::SimConfig;
-use xen_replicate::save_helper::save::STAGED_PAGES;
+use xen_replicate::save_helper::save::COPY_AHEAD;
 use xen_replicate::save_helper::*;
 use xen_replicate::stream::libxc::types as xc;
 use xen_replicate::stream::libxl::types as xl;
@@ -147,7 +147,7 @@ fn remus_of_a_guest_that_is_not_sent_live_starts_with_all_of_it() {
     for (config, copied) in [(small(5), true), (big(), false)] {
         let file = tempfile::tempfile().unwrap();
         let guest = Guest::running(&config, 20);
-        assert_eq!(guest.info().unwrap().nr_pfns <= STAGED_PAGES, copied);
+        assert_eq!(COPY_AHEAD.fits(guest.info().unwrap().nr_pfns), copied);
         let mut primary = Primary::new(&guest, &file, None);
         primary.on_checkpoint = Box::new(|_, round| (round < 3).into());
         let command = save_command(Flags::empty(), StreamType::Remus);

@@ -133,7 +133,7 @@ pub fn read_record(file: &mut File) -> Option<(u32, Vec<u8>)> {
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => return None,
         result => result.unwrap(),
     }
-    let (_, header) = RecordHeader::parse(&header).unwrap();
+    let header = RecordHeader::parse(&header).unwrap();
     let mut body = vec![0; header.length as usize + header.padding() as usize];
     match file.read_exact(&mut body) {
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => return None,

@@ -120,6 +120,7 @@ impl Flipper {
                     libxc::type_name(record.header.type_id).unwrap_or("unknown")
                 }
                 What::Record(record) => libxl::type_name(record.header.type_id).unwrap_or("unknown"),
+                _ => "unknown",
             };
             if name == wanted {
                 let middle = item.offset + item.size / 2;

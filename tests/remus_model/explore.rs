@@ -7,7 +7,7 @@ use xen_replicate::remus::primary::Phase;
 use xen_replicate::remus::{Rule, Timer, secondary};
 
 /// States that no model here reaches.
-const MOST: usize = 6_000_000;
+const MOST: usize = 20_000_000;
 
 pub struct Explored {
     pub states: usize,
@@ -70,7 +70,10 @@ fn at_rest(world: &World, setting: &Setting) -> Result<(), Flaw> {
     let p = &world.primary;
     let primary = p.alive
         && p.running
-        && matches!(p.machine.phase(), Phase::Alone | Phase::Protected | Phase::Greeting | Phase::Connecting);
+        && matches!(
+            p.machine.phase(),
+            Phase::Alone | Phase::Protected | Phase::Greeting | Phase::Connecting | Phase::Claiming
+        );
     let active = usize::from(primary) + world.sites.iter().filter(|site| site.active.is_some()).count();
     let usable =
         |at: usize| world.sites[at].alive && !matches!(world.sites[at].machine.phase(), secondary::Phase::Ended(_));
@@ -79,6 +82,8 @@ fn at_rest(world: &World, setting: &Setting) -> Result<(), Flaw> {
         && match world.witness.1 {
             Who::Primary => !p.alive,
             Who::Site(at) => !usable(at.into()),
+            // Nobody of the two, both of whom it has cut off.
+            Who::Stray => false,
         };
     // Without a witness some questions are the operator's.
     let operator = setting.config.rule != Rule::Witness

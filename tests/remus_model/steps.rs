@@ -3,7 +3,7 @@
 use super::world::{Flaw, Forward, Mutant, Setting, Who, World};
 use xen_replicate::remus::primary::{self, Answer};
 use xen_replicate::remus::secondary;
-use xen_replicate::remus::{RefuseReason, Rule, Session, Timer, Verdict};
+use xen_replicate::remus::{OutputCall, RefuseReason, Rule, RunState, Session, Time, Timer, Verdict};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
@@ -41,8 +41,14 @@ pub enum Step {
     Garble(u8),
     /// The frames from this secondary to the primary are damaged from here on.
     GarbleBack(u8),
-    /// What was just tried has not succeeded after all.
-    PrimaryFails,
+    /// What was just tried has not succeeded after all; a suspend after the guest has acknowledged it.
+    PrimaryFails {
+        after: bool,
+    },
+    /// The output buffer has failed at what it was just asked for.
+    OutputFails(OutputCall),
+    /// A third host starts a primary of the same domain, which reaches nobody.
+    Stray,
     SiteFails(u8),
 }
 
@@ -99,7 +105,7 @@ impl World {
                 Timer::Peer => faults && self.left.timeouts,
                 // Also without faults: what was lost before is not sent again.
                 Timer::Answer => self.left.timeouts || !faults,
-                Timer::Retry => true,
+                Timer::Retry | Timer::Output => true,
             };
             if may {
                 out.push(PrimaryTimer(timer));
@@ -195,7 +201,22 @@ impl World {
             && self.primary.todo.is_empty()
             && matches!(tried, Some(Event::Connected | Event::GuestSuspended | Event::StateCopied { .. }))
         {
-            out.push(PrimaryFails);
+            out.push(PrimaryFails { after: false });
+            if matches!(tried, Some(Event::GuestSuspended)) {
+                out.push(PrimaryFails { after: true });
+            }
+        }
+        if left.failures > 0 {
+            let call = match self.primary.todo.front() {
+                Some(primary::Action::HoldOutput) => Some(OutputCall::Hold),
+                Some(primary::Action::ReleaseOutput { .. }) => Some(OutputCall::Release),
+                Some(primary::Action::FreeOutput) => Some(OutputCall::Free),
+                _ => None,
+            };
+            out.extend(call.map(OutputFails));
+        }
+        if left.strays > 0 {
+            out.push(Stray);
         }
         for (at, site) in (0u8..).zip(&self.sites) {
             if left.crashes > 0 && site.alive {
@@ -269,7 +290,8 @@ impl World {
             }
             PrimaryTimer(timer) => {
                 self.primary.timers &= !(1 << timer as u8);
-                self.feed_primary(Event::Timer(timer), setting)?;
+                let now = if timer == Timer::Peer { World::LATE } else { Time(0) };
+                self.feed_primary_at(now, Event::Timer(timer), setting)?;
             }
             GuestSends => {
                 let p = &mut self.primary;
@@ -279,15 +301,15 @@ impl World {
             Protect => {
                 let session = Session(1 + self.sites.len() as u64);
                 self.left.sessions -= 1;
-                self.feed_primary(Event::Command(Command::Protect { session }), setting)?;
+                self.command_primary(Command::Protect { session }, setting)?;
             }
             SwitchOver => {
                 self.left.switch_overs -= 1;
-                self.feed_primary(Event::Command(Command::SwitchOver), setting)?;
+                self.command_primary(Command::SwitchOver, setting)?;
             }
             Unprotect => {
                 self.left.unprotects -= 1;
-                self.feed_primary(Event::Command(Command::Unprotect { force: false }), setting)?;
+                self.command_primary(Command::Unprotect { force: false }, setting)?;
             }
             SiteActs(at) => self.site_step(at.into(), setting)?,
             SiteEvent(at) => {
@@ -305,16 +327,21 @@ impl World {
             }
             SiteTimer(at, timer) => {
                 self.sites[usize::from(at)].timers &= !(1 << timer as u8);
-                self.feed_site(at.into(), At::Timer(timer), setting)?;
+                if timer == Timer::Peer {
+                    self.silence(usize::from(at), setting)?;
+                } else {
+                    self.feed_site(at.into(), At::Timer(timer), setting)?;
+                }
             }
             SiteFailOver(at) => {
                 self.left.fail_overs = self.left.fail_overs.saturating_sub(1);
-                let command = secondary::Command::FailOver { force: false };
-                self.feed_site(at.into(), At::Command(command), setting)?;
+                // Over a primary that is heard it takes the operator's force, and the witness' answer still.
+                let force = self.sites[usize::from(at)].machine.phase() == secondary::Phase::Passive;
+                self.command_site(at.into(), secondary::Command::FailOver { force }, setting)?;
             }
             SiteStops(at) => {
                 self.left.stops -= 1;
-                self.feed_site(at.into(), At::Command(secondary::Command::Stop), setting)?;
+                self.command_site(at.into(), secondary::Command::Stop, setting)?;
             }
             FenceSucceeds(at) => {
                 self.crash(Who::Primary);
@@ -379,9 +406,18 @@ impl World {
                 link.backward_garbled = true;
                 self.feed_primary(Event::Garbled, setting)?;
             }
-            PrimaryFails => {
+            PrimaryFails { after } => {
                 self.spend(|left| &mut left.failures);
-                self.fail_primary(setting)?;
+                self.fail_primary(after, setting)?;
+            }
+            OutputFails(call) => {
+                self.spend(|left| &mut left.failures);
+                self.primary.todo.pop_front();
+                self.primary.events.push_back(Event::OutputFailed(call));
+            }
+            Stray => {
+                self.spend(|left| &mut left.strays);
+                self.stray(setting);
             }
             SiteFails(at) => {
                 self.spend(|left| &mut left.failures);
@@ -396,7 +432,7 @@ impl World {
     }
 
     /// What the primary waits for fails, and leaves the guest and the stream as the driver would.
-    fn fail_primary(&mut self, setting: &Setting) -> Result<(), Flaw> {
+    fn fail_primary(&mut self, after: bool, setting: &Setting) -> Result<(), Flaw> {
         use primary::Event;
         let p = &mut self.primary;
         let failed = match p.events.pop_front() {
@@ -407,8 +443,10 @@ impl World {
                 Event::LinkLost { session: self.primary.machine.session() }
             }
             Some(Event::GuestSuspended) => {
-                p.running = true;
-                Event::SuspendFailed
+                // Before the guest has acknowledged it, or after.
+                let guest = if after { RunState::Suspended } else { RunState::Running };
+                p.running = !after;
+                Event::SuspendFailed { guest }
             }
             Some(Event::StateCopied { checkpoint }) => {
                 (p.copy, p.last_copied) = (None, None);
@@ -455,6 +493,7 @@ impl World {
         let asking = match who {
             Who::Primary => self.primary.asking.take(),
             Who::Site(at) => self.sites[usize::from(at)].asking.take(),
+            Who::Stray => None,
         };
         let Some(generation) = asking else { return };
         let verdict = verdict.unwrap_or_else(|| self.take(generation, who, mutant));
@@ -462,6 +501,7 @@ impl World {
         match who {
             Who::Primary => self.primary.events.push_back(primary::Event::Witness(answer)),
             Who::Site(at) => self.sites[usize::from(at)].events.push_back(secondary::Event::Witness(answer)),
+            Who::Stray => {}
         }
     }
 

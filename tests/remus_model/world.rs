@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use xen_replicate::remus::primary::{self, Answer};
 use xen_replicate::remus::wire::Control;
-use xen_replicate::remus::{Config, Generation, Image, Primary, Secondary, Session, Time, Timer, Verdict, secondary};
+use xen_replicate::remus::{
+    Config, Generation, Image, Liveness, OutputCall, Primary, Secondary, Session, Time, Timer, Verdict, secondary,
+};
 
 /// A way to be wrong, put around the machines. The shipped code has none of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,6 +29,10 @@ pub enum Mutant {
     PauseForgotten,
     /// The witness grants without comparing.
     WitnessGrantsAll,
+    /// A start acquires a generation before anybody has greeted.
+    AcquiresBeforeGreeting,
+    /// Bytes that nobody reads postpone the primary's loss without bound.
+    SilencePostponed,
 }
 
 /// What may happen, and how often.
@@ -48,6 +54,8 @@ pub struct Bounds {
     pub unprotects: u8,
     pub fail_overs: u8,
     pub stops: u8,
+    /// Starts of a primary of the same domain on a third host.
+    pub strays: u8,
     /// Whether time-outs may fire.
     pub timeouts: bool,
 }
@@ -68,6 +76,7 @@ impl Bounds {
         unprotects: 0,
         fail_overs: 0,
         stops: 0,
+        strays: 0,
         timeouts: true,
     };
 }
@@ -76,6 +85,7 @@ impl Bounds {
 pub enum Who {
     Primary,
     Site(u8),
+    Stray,
 }
 
 /// A checkpoint as the link carries it.
@@ -197,7 +207,78 @@ impl World {
         }
     }
 
+    /// Past every time-out, whatever was heard when the model's clock stood at its start.
+    pub const LATE: Time = Time(u64::MAX / 2);
+
     pub fn feed_primary(&mut self, event: primary::Event, setting: &Setting) -> Result<(), Flaw> {
+        self.feed_primary_at(Time(0), event, setting)
+    }
+
+    pub fn command_primary(&mut self, command: primary::Command, setting: &Setting) -> Result<(), Flaw> {
+        let mut actions = Vec::new();
+        if self.primary.machine.command(Time(0), command, &mut actions).is_err() && !actions.is_empty() {
+            return Err(format!("{command:?} is refused, and gives {actions:?}"));
+        }
+        self.primary.todo.extend(actions);
+        self.settle_primary(setting)
+    }
+
+    pub fn command_site(&mut self, at: usize, command: secondary::Command, setting: &Setting) -> Result<(), Flaw> {
+        let mut actions = Vec::new();
+        if self.sites[at].machine.command(Time(0), command, &mut actions).is_err() && !actions.is_empty() {
+            return Err(format!("{command:?} is refused, and gives {actions:?}"));
+        }
+        self.sites[at].todo.extend(actions);
+        self.settle_site(at, setting)
+    }
+
+    /// The primary has been silent for the time-out, with bytes of it that nobody reads, as where the secondary hangs: looked at
+    /// again and again, it is lost once the slack is over.
+    pub fn silence(&mut self, at: usize, setting: &Setting) -> Result<(), Flaw> {
+        use secondary::{Action, Event, Phase};
+        let config = &setting.config;
+        let bound = Time(0).after(config.timeout).after(Liveness::SLACK);
+        let mut now = Time(0).after(config.timeout);
+        while self.sites[at].machine.phase() == Phase::Passive {
+            let (read, unread) = match setting.mutant {
+                Mutant::SilencePostponed => (now, true),
+                _ => (Time(0), true),
+            };
+            let mut actions = Vec::new();
+            self.sites[at].machine.handle(now, Event::Heard { read, unread }, &mut actions);
+            self.sites[at].machine.handle(now, Event::Timer(Timer::Peer), &mut actions);
+            let again = actions.iter().find_map(|action| match action {
+                Action::SetTimer { timer: Timer::Peer, at } => Some(*at),
+                _ => None,
+            });
+            match again {
+                Some(later) if later <= bound => now = later,
+                Some(later) => return Err(format!("liveness: silence is put off to {later:?}, past {bound:?}")),
+                None => self.sites[at].todo.extend(actions),
+            }
+        }
+        self.settle_site(at, setting)
+    }
+
+    /// A start on a third host, from its first action to its end: nobody answers there.
+    pub fn stray(&mut self, setting: &Setting) {
+        use primary::{Action, Command, Event};
+        let mut machine = Primary::new(setting.config, self.witness.0);
+        let session = Session(u64::MAX);
+        let mut actions = Vec::new();
+        let _ = machine.command(Time(0), Command::Protect { session }, &mut actions);
+        machine.handle(Time(0), Event::LinkLost { session }, &mut actions);
+        if setting.mutant == Mutant::AcquiresBeforeGreeting {
+            actions.insert(0, Action::AskWitness { generation: self.witness.0.next() });
+        }
+        for action in actions {
+            if let Action::AskWitness { generation } = action {
+                self.take(generation, Who::Stray, setting.mutant);
+            }
+        }
+    }
+
+    pub fn feed_primary_at(&mut self, now: Time, event: primary::Event, setting: &Setting) -> Result<(), Flaw> {
         use primary::Event;
         let event = match event {
             Event::Frame { frame: Control::Ack { .. }, .. } if setting.mutant == Mutant::AnyAck => Event::Frame {
@@ -207,7 +288,7 @@ impl World {
             other => other,
         };
         let mut actions = Vec::new();
-        self.primary.machine.handle(Time(0), event, &mut actions);
+        self.primary.machine.handle(now, event, &mut actions);
         self.primary.todo.extend(actions);
         self.settle_primary(setting)
     }
@@ -257,7 +338,9 @@ impl World {
                 }
             }
             Action::CopyState { checkpoint } => {
-                if p.running || p.free {
+                // What could not be held is copied, and the copy is of no use.
+                let unheld = p.events.contains(&Event::OutputFailed(OutputCall::Hold));
+                if p.running || (p.free && !unheld) {
                     return Err(format!("P1: copying checkpoint {checkpoint} of a guest that runs or emits"));
                 }
                 p.copy = Some(Snapshot { number: checkpoint, counter: p.counter, base: p.last_copied, damaged: false });
@@ -485,6 +568,8 @@ impl World {
     /// A process is gone, and its guest with it. What it wrote is still on its way.
     pub fn crash(&mut self, who: Who) {
         match who {
+            // Its process has ended already.
+            Who::Stray => {}
             Who::Primary => {
                 let p = &mut self.primary;
                 p.alive = false;

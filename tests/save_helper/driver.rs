@@ -231,6 +231,7 @@ fn records(path: &Path, mode: Mode) -> Vec<&'static str> {
             What::DomainHeader(_) => "domain",
             What::Record(frame) => record_name(item.layer, frame.header.type_id),
             What::Handshake(..) => "handshake",
+            _ => "unknown",
         });
     }
     names.dedup();

@@ -31,7 +31,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Say where it is and what it costs
+    /// Show the state of protection, its figures and its last notices
     Status {
         /// Again every second, until it ends
         #[arg(long)]
@@ -68,8 +68,9 @@ enum Action {
     },
     /// Go active in the primary's place
     FailOver {
-        /// Without witness and fencing: you vouch that the primary's guest is not running and never will be again. Nothing
-        /// checks that; if it is not so, two copies run and clients see both
+        /// While the primary is heard: fail over all the same, the witness being asked and the fencing command run. Once it is
+        /// lost, without witness and fencing: you vouch that the primary's guest is not running and never will be again.
+        /// Nothing checks that; if it is not so, two copies run and clients see both
         #[arg(long)]
         force: bool,
     },

@@ -5,7 +5,7 @@ use crate::colo::dialect::Message;
 use crate::colo::fault::Fault;
 use crate::colo::wire::WireError;
 use crate::remus::primary::Answer;
-use crate::remus::{Generation, Level, Time, Timer};
+use crate::remus::{Generation, Level, OutputCall, RunState, Time, Timer};
 
 /// Something that has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,8 +16,11 @@ pub enum Event {
     ImageReady,
     /// [`Action::Suspend`] is done.
     GuestSuspended,
-    /// [`Action::Suspend`] failed; the guest runs.
-    SuspendFailed,
+    /// [`Action::Suspend`] failed, which may be after the guest has acknowledged it.
+    SuspendFailed {
+        /// What the guest is doing now.
+        guest: RunState,
+    },
     /// [`Action::Collect`] is done.
     Collected {
         /// The checkpoint.
@@ -34,6 +37,25 @@ pub enum Event {
     },
     /// [`Action::Resume`] is done.
     GuestResumed,
+    /// [`Action::Resume`] failed: the guest is suspended still.
+    ResumeFailed,
+    /// An action on the output buffer failed, or the epoch of [`Action::Resume`] could not be begun. Reported after all actions of
+    /// the same event are carried out.
+    OutputFailed(OutputCall),
+    /// The peer sends signs of life between messages, as a dialect of our own has them: [`Timer::Peer`] is in use from here on.
+    Beats,
+    /// What the link shows, reported before [`Timer::Peer`] is.
+    Heard {
+        /// When the last byte of the peer was read, on the machine's clock.
+        read: Time,
+        /// Whether bytes of it wait to be read.
+        unread: bool,
+    },
+    /// Bytes of the connection's streams that the link has taken so far, reported before [`Timer::Answer`] is.
+    Progress {
+        /// So many.
+        bytes: u64,
+    },
     /// The secondary has said something. A dirty list is reported when the whole of it is merged into the dirty set.
     Message(Message),
     /// The back channel holds something that is no message, or a pfn that the guest does not have.
@@ -56,8 +78,6 @@ pub enum Event {
     Timer(Timer),
     /// The witness has answered.
     Witness(Answer),
-    /// The operator, or a heartbeat outside of the protocol, wants something.
-    Command(Command),
 }
 
 /// What can be asked of a primary.
@@ -136,8 +156,7 @@ pub enum Action {
         /// The one after the session's.
         generation: Generation,
     },
-    /// Set a timer, in place of the deadline it had. [`Timer::Answer`] is put off for as long as the link takes or gives
-    /// octets of a state.
+    /// Set a timer, in place of the deadline it had.
     SetTimer {
         /// Which.
         timer: Timer,
@@ -161,6 +180,8 @@ pub enum Cause {
     PeerLost,
     /// The guest could not be suspended, or its state not be collected or sent.
     LocalFailure,
+    /// The output buffer failed here.
+    Output,
     /// The operator asked for it.
     Asked,
 }
@@ -187,8 +208,10 @@ pub enum Code {
     Unprotected,
     /// The other side may be active: the guest stands still for good.
     Fenced,
+    /// The output buffer failed.
+    OutputFailed(OutputCall),
+    /// The guest is suspended and could not be resumed.
+    ResumeFailed,
     /// Done on the operator's word.
     Forced,
-    /// A command that cannot be obeyed in this state.
-    NotNow,
 }

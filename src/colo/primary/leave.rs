@@ -80,6 +80,7 @@ impl Primary {
         self.phase = Phase::Alone;
         self.pace = Pace::Off;
         if std::mem::take(&mut self.held) {
+            self.unsound = false;
             out.push(Action::FreeOutput);
         }
         if self.guest == Guest::Paused {
@@ -100,11 +101,21 @@ impl Primary {
         self.notice(Level::Critical, Code::Fenced, out);
     }
 
+    /// The guest is suspended and stays so. Its output stays as it is; the connection's end lets a secondary take over.
+    pub(super) fn resume_failed(&mut self, out: &mut Vec<Action>) {
+        self.guest = Guest::Suspended;
+        self.notice(Level::Critical, Code::ResumeFailed, out);
+        if self.phase != Phase::Ended {
+            self.close(out);
+            self.phase = Phase::Suspended;
+        }
+    }
+
     fn close(&mut self, out: &mut Vec<Action>) {
         if std::mem::take(&mut self.link) {
             out.push(Action::CloseLink);
         }
-        for timer in [Timer::Round, Timer::Answer, Timer::Retry] {
+        for timer in [Timer::Round, Timer::Answer, Timer::Retry, Timer::Peer, Timer::Output] {
             out.push(Action::CancelTimer(timer));
         }
     }

@@ -17,6 +17,7 @@
 
 mod event;
 mod leave;
+mod output;
 mod round;
 
 pub use event::{Action, Cause, Code, Command, Event, Notice};
@@ -24,7 +25,7 @@ pub use event::{Action, Cause, Code, Command, Event, Notice};
 use super::config::{Config, Mode};
 use super::dialect::{Message, Point, Side};
 use super::fault::{Fault, Guest, Misfit, Step, Wrong};
-use crate::remus::{Generation, Level, Time, Timer};
+use crate::remus::{Generation, Level, Liveness, OutputCall, Progress, Refused, RunState, Silence, Time, Timer};
 use std::time::Duration;
 
 /// Where a primary is.
@@ -45,6 +46,8 @@ pub enum Phase {
     Alone,
     /// The guest stands still for good: the other side may be active.
     Ended,
+    /// The guest is suspended and could not be resumed. Its output is held and the connection closed.
+    Suspended,
 }
 
 /// When the next checkpoint may come.
@@ -86,12 +89,20 @@ pub struct Primary {
     pace: Pace,
     /// What the secondary said last.
     last: Option<Point>,
+    /// When the secondary was heard last; of use where it sends signs of life.
+    liveness: Liveness,
+    /// What the link has taken of the streams.
+    progress: Progress,
+    /// The output buffer has failed: nothing is released until it is free.
+    unsound: bool,
+    /// What is asked of the output buffer again.
+    again: Option<OutputCall>,
 }
 
 impl Primary {
     /// For a guest that runs unprotected, its output free. `generation` is this session's: taken by this side, and known to
     /// the secondary.
-    pub const fn new(config: Config, generation: Generation) -> Self {
+    pub fn new(config: Config, generation: Generation) -> Self {
         Primary {
             config,
             phase: Phase::Idle,
@@ -108,6 +119,10 @@ impl Primary {
             due: false,
             pace: Pace::Off,
             last: None,
+            liveness: Liveness::default(),
+            progress: Progress::default(),
+            unsound: false,
+            again: None,
         }
     }
 
@@ -179,12 +194,28 @@ impl Primary {
                 }
             }
             Event::GuestSuspended => self.guest_suspended(out),
-            Event::SuspendFailed => {
+            Event::SuspendFailed { guest } => {
                 if self.guest == Guest::Suspending {
-                    self.guest = Guest::Running;
+                    // One that has acknowledged the request waits with the rest for the decision, and is resumed with it.
+                    self.guest = if guest == RunState::Suspended { Guest::Suspended } else { Guest::Running };
                     self.failed(out);
+                    if self.phase == Phase::Alone {
+                        self.resume(out);
+                    }
                 }
             }
+            Event::ResumeFailed => {
+                if self.guest == Guest::Resuming {
+                    self.resume_failed(out);
+                }
+            }
+            Event::OutputFailed(call) => self.output_failed(now, call, out),
+            Event::Beats => {
+                self.liveness.heard(now);
+                self.set(Timer::Peer, self.config.timeout, now, out);
+            }
+            Event::Heard { read, unread } => self.liveness.observe(read, unread),
+            Event::Progress { bytes } => self.progress.observe(bytes),
             Event::Collected { checkpoint, octets } => self.collected(now, checkpoint, octets, out),
             Event::CollectFailed => self.failed(out),
             Event::StateSent { checkpoint } => {
@@ -210,6 +241,7 @@ impl Primary {
                     && self.config.mode == Mode::LockStep
                     && epoch == self.loaded
                     && epoch > 0
+                    && !self.unsound
                 {
                     out.push(Action::Release { epoch, packet });
                 }
@@ -222,7 +254,6 @@ impl Primary {
             }
             Event::Timer(timer) => self.timer(now, timer, out),
             Event::Witness(answer) => self.witness(now, answer, out),
-            Event::Command(command) => self.command(now, command, out),
         }
     }
 
@@ -243,15 +274,33 @@ impl Primary {
             },
             Timer::Answer => {
                 if let Some(expected) = self.expected() {
+                    // What is still being sent is not overdue.
+                    if self.progress.moves() {
+                        return self.set(timer, self.config.answer, now, out);
+                    }
                     self.fault(Wrong::Overdue { dialect: self.config.dialect, expected }, out);
                 }
             }
             Timer::Retry => self.retry(out),
-            Timer::Heartbeat | Timer::Peer => {}
+            Timer::Peer => {
+                if let Phase::Session(_) = self.phase {
+                    match self.liveness.silence(now, self.config.timeout) {
+                        Silence::NotYet(at) => out.push(Action::SetTimer { timer, at }),
+                        Silence::Lost => self.leave(Cause::PeerLost, out),
+                    }
+                }
+            }
+            Timer::Output => self.output_again(out),
+            Timer::Heartbeat => {}
         }
     }
 
-    fn command(&mut self, now: Time, command: Command, out: &mut Vec<Action>) {
+    /// Obeys the operator, or says why not.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing has changed.
+    pub fn command(&mut self, now: Time, command: Command, actions: &mut Vec<Action>) -> Result<(), Refused> {
+        let out = actions;
         match (command, self.phase) {
             (Command::Checkpoint, Phase::Session(Step::Resume | Step::Run)) => {
                 self.due = true;
@@ -264,8 +313,11 @@ impl Primary {
                 out.push(Action::Abandon);
                 self.go_alone(self.generation.next(), out);
             }
-            _ => self.notice(Level::Warning, Code::NotNow, out),
+            (Command::Unprotect { force: false }, Phase::Ended) => return Err(Refused::Superseded),
+            (Command::Unprotect { .. }, Phase::Suspended) => return Err(Refused::Suspended),
+            _ => return Err(Refused::Phase),
         }
+        Ok(())
     }
 
     /// The peer has said something that ends the session. Behind the session's end nothing of it matters any more.

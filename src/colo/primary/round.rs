@@ -10,6 +10,7 @@ use crate::remus::{Level, Time, Timer};
 impl Primary {
     /// What the secondary says, held against the one message that the step allows.
     pub(super) fn message(&mut self, now: Time, message: Message, out: &mut Vec<Action>) {
+        self.liveness.heard(now);
         let Phase::Session(step) = self.phase else { return };
         if self.expected() != Some(message.point()) {
             return self.out_of_step(message, out);
@@ -124,7 +125,9 @@ impl Primary {
         self.loaded = self.checkpoint;
         self.due = false;
         // What was sent before is part of the state that the secondary has now.
-        out.push(Action::ReleaseHeld { up_to_epoch: self.checkpoint.saturating_sub(1) });
+        if !self.unsound {
+            out.push(Action::ReleaseHeld { up_to_epoch: self.checkpoint.saturating_sub(1) });
+        }
         self.resume(out);
         if self.hears_resume() && !self.resumed {
             self.go_to(Step::Resume, now, out);

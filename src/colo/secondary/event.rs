@@ -50,8 +50,20 @@ pub enum Event {
     },
     /// [`Action::ActivateGuest`] is done.
     Activated,
-    /// The operator, or a heartbeat outside of the protocol, wants something.
-    Command(Command),
+    /// The peer sends signs of life between messages, as a dialect of our own has them: [`Timer::Peer`] is in use from here on.
+    Beats,
+    /// What the link shows, reported before [`Timer::Peer`] is.
+    Heard {
+        /// When the last byte of the primary was read, on the machine's clock.
+        read: Time,
+        /// Whether bytes of it wait to be read.
+        unread: bool,
+    },
+    /// Bytes of the connection's streams that have come so far, reported before [`Timer::Answer`] is.
+    Progress {
+        /// So many.
+        bytes: u64,
+    },
 }
 
 /// What can be asked of a secondary.
@@ -60,9 +72,10 @@ pub enum Command {
     /// The primary is dead, as a heartbeat outside of the protocol says: QEMU's `x-colo-lost-heartbeat`. With a witness its
     /// grant is still needed; with a fencing command its success.
     PeerLost,
-    /// Go active: as [`Command::PeerLost`], and under [`crate::remus::Rule::Manual`] too.
+    /// Go active: as [`Command::PeerLost`], and under [`crate::remus::Rule::Manual`] too. Refused in the session: the primary lives.
     FailOver {
-        /// The operator's word that the primary is not and will not be active: nobody is asked and nothing is run.
+        /// In the session: fail over all the same, the witness being asked and the fencing command run as without. After it the
+        /// operator's word that the primary is not and will not be active: nobody is asked and nothing is run.
         force: bool,
     },
     /// Give up the copy and end.
@@ -127,7 +140,7 @@ pub enum Action {
         /// The one after the session's.
         generation: Generation,
     },
-    /// Set a timer, in place of the deadline it had. [`Timer::Answer`] is put off for as long as octets of a state come.
+    /// Set a timer, in place of the deadline it had.
     SetTimer {
         /// Which.
         timer: Timer,
@@ -185,6 +198,4 @@ pub enum Code {
     Ended(End),
     /// Done on the operator's word.
     Forced,
-    /// A command that cannot be obeyed in this state.
-    NotNow,
 }

@@ -27,7 +27,7 @@ pub use event::{Action, Code, Command, End, Event, Notice};
 use super::config::Config;
 use super::dialect::{Message, Point, Side};
 use super::fault::{Fault, Guest, Misfit, Step, Wrong};
-use crate::remus::{Generation, Level, Time, Timer};
+use crate::remus::{Generation, Level, Liveness, Progress, Silence, Time, Timer};
 use std::time::Duration;
 
 /// Where a secondary is.
@@ -68,11 +68,15 @@ pub struct Secondary {
     requested: bool,
     /// What the primary said last.
     last: Option<Point>,
+    /// When the primary was heard last; of use where it sends signs of life.
+    liveness: Liveness,
+    /// What has come of the streams.
+    progress: Progress,
 }
 
 impl Secondary {
     /// At the start of a connection; the first image comes first. `generation` is the session's.
-    pub const fn new(config: Config, generation: Generation) -> Self {
+    pub fn new(config: Config, generation: Generation) -> Self {
         Secondary {
             config,
             phase: Phase::Session(Step::Image),
@@ -84,6 +88,8 @@ impl Secondary {
             checkpoint: 1,
             requested: false,
             last: None,
+            liveness: Liveness::default(),
+            progress: Progress::default(),
         }
     }
 
@@ -158,7 +164,7 @@ impl Secondary {
                     self.lost(None, out);
                 }
             }
-            Event::Timer(timer) => self.timer(timer, out),
+            Event::Timer(timer) => self.timer(now, timer, out),
             Event::Witness(answer) => {
                 if answer.generation == self.generation.next() && self.phase == Phase::Claiming {
                     self.answered(now, answer.verdict, out);
@@ -175,12 +181,25 @@ impl Secondary {
                     self.notice(Level::Critical, Code::Active, out);
                 }
             }
-            Event::Command(command) => self.command(command, out),
+            Event::Beats => {
+                self.liveness.heard(now);
+                self.set(Timer::Peer, self.config.timeout, now, out);
+            }
+            Event::Heard { read, unread } => self.liveness.observe(read, unread),
+            Event::Progress { bytes } => self.progress.observe(bytes),
         }
     }
 
-    fn timer(&mut self, timer: Timer, out: &mut Vec<Action>) {
+    fn timer(&mut self, now: Time, timer: Timer, out: &mut Vec<Action>) {
         match (timer, self.phase) {
+            (Timer::Peer, Phase::Session(_)) => match self.liveness.silence(now, self.config.timeout) {
+                Silence::NotYet(at) => out.push(Action::SetTimer { timer, at }),
+                Silence::Lost => self.lost(None, out),
+            },
+            // What is still being received is not overdue.
+            (Timer::Answer, Phase::Session(Step::Image | Step::State)) if self.progress.moves() => {
+                self.set(timer, self.config.answer, now, out);
+            }
             (Timer::Answer, Phase::Session(step)) => {
                 let wrong = match self.expected() {
                     // A request that came early is what the time-out was set for.

@@ -11,6 +11,7 @@ use crate::remus::{Level, Time, Timer};
 impl Secondary {
     /// What the primary says, held against the one message that the step allows.
     pub(super) fn message(&mut self, now: Time, message: Message, out: &mut Vec<Action>) {
+        self.liveness.heard(now);
         let Phase::Session(_) = self.phase else { return };
         if self.expected() != Some(message.point()) {
             return self.out_of_step(message, out);

@@ -4,7 +4,7 @@
 use super::event::{Action, Code, Command, End};
 use super::{Phase, Secondary};
 use crate::colo::fault::{Fault, Guest, Step};
-use crate::remus::{Level, Rule, Time, Timer, Verdict};
+use crate::remus::{Level, Refused, Rule, Time, Timer, Verdict};
 
 impl Secondary {
     /// The primary is silent, or the connection is gone. The dialects have no way back from that.
@@ -100,24 +100,37 @@ impl Secondary {
         self.close(out);
     }
 
-    pub(super) fn command(&mut self, command: Command, out: &mut Vec<Action>) {
+    /// Obeys the operator, or says why not.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing has changed.
+    pub fn command(&mut self, _now: Time, command: Command, actions: &mut Vec<Action>) -> Result<(), Refused> {
+        let out = actions;
         match (command, self.phase) {
             (Command::PeerLost, Phase::Session(_)) => self.lost(None, out),
-            (Command::FailOver { force: false }, Phase::Session(_) | Phase::Lost) if self.has_copy() => {
+            (Command::FailOver { .. }, Phase::Session(_) | Phase::Lost) if !self.has_copy() => {
+                return Err(Refused::NoCheckpoint);
+            }
+            (Command::FailOver { force: false }, Phase::Session(_)) => {
+                return Err(Refused::PrimaryAlive { heard: self.liveness.last() });
+            }
+            // The primary lives: the operator's word that it does not is not believed, and nobody's answer is spared.
+            (Command::FailOver { force: true }, Phase::Session(_)) => {
+                self.notice(Level::Critical, Code::Forced, out);
                 self.unlink(out);
                 self.leave_session(out);
                 self.take_over(out);
             }
-            (Command::FailOver { force: true }, Phase::Session(_) | Phase::Lost | Phase::Claiming | Phase::Fencing)
-                if self.has_copy() =>
-            {
+            (Command::FailOver { force: false }, Phase::Lost) => self.take_over(out),
+            (Command::FailOver { force: true }, Phase::Lost | Phase::Claiming | Phase::Fencing) if self.has_copy() => {
                 self.notice(Level::Critical, Code::Forced, out);
                 self.leave_session(out);
                 self.go(out);
             }
             (Command::Stop, Phase::Session(_) | Phase::Lost) => self.end(End::Stopped, out),
-            _ => self.notice(Level::Warning, Code::NotNow, out),
+            _ => return Err(Refused::Phase),
         }
+        Ok(())
     }
 
     pub(super) fn end(&mut self, end: End, out: &mut Vec<Action>) {
@@ -137,7 +150,7 @@ impl Secondary {
 
     fn close(&mut self, out: &mut Vec<Action>) {
         self.unlink(out);
-        for timer in [Timer::Answer, Timer::Retry] {
+        for timer in [Timer::Answer, Timer::Retry, Timer::Peer] {
             out.push(Action::CancelTimer(timer));
         }
     }

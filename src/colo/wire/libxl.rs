@@ -16,10 +16,9 @@ const LEN: usize = 16;
 const ID_END: usize = HEADER_LEN + 4;
 
 pub(super) fn parse(held: &[u8], offset: u64) -> Result<Parsed, WireError> {
-    let Ok((body, header)) = RecordHeader::parse(held) else {
+    let Some(RecordHeader { type_id, length }) = RecordHeader::parse(held) else {
         return Ok(Parsed::More(HEADER_LEN.saturating_sub(held.len())));
     };
-    let RecordHeader { type_id, length } = header;
     match (type_id, length) {
         (CHECKPOINT_STATE, 4 | 8) => {}
         (CHECKPOINT_DIRTY_PFN_LIST, _) if length.is_multiple_of(8) => {
@@ -28,7 +27,7 @@ pub(super) fn parse(held: &[u8], offset: u64) -> Result<Parsed, WireError> {
         (CHECKPOINT_STATE | CHECKPOINT_DIRTY_PFN_LIST, _) => return Err(WireError::Length { type_id, length, offset }),
         _ => return Err(WireError::Record { type_id, offset }),
     }
-    let Some(id) = body.first_chunk() else {
+    let Some(id) = held.get(HEADER_LEN..).and_then(<[u8]>::first_chunk) else {
         return Ok(Parsed::More(LEN.saturating_sub(held.len())));
     };
     let number = u64::from(u32::from_le_bytes(*id));

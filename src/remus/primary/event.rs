@@ -1,6 +1,8 @@
 //! What goes into a primary and what comes out.
 
-use crate::remus::types::{Generation, Image, Level, RefuseReason, Session, Time, Timer, Verdict};
+use crate::remus::types::{
+    Generation, Image, Level, OutputCall, RefuseReason, RunState, Session, Time, Timer, Verdict,
+};
 use crate::remus::wire::{Control, Farewell};
 use std::time::Duration;
 
@@ -9,10 +11,30 @@ use std::time::Duration;
 pub enum Event {
     /// [`Action::Suspend`] is done.
     GuestSuspended,
-    /// [`Action::Suspend`] failed; the guest runs.
-    SuspendFailed,
+    /// [`Action::Suspend`] failed, which may be after the guest has acknowledged it.
+    SuspendFailed {
+        /// What the guest is doing now.
+        guest: RunState,
+    },
     /// [`Action::Resume`] is done.
     GuestResumed,
+    /// [`Action::Resume`] failed: the guest is suspended still.
+    ResumeFailed,
+    /// [`Action::HoldOutput`], [`Action::ReleaseOutput`], [`Action::FreeOutput`] or [`Action::DiscardOutput`] failed, or the epoch
+    /// of [`Action::Resume`] could not be begun. Reported after all actions of the same event are carried out.
+    OutputFailed(OutputCall),
+    /// What the link shows, reported before [`Timer::Peer`] is.
+    Heard {
+        /// When the last byte of the peer was read, on the machine's clock.
+        read: Time,
+        /// Whether bytes of it wait to be read.
+        unread: bool,
+    },
+    /// Bytes of the connection's streams that the link has taken so far, reported before [`Timer::Answer`] is.
+    Progress {
+        /// So many.
+        bytes: u64,
+    },
     /// The live rounds of [`Action::BeginStream`] are done: what is left is small enough to suspend for.
     ImageReady {
         /// The checkpoint that the stream's first image will be.
@@ -55,8 +77,6 @@ pub enum Event {
     Timer(Timer),
     /// The witness has answered.
     Witness(Answer),
-    /// The operator wants something.
-    Command(Command),
 }
 
 /// An answer of the witness.
@@ -185,6 +205,8 @@ pub enum Cause {
     Refused,
     /// Suspending or copying failed here.
     LocalFailure,
+    /// The output buffer failed here.
+    Output,
     /// The operator asked for it.
     Asked,
     /// The secondary has not taken over after SWITCH_OVER.
@@ -212,6 +234,9 @@ pub enum End {
     Fenced,
     /// The same, as asked.
     SwitchedOver,
+    /// The guest is suspended and could not be resumed. Its output is held and the connection closed, so that a secondary takes
+    /// over; where there is none, only the operator can resume it.
+    Suspended,
 }
 
 /// A word to the operator.
@@ -256,6 +281,10 @@ pub enum Code {
     BackChannelDamaged,
     /// Suspending or copying failed here.
     LocalFailure,
+    /// The output buffer failed.
+    OutputFailed(OutputCall),
+    /// The guest is suspended and could not be resumed.
+    ResumeFailed,
     /// The guest stands still: the other side holds a newer generation.
     Fenced,
     /// The other side is active, as asked.
@@ -264,8 +293,4 @@ pub enum Code {
     OperatorNeeded,
     /// Done on the operator's word.
     Forced,
-    /// A command that cannot be obeyed in this state.
-    NotNow,
-    /// An interval outside its bounds.
-    BadInterval,
 }

@@ -48,7 +48,7 @@ impl Primary {
 
     /// The connection is of no use any more.
     pub(super) fn lost(&mut self, cause: Cause, out: &mut Vec<Action>) {
-        if matches!(self.phase, Phase::Connecting | Phase::Greeting) {
+        if matches!(self.phase, Phase::Connecting | Phase::Greeting | Phase::Claiming) {
             return self.no_session(Code::NotConnected, out);
         }
         if !self.link {
@@ -112,6 +112,7 @@ impl Primary {
         self.notice(Level::Info, Code::BackAgain, out);
         out.push(Action::CancelTimer(Timer::Retry));
         self.phase = if self.delegated { Phase::Delegated } else { Phase::Protected };
+        self.liveness.heard(now);
         self.set(Timer::Peer, self.config.timeout, now, out);
         if self.delegated || self.round.is_under_way() {
             self.set(Timer::Answer, self.config.answer, now, out);
@@ -134,8 +135,7 @@ impl Primary {
             self.guest = Guest::Suspended;
         }
         if self.held {
-            self.held = false;
-            out.push(Action::FreeOutput);
+            self.free(out);
         }
         self.resume(out);
         self.notice(Level::Critical, Code::Unprotected, out);
@@ -153,7 +153,19 @@ impl Primary {
         match end {
             End::Fenced => self.notice(Level::Critical, Code::Fenced, out),
             End::SwitchedOver => self.notice(Level::Info, Code::SwitchedOver, out),
+            End::Suspended => {}
         }
+    }
+
+    /// The guest is suspended and stays so. Its output stays as it is; the connection's end lets a secondary take over.
+    pub(super) fn resume_failed(&mut self, out: &mut Vec<Action>) {
+        self.notice(Level::Critical, Code::ResumeFailed, out);
+        if let Phase::Ended(_) = self.phase {
+            return;
+        }
+        self.round = Round::Idle;
+        self.close(out);
+        self.phase = Phase::Ended(End::Suspended);
     }
 
     pub(super) fn local_failure(&mut self, out: &mut Vec<Action>) {

@@ -1,9 +1,9 @@
 //! The primary: checkpoints the guest, holds its output until it is acknowledged, and knows when it may go on alone.
 //!
 //! ```text
-//!  Alone --protect--> Claiming --granted--> Connecting --> Greeting --HELLO--> Protected --SWITCH_OVER--> Delegated
-//!    ^                    |                     |              |                 |    ^                      |
-//!    |<---unreachable-----+<-----failed---------+<--failed-----+                 v    | heard again          |
+//!  Alone --protect--> Connecting --> Greeting --HELLO--> Claiming --granted--> Protected --SWITCH_OVER--> Delegated
+//!    ^                    |             |                  |                    |    ^                      |
+//!    |<-----failed--------+<--failed----+<--unreachable----+                    v    | heard again          |
 //!    |<------------------------------granted---------------------------------- Leaving <-----silent----------+
 //!    |                                                                           |                           |
 //!    +--force-- Ended <-------------------------held, or ACTIVE------------------+---------------------------+
@@ -14,12 +14,15 @@
 
 mod event;
 mod leave;
+mod output;
 mod round;
 
 pub use event::{Action, Answer, Cause, Code, Command, End, Event, Notice};
 
 use super::config::Config;
-use super::types::{Generation, Level, Rule, Session, Time, Timer, Verdict};
+use super::liveness::{Liveness, Progress, Silence};
+use super::refused::Refused;
+use super::types::{Generation, Level, OutputCall, Rule, RunState, Session, Time, Timer, Verdict};
 use super::wire::{Capabilities, Control, Farewell, Hello};
 use round::Round;
 use std::time::Duration;
@@ -29,12 +32,12 @@ use std::time::Duration;
 pub enum Phase {
     /// Active and unprotected. Output is free.
     Alone,
-    /// Wants a generation for a new session. As Alone otherwise.
-    Claiming,
-    /// Waits for the connection.
+    /// Waits for the connection. As Alone otherwise, and so are the next two.
     Connecting,
     /// Waits for the secondary's HELLO.
     Greeting,
+    /// The secondary takes part: wants a generation for the session.
+    Claiming,
     /// Makes checkpoints. Output is free until the first, and held from then on.
     Protected,
     /// Has told the secondary to go active; the guest stands still.
@@ -102,6 +105,14 @@ pub struct Primary {
     switching: bool,
     /// SWITCH_OVER has been sent in this session.
     delegated: bool,
+    /// When the secondary was heard last.
+    liveness: Liveness,
+    /// What the link has taken of the streams.
+    progress: Progress,
+    /// The output buffer has failed: nothing is released, no checkpoint is taken, until output is free.
+    unsound: bool,
+    /// What is asked of the output buffer again.
+    again: Option<OutputCall>,
 }
 
 impl Primary {
@@ -130,6 +141,10 @@ impl Primary {
             stretched: false,
             switching: false,
             delegated: false,
+            liveness: Liveness::default(),
+            progress: Progress::default(),
+            unsound: false,
+            again: None,
         }
     }
 
@@ -178,12 +193,22 @@ impl Primary {
         let out = actions;
         match event {
             Event::GuestSuspended => self.guest_suspended(out),
-            Event::SuspendFailed => {
+            Event::SuspendFailed { guest } => {
                 if self.guest == Guest::Suspending {
-                    self.guest = Guest::Running;
+                    // One that has acknowledged the request runs on only if it is resumed.
+                    self.guest = if guest == RunState::Suspended { Guest::Suspended } else { Guest::Running };
                     self.local_failure(out);
                 }
             }
+            Event::ResumeFailed => {
+                if self.guest == Guest::Resuming {
+                    self.guest = Guest::Suspended;
+                    self.resume_failed(out);
+                }
+            }
+            Event::OutputFailed(call) => self.output_failed(now, call, out),
+            Event::Heard { read, unread } => self.liveness.observe(read, unread),
+            Event::Progress { bytes } => self.progress.observe(bytes),
             Event::GuestResumed => {
                 if self.guest == Guest::Resuming {
                     self.guest = Guest::Running;
@@ -218,7 +243,6 @@ impl Primary {
             }
             Event::Timer(timer) => self.timer(now, timer, out),
             Event::Witness(answer) => self.witness(now, answer, out),
-            Event::Command(command) => self.command(now, command, out),
         }
     }
 
@@ -230,13 +254,13 @@ impl Primary {
                     self.set(Timer::Heartbeat, self.config.heartbeat, now, out);
                 }
             }
-            Timer::Peer => match self.phase {
-                Phase::Protected | Phase::Delegated if !self.bare => self.leave(Cause::Silent, out),
-                _ => {}
-            },
+            Timer::Peer => self.peer_silent(now, out),
             Timer::Answer => match self.phase {
                 Phase::Connecting | Phase::Greeting => self.no_session(Code::NoAnswer, out),
-                // The driver puts this off for as long as the link takes octets.
+                // What is still being sent is not overdue.
+                Phase::Protected if self.round.is_under_way() && self.progress.moves() => {
+                    self.set(Timer::Answer, self.config.answer, now, out);
+                }
                 Phase::Protected if self.round.is_under_way() => self.leave(Cause::AckLate, out),
                 Phase::Delegated => self.leave(Cause::NotTakenOver, out),
                 _ => {}
@@ -258,36 +282,49 @@ impl Primary {
                     out.push(Action::AskWitness { generation: self.generation.next() });
                 }
             }
+            Timer::Output => self.output_again(out),
         }
     }
 
-    fn command(&mut self, now: Time, command: Command, out: &mut Vec<Action>) {
+    fn peer_silent(&mut self, now: Time, out: &mut Vec<Action>) {
+        if self.bare || !matches!(self.phase, Phase::Claiming | Phase::Protected | Phase::Delegated) {
+            return;
+        }
+        match self.liveness.silence(now, self.config.timeout) {
+            Silence::NotYet(at) => out.push(Action::SetTimer { timer: Timer::Peer, at }),
+            Silence::Lost if self.phase == Phase::Claiming => self.no_session(Code::NoAnswer, out),
+            Silence::Lost => self.leave(Cause::Silent, out),
+        }
+    }
+
+    /// Obeys the operator, or says why not.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing has changed.
+    pub fn command(&mut self, now: Time, command: Command, actions: &mut Vec<Action>) -> Result<(), Refused> {
+        let out = actions;
         match (command, self.phase) {
-            (Command::SetInterval(interval), _) => match Config::interval_in_bounds(interval) {
-                Ok(()) => {
-                    self.config.interval = interval;
-                    // A timer that runs for the old interval may be far away.
-                    if self.phase == Phase::Protected && !self.due {
-                        self.set(Timer::Round, interval, self.began, out);
-                    }
-                }
-                Err(_) => self.notice(Level::Warning, Code::BadInterval, out),
-            },
-            (Command::Protect { session }, Phase::Alone) if self.guest != Guest::Paused => {
-                self.session = session;
-                if self.config.rule == Rule::Witness {
-                    self.phase = Phase::Claiming;
-                    out.push(Action::AskWitness { generation: self.generation.next() });
-                } else {
-                    self.connect(now, out);
+            (Command::SetInterval(interval), _) => {
+                Config::interval_in_bounds(interval).map_err(|_| Refused::Interval)?;
+                self.config.interval = interval;
+                // A timer that runs for the old interval may be far away.
+                if self.phase == Phase::Protected && !self.due {
+                    self.set(Timer::Round, interval, self.began, out);
                 }
             }
-            (Command::SwitchOver, Phase::Protected) if self.acknowledged > 0 && !self.bare => {
+            (Command::Protect { .. }, Phase::Alone) if self.again.is_some() => return Err(Refused::Output),
+            (Command::Protect { session }, Phase::Alone) if self.guest != Guest::Paused => {
+                self.session = session;
+                self.connect(now, out);
+            }
+            (Command::SwitchOver, Phase::Protected) if self.bare => return Err(Refused::Bare),
+            (Command::SwitchOver, Phase::Protected) if self.acknowledged == 0 => return Err(Refused::NoCheckpoint),
+            (Command::SwitchOver, Phase::Protected) => {
                 self.switching = true;
                 self.due = true;
                 self.progress(now, out);
             }
-            (Command::Unprotect { force: false }, Phase::Connecting | Phase::Greeting) => {
+            (Command::Unprotect { force: false }, Phase::Connecting | Phase::Greeting | Phase::Claiming) => {
                 self.no_session(Code::Unprotected, out);
             }
             (Command::Unprotect { force: false }, Phase::Protected) => self.leave(Cause::Asked, out),
@@ -298,13 +335,16 @@ impl Primary {
                 self.notice(Level::Critical, Code::Forced, out);
                 self.go_alone(self.generation.next(), Farewell::Asked, out);
             }
-            _ => self.notice(Level::Warning, Code::NotNow, out),
+            (Command::Unprotect { force: false }, Phase::Ended(End::Suspended)) => return Err(Refused::Suspended),
+            (Command::Unprotect { force: false }, Phase::Ended(_)) => return Err(Refused::Superseded),
+            _ => return Err(Refused::Phase),
         }
+        Ok(())
     }
 
-    /// Takes the next generation into use and asks for the connection.
+    /// Asks for the connection. Nothing is claimed before a secondary has said that it takes part: a start that reaches nobody
+    /// takes nothing from a session that others may have.
     fn connect(&mut self, now: Time, out: &mut Vec<Action>) {
-        self.generation = self.generation.next();
         self.phase = Phase::Connecting;
         self.stream = 0;
         self.acknowledged = 0;
@@ -316,6 +356,7 @@ impl Primary {
         self.delegated = false;
         self.stretched = false;
         self.bare = false;
+        self.progress.restart();
         out.push(Action::Connect { session: self.session, generation: self.generation });
         self.set(Timer::Answer, self.config.answer, now, out);
     }
@@ -340,7 +381,7 @@ impl Primary {
         self.link = true;
         self.bare = true;
         self.notice(Level::Critical, Code::Bare, out);
-        self.begin(now, out);
+        self.claim(now, out);
     }
 
     fn hello(&self) -> Hello {
@@ -363,21 +404,39 @@ impl Primary {
             out.push(Action::SendFrame(Control::Goodbye { reason: Farewell::Unsuited }));
             return self.no_session(Code::Unsuited, out);
         }
+        self.liveness.heard(now);
         self.set(Timer::Heartbeat, self.config.heartbeat, now, out);
         self.set(Timer::Peer, self.config.timeout, now, out);
-        self.begin(now, out);
+        self.claim(now, out);
     }
 
-    /// First round of a session.
-    fn begin(&mut self, now: Time, out: &mut Vec<Action>) {
-        self.phase = Phase::Protected;
+    /// The secondary takes part: the session's generation is acquired.
+    fn claim(&mut self, now: Time, out: &mut Vec<Action>) {
         out.push(Action::CancelTimer(Timer::Answer));
+        if self.config.rule == Rule::Witness {
+            self.phase = Phase::Claiming;
+            out.push(Action::AskWitness { generation: self.generation.next() });
+        } else {
+            self.begin(now, out);
+        }
+    }
+
+    /// Takes the session's generation into use. First round of a session.
+    fn begin(&mut self, now: Time, out: &mut Vec<Action>) {
+        self.generation = self.generation.next();
+        self.phase = Phase::Protected;
+        if !self.bare {
+            out.push(Action::SendFrame(Control::Begin { generation: self.generation }));
+        }
         self.due = true;
         self.progress(now, out);
     }
 
     /// The session did not come about. Nothing was transmitted, so nobody else can be active.
     fn no_session(&mut self, code: Code, out: &mut Vec<Action>) {
+        if self.link && !self.bare && self.phase == Phase::Claiming {
+            out.push(Action::SendFrame(Control::Goodbye { reason: Farewell::Alone }));
+        }
         if !self.link {
             // A connection may be on its way.
             out.push(Action::CloseLink { session: self.session });
@@ -388,6 +447,7 @@ impl Primary {
     }
 
     fn frame(&mut self, now: Time, frame: Control, out: &mut Vec<Action>) {
+        self.liveness.heard(now);
         match frame {
             Control::Hello(hello) if self.phase == Phase::Greeting => return self.greeted(now, hello, out),
             Control::Active { generation, .. } if generation > self.generation => {
@@ -396,13 +456,16 @@ impl Primary {
                 return self.end(end, out);
             }
             // It has no copy any more, or never had one: nobody needs to be asked.
+            Control::Goodbye { .. } if matches!(self.phase, Phase::Greeting | Phase::Claiming) => {
+                return self.no_session(Code::SecondaryLeft, out);
+            }
             Control::Goodbye { .. } => {
                 self.notice(Level::Critical, Code::SecondaryLeft, out);
                 return self.go_alone(self.generation, Farewell::Alone, out);
             }
             _ => {}
         }
-        if !matches!(self.phase, Phase::Protected | Phase::Delegated | Phase::Leaving { .. }) {
+        if !matches!(self.phase, Phase::Claiming | Phase::Protected | Phase::Delegated | Phase::Leaving { .. }) {
             return;
         }
         self.set(Timer::Peer, self.config.timeout, now, out);
@@ -419,7 +482,7 @@ impl Primary {
             return;
         }
         match (answer.verdict, self.phase) {
-            (Verdict::Granted, Phase::Claiming) => self.connect(now, out),
+            (Verdict::Granted, Phase::Claiming) => self.begin(now, out),
             (Verdict::Granted, Phase::Leaving { cause, .. }) => {
                 self.go_alone(answer.generation, cause.farewell(), out);
             }
@@ -431,10 +494,7 @@ impl Primary {
                 let end = if self.delegated { End::SwitchedOver } else { End::Fenced };
                 self.end(end, out);
             }
-            (Verdict::Unreachable, Phase::Claiming) => {
-                self.phase = Phase::Alone;
-                self.notice(Level::Critical, Code::WitnessUnreachable, out);
-            }
+            (Verdict::Unreachable, Phase::Claiming) => self.no_session(Code::WitnessUnreachable, out),
             (Verdict::Unreachable, Phase::Leaving { cause, .. }) => self.unreachable(now, cause, out),
             (Verdict::Unreachable, _) => {}
         }

@@ -31,7 +31,7 @@ impl Round {
 impl Primary {
     /// Starts the next round if it is time.
     pub(super) fn progress(&mut self, now: Time, out: &mut Vec<Action>) {
-        if self.phase != Phase::Protected || self.round != Round::Idle {
+        if self.phase != Phase::Protected || self.round != Round::Idle || self.unsound {
             return;
         }
         if self.guest == Guest::Suspended && self.switching {
@@ -150,7 +150,9 @@ impl Primary {
         self.acknowledged = checkpoint;
         self.refusals = 0;
         self.whole = false;
-        out.push(Action::ReleaseOutput { up_to_epoch: checkpoint - 1 });
+        if !self.unsound {
+            out.push(Action::ReleaseOutput { up_to_epoch: checkpoint - 1 });
+        }
         out.push(Action::CancelTimer(Timer::Answer));
         if sent {
             self.round_over(now, out);

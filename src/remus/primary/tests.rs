@@ -10,13 +10,13 @@ fn protected() -> Primary {
     let hello = Hello {
         capabilities: Capabilities::OFFERED,
         rule: Rule::Manual,
-        generation: Generation(1),
+        generation: Generation(0),
         heartbeat_ms: 100,
         timeout_ms: 1000,
     };
     let frame = |frame| Event::Frame { session: SESSION, frame };
+    machine.command(Time(0), Command::Protect { session: SESSION }, &mut Vec::new()).unwrap();
     for (at, event) in [
-        (0, Event::Command(Command::Protect { session: SESSION })),
         (0, Event::Connected),
         (50, frame(Control::Hello(hello))),
         (60, Event::ImageReady { checkpoint: 1 }),
@@ -35,6 +35,16 @@ fn protected() -> Primary {
 fn timers(machine: &mut Primary, at: u64, event: Event) -> Vec<(Timer, u64)> {
     let mut actions = Vec::new();
     machine.handle(Time(at * MS), event, &mut actions);
+    set_in(&actions)
+}
+
+fn interval(machine: &mut Primary, at: u64, ms: u64) -> Vec<(Timer, u64)> {
+    let mut actions = Vec::new();
+    machine.command(Time(at * MS), Command::SetInterval(Duration::from_millis(ms)), &mut actions).unwrap();
+    set_in(&actions)
+}
+
+fn set_in(actions: &[Action]) -> Vec<(Timer, u64)> {
     let set = |action: &Action| match action {
         Action::SetTimer { timer, at } => Some((*timer, at.0 / MS)),
         _ => None,
@@ -46,12 +56,12 @@ fn timers(machine: &mut Primary, at: u64, event: Event) -> Vec<(Timer, u64)> {
 fn a_new_interval_counts_from_the_start_of_the_round() {
     let mut machine = protected();
     for at in [70, 90, 110] {
-        let interval = Command::SetInterval(Duration::from_millis(80));
-        assert_eq!(timers(&mut machine, at, Event::Command(interval)), [(Timer::Round, 130)]);
+        assert_eq!(interval(&mut machine, at, 80), [(Timer::Round, 130)]);
     }
     // One that is over already is due at once.
-    let interval = Command::SetInterval(Duration::from_millis(20));
-    assert_eq!(timers(&mut machine, 120, Event::Command(interval)), [(Timer::Round, 70)]);
+    assert_eq!(interval(&mut machine, 120, 20), [(Timer::Round, 70)]);
+    let refused = machine.command(Time(0), Command::SetInterval(Duration::ZERO), &mut Vec::new());
+    assert_eq!(refused, Err(Refused::Interval));
 }
 
 #[test]
@@ -69,12 +79,9 @@ fn what_is_transmitted_without_end_is_given_up() {
 fn a_switch_over_that_loses_its_secondary_leaves_no_guest_standing() {
     let mut machine = protected();
     machine.config.rule = Rule::Witness;
-    for event in [
-        Event::Command(Command::SwitchOver),
-        Event::GuestSuspended,
-        Event::StateCopied { checkpoint: 2 },
-        Event::CheckpointSent { checkpoint: 2 },
-    ] {
+    machine.command(Time(100 * MS), Command::SwitchOver, &mut Vec::new()).unwrap();
+    for event in [Event::GuestSuspended, Event::StateCopied { checkpoint: 2 }, Event::CheckpointSent { checkpoint: 2 }]
+    {
         machine.handle(Time(100 * MS), event, &mut Vec::new());
     }
     assert!(machine.stands_still());
@@ -82,4 +89,145 @@ fn a_switch_over_that_loses_its_secondary_leaves_no_guest_standing() {
     machine.handle(Time(100 * MS), Event::LinkLost { session: SESSION }, &mut actions);
     assert!(matches!(machine.phase(), Phase::Leaving { .. }) && machine.is_held());
     assert!(actions.iter().any(|action| matches!(action, Action::Resume { .. })), "{actions:?}");
+}
+
+fn feed(machine: &mut Primary, at: u64, event: Event) -> Vec<Action> {
+    let mut actions = Vec::new();
+    machine.handle(Time(at * MS), event, &mut actions);
+    actions
+}
+
+fn notices(actions: &[Action]) -> Vec<Code> {
+    let code = |action: &Action| match action {
+        Action::Notice(notice) => Some(notice.code),
+        _ => None,
+    };
+    actions.iter().filter_map(code).collect()
+}
+
+#[test]
+fn no_generation_is_acquired_before_a_peer_has_greeted() {
+    let config = Config { rule: Rule::Witness, ..Config::default() };
+    let mut machine = Primary::new(config, Generation(4));
+    let mut actions = Vec::new();
+    machine.command(Time(0), Command::Protect { session: SESSION }, &mut actions).unwrap();
+    actions.extend(feed(&mut machine, 1, Event::Connected));
+    let hello = Hello { generation: Generation(4), ..machine.hello() };
+    assert!(actions.contains(&Action::SendFrame(Control::Hello(hello))), "{actions:?}");
+    let asks = |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::AskWitness { .. }));
+    assert!(!asks(&actions), "{actions:?}");
+    let actions = feed(&mut machine, 2, Event::Frame { session: SESSION, frame: Control::Hello(hello) });
+    assert!(actions.contains(&Action::AskWitness { generation: Generation(5) }), "{actions:?}");
+    let answer = Answer { generation: Generation(5), verdict: Verdict::Granted };
+    let actions = feed(&mut machine, 3, Event::Witness(answer));
+    let begin = actions.iter().position(|a| *a == Action::SendFrame(Control::Begin { generation: Generation(5) }));
+    let stream = actions.iter().position(|a| matches!(a, Action::BeginStream { .. }));
+    assert!(begin.is_some() && begin < stream, "{actions:?}");
+    // One that reaches nobody asks for nothing.
+    let mut stray = Primary::new(config, Generation(4));
+    let mut actions = Vec::new();
+    stray.command(Time(0), Command::Protect { session: SESSION }, &mut actions).unwrap();
+    actions.extend(feed(&mut stray, 1, Event::LinkLost { session: SESSION }));
+    assert!(!asks(&actions) && stray.phase() == Phase::Alone && stray.generation() == Generation(4));
+}
+
+#[test]
+fn a_guest_that_was_suspended_all_the_same_is_resumed() {
+    for (guest, resumed) in [(RunState::Running, false), (RunState::Paused, false), (RunState::Suspended, true)] {
+        let mut machine = protected();
+        feed(&mut machine, 250, Event::Timer(Timer::Round));
+        let actions = feed(&mut machine, 260, Event::SuspendFailed { guest });
+        assert_eq!(actions.iter().any(|a| matches!(a, Action::Resume { .. })), resumed, "{guest}: {actions:?}");
+        assert_eq!(machine.phase(), Phase::Alone);
+        let actions = feed(&mut machine, 270, Event::ResumeFailed);
+        if resumed {
+            assert_eq!(notices(&actions), [Code::ResumeFailed]);
+            assert_eq!((machine.phase(), machine.stands_still()), (Phase::Ended(End::Suspended), true));
+        } else {
+            assert!(actions.is_empty() && !machine.stands_still());
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_cannot_be_resumed_is_said_to_be_suspended_and_the_secondary_takes_over() {
+    let mut machine = protected();
+    feed(&mut machine, 250, Event::Timer(Timer::Round));
+    feed(&mut machine, 251, Event::GuestSuspended);
+    feed(&mut machine, 252, Event::StateCopied { checkpoint: 2 });
+    let actions = feed(&mut machine, 253, Event::ResumeFailed);
+    assert!(actions.contains(&Action::CloseLink { session: SESSION }), "{actions:?}");
+    let freed = |a: &Action| matches!(a, Action::FreeOutput | Action::ReleaseOutput { .. } | Action::SendFrame(_));
+    assert!(!actions.iter().any(freed), "neither a farewell nor output: {actions:?}");
+    assert!(machine.stands_still() && machine.is_held());
+    let refused = machine.command(Time(0), Command::Unprotect { force: false }, &mut Vec::new());
+    assert_eq!(refused, Err(Refused::Suspended));
+}
+
+#[test]
+fn freeing_output_is_tried_until_it_succeeds_and_protection_can_come_back() {
+    let mut machine = protected();
+    machine.command(Time(100 * MS), Command::Unprotect { force: false }, &mut Vec::new()).unwrap();
+    assert_eq!((machine.phase(), machine.is_held()), (Phase::Alone, false));
+    for at in [100, 600, 1100] {
+        let actions = feed(&mut machine, at, Event::OutputFailed(OutputCall::Free));
+        assert_eq!(set_in(&actions), [(Timer::Output, at + 500)]);
+        assert_eq!(notices(&actions), [Code::OutputFailed(OutputCall::Free)]);
+        assert!(machine.is_held());
+        let protect = machine.command(Time(at * MS), Command::Protect { session: Session(8) }, &mut Vec::new());
+        assert_eq!(protect, Err(Refused::Output));
+        assert_eq!(feed(&mut machine, at + 500, Event::Timer(Timer::Output)), [Action::FreeOutput]);
+    }
+    assert!(!machine.is_held());
+    machine.command(Time(1600 * MS), Command::Protect { session: Session(8) }, &mut Vec::new()).unwrap();
+    assert_eq!(machine.phase(), Phase::Connecting);
+}
+
+#[test]
+fn output_that_cannot_be_held_is_not_released_and_ends_protection() {
+    for call in [OutputCall::Hold, OutputCall::Epoch] {
+        let mut machine = protected();
+        machine.config.rule = Rule::Witness;
+        feed(&mut machine, 250, Event::Timer(Timer::Round));
+        feed(&mut machine, 251, Event::GuestSuspended);
+        feed(&mut machine, 252, Event::StateCopied { checkpoint: 2 });
+        let actions = feed(&mut machine, 253, Event::OutputFailed(call));
+        assert!(matches!(machine.phase(), Phase::Leaving { cause: Cause::Output, .. }), "{actions:?}");
+        feed(&mut machine, 254, Event::CheckpointSent { checkpoint: 2 });
+        let actions = feed(&mut machine, 255, Event::Frame { session: SESSION, frame: Control::Ack { checkpoint: 2 } });
+        assert!(!actions.iter().any(|a| matches!(a, Action::ReleaseOutput { .. })), "{actions:?}");
+        let answer = Answer { generation: machine.generation().next(), verdict: Verdict::Granted };
+        let actions = feed(&mut machine, 256, Event::Witness(answer));
+        assert!(actions.contains(&Action::FreeOutput) && machine.phase() == Phase::Alone);
+    }
+}
+
+#[test]
+fn a_release_that_failed_is_made_up_for() {
+    let mut machine = protected();
+    let actions = feed(&mut machine, 100, Event::OutputFailed(OutputCall::Release));
+    assert_eq!(set_in(&actions), [(Timer::Output, 600)]);
+    assert!(machine.is_protected());
+    let actions = feed(&mut machine, 600, Event::Timer(Timer::Output));
+    assert_eq!(actions, [Action::ReleaseOutput { up_to_epoch: 0 }]);
+}
+
+#[test]
+fn what_is_read_or_still_being_sent_is_no_silence() {
+    let mut machine = protected();
+    feed(&mut machine, 1064, Event::Heard { read: Time(900 * MS), unread: false });
+    assert_eq!(timers(&mut machine, 1064, Event::Timer(Timer::Peer)), [(Timer::Peer, 1900)]);
+    feed(&mut machine, 1900, Event::Heard { read: Time(900 * MS), unread: false });
+    feed(&mut machine, 1900, Event::Timer(Timer::Peer));
+    assert_eq!(machine.phase(), Phase::Alone);
+
+    let mut machine = protected();
+    feed(&mut machine, 250, Event::Timer(Timer::Round));
+    feed(&mut machine, 250, Event::GuestSuspended);
+    feed(&mut machine, 251, Event::StateCopied { checkpoint: 2 });
+    feed(&mut machine, 10_251, Event::Progress { bytes: 5 });
+    assert_eq!(timers(&mut machine, 10_251, Event::Timer(Timer::Answer)), [(Timer::Answer, 20_251)]);
+    feed(&mut machine, 20_251, Event::Progress { bytes: 5 });
+    feed(&mut machine, 20_251, Event::Timer(Timer::Answer));
+    assert_eq!(machine.phase(), Phase::Alone);
 }

@@ -57,16 +57,22 @@ pub enum Event {
     },
     /// [`Action::ActivateGuest`] is done.
     Activated,
-    /// The operator wants something.
-    Command(Command),
+    /// What the link shows, reported before [`Timer::Peer`] is.
+    Heard {
+        /// When the last byte of the primary was read, on the machine's clock.
+        read: Time,
+        /// Whether bytes of it wait to be read.
+        unread: bool,
+    },
 }
 
 /// What an operator can ask of a secondary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Command {
-    /// Go active. With a witness its grant is still needed; with a fencing command its success.
+    /// Go active. With a witness its grant is still needed; with a fencing command its success. Refused while the primary is heard.
     FailOver {
-        /// The operator's word that the primary is not and will not be active: nobody is asked and nothing is run.
+        /// While the primary is heard: fail over all the same, the witness being asked and the fencing command run as without.
+        /// Otherwise the operator's word that the primary is not and will not be active: nobody is asked and nothing is run.
         force: bool,
     },
     /// Give up the copy and end.
@@ -182,8 +188,6 @@ pub enum Code {
     Ended(End),
     /// Done on the operator's word.
     Forced,
-    /// A command that cannot be obeyed in this state.
-    NotNow,
     /// SWITCH_OVER with another checkpoint than the newest here.
     BadSwitchOver,
 }

@@ -18,6 +18,7 @@ mod takeover;
 pub use event::{Action, Code, Command, End, Event, Notice};
 
 use super::config::Config;
+use super::liveness::{Liveness, Silence};
 use super::types::{Generation, Level, RefuseReason, Session, Time, Timer};
 use super::wire::{Capabilities, Control, Farewell, Hello};
 use std::time::Duration;
@@ -48,8 +49,10 @@ pub enum Phase {
 pub struct Secondary {
     config: Config,
     phase: Phase,
-    /// The session's until one is taken.
+    /// The session's until one is taken; before [`Self::begun`], the newest that the primary knows of.
     generation: Generation,
+    /// The primary has acquired the session's generation.
+    begun: bool,
     /// The generation after the session's is ours.
     granted: bool,
     session: Session,
@@ -71,15 +74,18 @@ pub struct Secondary {
     capabilities: Capabilities,
     /// Where to start the guest once it is applied.
     start: bool,
+    /// When the primary was heard last.
+    liveness: Liveness,
 }
 
 impl Secondary {
     /// At the start of a connection.
-    pub const fn new(config: Config) -> Self {
+    pub fn new(config: Config) -> Self {
         Secondary {
             config,
             phase: Phase::Greeting,
             generation: Generation(0),
+            begun: false,
             granted: false,
             session: Session(0),
             link: true,
@@ -92,6 +98,7 @@ impl Secondary {
             garbled: false,
             capabilities: Capabilities::empty(),
             start: false,
+            liveness: Liveness::default(),
         }
     }
 
@@ -185,7 +192,7 @@ impl Secondary {
                     self.notice(Level::Critical, Code::Active, out);
                 }
             }
-            Event::Command(command) => self.command(command, out),
+            Event::Heard { read, unread } => self.liveness.observe(read, unread),
         }
     }
 
@@ -209,6 +216,12 @@ impl Secondary {
             return;
         }
         match frame {
+            Control::Begin { generation } if !self.begun && generation > self.generation => {
+                self.generation = generation;
+                self.begun = true;
+            }
+            // Without a generation of the session's there is nothing to go active with.
+            Control::Stream { .. } if !self.begun => {}
             Control::Stream { checkpoint, .. } => {
                 if let Some(old) = self.expected.replace(checkpoint) {
                     out.push(Action::DropCheckpoint { checkpoint: old, reason: None });
@@ -248,6 +261,7 @@ impl Secondary {
             self.notice(Level::Critical, Code::Unheld, out);
         }
         self.phase = Phase::Passive;
+        self.liveness.heard(now);
         self.set(Timer::Heartbeat, self.config.heartbeat, now, out);
         self.set(Timer::Peer, self.config.timeout, now, out);
     }
@@ -327,7 +341,10 @@ impl Secondary {
             }
             Timer::Peer => {
                 if self.phase == Phase::Passive {
-                    self.lost(out);
+                    match self.liveness.silence(now, self.config.timeout) {
+                        Silence::NotYet(at) => out.push(Action::SetTimer { timer, at }),
+                        Silence::Lost => self.lost(out),
+                    }
                 }
             }
             Timer::Retry => {
@@ -335,7 +352,7 @@ impl Secondary {
                     self.take_over(out);
                 }
             }
-            Timer::Round | Timer::Answer => {}
+            Timer::Round | Timer::Answer | Timer::Output => {}
         }
     }
 

@@ -2,12 +2,14 @@
 
 use super::event::{Action, Code, Command, End};
 use super::{Phase, Secondary};
+use crate::remus::refused::Refused;
 use crate::remus::types::{Level, RefuseReason, Rule, Time, Timer, Verdict};
 use crate::remus::wire::{Control, Farewell};
 
 impl Secondary {
     /// A frame of the session has come: the primary lives.
     pub(super) fn heard(&mut self, now: Time, out: &mut Vec<Action>) {
+        self.liveness.heard(now);
         if self.phase == Phase::Lost && self.link {
             self.phase = Phase::Passive;
             out.push(Action::CancelTimer(Timer::Retry));
@@ -153,12 +155,26 @@ impl Secondary {
         self.end(End::CopyLost, out);
     }
 
-    pub(super) fn command(&mut self, command: Command, out: &mut Vec<Action>) {
+    /// Obeys the operator, or says why not.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing has changed.
+    pub fn command(&mut self, _now: Time, command: Command, actions: &mut Vec<Action>) -> Result<(), Refused> {
+        let out = actions;
         match (command, self.phase) {
-            (Command::FailOver { force: false }, Phase::Passive | Phase::Lost) if self.newest.is_some() => {
+            (Command::FailOver { .. }, _) if self.receives() && self.newest.is_none() => {
+                return Err(Refused::NoCheckpoint);
+            }
+            (Command::FailOver { force: false }, Phase::Passive) => {
+                return Err(Refused::PrimaryAlive { heard: self.liveness.last() });
+            }
+            // The primary lives: the operator's word that it does not is not believed, and nobody's answer is spared.
+            (Command::FailOver { force: true }, Phase::Passive) => {
+                self.notice(Level::Critical, Code::Forced, out);
                 self.take_over(out);
             }
-            (Command::FailOver { force: true }, _) if self.receives() && self.newest.is_some() => {
+            (Command::FailOver { force: false }, Phase::Lost) => self.take_over(out),
+            (Command::FailOver { force: true }, _) if self.receives() => {
                 self.notice(Level::Critical, Code::Forced, out);
                 self.go(out);
             }
@@ -169,8 +185,9 @@ impl Secondary {
                 }
                 self.end(End::Stopped, out);
             }
-            _ => self.notice(Level::Warning, Code::NotNow, out),
+            _ => return Err(Refused::Phase),
         }
+        Ok(())
     }
 
     pub(super) fn end(&mut self, end: End, out: &mut Vec<Action>) {

@@ -292,8 +292,14 @@ fn fields(type_id: u8, payload: &[u8]) -> IResult<&[u8], Fields> {
         4 => (le_u64, le_u64, le_u128)
             .map(|(number, octets, checksum)| Fields::Done(Control::Checkpoint(Seal { number, octets, checksum })))
             .parse(payload),
-        5 => le_u64
-            .map(|generation| Fields::Done(Control::Heartbeat { generation: Generation(generation) }))
+        5 | 11 => le_u64
+            .map(|generation| {
+                let generation = Generation(generation);
+                Fields::Done(match type_id {
+                    5 => Control::Heartbeat { generation },
+                    _ => Control::Begin { generation },
+                })
+            })
             .parse(payload),
         7 => (le_u32, le_u32).map(|(reason, _)| Fields::Goodbye(reason)).parse(payload),
         8 => le_u64.map(|checkpoint| Fields::Done(Control::Ack { checkpoint })).parse(payload),

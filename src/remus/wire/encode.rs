@@ -99,7 +99,7 @@ fn payload(control: Control, detail: &[u8]) -> ArrayVec<u8, MAX_CONTROL> {
             out.extend(seal.octets.to_le_bytes());
             out.extend(seal.checksum.to_le_bytes());
         }
-        Control::Heartbeat { generation } => out.extend(generation.0.to_le_bytes()),
+        Control::Heartbeat { generation } | Control::Begin { generation } => out.extend(generation.0.to_le_bytes()),
         Control::SwitchOver { checkpoint, generation } | Control::Active { checkpoint, generation } => {
             out.extend(checkpoint.to_le_bytes());
             out.extend(generation.0.to_le_bytes());

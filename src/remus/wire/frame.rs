@@ -20,7 +20,8 @@ pub struct Hello {
     pub capabilities: Capabilities,
     /// Who may be active alone, as the sender was told.
     pub rule: Rule,
-    /// The generation of the session; the secondary repeats it.
+    /// The newest generation that the primary knows of; the secondary repeats it. The session's is the next, which the primary
+    /// acquires once it has the secondary's HELLO, and says in BEGIN.
     pub generation: Generation,
     /// Between two heartbeats of the sender, in milliseconds.
     pub heartbeat_ms: u32,
@@ -111,6 +112,12 @@ pub enum Control {
         /// The checkpoint gone on from.
         checkpoint: u64,
     },
+    /// Type 11, forward, once, before the first STREAM: I have acquired the session's generation, the one after that of the
+    /// HELLOs.
+    Begin {
+        /// The generation of the session.
+        generation: Generation,
+    },
 }
 
 /// Bit 7 of a type: a receiver may skip the frame.
@@ -130,6 +137,7 @@ impl Control {
             Control::Ack { .. } => 8,
             Control::Refuse { .. } => 9,
             Control::Active { .. } => 10,
+            Control::Begin { .. } => 11,
         }
     }
 
@@ -142,7 +150,7 @@ impl Control {
 pub(super) const fn may_run(type_id: u8, direction: Direction) -> bool {
     match type_id {
         1 | 5 | 7 => true,
-        2 | 3 | 4 | 6 => matches!(direction, Direction::Forward),
+        2 | 3 | 4 | 6 | 11 => matches!(direction, Direction::Forward),
         8..=10 => matches!(direction, Direction::Backward),
         _ => false,
     }
@@ -160,6 +168,7 @@ pub(super) const fn name(type_id: u8) -> &'static str {
         8 => "ACK",
         9 => "REFUSE",
         10 => "ACTIVE",
+        11 => "BEGIN",
         _ => "an unknown frame",
     }
 }

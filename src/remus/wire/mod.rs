@@ -36,7 +36,7 @@ pub use greeting::{Capabilities, Peer, recognise_primary, recognise_secondary};
 /// The first octets of either direction. None of a bare stream's beginnings nor xl's banner shares even the first.
 pub const MAGIC: [u8; 8] = *b"\x89XRemus\n";
 /// Version of this protocol. Peers with another are refused.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Octets of a frame's header.
 pub const HEADER_LEN: usize = 24;
 /// Most octets of stream in one DATA frame, so that a heartbeat never waits for long behind a long record.

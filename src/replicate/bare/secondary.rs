@@ -31,7 +31,7 @@ impl Observer for () {}
 /// How it ended. The domain is ready to run in either case, and paused.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The stream came to its end: the domain was handed over.
+    /// The stream came to its end after a checkpoint: the domain was handed over.
     HandedOver,
     /// The stream stopped: the domain is at this checkpoint.
     FailOver {
@@ -48,6 +48,12 @@ pub enum Refusal {
     /// The stream stopped before there was a whole checkpoint.
     #[error("the stream stopped before the first checkpoint was whole: {0}")]
     TooEarly(RestoreError),
+    /// A plain migration: the sender keeps its domain until it is told that this one runs, which nobody here does.
+    #[error(
+        "the stream has no checkpoint: it is a plain migration, not Remus. No guest was started here and nothing was lost: the \
+         sender keeps its guest. Receive it with the stock `xl migrate-receive`, or send it with `xl remus`"
+    )]
+    NoCheckpoint,
     /// The stream cannot be believed. The primary may well be alive, so this is no reason to fail over.
     #[error("refused after checkpoint {checkpoint}: {error}")]
     Refused {
@@ -109,10 +115,7 @@ fn image<R: Read, D: RestoreDomain + DeviceModel>(
     observer: &mut impl Observer,
 ) -> Result<Outcome, Refusal> {
     let reader = match restorer.first_image(reader, domain).map_err(early)? {
-        Turn::Ended(_) => {
-            restorer.complete(domain).map_err(early)?;
-            return Ok(Outcome::HandedOver);
-        }
+        Turn::Ended(_) => return Err(Refusal::NoCheckpoint),
         Turn::Checkpoint(reader) => reader,
     };
     observer.applied(1, 0, 0);

@@ -6,7 +6,7 @@ use crate::remus::wire::{
 };
 use crate::remus::{RefuseReason, Session};
 use crate::replicate::failpoint::{Failpoints, Step};
-use crate::transport::{LinkReader, is_cancelled};
+use crate::transport::is_cancelled;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -87,7 +87,7 @@ impl Record {
 
 /// The forward channel.
 pub struct Forward {
-    reader: LinkReader,
+    reader: Box<dyn Read + Send>,
     decoder: Decoder,
     buffer: Vec<u8>,
     /// What of the buffer is filled and not yet decoded.
@@ -113,7 +113,7 @@ impl std::fmt::Debug for Forward {
 impl Forward {
     /// Behind `first`, which has been read already. `control` gets every frame but DATA and CHECKPOINT, as it comes.
     pub fn new(
-        reader: LinkReader,
+        reader: impl Read + Send + 'static,
         first: &[u8],
         record: Option<Record>,
         failpoints: Failpoints,
@@ -124,7 +124,7 @@ impl Forward {
             place.copy_from_slice(first);
         }
         Forward {
-            reader,
+            reader: Box::new(reader),
             decoder: Decoder::new(Direction::Forward),
             buffer,
             filled: 0..first.len(),
@@ -194,11 +194,6 @@ impl Forward {
     pub fn drain(&mut self) {
         self.heading = Some(Heading::Ended);
         while !matches!(self.reader.read(&mut self.buffer), Ok(0) | Err(_)) {}
-    }
-
-    /// Whether octets have arrived that nobody has looked at.
-    pub fn probe(&self) -> crate::transport::Probe {
-        self.reader.probe()
     }
 
     /// Reads on until there is DATA or a heading.

@@ -3,13 +3,15 @@
 //! | | primary | secondary |
 //! |---|---|---|
 //! | out | [`Outbox`] for control frames, [`Lane`] for the stream's octets | [`Outbox`] |
-//! | in | [`backward`] | [`Forward`], which is the stream's source too |
+//! | in | [`backward`] | [`ReadAhead`], then [`Forward`], which is the stream's source too |
 
+mod ahead;
 mod backward;
 mod forward;
 mod lane;
 mod outbox;
 
+pub use ahead::ReadAhead;
 pub use backward::{Heard, backward, silence};
 pub use forward::{Forward, Heading, Record};
 pub use lane::{Lane, StopFlag};

@@ -6,8 +6,9 @@ use crate::remus::wire::{MAGIC, Peer, recognise_secondary};
 use crate::replicate::link::first_octets;
 use crate::stream::handshake::Message as Handshake;
 use crate::transport::{Address, Cancel, LinkReader, LinkWriter, connect, is_cancelled};
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// A connection whose other end is known.
 #[derive(Debug)]
@@ -38,6 +39,31 @@ pub(super) fn start(
         .map(drop)
 }
 
+/// Most bytes of a stranger's first line that are quoted.
+const LINE: u64 = 400;
+/// How long the rest of that line may take.
+const REST: Duration = Duration::from_millis(500);
+
+/// What is at the other end, by the whole first line of it: often the text that a login shell prints.
+fn stranger(name: &str, reader: &mut LinkReader, mut line: Vec<u8>) -> String {
+    let probe = reader.probe();
+    let end = Instant::now() + REST;
+    let mut byte = [0];
+    while !line.contains(&b'\n') && (line.len() as u64) < LINE {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || !probe.wait(left).unwrap_or(false) || !matches!(reader.read(&mut byte), Ok(1)) {
+            break;
+        }
+        line.extend(byte);
+    }
+    let whole = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    format!(
+        "{name} is neither xen-replicate nor xl: it says {:?}. Where that is the text of a login (a message of the day, an echo in \
+         a shell's start-up file), have the shell print nothing unless it is interactive",
+        String::from_utf8_lossy(whole)
+    )
+}
+
 fn reach(address: &Address, cancel: Cancel) -> io::Result<Connected> {
     let link = connect(address, &cancel)?;
     let name = link.peer().to_owned();
@@ -57,10 +83,7 @@ fn reach(address: &Address, cancel: Cancel) -> io::Result<Connected> {
             ));
         }
         Some(Peer::Unknown) => {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{name} is neither xen-replicate nor xl: it says {:?}", String::from_utf8_lossy(&first)),
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, stranger(&name, &mut reader, first)));
         }
         Some(Peer::Framed) => writer.write_all_vectored(&mut [IoSlice::new(&MAGIC)])?,
         Some(Peer::Bare) => {

@@ -1,8 +1,8 @@
 //! The guest's side of a primary, on a thread of its own: suspends, copies, resumes, writes to the stream.
 
 use super::SharedOutput;
-use crate::hypervisor::{self, DeviceModel, PAGE_SIZE, Replicated, SaveDomain};
-use crate::libxc::SaveError;
+use crate::hypervisor::{self, DeviceModel, Replicated, RunState, SaveDomain};
+use crate::libxc::{CopyAhead, SaveError};
 use crate::libxl;
 use crate::remus::Session;
 use crate::replicate::failpoint::{Failpoints, Step};
@@ -11,10 +11,6 @@ use crate::stream::handover::{BetweenCheckpoints, LibxcWriter, ToLibxl};
 use std::sync::PoisonError;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
-
-/// Fewer dirty pages than this are copied while the guest stands still, which takes some milliseconds: to copy them twice would cost
-/// short intervals more than it is worth.
-const WORTH_AHEAD: u64 = 4096;
 
 /// What to do, in order.
 #[derive(Debug)]
@@ -49,7 +45,8 @@ pub(super) enum Job {
 #[derive(Debug)]
 pub(super) enum Done {
     Suspended,
-    SuspendFailed(SaveError),
+    /// What the guest is doing all the same.
+    SuspendFailed(SaveError, RunState),
     Image {
         checkpoint: u64,
     },
@@ -144,14 +141,21 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
             match job {
                 Job::Suspend => {
                     if stream.is_some() && ahead.is_ok() {
-                        let pages = WORTH_AHEAD..=self.staging_limit / PAGE_SIZE as u64;
-                        ahead = self.saver.stage_ahead(&mut self.domain, pages);
+                        ahead = self.saver.stage_ahead(&mut self.domain, CopyAhead::of_interval(self.staging_limit));
                     }
                     suspended_at = Instant::now();
                     watched = Duration::ZERO;
                     done(match self.domain.suspend() {
                         Ok(()) => Done::Suspended,
-                        Err(error) => Done::SuspendFailed(self.unless_gone(error.into())),
+                        Err(error) => {
+                            let guest = match self.domain.info() {
+                                Ok(info) => info.run_state(),
+                                Err(hypervisor::Error::NoSuchDomain { .. }) => RunState::ShutDown,
+                                // It may have acknowledged the request: rather resumed twice than never.
+                                Err(_) => RunState::Suspended,
+                            };
+                            Done::SuspendFailed(self.unless_gone(error.into()), guest)
+                        }
                     });
                 }
                 Job::Begin { outbox, session, stream: number, checkpoint } => {
@@ -308,7 +312,7 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
     fn copy(&mut self, stream: Option<&mut Stream>, checkpoint: u64) -> Result<u64, SaveError> {
         let pages = self.saver.collect(&mut self.domain)?.saturating_add(self.saver.staged_ahead());
         let Some(stream) = stream else { return Ok(pages) };
-        stream.direct = pages.saturating_mul(PAGE_SIZE as u64) > self.staging_limit;
+        stream.direct = !CopyAhead::of_interval(self.staging_limit).fits(pages);
         stream.lane.enter(checkpoint, stream.direct);
         if !stream.direct {
             self.saver.stage(&self.domain)?;

@@ -233,14 +233,15 @@ impl Driver {
                 guest_gone: false,
             },
             once: settings.once,
-            buffer_failed: false,
+            failed: Vec::new(),
+            stuck: None,
             protecting: false,
             terminated: 0,
             insist_at: Instant::now(),
-            taken: 0,
         };
         if let Some(address) = to {
-            run.protect(address);
+            // A machine that is new takes a secondary.
+            let _ = run.protect(address);
         }
         let how = run.serve(&self.inbox);
         run.shut(matches!(how, Ok(Ending::Stopped | Ending::Unprotected)));

@@ -11,7 +11,7 @@ use crate::hypervisor::{self, OutputBuffer, ShutdownReason};
 use crate::libxc::SaveError;
 use crate::remus::primary::{Action, Command, End, Event, Phase};
 use crate::remus::wire::{Capabilities, Control, Direction, Encoder, Peer};
-use crate::remus::{Level, Primary, Session, Timer, Timers};
+use crate::remus::{Level, OutputCall, Primary, Refused, Session, Timer, Timers};
 use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::link::{Heard, Outbox, StopFlag, backward, silence};
@@ -52,24 +52,24 @@ pub(super) struct Run {
     pub(super) rounds: Rounds,
     pub(super) words: words::Words,
     pub(super) once: bool,
-    /// The output buffer has failed: nothing is released, no checkpoint taken, until output is free.
-    pub(super) buffer_failed: bool,
+    /// What an action could not do, for the machine to hear of once all actions of its event are carried out.
+    pub(super) failed: Vec<Event>,
+    /// Why the guest could not be resumed.
+    pub(super) stuck: Option<hypervisor::Error>,
     /// Protection was asked for and has not ended since.
     pub(super) protecting: bool,
     pub(super) terminated: u32,
     /// When to insist on ending.
     pub(super) insist_at: Instant,
-    /// What the link had taken when an answer was last waited for.
-    pub(super) taken: u64,
 }
-
-/// How long a time-out is put off while there is something of the peer's to read.
-const PUT_OFF: Duration = Duration::from_millis(10);
 
 impl Run {
     pub(super) fn serve(&mut self, inbox: &Receiver<Message>) -> Result<Ending, Trouble> {
         loop {
             self.insist();
+            if let Some(error) = self.stuck.take_if(|_| self.machine.phase() == Phase::Ended(End::Suspended)) {
+                return Err(Trouble::Resume(error));
+            }
             if let Some(ending) = self.ending() {
                 return Ok(ending);
             }
@@ -101,34 +101,25 @@ impl Run {
 
     fn expire(&mut self) {
         while let Some(timer) = self.timers.expired(self.clock.now()) {
-            if timer == Timer::Peer
-                && let Some(wait) = self.still_heard()
-            {
-                self.timers.set(timer, self.clock.now().after(wait));
-                return;
-            }
-            if timer == Timer::Answer && self.moves() {
-                self.timers.set(timer, self.clock.now().after(self.machine.config().answer));
-                return;
-            }
+            self.report(timer);
             self.feed(Event::Timer(timer));
         }
     }
 
-    /// What has arrived is the secondary's sign of life, whoever has not read it yet, and if it is a part of a frame. Gives how
-    /// long it is one, at the least.
-    fn still_heard(&self) -> Option<Duration> {
-        let probe = self.link.as_ref()?.probe.as_ref()?;
-        if probe.has_input() {
-            return Some(PUT_OFF);
+    /// What the link shows, where the machine decides by it whether a deadline counts.
+    fn report(&mut self, timer: Timer) {
+        let Some(link) = &self.link else { return };
+        match (timer, &link.probe, &link.outbox) {
+            (Timer::Peer, Some(probe), _) => {
+                let (read, unread) = (self.clock.now().before(probe.silence()), probe.has_input());
+                self.feed(Event::Heard { read, unread });
+            }
+            (Timer::Answer, _, Some(outbox)) => {
+                let bytes = outbox.taken();
+                self.feed(Event::Progress { bytes });
+            }
+            _ => {}
         }
-        self.machine.config().timeout.checked_sub(probe.silence()).filter(|left| !left.is_zero())
-    }
-
-    /// Whether the link has taken octets of the stream since the last time: what is still being sent is not overdue.
-    fn moves(&mut self) -> bool {
-        let taken = self.outbox().map_or(0, |outbox| outbox.taken());
-        std::mem::replace(&mut self.taken, taken) < taken
     }
 
     fn take(&mut self, message: Message) -> Result<(), Trouble> {
@@ -157,10 +148,10 @@ impl Run {
                 self.failpoints.pass(Step::Suspended);
                 self.feed(Event::GuestSuspended);
             }
-            Done::SuspendFailed(error) => {
+            Done::SuspendFailed(error, guest) => {
                 self.words.trouble(format!("suspending the guest: {error}"));
                 self.ends_with_guest(&error);
-                self.feed(Event::SuspendFailed);
+                self.feed(Event::SuspendFailed { guest });
             }
             Done::Image { checkpoint } => self.feed(Event::ImageReady { checkpoint }),
             Done::CopyFailed { checkpoint, error } => {
@@ -179,9 +170,13 @@ impl Run {
             }
             Done::EpochFailed(error) => {
                 self.words.trouble(format!("marking an epoch of output: {error}"));
-                self.buffer_failed = true;
+                self.feed(Event::OutputFailed(OutputCall::Epoch));
             }
-            Done::ResumeFailed(error) => return Err(Trouble::Resume(error)),
+            Done::ResumeFailed(error) => {
+                self.words.trouble(format!("resuming the guest: {error}"));
+                self.stuck = Some(error);
+                self.feed(Event::ResumeFailed);
+            }
             Done::Sent { checkpoint, octets, took } => {
                 self.rounds.sent(checkpoint, octets, took);
                 self.feed(Event::CheckpointSent { checkpoint });
@@ -263,7 +258,6 @@ impl Run {
             }
         }
         link.probe = Some(probe);
-        self.taken = 0;
         self.words.peer = Some(name);
         self.words.bare = !framed;
         self.feed(if framed { Event::Connected } else { Event::ConnectedBare });
@@ -292,14 +286,28 @@ impl Run {
     }
 
     fn feed(&mut self, event: Event) {
+        let before = self.machine.phase();
         let mut actions = Vec::new();
-        self.feed_into(event, &mut actions);
+        self.machine.handle(self.clock.now(), event, &mut actions);
+        self.carry_out_all(before, &actions);
+        while let Some(failed) = self.failed.pop() {
+            self.feed(failed);
+        }
     }
 
-    fn feed_into(&mut self, event: Event, actions: &mut Vec<Action>) {
+    fn command(&mut self, command: Command) -> Result<(), Refused> {
         let before = self.machine.phase();
-        self.machine.handle(self.clock.now(), event, actions);
-        for action in &*actions {
+        let mut actions = Vec::new();
+        self.machine.command(self.clock.now(), command, &mut actions)?;
+        self.carry_out_all(before, &actions);
+        while let Some(failed) = self.failed.pop() {
+            self.feed(failed);
+        }
+        Ok(())
+    }
+
+    fn carry_out_all(&mut self, before: Phase, actions: &[Action]) {
+        for action in actions {
             self.carry_out(*action);
         }
         let after = self.machine.phase();
@@ -313,10 +321,6 @@ impl Run {
 
     fn carry_out(&mut self, action: Action) {
         match action {
-            // What the guest sends could leave too early: no checkpoint without a sound buffer.
-            Action::Suspend if self.buffer_failed => {
-                let _ = self.post.send(Message::Done(Done::SuspendFailed(unsound_buffer())));
-            }
             Action::Suspend => self.job(Job::Suspend),
             Action::BeginStream { stream, checkpoint } => {
                 if let Some(outbox) = self.outbox() {
@@ -324,32 +328,24 @@ impl Run {
                     self.job(Job::Begin { outbox, session, stream, checkpoint });
                 }
             }
-            Action::CopyState { checkpoint } if self.buffer_failed => {
-                let error = unsound_buffer();
-                let _ = self.post.send(Message::Done(Done::CopyFailed { checkpoint, error }));
-            }
             Action::CopyState { checkpoint } => self.job(Job::Copy { checkpoint }),
             Action::Resume { epoch } => self.job(Job::Resume { epoch }),
             Action::Transmit { checkpoint, .. } => self.job(Job::Transmit { checkpoint }),
             Action::StopTransmit { checkpoint } => self.stop.stop(checkpoint),
             Action::HoldOutput => {
-                if !self.output("holding output", |output| output.hold()) {
-                    self.buffer_failed = true;
-                }
+                self.output("holding output", OutputCall::Hold, |output| output.hold());
                 self.failpoints.pass(Step::Held);
             }
             Action::ReleaseOutput { up_to_epoch } => {
-                if !self.buffer_failed {
-                    self.output("releasing output", |output| output.release(up_to_epoch).map(drop));
-                }
+                self.output("releasing output", OutputCall::Release, |output| output.release(up_to_epoch).map(drop));
                 self.failpoints.pass(Step::Released);
                 self.rounds.acknowledged(up_to_epoch + 1);
             }
             Action::FreeOutput => {
-                self.buffer_failed = !self.output("freeing output", |output| output.free());
+                self.output("freeing output", OutputCall::Free, |output| output.free());
             }
             Action::DiscardOutput => {
-                self.output("discarding output", |output| output.discard().map(drop));
+                self.output("discarding output", OutputCall::Discard, |output| output.discard().map(drop));
             }
             Action::PauseGuest => self.job(Job::Pause),
             Action::Connect { session, .. } => self.connect(session),
@@ -397,13 +393,14 @@ impl Run {
     fn output(
         &mut self,
         doing: &str,
+        call: OutputCall,
         act: impl FnOnce(&mut dyn OutputBuffer) -> crate::hypervisor::Result<()>,
-    ) -> bool {
+    ) {
         let acted = act(&mut **self.output.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Err(error) = &acted {
+        if let Err(error) = acted {
             self.words.trouble(format!("{doing}: {error}"));
+            self.failed.push(Event::OutputFailed(call));
         }
-        acted.is_ok()
     }
 
     fn connect(&mut self, session: Session) {
@@ -420,24 +417,23 @@ impl Run {
         }
     }
 
-    pub(super) fn protect(&mut self, address: Address) -> Vec<Action> {
+    pub(super) fn protect(&mut self, address: Address) -> Result<(), Refused> {
         self.protecting = true;
         self.address = Some(address);
         let session = Session(RandomState::new().build_hasher().finish() | 1);
-        let mut actions = Vec::new();
-        self.feed_into(Event::Command(Command::Protect { session }), &mut actions);
-        actions
+        self.command(Command::Protect { session })
     }
 
     /// Lets the interval follow the figures of the round that has just ended, once for each.
     fn pace(&mut self) {
         if let Some(interval) = self.rounds.next_interval(self.machine.config().interval) {
-            self.feed(Event::Command(Command::SetInterval(interval)));
+            // Pacing keeps its own bounds.
+            let _ = self.command(Command::SetInterval(interval));
         }
     }
 
     fn request(&mut self, request: Request) -> Reply {
-        let actions = match request {
+        let obeyed = match request {
             Request::Status | Request::Watch { .. } => return Reply::status(self.status()),
             Request::Capabilities => return Reply::capabilities(self.machine.config().offered(), self.in_use()),
             Request::SetCapability { name, on } => {
@@ -461,9 +457,12 @@ impl Run {
             Request::Unprotect { force } => self.command(Command::Unprotect { force }),
             Request::FailOver { .. } => return Reply::error("this side is the primary: ask the secondary"),
         };
-        match words::refusal(&actions, self.machine.phase()) {
-            Some(text) => Reply::error(&text),
-            None => Reply::status(self.status()),
+        match obeyed {
+            Err(Refused::Phase) => {
+                Reply::error(format!("cannot be done while {}", primary_phase(self.machine.phase())))
+            }
+            Err(refused) => Reply::error(refused.to_string()),
+            Ok(()) => Reply::status(self.status()),
         }
     }
 
@@ -473,12 +472,6 @@ impl Run {
             Phase::Protected | Phase::Delegated | Phase::Leaving { .. } => self.machine.config().offered(),
             _ => Capabilities::empty(),
         }
-    }
-
-    fn command(&mut self, command: Command) -> Vec<Action> {
-        let mut actions = Vec::new();
-        self.feed_into(Event::Command(command), &mut actions);
-        actions
     }
 
     pub(super) fn status(&self) -> Status {
@@ -498,14 +491,16 @@ impl Run {
     }
 
     const fn may_unprotect(&self) -> bool {
-        self.terminated > 0 && matches!(self.machine.phase(), Phase::Connecting | Phase::Greeting | Phase::Protected)
+        self.terminated > 0
+            && matches!(self.machine.phase(), Phase::Connecting | Phase::Greeting | Phase::Claiming | Phase::Protected)
     }
 
     /// Protection that is kept because nobody could be asked ends as soon as somebody can.
     fn insist(&mut self) {
         if self.may_unprotect() && self.insist_at <= Instant::now() {
             self.insist_at = Instant::now() + self.machine.config().timeout;
-            self.feed(Event::Command(Command::Unprotect { force: false }));
+            // Asked for again until it can be decided.
+            let _ = self.command(Command::Unprotect { force: false });
         }
     }
 
@@ -533,11 +528,4 @@ impl Run {
             None => link.cancel.cancel(),
         }
     }
-}
-
-fn unsound_buffer() -> SaveError {
-    SaveError::Hypervisor(crate::hypervisor::Error::Os {
-        operation: "using the output buffer",
-        source: io::Error::other("it has failed before"),
-    })
 }

@@ -4,9 +4,9 @@ use super::round::Rounds;
 use crate::control::Status;
 use crate::control::status::{Framing, Guest, Output, Role, primary_phase as phase};
 use crate::remus::pacing::Target;
-use crate::remus::primary::{Action, Cause, Code, Notice, Phase};
+use crate::remus::primary::{Cause, Code, End, Notice, Phase};
 use crate::remus::wire::Capabilities;
-use crate::remus::{Level, Primary, RefuseReason};
+use crate::remus::{Level, OutputCall, Primary, RefuseReason};
 use crate::replicate::operator::{Notices, figures, millis_since};
 use std::time::Instant;
 
@@ -26,15 +26,6 @@ pub(super) struct Words {
 /// How the peer is called that takes everything and keeps nothing: [`crate::transport::Address::Null`].
 const NOWHERE: &str = "null:";
 
-/// What the machine has against a command, if it has not obeyed.
-pub(super) fn refusal(actions: &[Action], now: Phase) -> Option<String> {
-    actions.iter().find_map(|action| match action {
-        Action::Notice(Notice { code: Code::NotNow, .. }) => Some(format!("cannot be done while {}", phase(now))),
-        Action::Notice(Notice { code: Code::BadInterval, .. }) => Some("the interval must be 1 ms to 60 s".into()),
-        _ => None,
-    })
-}
-
 const fn cause(cause: Cause) -> &'static str {
     match cause {
         Cause::Silent => "the secondary is silent",
@@ -43,6 +34,7 @@ const fn cause(cause: Cause) -> &'static str {
         Cause::Garbled => "the back channel is damaged",
         Cause::Refused => "the secondary refuses one checkpoint after another",
         Cause::LocalFailure => "a checkpoint could not be taken on this side",
+        Cause::Output => "the output buffer on this side has failed",
         Cause::Asked => "the operator asked for it",
         Cause::NotTakenOver => "the secondary has not taken over",
     }
@@ -71,14 +63,21 @@ fn text(code: Code) -> String {
         Code::Bare => "the other side is Xen's own receiver",
         Code::BackChannelDamaged => "the back channel is damaged",
         Code::LocalFailure => "a checkpoint could not be taken on this side",
+        Code::OutputFailed(call) => match call {
+            OutputCall::Hold | OutputCall::Epoch => {
+                "the output buffer cannot hold output: no checkpoint is taken until it is free"
+            }
+            OutputCall::Release => "the output buffer has not released output that is acknowledged: trying again",
+            OutputCall::Free => "the output buffer cannot be freed: output is HELD, trying again",
+            OutputCall::Discard => "the output buffer cannot drop what it holds: trying again",
+        },
+        Code::ResumeFailed => "SUSPENDED: the guest could not be resumed; a secondary that has a checkpoint takes over",
         Code::Fenced => "FENCED: the other side is active, this guest stands still for good",
         Code::SwitchedOver => "switched over: the guest runs on the other side",
         Code::OperatorNeeded => {
             "the secondary was told to take over and does not answer: only the operator knows who is active"
         }
         Code::Forced => "going on alone on the operator's word that no other copy runs",
-        Code::NotNow => "that cannot be done now",
-        Code::BadInterval => "the interval must be 1 ms to 60 s",
     };
     text.to_owned()
 }
@@ -118,6 +117,7 @@ impl Words {
             role: Role::Primary,
             phase: phase(machine.phase()).into(),
             guest: match machine.phase() {
+                Phase::Ended(End::Suspended) => Guest::Suspended,
                 Phase::Ended(_) => Guest::Stopped,
                 _ if machine.stands_still() => Guest::Suspended,
                 _ => Guest::Running,

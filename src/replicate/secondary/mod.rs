@@ -1,7 +1,7 @@
 //! The driver of [`crate::remus::Secondary`]: from a connection to a survivor, or to nothing.
 //!
-//! Two threads besides the caller's, which owns the machine: the copy's (`copy.rs`), which reads and applies, and the
-//! [`super::link::Outbox`]'s. A checkpoint is acknowledged when it is whole, checked and in memory of our own; it is applied while the
+//! Three threads besides the caller's, which owns the machine: the copy's (`copy.rs`), which applies, the one that reads ahead for it
+//! ([`super::link::ReadAhead`]), so that the primary is heard whatever the copy's is busy with, and the [`super::link::Outbox`]'s. A checkpoint is acknowledged when it is whole, checked and in memory of our own; it is applied while the
 //! acknowledgement travels. A new stream is restored into a domain of its own, so that the copy before it stands until the
 //! new one is whole.
 
@@ -13,7 +13,7 @@ mod words;
 use super::clock::Clock;
 use super::failpoint::Failpoints;
 use super::fence::Fence;
-use super::link::{Forward, Record, first_octets};
+use super::link::{Forward, ReadAhead, Record, first_octets};
 use super::operator::{Ask, Handle, Notices};
 use super::stats::Statistics;
 use super::witness::{Said as WitnessSaid, WitnessThread};
@@ -193,7 +193,6 @@ impl<T: Copies> Driver<T> {
             refusal: None,
             on_checkpoint,
             lost: Instant::now(),
-            applying: false,
             terminated: None,
             quit: false,
             activated: None,
@@ -225,6 +224,13 @@ fn keep<T: Copies>(
     // Whoever drives has gone: then nothing matters here.
     let _ = post.send(Message::Peer(peer));
     if framed {
+        let reader = match ReadAhead::start(reader) {
+            Ok(reader) => reader,
+            Err(error) => {
+                let _ = post.send(Message::Peer(Err(error)));
+                return;
+            }
+        };
         let frames = post.clone();
         let control = move |session, frame| {
             let _ = frames.send(Message::Said(Said::Frame(session, frame)));

@@ -7,7 +7,7 @@ use crate::control::status::secondary_phase;
 use crate::control::{Reply, Request, Status};
 use crate::remus::secondary::{Action, Command, Event, Phase};
 use crate::remus::wire::{Capabilities, Control, Direction, Encoder, Peer};
-use crate::remus::{Generation, Level, RefuseReason, Secondary, Timer, Timers};
+use crate::remus::{Generation, Level, RefuseReason, Refused, Secondary, Timer, Timers};
 use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::fence::{Fence, FenceContext};
@@ -39,8 +39,6 @@ pub(super) struct Run<D> {
     pub(super) refusal: Option<String>,
     pub(super) on_checkpoint: Option<Box<dyn FnMut(u64) + Send>>,
     pub(super) lost: Instant,
-    /// The copy's thread is busy and does not read.
-    pub(super) applying: bool,
     /// Told to end; when to insist on it.
     pub(super) terminated: Option<Instant>,
     /// Told to end twice.
@@ -50,9 +48,6 @@ pub(super) struct Run<D> {
     /// Until when the primary must have said who it is.
     pub(super) greeting: Instant,
 }
-
-/// How long a time-out is put off while there is something of the peer's to read.
-const PUT_OFF: Duration = Duration::from_millis(10);
 
 impl<D: Send + 'static> Run<D> {
     pub(super) fn serve(&mut self, inbox: &Receiver<Message<D>>) -> Result<Outcome<D>, Trouble> {
@@ -94,23 +89,12 @@ impl<D: Send + 'static> Run<D> {
             return self.feed(Event::LinkLost);
         }
         while let Some(timer) = self.timers.expired(self.clock.now()) {
-            if timer == Timer::Peer
-                && let Some(wait) = self.still_heard()
-            {
-                self.timers.set(timer, self.clock.now().after(wait));
-                return;
+            if timer == Timer::Peer {
+                let (read, unread) = (self.clock.now().before(self.probe.silence()), self.probe.has_input());
+                self.feed(Event::Heard { read, unread });
             }
             self.feed(Event::Timer(timer));
         }
-    }
-
-    /// What has arrived is the primary's sign of life, whoever has not read it yet, and if it is a part of a frame: on a slow
-    /// link, one frame may take longer than the time-out. Gives how long it is one, at the least.
-    fn still_heard(&self) -> Option<Duration> {
-        if self.applying || self.probe.has_input() {
-            return Some(PUT_OFF);
-        }
-        self.machine.config().timeout.checked_sub(self.probe.silence()).filter(|left| !left.is_zero())
     }
 
     /// Ends both directions and the copy's thread. `wait`: until what is to be said has been sent, for the process may end
@@ -177,9 +161,11 @@ impl<D: Send + 'static> Run<D> {
                 self.feed(Event::Frame { session, frame });
                 if matches!(frame, Control::Hello(_)) {
                     self.failpoints.pass(Step::Welcomed);
-                    if let (Some(witness), Phase::Passive) = (&self.witness, self.machine.phase()) {
-                        witness.compare(self.machine.generation());
-                    }
+                }
+                if let Control::Begin { .. } = frame
+                    && let (Some(witness), Phase::Passive) = (&self.witness, self.machine.phase())
+                {
+                    witness.compare(self.machine.generation());
                 }
             }
             Said::Checkpoint { session, number, verdict, text, figures } => {
@@ -187,7 +173,6 @@ impl<D: Send + 'static> Run<D> {
                 let before = self.machine.newest();
                 self.feed(Event::Checkpoint { session, number, verdict });
                 let taken = self.machine.newest() == Some(number) && before != Some(number);
-                self.applying = taken;
                 if taken {
                     self.words.last = Some(Instant::now());
                     if let Some(tell) = &mut self.on_checkpoint {
@@ -206,16 +191,13 @@ impl<D: Send + 'static> Run<D> {
                 self.feed(Event::Garbled);
             }
             Said::Ended => {
-                self.applying = false;
                 self.feed(Event::LinkLost);
             }
             Said::Applied { number, took } => {
-                self.applying = false;
                 self.words.statistics.applied(took);
                 self.feed(Event::Applied { checkpoint: number });
             }
             Said::ApplyFailed { number, text } => {
-                self.applying = false;
                 self.refusal = Some(text);
                 self.feed(Event::ApplyFailed { checkpoint: number });
             }
@@ -232,19 +214,26 @@ impl<D: Send + 'static> Run<D> {
     }
 
     fn feed(&mut self, event: Event) {
+        let before = self.machine.phase();
         let mut actions = Vec::new();
-        self.feed_into(event, &mut actions);
+        self.machine.handle(self.clock.now(), event, &mut actions);
+        self.carry_out_all(before, &actions);
     }
 
-    /// Gives what was done, for who has to tell the operator.
-    fn feed_into(&mut self, event: Event, actions: &mut Vec<Action>) {
+    fn obey(&mut self, command: Command) -> Result<(), Refused> {
         let before = self.machine.phase();
-        self.machine.handle(self.clock.now(), event, actions);
+        let mut actions = Vec::new();
+        self.machine.command(self.clock.now(), command, &mut actions)?;
+        self.carry_out_all(before, &actions);
+        Ok(())
+    }
+
+    fn carry_out_all(&mut self, before: Phase, actions: &[Action]) {
         let after = self.machine.phase();
         if before == Phase::Passive && after != Phase::Passive {
             self.lost = Instant::now();
         }
-        for action in &*actions {
+        for action in actions {
             self.carry_out(*action);
         }
         if before != after {
@@ -352,11 +341,12 @@ impl<D: Send + 'static> Run<D> {
     }
 
     fn command(&mut self, command: Command) -> Reply {
-        let mut actions = Vec::new();
-        self.feed_into(Event::Command(command), &mut actions);
-        match actions.iter().any(words::is_not_now) {
-            true => Reply::error(format!("cannot be done while {}", secondary_phase(self.machine.phase()))),
-            false => Reply::status(self.status()),
+        match self.obey(command) {
+            Err(Refused::Phase) => {
+                Reply::error(format!("cannot be done while {}", secondary_phase(self.machine.phase())))
+            }
+            Err(refused) => Reply::error(refused.to_string()),
+            Ok(()) => Reply::status(self.status()),
         }
     }
 
@@ -380,7 +370,8 @@ impl<D: Send + 'static> Run<D> {
     fn insist(&mut self) {
         if self.may_stop() && self.terminated.is_some_and(|at| at <= Instant::now()) {
             self.terminated = Some(Instant::now() + self.machine.config().timeout);
-            self.feed(Event::Command(Command::Stop));
+            // Asked for again until it can be done.
+            let _ = self.obey(Command::Stop);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::control::Status;
 use crate::control::status::{Framing, Guest, Output, Role, secondary_phase as phase};
-use crate::remus::secondary::{Action, Code, End, Notice, Phase};
+use crate::remus::secondary::{Code, End, Notice, Phase};
 use crate::remus::{Level, RefuseReason, Secondary};
 use crate::replicate::operator::{Notices, figures, millis_since};
 use crate::replicate::stats::Statistics;
@@ -20,11 +20,6 @@ pub(super) struct Words {
     /// When the newest checkpoint came.
     pub last: Option<Instant>,
     pub begun: Instant,
-}
-
-/// Whether the machine has said no to a command.
-pub(super) const fn is_not_now(action: &Action) -> bool {
-    matches!(action, Action::Notice(Notice { code: Code::NotNow, .. }))
 }
 
 fn text(code: Code) -> String {
@@ -57,7 +52,6 @@ fn text(code: Code) -> String {
             End::Unsuited => "the two sides do not suit: compare --rule, --heartbeat, --timeout and --witness on both",
         },
         Code::Forced => "going active on the operator's word that no other copy runs",
-        Code::NotNow => "that cannot be done now",
         Code::BadSwitchOver => "the primary asked for a switch-over to another checkpoint than the newest here",
     };
     text.to_owned()

@@ -1,5 +1,7 @@
 use super::*;
 use crate::transport::Listener;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, Mode, OFlags, mkfifoat, openat};
 use std::sync::mpsc::channel;
 
 fn pair() -> (Link, Link, Cancel, Cancel) {
@@ -168,4 +170,75 @@ fn a_socket_file_left_behind_is_replaced_and_a_live_one_is_not() {
     drop(listener);
     assert!(!path.exists());
     assert!(Listener::bind(&Address::Null).is_err());
+}
+
+#[test]
+fn what_is_no_socket_left_behind_is_refused_and_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let refused = |name: &str, what: &str| {
+        let error = Listener::bind(&Address::Unix(path(name))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse, "{name}");
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("unix:{}: {what} ", path(name).display())), "{text}");
+        assert!(text.contains("use another path"), "{text}");
+    };
+    std::fs::write(path("file"), "precious").unwrap();
+    refused("file", "an ordinary file");
+    assert_eq!(std::fs::read(path("file")).unwrap(), b"precious");
+    std::fs::create_dir(path("folder")).unwrap();
+    refused("folder", "a directory");
+    assert!(path("folder").is_dir());
+    rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    refused("pipe", "a pipe");
+    assert!(path("pipe").exists());
+    // A link, also one to a socket that could be replaced, is somebody's arrangement.
+    drop(std::os::unix::net::UnixListener::bind(path("stale")).unwrap());
+    std::os::unix::fs::symlink(path("stale"), path("link")).unwrap();
+    refused("link", "a symbolic link");
+    assert!(path("link").is_symlink() && path("stale").exists());
+    // One that takes no streams refuses a connection in another way.
+    let _datagrams = std::os::unix::net::UnixDatagram::bind(path("datagrams")).unwrap();
+    refused("datagrams", "a socket that another process has open");
+    assert!(path("datagrams").exists());
+    let device = Listener::bind(&Address::Unix("/dev/null".into())).unwrap_err().to_string();
+    assert!(device.starts_with("unix:/dev/null: a device "), "{device}");
+}
+
+#[test]
+fn an_address_that_does_not_answer_is_named() {
+    let cancel = Cancel::new().unwrap();
+    let error = connect(&Address::Unix("/no/such/socket".into()), &cancel).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().starts_with("unix:/no/such/socket: No such file"), "{error}");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = connect(&Address::Tcp(free), &cancel).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    assert!(error.to_string().starts_with(&format!("tcp:{free}: ")), "{error}");
+}
+
+#[test]
+fn a_command_that_says_nothing_ends_with_all_that_it_has_started() {
+    let folder = tempfile::tempdir().unwrap();
+    // By name: a descriptor that is inherited would also be in what other tests start at this moment.
+    let fifo = folder.path().join("alive");
+    mkfifoat(CWD, &fifo, Mode::RUSR | Mode::WUSR).unwrap();
+    let alive = openat(CWD, &fifo, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    let comes = |what: &str| {
+        let wait = Timespec { tv_sec: 30, tv_nsec: 0 };
+        assert_eq!(poll(&mut [PollFd::new(&alive, PollFlags::IN)], Some(&wait)), Ok(1), "{what}");
+    };
+    // Neither of the two ends by itself, and the shell's child does not listen to SIGTERM.
+    let inner = format!("trap '' TERM; exec 3>'{}'; echo there >&3; exec sleep 1000", fifo.display());
+    let command = format!("({inner}) <&- >&- & exec sleep 1000");
+    let cancel = Cancel::new().unwrap();
+    let link = connect(&Address::Command(command), &cancel).unwrap();
+    comes("the command's child");
+    let mut there = [0; 8];
+    assert_eq!(rustix::io::read(&alive, &mut there), Ok(6));
+    assert_eq!(&there[..6], b"there\n");
+    drop(link);
+    end_commands();
+    comes("the end of the command's child");
+    assert_eq!(rustix::io::read(&alive, &mut there), Ok(0), "nobody has the other end any more");
 }

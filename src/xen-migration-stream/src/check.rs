@@ -16,6 +16,7 @@ const VCPU_CONTEXT_32: u64 = 2800;
 
 /// A record with its body parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Parsed<'a> {
     /// A record of libxl.
     Libxl(libxl::Record<'a>),

@@ -59,6 +59,7 @@ impl std::fmt::Display for ItemNumber {
 
 /// What is wrong, or worth a remark.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum Problem {
     /// The stream cannot be cut into records from here on.
     #[error(transparent)]
@@ -70,6 +71,7 @@ pub enum Problem {
     #[error(transparent)]
     Order(#[from] OrderError),
     /// A blob inside a record is not what it should be.
+    #[cfg(feature = "decode")]
     #[error("{record}: {error}")]
     Content {
         /// The record's name.
@@ -164,7 +166,9 @@ impl Problem {
     pub const fn severity(&self) -> Severity {
         match self {
             Problem::Frame(FrameError::OctetsAfterEnd { .. }) => Severity::Tolerated,
-            Problem::Frame(_) | Problem::Body(_) | Problem::Order(_) | Problem::Content { .. } => Severity::Error,
+            Problem::Frame(_) | Problem::Body(_) | Problem::Order(_) => Severity::Error,
+            #[cfg(feature = "decode")]
+            Problem::Content { .. } => Severity::Error,
             Problem::Padding { .. } | Problem::Reserved { .. } => Severity::Tolerated,
             Problem::UnknownOptional { .. }
             | Problem::ZeroContent { .. }
@@ -182,6 +186,7 @@ impl Problem {
 
 /// Why a stream cannot be cut into records any further.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum FrameError {
     /// The stream ends inside an item, or where one must follow.
     #[error("{}", cut(what, *.needed, *.got))]
@@ -261,6 +266,7 @@ fn cut(what: &str, needed: u64, got: u64) -> String {
 
 /// Why a record's body is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum BodyError {
     /// A body of another size than the type has.
     #[error("{record}: body_length is {got}, not {expected}")]

@@ -74,6 +74,7 @@ impl Item<'_> {
 
 /// What an item is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum What<'a> {
     /// The preamble of xl.
     XlPreamble(xl::Preamble<'a>),
@@ -280,9 +281,9 @@ impl Framer {
             State::Libxl(_) => self.take_record(input, Layer::Libxl),
             State::Libxc => self.take_record(input, Layer::Libxc),
             State::AfterCheckpointEnd => match RecordHeader::parse(input) {
-                Ok((_, header)) if self.is_sync_point(header) => self.take_record(input, Layer::Libxl),
-                Ok(_) => self.take_record(input, Layer::Libxc),
-                Err(_) => Ok(self.need("a record header", record::HEADER_LEN)),
+                Some(header) if self.is_sync_point(header) => self.take_record(input, Layer::Libxl),
+                Some(_) => self.take_record(input, Layer::Libxc),
+                None => Ok(self.need("a record header", record::HEADER_LEN)),
             },
             State::Back => self.take_back(input),
             State::Tail => self.take_tail(input),
@@ -380,7 +381,7 @@ impl Framer {
     }
 
     fn take_record<'a>(&mut self, input: &'a [u8], layer: Layer) -> Result<Step<'a>, StreamError> {
-        let Ok((_, header)) = RecordHeader::parse(input) else {
+        let Some(header) = RecordHeader::parse(input) else {
             return Ok(self.need("a record header", record::HEADER_LEN));
         };
         let RecordHeader { type_id, length } = header;

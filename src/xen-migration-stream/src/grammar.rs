@@ -15,6 +15,7 @@ use thiserror::Error;
 
 /// A record in a place where it may not stand.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum OrderError {
     /// A record of the other kind of domain.
     #[error("{record} in a stream of a {} domain", .domain.name())]

@@ -63,6 +63,7 @@ pub struct Alone;
 
 /// Why a record was not written.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum WriteError {
     /// The sink refused it. How much of it went out is not known.
     #[error("writing the stream at offset {offset}: {error}")]

@@ -5,6 +5,7 @@
 
 /// One fixed message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Message {
     /// Receiver to sender, before anything else.
     Banner,

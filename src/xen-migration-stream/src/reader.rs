@@ -77,6 +77,17 @@ impl<'a> SliceReader<'a> {
     }
 }
 
+/// The same as [`SliceReader::next_item`]: after an error there is nothing more.
+impl<'a> Iterator for SliceReader<'a> {
+    type Item = Result<Item<'a>, StreamError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_item().transpose()
+    }
+}
+
+impl std::iter::FusedIterator for SliceReader<'_> {}
+
 /// Items of octets that come in pieces.
 #[derive(Debug, Clone)]
 pub struct PushReader {

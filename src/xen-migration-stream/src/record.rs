@@ -4,9 +4,6 @@
 
 use super::error::BodyError;
 use byteorder::{ByteOrder, LittleEndian};
-use nom::IResult;
-use nom::Parser;
-use nom::number::complete::le_u32;
 
 /// Octets of a record header.
 pub const HEADER_LEN: usize = 8;
@@ -30,9 +27,13 @@ impl RecordHeader {
         RecordHeader { type_id, length }
     }
 
-    /// Parses a little-endian header from the front of `input`.
-    pub fn parse(input: &[u8]) -> IResult<&[u8], Self> {
-        (le_u32, le_u32).map(|(type_id, length)| RecordHeader { type_id, length }).parse(input)
+    /// Parses a little-endian header from the front of `input`; `None` when there are fewer than [`HEADER_LEN`] octets.
+    pub fn parse(input: &[u8]) -> Option<Self> {
+        let header = input.first_chunk::<HEADER_LEN>()?;
+        Some(RecordHeader {
+            type_id: LittleEndian::read_u32(&header[0..4]),
+            length: LittleEndian::read_u32(&header[4..8]),
+        })
     }
 
     /// The header's octets.
@@ -96,7 +97,7 @@ mod tests {
             [(0, 0, 8), (1, 7, 16), (8, 0, 16), (9, 7, 24), (u32::MAX, 1, (1 << 32) + 8), (u32::MAX - 7, 0, (1 << 32))]
         {
             let header = RecordHeader::new(0x8000_0001, length);
-            assert_eq!(RecordHeader::parse(&header.emit()).unwrap().1, header);
+            assert_eq!(RecordHeader::parse(&header.emit()), Some(header));
             assert_eq!((header.padding(), header.total()), (padding, total), "length {length:#x}");
             assert!(header.is_optional());
         }

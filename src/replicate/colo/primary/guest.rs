@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::SharedCard;
-use crate::hypervisor::{DeviceModel, SaveDomain};
+use crate::hypervisor::{DeviceModel, RunState, SaveDomain};
 use crate::libxc::SaveError;
 use crate::libxl;
 use crate::replicate::colo::lists::Named;
@@ -45,7 +45,8 @@ pub(super) enum Job {
 pub(super) enum Done {
     ImageReady,
     Suspended,
-    SuspendFailed(String),
+    /// What the guest is doing all the same.
+    SuspendFailed(String, RunState),
     Collected {
         checkpoint: u64,
         pages: u64,
@@ -61,7 +62,9 @@ pub(super) enum Done {
     Resumed {
         pause: Duration,
     },
-    /// The guest stands still and cannot be helped.
+    /// What the guest sends from here on may be counted to the epoch before.
+    EpochFailed(crate::hypervisor::Error),
+    /// The guest is suspended and could not be resumed.
     ResumeFailed(crate::hypervisor::Error),
 }
 
@@ -118,7 +121,15 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                     watched = Duration::ZERO;
                     done(match self.domain.suspend() {
                         Ok(()) => Done::Suspended,
-                        Err(error) => Done::SuspendFailed(error.to_string()),
+                        Err(error) => {
+                            let guest = match self.domain.info() {
+                                Ok(info) => info.run_state(),
+                                Err(crate::hypervisor::Error::NoSuchDomain { .. }) => RunState::ShutDown,
+                                // It may have acknowledged the request: rather resumed twice than never.
+                                Err(_) => RunState::Suspended,
+                            };
+                            Done::SuspendFailed(error.to_string(), guest)
+                        }
                     });
                 }
                 Job::Collect { checkpoint, merge } => match self.collect(merge) {
@@ -154,13 +165,19 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                         Err(error) => failed(stream, error, &mut done),
                     }
                 }
-                Job::Resume { epoch } => match self.run_on(epoch, &mut paused) {
-                    Ok(()) => {
-                        self.failpoints.pass(Step::Resumed);
-                        done(Done::Resumed { pause: suspended_at.elapsed().saturating_sub(watched) });
+                Job::Resume { epoch } => {
+                    if let Err(error) = self.begin_epoch(epoch) {
+                        // Before the guest runs: nothing may be released from here on.
+                        done(Done::EpochFailed(error));
                     }
-                    Err(error) => done(Done::ResumeFailed(error)),
-                },
+                    match self.run_on(&mut paused) {
+                        Ok(()) => {
+                            self.failpoints.pass(Step::Resumed);
+                            done(Done::Resumed { pause: suspended_at.elapsed().saturating_sub(watched) });
+                        }
+                        Err(error) => done(Done::ResumeFailed(error)),
+                    }
+                }
                 Job::Pause => {
                     paused = true;
                     if let Err(error) = self.domain.pause() {
@@ -193,13 +210,16 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
         Ok(pages)
     }
 
-    /// Lets the guest run, its packets and those for it stamped with the epoch. One that stood still for good, until the operator said
-    /// otherwise, need not have been suspended.
-    fn run_on(&mut self, epoch: u64, paused: &mut bool) -> crate::hypervisor::Result<()> {
+    /// Stamps the guest's packets and those for it with the epoch.
+    fn begin_epoch(&self, epoch: u64) -> crate::hypervisor::Result<()> {
         let mut card = self.card.lock().unwrap_or_else(PoisonError::into_inner);
-        card.begin_epoch(epoch)?;
+        let begun = card.begin_epoch(epoch);
         card.begin_inbound(epoch);
-        drop(card);
+        begun
+    }
+
+    /// Lets the guest run. One that was paused for good, until the operator said otherwise, need not have been suspended.
+    fn run_on(&mut self, paused: &mut bool) -> crate::hypervisor::Result<()> {
         if std::mem::take(paused) {
             self.domain.unpause()?;
             if !self.domain.info()?.is_suspended() {

@@ -176,7 +176,7 @@ impl Driver {
         })?;
         let mut run = Run {
             clock: Clock::start(),
-            machine: Primary::new(settings.config, settings.generation),
+            machine: Primary::new(Config { timeout: settings.times.timeout, ..settings.config }, settings.generation),
             timers: Timers::default(),
             compare: crate::colo::Compare::new(settings.times.patience),
             compares: false,
@@ -203,7 +203,8 @@ impl Driver {
             unreached: None,
             terminated: 0,
             insist_at: Instant::now(),
-            taken: 0,
+            failed: Vec::new(),
+            stuck: None,
         };
         run.connect(to);
         let how = run.serve(&self.inbox);

@@ -8,12 +8,12 @@ use super::words::{self, Words};
 use super::{Ending, Message, SharedCard, Trouble};
 use crate::colo::compare::{Found, Guest as From, Packet};
 use crate::colo::fault::Guest;
-use crate::colo::primary::{Action, Code, Command, Event, Notice, Phase};
+use crate::colo::primary::{Action, Command, Event, Phase};
 use crate::colo::{Compare, Message as Say, Mode, Primary, Step as Place};
 use crate::control::{Reply, Request, Status};
-use crate::hypervisor::{ComparedCard, Result};
+use crate::hypervisor::{self, ComparedCard, Result};
 use crate::remus::wire::Capabilities;
-use crate::remus::{Level, Timer, Timers};
+use crate::remus::{Level, OutputCall, Refused, Timer, Timers};
 use crate::replicate::clock::Clock;
 use crate::replicate::colo::frame::{self, Lane};
 use crate::replicate::colo::hello::{Agreement, Hello, VERSION};
@@ -66,17 +66,19 @@ pub(super) struct Run {
     pub terminated: u32,
     /// When to insist on ending.
     pub insist_at: Instant,
-    /// What the link had taken when an answer was last waited for.
-    pub taken: u64,
+    /// What an action could not do, for the machine to hear of once all actions of its event are carried out.
+    pub failed: Vec<Event>,
+    /// Why the guest could not be resumed.
+    pub stuck: Option<hypervisor::Error>,
 }
-
-/// How long a time-out is put off while there is something of the peer's to read.
-const PUT_OFF: Duration = Duration::from_millis(10);
 
 impl Run {
     pub(super) fn serve(&mut self, inbox: &Receiver<Message>) -> std::result::Result<Ending, Trouble> {
         loop {
             self.insist();
+            if let Some(error) = self.stuck.take_if(|_| self.machine.phase() == Phase::Suspended) {
+                return Err(Trouble::Resume(error));
+            }
             if let Some(ending) = self.ending() {
                 return Ok(ending);
             }
@@ -139,14 +141,10 @@ impl Run {
         while let Some(timer) = self.timers.expired(self.clock.now()) {
             match timer {
                 Timer::Heartbeat => self.beat(),
-                Timer::Peer => match self.still_heard() {
-                    Some(wait) => self.timers.set(timer, self.clock.now().after(wait)),
-                    None => self.feed(Event::Command(Command::PeerLost)),
-                },
-                Timer::Answer if self.moves() => {
-                    self.timers.set(timer, self.clock.now().after(self.machine.config().answer));
+                timer => {
+                    self.report(timer);
+                    self.feed(Event::Timer(timer));
                 }
-                timer => self.feed(Event::Timer(timer)),
             }
         }
     }
@@ -157,19 +155,20 @@ impl Run {
         self.timers.set(Timer::Heartbeat, self.clock.now().after(self.times.heartbeat));
     }
 
-    /// What has arrived is the secondary's sign of life, whoever has not read it yet. Gives how long it is one, at the least.
-    fn still_heard(&self) -> Option<Duration> {
-        let probe = self.link.as_ref()?.probe.as_ref()?;
-        if probe.has_input() {
-            return Some(PUT_OFF);
+    /// What the link shows, where the machine decides by it whether a deadline counts.
+    fn report(&mut self, timer: Timer) {
+        let Some(link) = &self.link else { return };
+        match (timer, &link.probe, &link.pipe) {
+            (Timer::Peer, Some(probe), _) => {
+                let (read, unread) = (self.clock.now().before(probe.silence()), probe.has_input());
+                self.feed(Event::Heard { read, unread });
+            }
+            (Timer::Answer, _, Some(pipe)) => {
+                let bytes = pipe.taken();
+                self.feed(Event::Progress { bytes });
+            }
+            _ => {}
         }
-        self.times.timeout.checked_sub(probe.silence()).filter(|left| !left.is_zero())
-    }
-
-    /// Whether the link has taken octets of the stream since the last time: what is still being sent is not overdue.
-    fn moves(&mut self) -> bool {
-        let taken = self.pipe().map_or(0, |pipe| pipe.taken());
-        std::mem::replace(&mut self.taken, taken) < taken
     }
 
     fn take(&mut self, message: Message) -> std::result::Result<(), Trouble> {
@@ -204,9 +203,9 @@ impl Run {
                 self.failpoints.pass(Step::Suspended);
                 self.feed(Event::GuestSuspended);
             }
-            Done::SuspendFailed(error) => {
+            Done::SuspendFailed(error, guest) => {
                 self.words.trouble(format!("suspending the guest: {error}"));
-                self.feed(Event::SuspendFailed);
+                self.feed(Event::SuspendFailed { guest });
             }
             Done::Collected { checkpoint, pages } => {
                 self.figures.collected(checkpoint, pages);
@@ -230,7 +229,15 @@ impl Run {
                 self.figures.resumed(pause, loaded);
                 self.feed(Event::GuestResumed);
             }
-            Done::ResumeFailed(error) => return Err(Trouble::Resume(error)),
+            Done::EpochFailed(error) => {
+                self.words.trouble(format!("marking an epoch of output: {error}"));
+                self.feed(Event::OutputFailed(OutputCall::Epoch));
+            }
+            Done::ResumeFailed(error) => {
+                self.words.trouble(format!("resuming the guest: {error}"));
+                self.stuck = Some(error);
+                self.feed(Event::ResumeFailed);
+            }
         }
         Ok(())
     }
@@ -336,24 +343,40 @@ impl Run {
             });
         }
         if framed {
-            self.timers.set(Timer::Peer, self.clock.now().after(self.times.timeout));
             self.beat();
         } else {
             let text = "the other side is libxl: nothing can be compared, all output waits for the next checkpoint";
             self.words.notices.add(&self.words.domain, Level::Warning, text.into());
         }
         self.feed(Event::Connected);
+        if framed {
+            self.feed(Event::Beats);
+        }
     }
 
     fn feed(&mut self, event: Event) {
+        let before = words::phase(&self.machine);
         let mut actions = Vec::new();
-        self.feed_into(event, &mut actions);
+        self.machine.handle(self.clock.now(), event, &mut actions);
+        self.carry_out_all(before, &actions);
+        while let Some(failed) = self.failed.pop() {
+            self.feed(failed);
+        }
     }
 
-    fn feed_into(&mut self, event: Event, actions: &mut Vec<Action>) {
+    fn command(&mut self, command: Command) -> std::result::Result<(), Refused> {
         let before = words::phase(&self.machine);
-        self.machine.handle(self.clock.now(), event, actions);
-        for action in &*actions {
+        let mut actions = Vec::new();
+        self.machine.command(self.clock.now(), command, &mut actions)?;
+        self.carry_out_all(before, &actions);
+        while let Some(failed) = self.failed.pop() {
+            self.feed(failed);
+        }
+        Ok(())
+    }
+
+    fn carry_out_all(&mut self, before: &str, actions: &[Action]) {
+        for action in actions {
             self.carry_out(*action);
         }
         let after = words::phase(&self.machine);
@@ -374,7 +397,7 @@ impl Run {
             }
             Action::Suspend => self.job(Job::Suspend),
             Action::HoldOutput => {
-                self.output("holding output", |card| card.hold());
+                self.output("holding output", OutputCall::Hold, |card| card.hold());
                 self.failpoints.pass(Step::Held);
             }
             Action::Collect { checkpoint, merge } => {
@@ -396,26 +419,29 @@ impl Run {
             }
             Action::Resume { epoch } => self.job(Job::Resume { epoch }),
             Action::Release { packet, .. } => {
-                if self.output("releasing a packet", |card| card.release_one(packet)) == Some(true) {
+                if self.output("releasing a packet", OutputCall::Release, |card| card.release_one(packet)) == Some(true)
+                {
                     self.figures.agreed();
                 }
             }
             Action::ReleaseHeld { up_to_epoch } => {
                 self.figures.loaded();
-                if let Some(packets) = self.output("releasing output", |card| card.release(up_to_epoch)) {
+                if let Some(packets) =
+                    self.output("releasing output", OutputCall::Release, |card| card.release(up_to_epoch))
+                {
                     self.figures.waited(packets);
                 }
                 self.compare.begin(up_to_epoch.saturating_add(1));
                 self.failpoints.pass(Step::Released);
             }
             Action::FreeOutput => {
-                self.output("freeing output", |card| {
+                self.output("freeing output", OutputCall::Free, |card| {
                     card.detach();
                     card.free()
                 });
             }
             Action::DiscardOutput => {
-                self.output("discarding output", |card| {
+                self.output("discarding output", OutputCall::Discard, |card| {
                     card.detach();
                     card.discard()
                 });
@@ -448,9 +474,20 @@ impl Run {
         act(&mut **self.card.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn output<T>(&mut self, doing: &str, act: impl FnOnce(&mut dyn ComparedCard) -> Result<T>) -> Option<T> {
-        let acted = self.card(act);
-        acted.map_err(|error| self.words.trouble(format!("{doing}: {error}"))).ok()
+    fn output<T>(
+        &mut self,
+        doing: &str,
+        call: OutputCall,
+        act: impl FnOnce(&mut dyn ComparedCard) -> Result<T>,
+    ) -> Option<T> {
+        match self.card(act) {
+            Ok(done) => Some(done),
+            Err(error) => {
+                self.words.trouble(format!("{doing}: {error}"));
+                self.failed.push(Event::OutputFailed(call));
+                None
+            }
+        }
     }
 
     pub(super) fn connect(&mut self, address: Address) {
@@ -478,17 +515,13 @@ impl Run {
     }
 
     fn request(&mut self, request: Request) -> Reply {
-        let actions = match request {
+        let obeyed = match request {
             Request::Status | Request::Watch { .. } => return Reply::status(self.status()),
             Request::Capabilities => return Reply::capabilities(Capabilities::empty(), Capabilities::empty()),
             Request::SetCapability { .. } => {
                 return Reply::error("COLO has none of the capabilities, which are Remus's");
             }
-            Request::Unprotect { force } => {
-                let mut actions = Vec::new();
-                self.feed_into(Event::Command(Command::Unprotect { force }), &mut actions);
-                actions
-            }
+            Request::Unprotect { force } => self.command(Command::Unprotect { force }),
             Request::FailOver { .. } => return Reply::error("this side is the primary: ask the secondary"),
             Request::SetInterval { .. } => return Reply::error("COLO has a period, and it is set at the start"),
             Request::SwitchOver => return Reply::error("COLO has no switch-over: fail-over on the secondary"),
@@ -496,10 +529,10 @@ impl Run {
                 return Reply::error(format!("cannot be done while {}", words::phase(&self.machine)));
             }
         };
-        let not_now = |action: &Action| matches!(action, Action::Notice(Notice { code: Code::NotNow, .. }));
-        match actions.iter().any(not_now) {
-            true => Reply::error(format!("cannot be done while {}", words::phase(&self.machine))),
-            false => Reply::status(self.status()),
+        match obeyed {
+            Err(Refused::Phase) => Reply::error(format!("cannot be done while {}", words::phase(&self.machine))),
+            Err(refused) => Reply::error(refused.to_string()),
+            Ok(()) => Reply::status(self.status()),
         }
     }
 
@@ -526,7 +559,8 @@ impl Run {
     fn insist(&mut self) {
         if self.may_unprotect() && self.insist_at <= Instant::now() {
             self.insist_at = Instant::now() + self.times.timeout;
-            self.feed(Event::Command(Command::Unprotect { force: false }));
+            // Asked for again until it can be decided.
+            let _ = self.command(Command::Unprotect { force: false });
         }
     }
 
@@ -537,7 +571,6 @@ impl Run {
                 None => link.cancel.cancel(),
             }
             link.reading.cancel();
-            self.timers.cancel(Timer::Peer);
             self.timers.cancel(Timer::Heartbeat);
             self.job(Job::Forget);
         }

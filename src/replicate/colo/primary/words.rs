@@ -7,7 +7,7 @@ use crate::colo::{Config, Mode, Primary, fault};
 use crate::control::Status;
 use crate::control::lock_step::LockStep;
 use crate::control::status::{Framing, Guest, Output, Role, Summary};
-use crate::remus::Level;
+use crate::remus::{Level, OutputCall};
 use crate::replicate::operator::{Notices, figures, millis_since};
 use crate::replicate::stats::{Histogram, RoundFigures, Statistics};
 use std::time::{Duration, Instant};
@@ -32,6 +32,7 @@ pub(super) const fn phase(machine: &Primary) -> &'static str {
         Phase::Leaving { .. } => "leaving",
         Phase::Alone => "alone",
         Phase::Ended => "fenced",
+        Phase::Suspended => "suspended",
     }
 }
 
@@ -44,6 +45,7 @@ fn text(code: Code) -> String {
                 Cause::LinkLost => "the connection to the secondary has ended".into(),
                 Cause::PeerLost => "the secondary is silent".into(),
                 Cause::LocalFailure => "a checkpoint could not be taken on this side".into(),
+                Cause::Output => "the output buffer on this side has failed".into(),
                 Cause::Asked => "the operator asked for it".into(),
             };
             return format!("giving up protection: {why}; output is held until that is decided");
@@ -52,7 +54,15 @@ fn text(code: Code) -> String {
         Code::Unprotected => "UNPROTECTED: the guest runs on, nothing survives this host's death",
         Code::Fenced => "FENCED: the other side is active, this guest stands still for good",
         Code::Forced => "going on alone on the operator's word that no other copy runs",
-        Code::NotNow => "that cannot be done now",
+        Code::OutputFailed(call) => match call {
+            OutputCall::Hold | OutputCall::Epoch => {
+                "the output buffer cannot hold output: nothing is released until it is free"
+            }
+            OutputCall::Release => "the output buffer has not released output that both guests have sent: trying again",
+            OutputCall::Free => "the output buffer cannot be freed: output is HELD, trying again",
+            OutputCall::Discard => "the output buffer cannot drop what it holds: trying again",
+        },
+        Code::ResumeFailed => "SUSPENDED: the guest could not be resumed; a secondary that has a checkpoint takes over",
     };
     text.to_owned()
 }

@@ -389,7 +389,7 @@ fn sync_point(octets: &Octets) -> io::Result<Option<Result<Message, WireError>>>
         ahead.failpoints.pass(step);
     }
     // In libxc's part the number is that of a PV record, which no state begins with.
-    let found = RecordHeader::parse(&head).ok().map(|(_, header)| (header.type_id, header.length));
+    let found = RecordHeader::parse(&head).map(|header| (header.type_id, header.length));
     if !matches!(found, Some((CHECKPOINT_STATE, 4 | 8))) {
         ahead.again.extend_from_slice(&head);
         return Ok(None);

@@ -4,11 +4,11 @@
 use super::copy::{Housed, Order, Said};
 use super::listen::Heard;
 use super::{Message, Outcome, Survivor, Trouble, words};
-use crate::colo::secondary::{Action, Code, Command, End, Event, Notice, Phase};
-use crate::colo::{Config, Secondary, Step as Place};
+use crate::colo::secondary::{Action, Command, End, Event, Phase};
+use crate::colo::{Config, Secondary};
 use crate::control::{Reply, Request};
 use crate::remus::wire::Capabilities;
-use crate::remus::{Generation, Level, Session, Timer, Timers};
+use crate::remus::{Generation, Level, Refused, Session, Timer, Timers};
 use crate::replicate::clock::Clock;
 use crate::replicate::colo::Times;
 use crate::replicate::colo::frame::Lane;
@@ -42,17 +42,14 @@ pub(super) struct Run<D> {
     pub reading: Cancel,
     pub probe: Probe,
     pub times: Times,
-    /// Octets of the stream that have arrived, and how many had when a state was last waited for.
+    /// Octets of the stream that have arrived.
     pub arrived: Arc<AtomicU64>,
-    pub seen: u64,
     pub witness: Option<WitnessThread>,
     pub fence: Option<Fence>,
     pub failpoints: Failpoints,
     pub words: words::Words,
     pub on_checkpoint: Option<Box<dyn FnMut(u64) + Send>>,
     pub lost: Instant,
-    /// The copy's thread is busy and does not read.
-    pub loading: bool,
     /// What the survivor is, once its domain comes.
     pub activated: Option<(u64, Generation)>,
     pub unsuited: Option<String>,
@@ -62,9 +59,6 @@ pub(super) struct Run<D> {
     /// Until when the primary must have said what the session is.
     pub greeting: Instant,
 }
-
-/// How long a time-out is put off while there is something of the peer's to read.
-const PUT_OFF: Duration = Duration::from_millis(10);
 
 impl<D: Send + 'static> Run<D> {
     pub(super) fn serve(&mut self, inbox: &Receiver<Message<D>>) -> Result<Outcome<D>, Trouble> {
@@ -109,10 +103,11 @@ impl<D: Send + 'static> Run<D> {
 
     /// The session is known: from now on the image is waited for, and not for ever.
     pub(super) fn begin(&mut self, generation: Generation) {
-        self.machine = Some(Secondary::new(self.config, generation));
+        let config = Config { timeout: self.times.timeout, ..self.config };
+        self.machine = Some(Secondary::new(config, generation));
         self.timers.set(Timer::Answer, self.clock.now().after(self.config.answer));
         if self.words.framed {
-            self.timers.set(Timer::Peer, self.clock.now().after(self.times.timeout));
+            self.feed(Event::Beats);
             self.beat();
         }
     }
@@ -130,31 +125,24 @@ impl<D: Send + 'static> Run<D> {
         while let Some(timer) = self.timers.expired(self.clock.now()) {
             match timer {
                 Timer::Heartbeat => self.beat(),
-                Timer::Peer => match self.still_heard() {
-                    Some(wait) => self.timers.set(timer, self.clock.now().after(wait)),
-                    None => self.feed(Event::Command(Command::PeerLost)),
-                },
-                Timer::Answer if self.moves() => {
-                    self.timers.set(timer, self.clock.now().after(self.config.answer));
+                timer => {
+                    self.report(timer);
+                    self.feed(Event::Timer(timer));
                 }
-                timer => self.feed(Event::Timer(timer)),
             }
         }
     }
 
-    /// What has arrived is the primary's sign of life, whoever has not read it yet. Gives how long it is one, at the least.
-    fn still_heard(&self) -> Option<Duration> {
-        if self.loading || self.probe.has_input() {
-            return Some(PUT_OFF);
+    /// What the link shows, where the machine decides by it whether a deadline counts.
+    fn report(&mut self, timer: Timer) {
+        match timer {
+            Timer::Peer => {
+                let (read, unread) = (self.clock.now().before(self.probe.silence()), self.probe.has_input());
+                self.feed(Event::Heard { read, unread });
+            }
+            Timer::Answer => self.feed(Event::Progress { bytes: self.arrived.load(Ordering::Relaxed) }),
+            _ => {}
         }
-        self.times.timeout.checked_sub(self.probe.silence()).filter(|left| !left.is_zero())
-    }
-
-    /// Whether octets of a state have come since the last time: what is still being received is not overdue.
-    fn moves(&mut self) -> bool {
-        let arrived = self.arrived.load(Ordering::Relaxed);
-        let moved = std::mem::replace(&mut self.seen, arrived) < arrived;
-        moved && matches!(self.phase(), Some(Phase::Session(Place::Image | Place::State)))
     }
 
     fn take(&mut self, message: Message<D>) -> Result<Option<Outcome<D>>, Trouble> {
@@ -252,7 +240,6 @@ impl<D: Send + 'static> Run<D> {
                 self.feed(Event::StateDamaged);
             }
             Said::Loaded { checkpoint, took } => {
-                self.loading = false;
                 self.words.statistics.applied(took);
                 self.words.last = Some(Instant::now());
                 if let Some(tell) = &mut self.on_checkpoint {
@@ -263,7 +250,6 @@ impl<D: Send + 'static> Run<D> {
             Said::Suspended => self.feed(Event::GuestSuspended),
             Said::Resumed => self.feed(Event::GuestResumed),
             Said::Failed(text) => {
-                self.loading = false;
                 self.trouble(text);
                 self.feed(Event::CopyFailed);
                 if matches!(self.phase(), Some(Phase::Session(_) | Phase::Lost)) {
@@ -289,20 +275,29 @@ impl<D: Send + 'static> Run<D> {
     }
 
     fn feed(&mut self, event: Event) {
-        let mut actions = Vec::new();
-        self.feed_into(event, &mut actions);
-    }
-
-    fn feed_into(&mut self, event: Event, actions: &mut Vec<Action>) {
         let Some(machine) = &mut self.machine else { return };
         let before = machine.phase();
-        machine.handle(self.clock.now(), event, actions);
-        let after = machine.phase();
+        let mut actions = Vec::new();
+        machine.handle(self.clock.now(), event, &mut actions);
+        self.carry_out_all(before, &actions);
+    }
+
+    fn obey(&mut self, command: Command) -> Result<(), Refused> {
+        let Some(machine) = &mut self.machine else { return Err(Refused::Phase) };
+        let before = machine.phase();
+        let mut actions = Vec::new();
+        machine.command(self.clock.now(), command, &mut actions)?;
+        self.carry_out_all(before, &actions);
+        Ok(())
+    }
+
+    fn carry_out_all(&mut self, before: Phase, actions: &[Action]) {
+        let after = self.phase().unwrap_or(before);
         if matches!(before, Phase::Session(_)) && !matches!(after, Phase::Session(_)) {
             self.lost = Instant::now();
         }
         let (was, is) = (words::phase_of(before), words::phase_of(after));
-        for action in &*actions {
+        for action in actions {
             self.carry_out(*action);
         }
         self.inlet.order(self.orders.drain(..));
@@ -319,10 +314,7 @@ impl<D: Send + 'static> Run<D> {
             Action::ReceiveMemory { .. } => {}
             Action::ReceiveState { checkpoint, .. } => self.orders.push(Order::Receive { checkpoint }),
             Action::DropState { .. } => self.orders.push(Order::Drop),
-            Action::Load { checkpoint } => {
-                self.loading = true;
-                self.orders.push(Order::Load { checkpoint });
-            }
+            Action::Load { checkpoint } => self.orders.push(Order::Load { checkpoint }),
             Action::Suspend => self.orders.push(Order::Suspend),
             Action::Resume { epoch } => self.orders.push(Order::Resume { epoch }),
             Action::DropCopy => self.orders.push(Order::Quit),
@@ -340,10 +332,7 @@ impl<D: Send + 'static> Run<D> {
                     None => self.trouble("there is no witness to ask".into()),
                 }
             }
-            Action::SetTimer { timer, at } => {
-                self.seen = self.arrived.load(Ordering::Relaxed);
-                self.timers.set(timer, at);
-            }
+            Action::SetTimer { timer, at } => self.timers.set(timer, at),
             Action::CancelTimer(timer) => self.timers.cancel(timer),
             Action::Notice(notice) => self.words.notice(notice),
         }
@@ -352,7 +341,6 @@ impl<D: Send + 'static> Run<D> {
     fn close(&mut self) {
         self.pipe.close();
         self.reading.cancel();
-        self.timers.cancel(Timer::Peer);
         self.timers.cancel(Timer::Heartbeat);
     }
 
@@ -398,15 +386,13 @@ impl<D: Send + 'static> Run<D> {
             Request::Status | Request::Watch { .. } => status(self),
             Request::Capabilities => Reply::capabilities(Capabilities::empty(), Capabilities::empty()),
             Request::SetCapability { .. } => Reply::error("COLO has none of the capabilities, which are Remus's"),
-            Request::FailOver { force } => {
-                let mut actions = Vec::new();
-                self.feed_into(Event::Command(Command::FailOver { force }), &mut actions);
-                let not_now = |action: &Action| matches!(action, Action::Notice(Notice { code: Code::NotNow, .. }));
-                match self.machine.is_none() || actions.iter().any(not_now) {
-                    true => Reply::error(format!("cannot be done while {}", words::phase(self.machine.as_ref()))),
-                    false => status(self),
+            Request::FailOver { force } => match self.obey(Command::FailOver { force }) {
+                Err(Refused::Phase) => {
+                    Reply::error(format!("cannot be done while {}", words::phase(self.machine.as_ref())))
                 }
-            }
+                Err(refused) => Reply::error(refused.to_string()),
+                Ok(()) => status(self),
+            },
             Request::SetInterval { .. } | Request::SwitchOver | Request::Protect { .. } | Request::Unprotect { .. } => {
                 Reply::error("this side is the secondary: ask the primary")
             }
@@ -428,7 +414,8 @@ impl<D: Send + 'static> Run<D> {
     fn insist(&mut self) {
         if self.may_stop() && self.terminated.is_some_and(|at| at <= Instant::now()) {
             self.terminated = Some(Instant::now() + self.times.timeout);
-            self.feed(Event::Command(Command::Stop));
+            // Asked for again until it can be done.
+            let _ = self.obey(Command::Stop);
         }
     }
 }

@@ -66,7 +66,6 @@ fn text(code: Code) -> String {
         Code::Active => "active",
         Code::Ended(why) => return end(why),
         Code::Forced => "going active on the operator's word that no other copy is",
-        Code::NotNow => "that cannot be done now",
     };
     text.to_owned()
 }

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use nom::IResult;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
@@ -70,9 +69,9 @@ impl<T: fmt::LowerHex + Copy + Into<u64>, N: BitNames> Serialize for Bits<T, N> 
 impl<T: Wire, N> Wire for Bits<T, N> {
     const SIZE: usize = T::SIZE;
 
-    fn parse(input: &[u8]) -> IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, value) = T::parse(input)?;
-        Ok((rest, Bits::new(value)))
+        Some((rest, Bits::new(value)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {

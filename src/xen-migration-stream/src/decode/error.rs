@@ -9,6 +9,7 @@ use thiserror::Error;
 /// where the blob lies in a stream add that position themselves. `what` names the structure or
 /// field in the terms of Xen's public headers. As JSON an error is its message.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum DecodeError {
     /// Fewer octets than the structure has.
     #[error("{what} at offset {offset}: needs {needed} octets, has {got}")]

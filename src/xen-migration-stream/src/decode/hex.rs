@@ -3,7 +3,6 @@
 
 use std::fmt;
 
-use nom::{IResult, bytes::complete::take};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
@@ -46,9 +45,9 @@ impl<T: fmt::LowerHex> Serialize for Hex<T> {
 impl<T: Wire> Wire for Hex<T> {
     const SIZE: usize = T::SIZE;
 
-    fn parse(input: &[u8]) -> IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, value) = T::parse(input)?;
-        Ok((rest, Hex(value)))
+        Some((rest, Hex(value)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -84,9 +83,9 @@ impl<const N: usize> Serialize for HexBytes<N> {
 impl<const N: usize> Wire for HexBytes<N> {
     const SIZE: usize = N;
 
-    fn parse(input: &[u8]) -> IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, bytes) = take_array(input)?;
-        Ok((rest, HexBytes(bytes)))
+        Some((rest, HexBytes(bytes)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -119,9 +118,9 @@ impl<const N: usize> Serialize for Reserved<N> {
 impl<const N: usize> Wire for Reserved<N> {
     const SIZE: usize = N;
 
-    fn parse(input: &[u8]) -> IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, bytes) = take_array(input)?;
-        Ok((rest, Reserved(bytes)))
+        Some((rest, Reserved(bytes)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -152,9 +151,9 @@ impl<const N: usize> Serialize for Area<N> {
 impl<const N: usize> Wire for Area<N> {
     const SIZE: usize = N;
 
-    fn parse(input: &[u8]) -> IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, bytes) = take_array(input)?;
-        Ok((rest, Area(bytes)))
+        Some((rest, Area(bytes)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -210,11 +209,8 @@ pub fn all_zero(bytes: &[u8]) -> bool {
 }
 
 /// Takes `N` octets as an array.
-pub(crate) fn take_array<const N: usize>(input: &[u8]) -> IResult<&[u8], [u8; N]> {
-    let (rest, bytes) = take(N)(input)?;
-    let mut array = [0; N];
-    array.copy_from_slice(bytes);
-    Ok((rest, array))
+pub(crate) fn take_array<const N: usize>(input: &[u8]) -> Option<(&[u8], [u8; N])> {
+    input.split_first_chunk().map(|(array, rest)| (rest, *array))
 }
 
 #[cfg(test)]

@@ -91,6 +91,7 @@ register_bits! {
 /// What a parameter's value says.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
+#[non_exhaustive]
 pub enum Meaning {
     /// How vCPU 0 hears of event channels.
     Callback(Callback),
@@ -131,6 +132,7 @@ pub enum Meaning {
 /// HVM_PARAM_CALLBACK_IRQ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "via", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Callback {
     /// No delivery.
     None,
@@ -276,10 +278,10 @@ struct Pair(u64, u64);
 impl Wire for Pair {
     const SIZE: usize = 16;
 
-    fn parse(input: &[u8]) -> nom::IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (input, index) = u64::parse(input)?;
         let (input, value) = u64::parse(input)?;
-        Ok((input, Pair(index, value)))
+        Some((input, Pair(index, value)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {

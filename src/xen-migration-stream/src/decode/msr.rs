@@ -188,11 +188,11 @@ impl MsrEntry {
 impl Wire for MsrEntry {
     const SIZE: usize = 16;
 
-    fn parse(input: &[u8]) -> nom::IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (input, index) = Hex32::parse(input)?;
         let (input, flags) = Hex32::parse(input)?;
         let (input, value) = Hex64::parse(input)?;
-        Ok((input, MsrEntry { index, flags, value }))
+        Some((input, MsrEntry { index, flags, value }))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {

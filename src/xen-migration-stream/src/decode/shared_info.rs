@@ -103,9 +103,9 @@ impl<T: Wire + Serialize> Serialize for VcpuSlots<T> {
 impl<T: Wire> Wire for VcpuSlots<T> {
     const SIZE: usize = Table::<T, LEGACY_MAX_VCPUS>::SIZE;
 
-    fn parse(input: &[u8]) -> nom::IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, slots) = Table::parse(input)?;
-        Ok((rest, VcpuSlots(slots)))
+        Some((rest, VcpuSlots(slots)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -162,9 +162,9 @@ impl<const N: usize> Serialize for Ports<N> {
 impl<const N: usize> Wire for Ports<N> {
     const SIZE: usize = N;
 
-    fn parse(input: &[u8]) -> nom::IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, octets) = super::hex::take_array(input)?;
-        Ok((rest, Ports(octets)))
+        Some((rest, Ports(octets)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {

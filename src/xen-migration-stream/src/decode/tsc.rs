@@ -49,9 +49,9 @@ impl serde::Serialize for TscMode {
 impl super::wire::Wire for TscMode {
     const SIZE: usize = 4;
 
-    fn parse(input: &[u8]) -> nom::IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, mode) = u32::parse(input)?;
-        Ok((rest, TscMode(mode)))
+        Some((rest, TscMode(mode)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {

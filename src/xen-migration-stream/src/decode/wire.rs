@@ -4,9 +4,6 @@
 use std::ops::{Deref, DerefMut};
 
 use arrayvec::ArrayVec;
-use byteorder::{ByteOrder, LittleEndian};
-use nom::number::complete::{le_i8, le_i64, le_u8, le_u16, le_u32, le_u64};
-use nom::{IResult, error::Error, error::ErrorKind};
 use serde::{Serialize, Serializer};
 
 use super::error::DecodeError;
@@ -16,9 +13,9 @@ pub trait Wire: Sized {
     /// Octets on the wire.
     const SIZE: usize;
 
-    /// Takes the value from the front of `input`; fails only where `input` is shorter than
+    /// Takes the value from the front of `input`, and gives what follows it; `None` only where `input` is shorter than
     /// [`Self::SIZE`].
-    fn parse(input: &[u8]) -> IResult<&[u8], Self>;
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)>;
 
     /// Appends the value, exactly [`Self::SIZE`] octets.
     fn emit(&self, out: &mut Vec<u8>);
@@ -57,7 +54,7 @@ pub(crate) fn parse_at<'a, T: Wire>(
     input: &'a [u8],
     offset: usize,
 ) -> Result<(&'a [u8], T), DecodeError> {
-    T::parse(input).map_err(|_| DecodeError::TooShort { what, offset, needed: T::SIZE, got: input.len() })
+    T::parse(input).ok_or(DecodeError::TooShort { what, offset, needed: T::SIZE, got: input.len() })
 }
 
 /// Decodes an array that fills `blob` from `offset` to its end.
@@ -78,31 +75,22 @@ pub(crate) fn hidden_or_absent<T: Wire>(field: &Option<T>) -> bool {
 }
 
 macro_rules! wire_number {
-    ($($t:ty, $parse:path, $write:expr;)*) => {$(
+    ($($t:ty)*) => {$(
         impl Wire for $t {
             const SIZE: usize = size_of::<$t>();
 
-            fn parse(input: &[u8]) -> IResult<&[u8], Self> {
-                $parse(input)
+            fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
+                input.split_first_chunk().map(|(value, rest)| (rest, <$t>::from_le_bytes(*value)))
             }
 
             fn emit(&self, out: &mut Vec<u8>) {
-                let mut octets = [0u8; size_of::<$t>()];
-                $write(&mut octets, *self);
-                out.extend_from_slice(&octets);
+                out.extend_from_slice(&self.to_le_bytes());
             }
         }
     )*};
 }
 
-wire_number! {
-    u8, le_u8, |o: &mut [u8; 1], v| o[0] = v;
-    i8, le_i8, |o: &mut [u8; 1], v: i8| o[0] = v.cast_unsigned();
-    u16, le_u16, |o: &mut [u8; 2], v| LittleEndian::write_u16(o, v);
-    u32, le_u32, |o: &mut [u8; 4], v| LittleEndian::write_u32(o, v);
-    u64, le_u64, |o: &mut [u8; 8], v| LittleEndian::write_u64(o, v);
-    i64, le_i64, |o: &mut [u8; 8], v| LittleEndian::write_i64(o, v);
-}
+wire_number! { u8 i8 u16 u32 u64 i64 }
 
 /// A C array of `N` elements; in JSON a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,7 +126,7 @@ impl<T: Serialize, const N: usize> Serialize for Table<T, N> {
 impl<T: Wire, const N: usize> Wire for Table<T, N> {
     const SIZE: usize = T::SIZE * N;
 
-    fn parse(input: &[u8]) -> IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let mut rest = input;
         let mut items = ArrayVec::<T, N>::new();
         for _ in 0..N {
@@ -146,10 +134,7 @@ impl<T: Wire, const N: usize> Wire for Table<T, N> {
             items.push(item);
             rest = next;
         }
-        match items.into_inner() {
-            Ok(array) => Ok((rest, Table(Box::new(array)))),
-            Err(_) => Err(nom::Err::Error(Error::new(input, ErrorKind::Count))),
-        }
+        items.into_inner().ok().map(|array| (rest, Table(Box::new(array))))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -180,9 +165,9 @@ macro_rules! layout {
         impl $crate::decode::wire::Wire for $name {
             const SIZE: usize = 0 $(+ <$type as $crate::decode::wire::Wire>::SIZE)*;
 
-            fn parse(input: &[u8]) -> nom::IResult<&[u8], Self> {
+            fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
                 $(let (input, $field) = <$type as $crate::decode::wire::Wire>::parse(input)?;)*
-                Ok((input, $name { $($field),* }))
+                Some((input, $name { $($field),* }))
             }
 
             fn emit(&self, out: &mut Vec<u8>) {
@@ -234,22 +219,22 @@ macro_rules! layout {
 
             fn decode(blob: &[u8]) -> Result<(Self, usize), $crate::decode::error::DecodeError> {
                 let needed = if blob.len() <= Self::SHORT { Self::SHORT } else { Self::LONG };
-                let short = |_| $crate::decode::error::DecodeError::TooShort {
+                let short = || $crate::decode::error::DecodeError::TooShort {
                     what: $label,
                     offset: 0,
                     needed,
                     got: blob.len(),
                 };
-                let parse = || -> nom::IResult<&[u8], Self> {
+                let parse = || -> Option<(&[u8], Self)> {
                     let input = blob;
                     $(let (input, $field) = <$type as $crate::decode::wire::Wire>::parse(input)?;)*
                     if input.is_empty() {
-                        return Ok((input, $name { $($field,)* $($later: None,)* }));
+                        return Some((input, $name { $($field,)* $($later: None,)* }));
                     }
                     $(let (input, $later) = <$ltype as $crate::decode::wire::Wire>::parse(input)?;)*
-                    Ok((input, $name { $($field,)* $($later: Some($later),)* }))
+                    Some((input, $name { $($field,)* $($later: Some($later),)* }))
                 };
-                let (rest, value) = parse().map_err(short)?;
+                let (rest, value) = parse().ok_or_else(short)?;
                 Ok((value, rest.len()))
             }
 

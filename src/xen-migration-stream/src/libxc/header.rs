@@ -82,6 +82,7 @@ impl ImageHeader {
 
 /// What kind of domain a stream holds. PVH saves as HVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DomainType {
     /// x86 PV.
     Pv,

@@ -52,6 +52,7 @@ impl TscInfo {
 
 /// A record of libxc, parsed. Bodies are views over the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Record<'a> {
     /// The last record.
     End,

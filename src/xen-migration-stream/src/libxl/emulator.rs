@@ -13,6 +13,7 @@ const SUBHEADER_LEN: usize = 8;
 
 /// Which device model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum EmulatorId {
     /// Not recorded: the stream was converted from a legacy one.
     Unknown,

@@ -107,6 +107,7 @@ pub const fn type_name(type_id: u32) -> Option<&'static str> {
 
 /// The sync points of COLO as libxl writes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ControlId {
     /// Primary to secondary: out of sync, start a checkpoint.
     New,
@@ -183,6 +184,7 @@ impl CheckpointState {
 
 /// A record of libxl, parsed. Bodies are views over the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Record<'a> {
     /// The last record.
     End,

@@ -43,9 +43,9 @@ impl Serialize for Subleaf {
 impl super::wire::Wire for Subleaf {
     const SIZE: usize = 4;
 
-    fn parse(input: &[u8]) -> nom::IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, subleaf) = u32::parse(input)?;
-        Ok((rest, Subleaf(subleaf)))
+        Some((rest, Subleaf(subleaf)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {

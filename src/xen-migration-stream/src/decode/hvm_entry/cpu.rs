@@ -157,9 +157,9 @@ impl PendingEvent {
 impl Wire for PendingEvent {
     const SIZE: usize = 4;
 
-    fn parse(input: &[u8]) -> nom::IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, value) = u32::parse(input)?;
-        Ok((rest, PendingEvent(value)))
+        Some((rest, PendingEvent(value)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {

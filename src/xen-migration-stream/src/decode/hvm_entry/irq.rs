@@ -59,9 +59,9 @@ impl Serialize for PicState {
 impl Wire for PicState {
     const SIZE: usize = 1;
 
-    fn parse(input: &[u8]) -> nom::IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, octet) = u8::parse(input)?;
-        Ok((rest, PicState(octet)))
+        Some((rest, PicState(octet)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -164,9 +164,9 @@ impl Serialize for RedirEntry {
 impl Wire for RedirEntry {
     const SIZE: usize = 8;
 
-    fn parse(input: &[u8]) -> nom::IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, value) = u64::parse(input)?;
-        Ok((rest, RedirEntry(value)))
+        Some((rest, RedirEntry(value)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -200,9 +200,9 @@ impl<const N: usize> Serialize for Lines<N> {
 impl<const N: usize> Wire for Lines<N> {
     const SIZE: usize = N;
 
-    fn parse(input: &[u8]) -> nom::IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, octets) = crate::decode::hex::take_array(input)?;
-        Ok((rest, Lines(octets)))
+        Some((rest, Lines(octets)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {

@@ -32,6 +32,7 @@ macro_rules! entries {
         /// The decoded data of one entry.
         #[derive(Debug, Clone, PartialEq, Serialize)]
         #[serde(untagged)]
+        #[non_exhaustive]
         pub enum EntryBody {
             $($(#[$meta])* $variant(Box<$type>),)*
         }

@@ -141,9 +141,9 @@ impl Serialize for Cmos {
 impl Wire for Cmos {
     const SIZE: usize = 14;
 
-    fn parse(input: &[u8]) -> nom::IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, octets) = crate::decode::hex::take_array(input)?;
-        Ok((rest, Cmos(octets)))
+        Some((rest, Cmos(octets)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {

@@ -106,9 +106,9 @@ impl<T: Trap> Serialize for TrapTable<T> {
 impl<T: Wire> Wire for TrapTable<T> {
     const SIZE: usize = Table::<T, 256>::SIZE;
 
-    fn parse(input: &[u8]) -> nom::IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, table) = Table::parse(input)?;
-        Ok((rest, TrapTable(table)))
+        Some((rest, TrapTable(table)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -131,9 +131,9 @@ impl<T: Wire + Copy + Into<u64>> Serialize for GdtFrames<T> {
 impl<T: Wire> Wire for GdtFrames<T> {
     const SIZE: usize = Table::<T, 16>::SIZE;
 
-    fn parse(input: &[u8]) -> nom::IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, table) = Table::parse(input)?;
-        Ok((rest, GdtFrames(table)))
+        Some((rest, GdtFrames(table)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -234,9 +234,9 @@ impl<T: Copy + Into<u64>, F: Cr3Fold> Serialize for ControlRegs<T, F> {
 impl<T: Wire + Copy + Into<u64>, F: Cr3Fold> Wire for ControlRegs<T, F> {
     const SIZE: usize = Table::<T, 8>::SIZE;
 
-    fn parse(input: &[u8]) -> nom::IResult<&[u8], Self> {
+    fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
         let (rest, raw) = Table::parse(input)?;
-        Ok((rest, ControlRegs::new(raw)))
+        Some((rest, ControlRegs::new(raw)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {

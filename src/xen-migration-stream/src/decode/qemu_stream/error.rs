@@ -5,6 +5,7 @@ use thiserror::Error;
 
 /// Why a stream cannot be followed. Every `offset` counts octets of the stream's direction from its start.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum WalkError {
     /// The first octets are not `QEVM`.
     #[error("offset {offset}: magic {value:#x}, expected 0x5145564d (QEVM)")]
