@@ -7,10 +7,11 @@ mod script;
 use script::{Answered, answered, checkpoint, devices, numbers, pair, primary, recording, watch, word};
 use std::io::{Read, Write};
 use std::process::Command;
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 use xen_replicate::tap::recording::Reader;
-use xen_replicate::tap::replay::{ReplayError, replay, whole_rounds};
+use xen_replicate::tap::replay::{ReplayError, plan, replay};
 use xen_replicate::tap::{Direction, Form, Session, What};
 
 /// The wire forms, QEMU's with both layouts of vmstate-size: whether RAM is in the sized state.
@@ -44,7 +45,7 @@ fn a_state_without_a_size_is_whole_at_its_end_and_not_before() {
     let form = Form::FrameV8;
     let mut session = Session::new(form);
     session.feed(Direction::Forward, &script::image(), LONG);
-    assert!(matches!(session.close_image(LONG).unwrap().what, What::Image { .. }));
+    assert!(matches!(session.close_image(LONG).first().unwrap().what, What::Image { .. }));
     session.feed(Direction::Back, &word(form, 0x46), LONG);
     session.feed(Direction::Forward, &word(form, 0x47), LONG);
     session.feed(Direction::Back, &word(form, 0x48), LONG);
@@ -142,11 +143,14 @@ fn an_end_at_every_octet_of_a_round_is_an_end() {
 /// Plays a recording of two checkpoints to a secondary that answers with these octets and then ends.
 fn played(form: Form, whole: bool, answers: &[u8]) -> Result<(), ReplayError> {
     let file = recording(form, whole, 2);
-    let entries = whole_rounds(&mut Reader::new(file.as_slice()).unwrap()).unwrap();
+    let plan = plan(&mut Reader::new(file.as_slice()).unwrap()).unwrap();
     let (link, mut secondary) = pair();
     let primary = thread::spawn(move || {
         let (mut watch, _) = watch(form);
-        replay(&mut Reader::new(file.as_slice()).unwrap(), entries, link, &mut watch, &mut |_| {})
+        let open = || Reader::new(file.as_slice()).map_err(ReplayError::from);
+        let link = Mutex::new(Some(link));
+        let connect = || link.lock().unwrap().take().ok_or_else(|| std::io::Error::other("a second connection"));
+        replay(&open, &plan, &connect, &mut watch, &mut |_| {})
     });
     // It answers ahead, so that the outcome does not hang on who is faster.
     secondary.write_all(answers).unwrap();
@@ -225,7 +229,7 @@ fn recordings_of_malformed_sessions_are_told_by_both_commands() {
             while let Some((entry, octets)) = reader.next_entry().unwrap() {
                 recorder.write(entry, octets).unwrap();
             }
-            let entry = Entry { direction: Direction::Forward, end: false, at: Duration::ZERO };
+            let entry = Entry { connection: 0, direction: Direction::Forward, end: false, at: Duration::ZERO };
             recorder.write(entry, &octets).unwrap();
             for name in ["dump", "verify"] {
                 let (code, said) = command(name, &file.octets());

@@ -206,7 +206,7 @@ fn the_tap_passes_such_a_session_on_and_its_recording_is_read() {
     let mut parts = session(1);
     parts.swap(4, 5);
     for (direction, octets) in parts {
-        recorder.write(Entry { direction, end: false, at: NOW }, &octets).unwrap();
+        recorder.write(Entry { connection: 0, direction, end: false, at: NOW }, &octets).unwrap();
     }
     let (code, said) = command("verify", "early");
     assert_eq!(code, Some(1), "{said}");

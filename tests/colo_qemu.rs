@@ -1,10 +1,11 @@
-//! The tap on real COLO sessions of QEMU 7.2, under software emulation.
+//! The tap on real COLO sessions of QEMU 7.2, 10.0 and 11.1, under software emulation.
 //!
 //! ```text
 //! cargo test --test colo_qemu -- --ignored --test-threads=1
 //! ```
 //!
-//! Needs `qemu-system-x86_64` of Debian 12 (`apt-get install qemu-system-x86`) and fails without it. `COLO_RECORDINGS=FOLDER` keeps
+//! `newer::sid` are those of QEMU 11.1, which is fetched from Debian sid and unpacked beside the build, `newer::trixie` those of 10.0.
+//! The others need `qemu-system-x86_64` of Debian 12 (`apt-get install qemu-system-x86`) and fails without it. `COLO_RECORDINGS=FOLDER` keeps
 //! the recordings there.
 
 #[path = "colo_qemu/boot.rs"]
@@ -13,6 +14,8 @@ mod boot;
 mod failures;
 #[path = "colo_qemu/malformed.rs"]
 mod malformed;
+#[path = "colo_qemu/newer.rs"]
+mod newer;
 #[path = "colo_qemu/qemu.rs"]
 mod qemu;
 #[path = "colo_qemu/tap.rs"]
@@ -22,7 +25,7 @@ use qemu::Qemu;
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
-use tap::{Tap, counts_on, primary, secondary, unix};
+use tap::{Tap, counts_on, primary, secondary, secondary_as, unix};
 
 /// Ten checkpoints and more; a count that is in the last of them, the primary being dead.
 fn ten_checkpoints_then_dead(tap: &Tap, primary: &mut Qemu) -> u32 {
@@ -60,7 +63,11 @@ fn is_valid(recording: &Path) {
 
 /// Plays a recording to a QEMU that was never in the session; the guest counts on from the last checkpoint in it.
 fn plays(home: &Path, recording: &Path, count: u32) {
-    let (mut third, to) = secondary(home, "third");
+    plays_as(home, recording, count, qemu::INSTALLED);
+}
+
+fn plays_as(home: &Path, recording: &Path, count: u32, setup: qemu::Setup) {
+    let (mut third, to) = secondary_as(home, "third", setup);
     let mut tap = Tap::start(&["--replay", recording.to_str().unwrap(), "--to", &unix(&to)]);
     tap.says("played: ");
     counts_on(&mut third, count);

@@ -119,17 +119,46 @@ fn seeds() -> BTreeMap<String, Vec<u8>> {
         seeds.insert(format!("tap/{name}"), taps::pieces(form, &session_of(&file)));
         seeds.insert(format!("tap/{name}-file"), file);
     }
-    let libxl = [(Direction::Back, back()[..86].to_vec()), (Direction::Forward, colo())];
+    seeds.insert("tap/multifd".into(), taps::pieces(Form::Qemu, &multifd()));
+    let libxl = [(0, Direction::Back, back()[..86].to_vec()), (0, Direction::Forward, colo())];
     seeds.insert("tap/libxl".into(), taps::pieces(Form::Libxl, &libxl));
     seeds
 }
 
+/// Two channels with a SYNC each, and a main connection with a return path and one flush mark.
+fn multifd() -> Vec<(u16, Direction, Vec<u8>)> {
+    let channel = |id: u8| {
+        let magic = [0x1122_3344_u32.to_be_bytes(), 1_u32.to_be_bytes()].concat();
+        let hello = [magic.as_slice(), &[0; 16], &[id], &[0; 39]].concat();
+        let mut packet = [magic, vec![0; 1336]].concat();
+        packet[11] = 1;
+        packet[31] = id;
+        [hello, packet].concat()
+    };
+    let image = script::recording(Form::Qemu, false, 1);
+    let image = &session_of(&image)[0].2;
+    // In place of ENABLE_COLO: OPEN_RETURN_PATH and PING 1.
+    let head = [&image[..8], &[8, 0, 1, 0, 0, 8, 0, 2, 0, 4, 0, 0, 0, 1]].concat();
+    let mut main = [head, image[13..].to_vec()].concat();
+    // In front of the end of the first RAM section.
+    let end = main.windows(8).position(|word| word == [0, 0, 0, 0, 0, 0, 0, 0x10]).unwrap();
+    main.splice(end..end, [0, 0, 0, 0, 0, 0, 2, 0]);
+    let answers = vec![0, 2, 0, 4, 0, 0, 0, 1, 0, 1, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0];
+    vec![
+        (1, Direction::Forward, channel(0)),
+        (0, Direction::Forward, main),
+        (2, Direction::Forward, channel(1)),
+        (0, Direction::Back, answers),
+        (0, Direction::Forward, vec![0, 0, 0, 1]),
+    ]
+}
+
 /// What a recording has of both directions.
-fn session_of(file: &[u8]) -> Vec<(Direction, Vec<u8>)> {
+fn session_of(file: &[u8]) -> Vec<(u16, Direction, Vec<u8>)> {
     let mut reader = Reader::new(file).unwrap();
     let mut out = Vec::new();
     while let Some((entry, octets)) = reader.next_entry().unwrap() {
-        out.push((entry.direction, octets.to_vec()));
+        out.push((entry.connection, entry.direction, octets.to_vec()));
     }
     out
 }

@@ -1,7 +1,7 @@
 //! Any octets as what a COLO session says, and as the recording of one.
 //!
-//! A session is one octet that picks the dialect, then pieces: two octets, of which the highest bit is the direction and the
-//! others how many octets follow. A piece may be cut short by the end.
+//! A session is one byte that picks the dialect, then pieces: two bytes, of which the highest bit is the direction, the next two the
+//! connection, and the others how many bytes follow. A piece may be cut short by the end.
 
 use std::time::Duration;
 use xen_replicate::inspect::recording::{dump, events, verify};
@@ -9,14 +9,14 @@ use xen_replicate::tap::recording::{Entry, Reader, Recorder};
 use xen_replicate::tap::{Direction, Event, Form, Session, What};
 
 /// Most octets of a piece.
-const MOST: usize = 0x7fff;
+const MOST: usize = 0x1fff;
 const FORMS: [Form; 3] = [Form::Qemu, Form::FrameV8, Form::Libxl];
 
 /// The pieces of a session, as [`session`] reads them.
-pub fn pieces(form: Form, session: &[(Direction, Vec<u8>)]) -> Vec<u8> {
+pub fn pieces(form: Form, session: &[(u16, Direction, Vec<u8>)]) -> Vec<u8> {
     let mut out = vec![FORMS.iter().position(|other| *other == form).unwrap_or_default() as u8];
-    for (direction, octets) in session {
-        let back = if *direction == Direction::Back { 0x80 } else { 0 };
+    for (connection, direction, octets) in session {
+        let back = if *direction == Direction::Back { 0x80 } else { 0 } | (*connection as u8 & 3) << 5;
         for part in octets.chunks(MOST) {
             out.push(back | (part.len() >> 8) as u8);
             out.push(part.len() as u8);
@@ -26,7 +26,7 @@ pub fn pieces(form: Form, session: &[(Direction, Vec<u8>)]) -> Vec<u8> {
     out
 }
 
-type Piece<'a> = (Direction, &'a [u8]);
+type Piece<'a> = (u16, Direction, &'a [u8]);
 
 /// The dialect and the pieces of an input.
 fn parse(octets: &[u8]) -> Option<(Form, Vec<Piece<'_>>)> {
@@ -34,10 +34,10 @@ fn parse(octets: &[u8]) -> Option<(Form, Vec<Piece<'_>>)> {
     let mut parts = Vec::new();
     while let Some((&[head, low], after)) = rest.split_first_chunk::<2>() {
         let direction = if head & 0x80 == 0 { Direction::Forward } else { Direction::Back };
-        let length = usize::from(head & 0x7f) << 8 | usize::from(low);
+        let length = usize::from(head & 0x1f) << 8 | usize::from(low);
         let (part, after) = after.split_at(length.min(after.len()));
         rest = after;
-        parts.push((direction, part));
+        parts.push((u16::from(head >> 5 & 3), direction, part));
     }
     Some((FORMS[usize::from(pick) % FORMS.len()], parts))
 }
@@ -49,24 +49,31 @@ pub fn session(octets: &[u8]) {
     let (mut whole, mut single) = (Session::new(form), Session::new(form));
     let (mut by_piece, mut by_octet) = (Vec::new(), Vec::new());
     let mut recorder = Recorder::new(Vec::new(), form).unwrap();
-    for (direction, piece) in parts {
-        by_piece.extend(whole.feed(direction, piece, Duration::ZERO));
+    for (connection, direction, piece) in parts {
+        by_piece.extend(whole.feed_on(connection, direction, piece, Duration::ZERO));
         for octet in piece {
-            by_octet.extend(single.feed(direction, &[*octet], Duration::ZERO));
+            by_octet.extend(single.feed_on(connection, direction, &[*octet], Duration::ZERO));
         }
         for (session, seen) in [(&mut whole, &mut by_piece), (&mut single, &mut by_octet)] {
-            seen.extend(session.close_image(Duration::ZERO).or_else(|| session.close_state(Duration::ZERO)));
+            seen.extend(session.close_image(Duration::ZERO));
+            seen.extend(session.close_state(Duration::ZERO));
         }
-        recorder.write(Entry { direction, end: false, at: Duration::ZERO }, piece).unwrap();
+        recorder.write(Entry { connection, direction, end: false, at: Duration::ZERO }, piece).unwrap();
     }
     assert_eq!(before_trouble(&by_piece), before_trouble(&by_octet));
+    assert_eq!(whole.all_octets(), single.all_octets());
+    for session in [&mut whole, &mut single] {
+        session.idle(Duration::ZERO, Duration::ZERO);
+        for connection in 1..4 {
+            session.end_on(connection, Direction::Forward, Duration::ZERO);
+        }
+    }
     for direction in [Direction::Forward, Direction::Back] {
-        assert_eq!(whole.octets(direction), single.octets(direction));
         for session in [&mut whole, &mut single] {
             let end = session.end(direction, Duration::ZERO);
             assert!(matches!(end.map(|end| end.what), None | Some(What::End | What::Broken { .. })));
         }
-        recorder.write(Entry { direction, end: true, at: Duration::ZERO }, &[]).unwrap();
+        recorder.write(Entry { connection: 0, direction, end: true, at: Duration::ZERO }, &[]).unwrap();
     }
     recording(&recorder.into_inner());
 }

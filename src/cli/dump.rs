@@ -29,6 +29,12 @@ pub struct Args {
 pub fn run(args: &Args) -> io::Result<bool> {
     match recording::recognise(args.stream.open()?).map_err(|error| args.stream.named(error))? {
         Source::Stream(input) => one(args, input, args.stream.framing()),
+        Source::Primary(mut reader) => {
+            let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+            let good = recording::dump_primary(&mut reader, args.json, args.verbose, &mut out);
+            out.flush()?;
+            good.map_err(|error| args.stream.named(error))
+        }
         Source::Recording(reader) => recorded(args, args.stream.recording(reader)?),
     }
 }

@@ -2,6 +2,8 @@
 
 use super::stream_options::StreamArgs;
 use crate::inspect::progress::Progress;
+use crate::inspect::recording::{self, Source};
+use crate::inspect::session_stats::SessionStats;
 use crate::inspect::stats::stats;
 use clap::Args as ClapArgs;
 use std::io::{self, BufWriter, Write};
@@ -16,9 +18,32 @@ pub struct Args {
     json: bool,
 }
 
+/// A session of COLO.
+fn session(args: &Args, stats: io::Result<SessionStats>) -> io::Result<bool> {
+    let stats = stats.map_err(|error| args.stream.named(error))?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &stats)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{stats}")?;
+    }
+    out.flush()?;
+    Ok(stats.errors == 0)
+}
+
 /// Runs the command; false when the stream could not be followed to its end, or a receiver must refuse it.
 pub fn run(args: &Args) -> io::Result<bool> {
-    let input = args.stream.open()?;
+    let input = match recording::recognise(args.stream.open()?).map_err(|error| args.stream.named(error))? {
+        Source::Stream(input) => input,
+        Source::Primary(mut reader) => {
+            return session(args, SessionStats::of(&mut |visit| recording::primary_events(&mut reader, visit)));
+        }
+        Source::Recording(reader) => {
+            let mut reader = args.stream.recording(reader)?;
+            return session(args, SessionStats::of(&mut |visit| recording::events(&mut reader, visit)));
+        }
+    };
     let mut progress = Progress::new(input.len());
     let stats = stats(input, args.stream.framing(), &mut progress).map_err(|error| args.stream.named(error))?;
     drop(progress);

@@ -31,9 +31,10 @@ pub struct Args {
     /// The wire form
     #[arg(long, value_enum, default_value_t = FormArg::Qemu, conflicts_with = "replay")]
     dialect: FormArg,
-    /// Seconds that a primary may be silent in the middle of an image or a checkpoint, where the tap is the secondary
+    /// Seconds that a primary may be silent in the middle of an image or a checkpoint, where the tap is the secondary; between the two, after
+    /// which something that is missing is reported
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600),
-        conflicts_with_all = ["forward", "replay"])]
+        conflicts_with = "replay")]
     patience: u64,
     /// One JSON object a line, with everything
     #[arg(long)]
@@ -104,18 +105,12 @@ fn tap(args: &Args, listen: &str) -> io::Result<bool> {
     }
     let forward = args.forward.as_ref().map(|text| address(args, text)).transpose()?;
     let watch = watch(args, form)?;
-    let cancel = Cancel::new()?;
     let listener = Listener::bind(&address(args, listen)?)?;
     eprintln!("listening on {}", listener.address()?);
-    let (primary, primary_cancel) = listener.accept(&cancel)?;
-    drop(listener);
+    let patience = Duration::from_secs(args.patience);
     let (watch, result) = match forward {
-        Some(forward) => {
-            let secondary = connect(&forward, &cancel)
-                .map_err(|error| io::Error::new(error.kind(), format!("{forward}: {error}")))?;
-            pass::pass(primary, secondary, &[primary_cancel, cancel], watch)
-        }
-        None => answer::answer(primary, form, Duration::from_secs(args.patience), watch),
+        Some(forward) => pass::pass(listener, &forward, patience, watch),
+        None => answer::answer(listener, form, patience, watch),
     };
     summary(&watch);
     result.map(|()| watch.errors() == 0)
@@ -125,10 +120,11 @@ fn summary(watch: &Watch) {
     use crate::tap::Direction::{Back, Forward};
     let session = &watch.session;
     eprintln!(
-        "{} checkpoints, {} octets forward, {} back, {} errors",
+        "{} checkpoints, {} octets forward, {} back, {} channels, {} errors",
         session.checkpoints(),
         session.octets(Forward),
         session.octets(Back),
+        session.channels(),
         watch.errors()
     );
 }
@@ -140,11 +136,13 @@ fn play(args: &Args, file: &Path, to: &str) -> io::Result<bool> {
         Reader::new(input.into_reader()).map_err(|error| named(&error))
     };
     let to = address(args, to)?;
-    let entries = replay::whole_rounds(&mut open()?).map_err(|error| named(&error))?;
     let mut reader = open()?;
     let mut watch = watch(args, reader.form())?;
-    let link = connect(&to, &Cancel::new()?).map_err(|error| io::Error::new(error.kind(), format!("{to}: {error}")))?;
-    let result = replay::replay(&mut reader, entries, link, &mut watch, &mut |session| {
+    let plan = replay::plan(&mut reader).map_err(|error| named(&error))?;
+    let cancel = Cancel::new()?;
+    let link = || connect(&to, &cancel).map_err(|error| io::Error::new(error.kind(), format!("{to}: {error}")));
+    let again = || open().map_err(replay::ReplayError::from);
+    let result = replay::replay(&again, &plan, &link, &mut watch, &mut |session| {
         eprintln!("played: the secondary stands behind checkpoint {}", session.checkpoints());
     });
     summary(&watch);

@@ -42,6 +42,9 @@ pub fn run(args: &Args) -> io::Result<bool> {
     };
     let reports = match recording::recognise(args.stream.open()?).map_err(|error| args.stream.named(error))? {
         Source::Stream(input) => vec![one(args, input, &options)?],
+        Source::Primary(mut reader) => {
+            vec![recording::verify_primary(&mut reader).map_err(|error| args.stream.named(error))?]
+        }
         Source::Recording(reader) => recorded(args, args.stream.recording(reader)?, &options)?,
     };
     let mut out = BufWriter::new(io::stdout().lock());

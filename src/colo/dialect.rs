@@ -137,7 +137,7 @@ impl Layout {
     pub const fn of_first_octet(octet: u8) -> Option<Layout> {
         match octet {
             0 => Some(Layout::Whole),
-            1..=4 => Some(Layout::Live),
+            1..=4 | 8 => Some(Layout::Live),
             _ => None,
         }
     }

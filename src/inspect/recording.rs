@@ -6,6 +6,7 @@ use super::verify::{Finding, MAX_FINDINGS, Report};
 use crate::tap::recording::{MAGIC, ReadError, Reader};
 use crate::tap::{Direction, Event, Form, Session, What};
 use std::io::{self, Cursor, Read, Write};
+use std::time::Duration;
 
 /// What a file is.
 pub enum Source {
@@ -13,26 +14,63 @@ pub enum Source {
     Stream(Input),
     /// A recording, from its first octet on.
     Recording(Box<dyn Read + Send>),
+    /// What a QEMU primary has sent, without what its secondary answered.
+    Primary(Box<dyn Read + Send>),
 }
+
+/// What QEMU's migration stream begins with.
+const QEVM: [u8; 8] = *b"QEVM\0\0\0\x03";
 
 /// Looks at the first octets, unpacked.
 ///
 /// # Errors
 /// The input's.
 pub fn recognise(input: Input) -> io::Result<Source> {
-    match input {
-        Input::Mapped(map) if !map.starts_with(&MAGIC) => Ok(Source::Stream(Input::Mapped(map))),
-        Input::Pipe(pipe) if !MAGIC.starts_with(pipe.head()) || pipe.head().is_empty() => {
-            Ok(Source::Stream(Input::Pipe(pipe)))
+    let begins = |head: &[u8]| {
+        [MAGIC, QEVM].iter().any(|magic| !head.is_empty() && (magic.starts_with(head) || head.starts_with(magic)))
+    };
+    let mut reader = match input {
+        Input::Mapped(map) if !begins(&map) => return Ok(Source::Stream(Input::Mapped(map))),
+        Input::Pipe(pipe) if !begins(pipe.head()) => return Ok(Source::Stream(Input::Pipe(pipe))),
+        other => other.into_reader(),
+    };
+    let mut head = Vec::new();
+    reader.by_ref().take(MAGIC.len() as u64).read_to_end(&mut head)?;
+    let is = |magic: [u8; 8]| head == magic;
+    let (recording, primary) = (is(MAGIC), is(QEVM));
+    let whole: Box<dyn Read + Send> = Box::new(Cursor::new(head).chain(reader));
+    Ok(match (recording, primary) {
+        (true, _) => Source::Recording(whole),
+        (_, true) => Source::Primary(whole),
+        _ => Source::Stream(Input::Compressed(whole)),
+    })
+}
+
+/// What is given every event.
+pub type Visit<'a> = &'a mut dyn FnMut(&Event) -> io::Result<()>;
+
+/// Follows what a primary has sent to its end.
+///
+/// # Errors
+/// The input cannot be read.
+pub fn primary_events(reader: &mut impl Read, visit: Visit<'_>) -> io::Result<(Session, Option<ReadError>)> {
+    let mut session = Session::one_way(Form::Qemu);
+    let mut chunk = vec![0; 1 << 16];
+    let at = Duration::ZERO;
+    loop {
+        let got = match reader.read(&mut chunk) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        for event in session.feed(Direction::Forward, chunk.get(..got).unwrap_or_default(), at) {
+            visit(&event)?;
         }
-        Input::Compressed(mut reader) => {
-            let mut head = Vec::new();
-            reader.by_ref().take(MAGIC.len() as u64).read_to_end(&mut head)?;
-            let recording = head == MAGIC;
-            let whole: Box<dyn Read + Send> = Box::new(Cursor::new(head).chain(reader));
-            Ok(if recording { Source::Recording(whole) } else { Source::Stream(Input::Compressed(whole)) })
+        if got == 0 {
+            for event in session.end_on(0, Direction::Forward, at) {
+                visit(&event)?;
+            }
+            return Ok((session, None));
         }
-        other => Ok(Source::Recording(other.into_reader())),
     }
 }
 
@@ -40,20 +78,16 @@ pub fn recognise(input: Input) -> io::Result<Source> {
 ///
 /// # Errors
 /// The input cannot be read, or is of another version.
-pub fn events<R: Read>(
-    reader: &mut Reader<R>,
-    visit: &mut dyn FnMut(&Event) -> io::Result<()>,
-) -> io::Result<(Session, Option<ReadError>)> {
+pub fn events<R: Read>(reader: &mut Reader<R>, visit: Visit<'_>) -> io::Result<(Session, Option<ReadError>)> {
     let mut session = Session::new(reader.form());
     loop {
         match reader.next_entry() {
             Ok(Some((entry, octets))) => {
-                for event in session.feed(entry.direction, octets, entry.at) {
+                for event in session.feed_on(entry.connection, entry.direction, octets, entry.at) {
                     visit(&event)?;
                 }
-                if entry.end
-                    && let Some(event) = session.end(entry.direction, entry.at)
-                {
+                let ends = entry.end.then(|| session.end_on(entry.connection, entry.direction, entry.at));
+                for event in ends.unwrap_or_default() {
                     visit(&event)?;
                 }
             }
@@ -69,11 +103,26 @@ pub fn events<R: Read>(
 /// # Errors
 /// The input cannot be read, or the output not written.
 pub fn dump<R: Read>(reader: &mut Reader<R>, json: bool, verbose: bool, out: &mut dyn Write) -> io::Result<bool> {
+    dump_events(&mut |visit| events(reader, visit), json, verbose, out)
+}
+
+/// As [`dump`], of what a primary has sent.
+///
+/// # Errors
+/// As [`dump`].
+pub fn dump_primary(reader: &mut impl Read, json: bool, verbose: bool, out: &mut dyn Write) -> io::Result<bool> {
+    dump_events(&mut |visit| primary_events(reader, visit), json, verbose, out)
+}
+
+/// What calls it with every event of a session, up to its end or where it was cut.
+pub type Follow<'a> = &'a mut dyn FnMut(Visit<'_>) -> io::Result<(Session, Option<ReadError>)>;
+
+fn dump_events(follow: Follow<'_>, json: bool, verbose: bool, out: &mut dyn Write) -> io::Result<bool> {
     let mut good = true;
     if !json {
         writeln!(out, "{:>10} {:>10}    {:>12} {:>10}  event", "time", "since", "offset", "octets")?;
     }
-    let (_, cut) = events(reader, &mut |event| {
+    let (_, cut) = follow(&mut |event| {
         good &= !event.what.is_error();
         if json {
             serde_json::to_writer(&mut *out, event)?;
@@ -104,6 +153,18 @@ pub fn verify<R: Read>(reader: &mut Reader<R>) -> io::Result<Report> {
         Form::FrameV8 => "frame-v8",
         Form::Libxl => "libxl",
     };
+    verify_events(&mut |visit| events(reader, visit), start)
+}
+
+/// As [`verify`], of what a primary has sent: its checkpoints are those that it has sent whole.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_primary(reader: &mut impl Read) -> io::Result<Report> {
+    verify_events(&mut |visit| primary_events(reader, visit), "qemu primary")
+}
+
+fn verify_events(follow: Follow<'_>, start: &'static str) -> io::Result<Report> {
     let (mut findings, mut left_out, mut records, mut valid) = (Vec::new(), 0, 0, true);
     let mut add = |severity, layer, offset, message| {
         if findings.len() < MAX_FINDINGS {
@@ -112,10 +173,11 @@ pub fn verify<R: Read>(reader: &mut Reader<R>) -> io::Result<Report> {
             left_out += 1;
         }
     };
-    let (session, cut) = events(reader, &mut |event| {
-        let layer = match event.direction {
-            Direction::Forward => "forward",
-            Direction::Back => "back",
+    let (session, cut) = follow(&mut |event| {
+        let layer = match (event.channel, event.direction) {
+            (Some(_), _) => "multifd",
+            (None, Direction::Forward) => "forward",
+            (None, Direction::Back) => "back",
         };
         match &event.what {
             What::Trouble { message, due, inside } => {
@@ -123,7 +185,7 @@ pub fn verify<R: Read>(reader: &mut Reader<R>) -> io::Result<Report> {
                 add("error", layer, event.offset, format!("{message} (due: {due}; inside of: {inside})"));
             }
             What::Broken { inside } => add("remark", layer, event.offset, format!("ends inside of {inside}")),
-            What::Message { .. } => records += 1,
+            What::Message { .. } | What::Sync { .. } => records += 1,
             _ => {}
         }
         Ok(())
@@ -139,7 +201,7 @@ pub fn verify<R: Read>(reader: &mut Reader<R>) -> io::Result<Report> {
         start: Some(start),
         records,
         checkpoints: session.checkpoints(),
-        octets: session.octets(Direction::Forward).saturating_add(session.octets(Direction::Back)),
+        octets: session.all_octets(),
         findings,
         left_out,
     })

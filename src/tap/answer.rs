@@ -1,73 +1,109 @@
 //! In the place of the secondary.
 #![forbid(unsafe_code)]
 
+use super::connections::{Shared, run};
 use super::recording::{Direction, Form};
 use super::{CHUNK, Watch};
 use crate::colo::dialect::{Dialect, Message, Point};
 use crate::colo::wire;
-use crate::transport::Link;
-use std::io::{self, IoSlice, Read};
+use crate::transport::{LinkReader, LinkWriter, Listener, is_cancelled};
+use std::io::{self, Read};
 use std::time::Duration;
 
-/// Answers a primary until it goes away, or until it sends what no secondary can take: then the connection is closed, and the
-/// primary goes on by itself. Where the primary owes octets, of an image or of a checkpoint, it may be silent for `patience`.
+/// Answers a primary until it goes away, or until it sends what no secondary can take: then all connections are closed, and the
+/// primary goes on by itself. Where the primary owes bytes, of an image or of a checkpoint, it may be silent for `patience`.
 ///
 /// # Errors
-/// The connection's. [`Form::Libxl`] is refused: that secondary is `receive --colo`.
-pub fn answer(link: Link, form: Form, patience: Duration, mut watch: Watch) -> (Watch, io::Result<()>) {
-    let result = match form.dialect() {
-        Some(dialect) => answering(link, dialect, patience, &mut watch),
-        None => Err(io::Error::new(io::ErrorKind::InvalidInput, "libxl's secondary is xen-replicate receive --colo")),
+/// The connections'. [`Form::Libxl`] is refused: that secondary is `receive --colo`.
+pub fn answer(listener: Listener, form: Form, patience: Duration, watch: Watch) -> (Watch, io::Result<()>) {
+    let Some(dialect) = form.dialect() else {
+        let text = "libxl's secondary is xen-replicate receive --colo";
+        return (watch, Err(io::Error::new(io::ErrorKind::InvalidInput, text)));
     };
-    watch.end(Direction::Forward);
-    watch.end(Direction::Back);
-    (watch, result)
+    let silent = |watch: &mut Watch| {
+        let owes = watch.session.primary_owes() && watch.session.octets(Direction::Forward) > 0;
+        if owes {
+            watch.silent(patience);
+        }
+        owes
+    };
+    run(listener, watch, patience, silent, |scope, shared, connection, link, cancel| {
+        let (from, to) = link.split();
+        shared.begins(connection, vec![cancel]);
+        scope.spawn(move || {
+            let served = serve(shared, dialect, connection, from, to);
+            let mut watch = shared.watch();
+            watch.end(connection, Direction::Forward);
+            if watch.session.is_main(connection) {
+                watch.end(connection, Direction::Back);
+            }
+            drop(watch);
+            if let Err(error) = served {
+                shared.fails(error);
+            }
+            shared.ends(connection, Direction::Forward);
+            shared.ends(connection, Direction::Back);
+        });
+        Ok(())
+    })
 }
 
-fn answering(link: Link, dialect: Dialect, patience: Duration, watch: &mut Watch) -> io::Result<()> {
-    let (mut from, mut to) = link.split();
+fn serve(shared: &Shared, dialect: Dialect, connection: u16, mut from: LinkReader, to: LinkWriter) -> io::Result<()> {
     let probe = from.probe();
+    shared.writes(connection, to);
     let mut chunk = vec![0; CHUNK];
     loop {
-        if watch.session.primary_owes() && watch.session.octets(Direction::Forward) > 0 {
-            while !probe.wait(patience.saturating_sub(probe.silence()))? {
-                if probe.silence() >= patience {
-                    watch.silent(patience);
-                    return Ok(());
-                }
-            }
-        }
         let got = match from.read(&mut chunk) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset || is_cancelled(&error) => 0,
             other => other?,
         };
         if got == 0 {
             return Ok(());
         }
-        if watch.octets(Direction::Forward, chunk.get(..got).unwrap_or_default()) < got {
+        let mut watch = shared.watch();
+        if watch.octets(connection, Direction::Forward, chunk.get(..got).unwrap_or_default()) < got {
             watch.dropped(Direction::Forward);
+            drop(watch);
             return ignore(&mut from, &mut chunk);
         }
-        if !probe.has_input() {
-            watch.silence();
+        if watch.session.is_main(connection) && !probe.has_input() {
+            watch.close();
         }
         if watch.errors() > 0 {
+            drop(watch);
+            shared.cancel();
             return Ok(());
         }
-        while let Some(octets) = watch.session.answer_due().and_then(|point| message(dialect, point)) {
-            // Seen before it is sent, as what is passed on.
-            let passes = watch.octets(Direction::Back, &octets);
-            match to.write_all_vectored(&mut [IoSlice::new(octets.get(..passes).unwrap_or_default())]) {
-                // It is gone: so says its direction, which may still hold what it sent last.
-                Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
-                other => other?,
-            }
-            if passes < octets.len() {
-                watch.dropped(Direction::Back);
-                return ignore(&mut from, &mut chunk);
-            }
+        if !replies(shared, dialect, &mut watch)? {
+            drop(watch);
+            return ignore(&mut from, &mut chunk);
         }
     }
+}
+
+/// Sends all that is due; false when that was cut.
+fn replies(shared: &Shared, dialect: Dialect, watch: &mut Watch) -> io::Result<bool> {
+    while let Some((octets, main)) = due(dialect, watch).zip(watch.session.main()) {
+        // Seen before it is sent, as what is passed on.
+        let passes = watch.octets(main, Direction::Back, &octets);
+        match shared.write(main, octets.get(..passes).unwrap_or_default()) {
+            // It is gone: so says its direction, which may still hold what it sent last.
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
+            Err(error) if is_cancelled(&error) => {}
+            other => other?,
+        }
+        if passes < octets.len() {
+            watch.dropped(Direction::Back);
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What the primary waits for.
+fn due(dialect: Dialect, watch: &Watch) -> Option<Vec<u8>> {
+    let returned = watch.session.return_due();
+    returned.or_else(|| watch.session.answer_due().and_then(|point| message(dialect, point)))
 }
 
 /// Stays, and says nothing.
@@ -76,13 +112,13 @@ fn ignore(from: &mut impl Read, chunk: &mut [u8]) -> io::Result<()> {
         match from.read(chunk) {
             Ok(0) => return Ok(()),
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset || is_cancelled(&error) => return Ok(()),
             Err(error) => return Err(error),
         }
     }
 }
 
-fn message(dialect: Dialect, point: Point) -> Option<wire::Octets> {
+fn message(dialect: Dialect, point: Point) -> Option<Vec<u8>> {
     let message = match point {
         Point::Ready => Message::Ready,
         Point::Suspended => Message::Suspended,
@@ -90,5 +126,5 @@ fn message(dialect: Dialect, point: Point) -> Option<wire::Octets> {
         Point::Loaded => Message::Loaded,
         _ => return None,
     };
-    wire::encode(dialect, message)
+    Some(wire::encode(dialect, message)?.to_vec())
 }

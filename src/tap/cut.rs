@@ -1,7 +1,8 @@
 //! A place in a session from which on one direction carries nothing, for tests of what fails in the middle of a checkpoint.
 //!
 //! Named by a message, as `--cut MESSAGE@N[+OCTETS]` (hidden from the help): so many octets from the first one of the N-th
-//! message of that name on still pass. What comes behind is seen and recorded, and goes nowhere, as when a cable was drawn.
+//! message of that name on still pass. `channel-ID` is where a multifd channel begins, `channel-ID-sync` what it sends from one SYNC up to
+//! the next one. What comes behind is seen and recorded, and goes nowhere, as when a cable was drawn.
 #![forbid(unsafe_code)]
 
 use super::event::{Event, What};
@@ -16,7 +17,8 @@ pub struct Cut {
     /// How many of them are still to come, this one counted.
     left: u64,
     octets: u64,
-    place: Option<(Direction, u64)>,
+    /// Connection, where it is not the main one; direction and offset.
+    place: Option<(Option<u16>, Direction, u64)>,
 }
 
 impl FromStr for Cut {
@@ -35,19 +37,26 @@ impl FromStr for Cut {
 impl Cut {
     /// Looks for the message.
     pub(super) fn see(&mut self, event: &Event) {
-        let What::Message { name, .. } = &event.what else { return };
-        if self.place.is_none() && *name == self.name {
+        let id = event.channel.and_then(|channel| channel.id).unwrap_or_default();
+        let name = match &event.what {
+            What::Message { name, .. } => (*name).to_owned(),
+            What::Channel { .. } => format!("channel-{id}"),
+            What::Sync { .. } => format!("channel-{id}-sync"),
+            _ => return,
+        };
+        if self.place.is_none() && name == self.name {
             self.left = self.left.saturating_sub(1);
             if self.left == 0 {
-                self.place = Some((event.direction, event.offset.saturating_add(self.octets)));
+                let connection = event.channel.map(|channel| channel.connection);
+                self.place = Some((connection, event.direction, event.offset.saturating_add(self.octets)));
             }
         }
     }
 
     /// How many of `octets` octets from `offset` of a direction on may pass.
-    pub(super) fn passes(&self, direction: Direction, offset: u64, octets: usize) -> usize {
+    pub(super) fn passes(&self, connection: Option<u16>, direction: Direction, offset: u64, octets: usize) -> usize {
         match self.place {
-            Some((cut, place)) if cut == direction => {
+            Some((on, cut, place)) if on == connection && cut == direction => {
                 usize::try_from(place.saturating_sub(offset)).map_or(octets, |left| left.min(octets))
             }
             _ => octets,
@@ -61,8 +70,16 @@ mod tests {
     use std::time::Duration;
 
     fn message(name: &'static str, offset: u64) -> Event {
-        let what = What::Message { name, size: None };
-        Event { direction: Direction::Back, at: Duration::ZERO, since: Duration::ZERO, offset, octets: 4, what }
+        let what = What::Message { name, size: None, value: None };
+        Event {
+            direction: Direction::Back,
+            channel: None,
+            at: Duration::ZERO,
+            since: Duration::ZERO,
+            offset,
+            octets: 4,
+            what,
+        }
     }
 
     #[test]
@@ -70,12 +87,12 @@ mod tests {
         let mut cut: Cut = "vmstate-loaded@2+3".parse().unwrap();
         for (name, offset) in [("vmstate-loaded", 10), ("vmstate-received", 20)] {
             cut.see(&message(name, offset));
-            assert_eq!(cut.passes(Direction::Back, 0, 100), 100);
+            assert_eq!(cut.passes(None, Direction::Back, 0, 100), 100);
         }
         cut.see(&message("vmstate-loaded", 30));
         cut.see(&message("vmstate-loaded", 40));
-        assert_eq!(cut.passes(Direction::Forward, 0, 100), 100);
-        assert_eq!([0, 20, 33, 40].map(|offset| cut.passes(Direction::Back, offset, 20)), [20, 13, 0, 0]);
+        assert_eq!(cut.passes(None, Direction::Forward, 0, 100), 100);
+        assert_eq!([0, 20, 33, 40].map(|offset| cut.passes(None, Direction::Back, offset, 20)), [20, 13, 0, 0]);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What a session is made of, for people and for programs.
 #![forbid(unsafe_code)]
 
+use super::channel::ChannelError;
 use super::recording::Direction;
+use super::return_path::ReturnPathError;
 use crate::colo::wire::WireError;
 use crate::decode::qemu_stream::{Devices, Extents, Ram, WalkError};
 use crate::stream::StreamError;
@@ -15,6 +17,9 @@ use thiserror::Error;
 pub struct Event {
     /// Who sent it.
     pub direction: Direction,
+    /// The connection, where it is not the main one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channel: Option<Channel>,
     /// Since the session began.
     pub at: Duration,
     /// Since the event before.
@@ -26,6 +31,32 @@ pub struct Event {
     /// What it is.
     #[serde(flatten)]
     pub what: What,
+}
+
+/// A connection beside the main one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Channel {
+    /// Its number in order of arrival.
+    pub connection: u16,
+    /// Its number among the multifd channels, once it has said so.
+    pub id: Option<u8>,
+}
+
+/// What the first image says of its sender.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Recognised {
+    /// Which releases send such an image in COLO.
+    pub release: &'static str,
+    /// The machine type.
+    pub machine: String,
+    /// Whether the secondary is to answer on a return path.
+    pub return_path: bool,
+    /// Capabilities that the secondary must have too, as far as the image names any.
+    pub capabilities: Vec<String>,
+    /// Multifd channels.
+    pub channels: usize,
+    /// How their pages are packed.
+    pub packed: Option<&'static str>,
 }
 
 /// The kinds of events.
@@ -46,6 +77,27 @@ pub enum What {
         /// What vmstate-size says.
         #[serde(skip_serializing_if = "Option::is_none")]
         size: Option<u64>,
+        /// What PONG and SHUT of the return path carry.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        value: Option<u32>,
+    },
+    /// What the first image has shown of the session.
+    Recognised(Box<Recognised>),
+    /// A multifd channel has begun.
+    Channel {
+        /// The guest's UUID.
+        uuid: String,
+    },
+    /// A SYNC of a multifd channel, and what came since the one before.
+    Sync {
+        /// Which one on this channel, from 1.
+        sync: u64,
+        /// Packets, this one counted.
+        packets: u64,
+        /// Pages in them.
+        ram: Ram,
+        /// How their contents are packed.
+        packed: Option<&'static str>,
     },
     /// The RAM of a checkpoint, whole.
     Ram {
@@ -119,6 +171,43 @@ pub enum Trouble {
     /// A message.
     #[error("{0}")]
     Wire(#[from] WireError),
+    /// A multifd channel, or what is missing of them.
+    #[error("{0}")]
+    Channel(#[from] ChannelError),
+    /// The return path.
+    #[error("{0}")]
+    ReturnPath(#[from] ReturnPathError),
+    /// An image that no COLO primary sends.
+    #[error(
+        "the primary is not in COLO: its image has neither ENABLE_COLO (before QEMU 11.1) nor a return path (from 11.1 on); this is an ordinary migration, and its guest leaves the primary. Set x-colo on both sides before migrating"
+    )]
+    Ordinary,
+    /// A return path, and nothing on it.
+    #[error(
+        "the return path is open, and PING was not answered within {span:?}: the secondary has no return path. Set return-path on both sides"
+    )]
+    Unanswered {
+        /// How long.
+        span: Duration,
+    },
+    /// The secondary has closed the return path, and is not in COLO.
+    #[error(
+        "SHUT and no checkpoint-ready within {span:?}: the secondary has taken the image for an ordinary migration and runs the guest, and so does a primary in COLO once it resumes: two running guests. A primary of QEMU 11.1 needs a secondary of 11.1 or newer with x-colo. Stop one of the two guests"
+    )]
+    NoReady {
+        /// How long.
+        span: Duration,
+    },
+    /// An ordinary migration with a return path, to its end.
+    #[error(
+        "the primary ended after SHUT without checkpoint-ready: an ordinary migration, or a primary of QEMU 11.1 whose secondary is older. The secondary runs the guest; see that the primary does not"
+    )]
+    Migrated,
+    /// A primary that ended in front of its first checkpoint.
+    #[error(
+        "the primary ended without any checkpoint: it is not in COLO (an ordinary migration whose guest has left it), or it died at once. Set x-colo on both sides before migrating"
+    )]
+    NoCheckpoint,
     /// Not the message that is due.
     #[error("{got} at offset {offset}, where {expected} is due")]
     Step {
@@ -197,12 +286,23 @@ impl Out {
     pub(super) fn push(&mut self, direction: Direction, offset: u64, octets: u64, what: What) {
         let since = self.at.saturating_sub(self.last);
         self.last = self.at;
-        self.events.push(Event { direction, at: self.at, since, offset, octets, what });
+        self.events.push(Event { direction, channel: None, at: self.at, since, offset, octets, what });
+    }
+
+    /// As [`Out::push`], on a connection beside the main one.
+    pub(super) fn push_on(&mut self, channel: Channel, direction: Direction, offset: u64, octets: u64, what: What) {
+        self.push(direction, offset, octets, what);
+        if let Some(event) = self.events.last_mut() {
+            event.channel = Some(channel);
+        }
+    }
+
+    pub(super) fn trouble_of(&self, trouble: &Trouble) -> What {
+        What::Trouble { message: trouble.to_string(), due: self.due, inside: self.inside }
     }
 
     pub(super) fn trouble(&mut self, direction: Direction, offset: u64, trouble: &Trouble) {
-        let (due, inside) = (self.due, self.inside);
-        self.push(direction, offset, 0, What::Trouble { message: trouble.to_string(), due, inside });
+        self.push(direction, offset, 0, self.trouble_of(trouble));
     }
 }
 
@@ -222,6 +322,22 @@ fn sections(devices: &Devices) -> String {
     format!("{} device sections {how}", devices.sections.len())
 }
 
+impl fmt::Display for Recognised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "recognised: {}, machine {}", self.release, self.machine)?;
+        if self.return_path {
+            f.write_str(", return path")?;
+        }
+        if self.channels > 0 {
+            write!(f, ", multifd channels: {} ({})", self.channels, self.packed.unwrap_or("none packed"))?;
+        }
+        match self.capabilities.as_slice() {
+            [] => Ok(()),
+            names => write!(f, ", capabilities {}", names.join(" ")),
+        }
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let arrow = match self.direction {
@@ -230,10 +346,22 @@ impl fmt::Display for Event {
         };
         let (at, since) = (self.at.as_secs_f64(), self.since.as_secs_f64());
         write!(f, "{at:>10.6} {since:>+10.6} {arrow} {:>12} {:>10}  ", self.offset, self.octets)?;
+        match self.channel {
+            Some(Channel { id: Some(id), .. }) => write!(f, "channel {id}: ")?,
+            Some(Channel { connection, .. }) => write!(f, "connection {connection}: ")?,
+            None => {}
+        }
         match &self.what {
             What::Image { ram, devices } => write!(f, "image: {}, {}", pages(ram), sections(devices)),
-            What::Message { name, size: Some(size) } => write!(f, "{name} {size}"),
-            What::Message { name, size: None } => f.write_str(name),
+            What::Message { name, size: Some(size), .. } => write!(f, "{name} {size}"),
+            What::Message { name, value: Some(value), .. } => write!(f, "{name} {value}"),
+            What::Message { name, .. } => f.write_str(name),
+            What::Recognised(recognised) => write!(f, "{recognised}"),
+            What::Channel { uuid } => write!(f, "multifd, UUID {uuid}"),
+            What::Sync { sync, packets, ram, packed } => {
+                let packed = packed.map_or(String::new(), |packed| format!(", packed: {packed}"));
+                write!(f, "SYNC {sync}: {}, packets: {packets}{packed}", pages(ram))
+            }
             What::Ram { ram } => write!(f, "RAM: {}", pages(ram)),
             What::State { ram, devices } if ram.sections > 0 => {
                 write!(f, "state: {}, {}", pages(ram), sections(devices))

@@ -1,6 +1,8 @@
 //! A tap on a COLO session: between a QEMU primary and its secondary, or in the place of either.
 //!
 //! * [`session`] - the octets of both directions to [`event`]s;
+//! * [`channel`] - a multifd channel beside the main connection;
+//! * [`return_path`] - the secondary's answers in front of COLO's messages;
 //! * [`recording`] - the file of a session;
 //! * [`pass`] - between the two: every octet passed on, unchanged;
 //! * [`answer`] - in the place of the secondary: the answers that a primary waits for;
@@ -9,12 +11,16 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
+pub mod channel;
+mod channels;
+mod connections;
 pub mod cut;
 pub mod event;
 pub mod pass;
 pub mod recording;
 mod records;
 pub mod replay;
+pub mod return_path;
 pub mod session;
 mod watch;
 

@@ -1,68 +1,93 @@
 //! Between a primary and its secondary.
 //!
-//! Two threads, one a direction, each with one buffer: what was read is seen first and then passed on, so the order in which
-//! octets are seen is an order in which the two ends can have sent them.
+//! Two threads for each connection, one a direction, each with one buffer: what was read is seen first and then passed on, so the order in
+//! which bytes are seen is an order in which the two ends can have sent them.
 #![forbid(unsafe_code)]
 
+use super::connections::{Shared, run};
 use super::recording::Direction;
 use super::{CHUNK, Watch};
-use crate::transport::{Cancel, Link, LinkReader, LinkWriter, is_cancelled};
+use crate::transport::{Address, Cancel, Link, LinkReader, LinkWriter, Listener, connect, is_cancelled};
 use std::io::{self, IoSlice, Read};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::thread::Scope;
+use std::time::Duration;
 
-/// Passes everything on until both directions have ended. An end is passed on as an end; where octets cannot be passed on,
-/// both connections are closed, `cancel` being what both links are called off by.
+/// Bytes of answers read at once: the longest is a dozen.
+const ANSWERS: usize = 4 << 10;
+
+/// Passes everything on, connection by connection, until both directions of the main one have ended. An end is passed on as an end; where
+/// bytes cannot be passed on, both sides of that connection are closed. What neither side sends within `patience` is told.
 ///
 /// # Errors
-/// Why a direction ended other than by its end.
-pub fn pass(primary: Link, secondary: Link, cancels: &[Cancel], watch: Watch) -> (Watch, io::Result<()>) {
+/// The secondary cannot be reached, or why a direction ended other than by its end.
+pub fn pass(listener: Listener, to: &Address, patience: Duration, watch: Watch) -> (Watch, io::Result<()>) {
+    let idle = |watch: &mut Watch| {
+        watch.idle(patience);
+        false
+    };
+    let (watch, result) = run(listener, watch, patience, idle, |scope, shared, connection, primary, cancel| {
+        let ours = Cancel::new()?;
+        let secondary = connect(to, &ours).map_err(|error| io::Error::new(error.kind(), format!("{to}: {error}")))?;
+        serve(scope, shared, connection, (primary, secondary), [cancel, ours]);
+        Ok(())
+    });
+    (watch, result)
+}
+
+fn serve<'scope, 'env>(
+    scope: &'scope Scope<'scope, 'env>,
+    shared: &'env Shared,
+    connection: u16,
+    (primary, secondary): (Link, Link),
+    cancels: [Cancel; 2],
+) {
     let (requests, replies) = primary.split();
     let (answers, state) = secondary.split();
-    let watch = Mutex::new(watch);
-    let (forward, back) = thread::scope(|scope| {
-        let forward = scope.spawn(|| direction(Direction::Forward, requests, state, &watch, cancels));
-        let back = direction(Direction::Back, answers, replies, &watch, cancels);
-        (forward.join().unwrap_or_else(|_| Err(io::Error::other("the forward thread has panicked"))), back)
-    });
-    (watch.into_inner().unwrap_or_else(PoisonError::into_inner), forward.and(back))
+    shared.begins(connection, cancels.to_vec());
+    let both = cancels.clone();
+    scope.spawn(move || direction(shared, connection, Direction::Forward, (requests, state), &cancels));
+    scope.spawn(move || direction(shared, connection, Direction::Back, (answers, replies), &both));
 }
 
 fn direction(
+    shared: &Shared,
+    connection: u16,
     direction: Direction,
-    mut from: LinkReader,
-    mut to: LinkWriter,
-    watch: &Mutex<Watch>,
+    (mut from, mut to): (LinkReader, LinkWriter),
     cancels: &[Cancel],
-) -> io::Result<()> {
-    let mut chunk = vec![0; CHUNK];
-    let see = || watch.lock().unwrap_or_else(PoisonError::into_inner);
+) {
+    let probe = from.probe();
+    let mut chunk = vec![0; if direction == Direction::Forward { CHUNK } else { ANSWERS }];
     let result = loop {
         match from.read(&mut chunk) {
             Ok(0) => break Ok(()),
             Ok(got) => {
                 let octets = chunk.get(..got).unwrap_or_default();
-                let passes = see().octets(direction, octets);
+                let passes = shared.watch().octets(connection, direction, octets);
                 if let Err(error) = to.write_all_vectored(&mut [IoSlice::new(octets.get(..passes).unwrap_or_default())])
                 {
                     cancels.iter().for_each(Cancel::cancel);
                     break Err(error);
                 }
                 if passes < got {
-                    see().dropped(direction);
+                    shared.watch().dropped(direction);
+                }
+                if direction == Direction::Forward && !probe.has_input() {
+                    shared.watch().close_image();
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => break Err(error),
         }
     };
-    see().end(direction);
+    shared.watch().end(connection, direction);
     to.shutdown();
+    shared.ends(connection, direction);
     match result {
-        // The other direction says why.
-        Err(error) if is_cancelled(&error) => Ok(()),
-        // How a killed process ends; told as the end that it is.
-        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => Ok(()),
-        other => other,
+        // The other direction says why; or it is how a killed process ends, and told as the end that it is.
+        Err(error) if is_cancelled(&error) => {}
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {}
+        Err(error) => shared.fails(error),
+        Ok(()) => {}
     }
 }

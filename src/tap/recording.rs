@@ -1,16 +1,17 @@
 //! The file of a recorded session.
 //!
-//! Little-endian. A header of 16 octets: `XRTAPREC`, u32 version 1, u32 dialect (0 QEMU, 1 COLO-Frame v8, 2 libxl). Then
+//! Little-endian. A header of 16 octets: `XRTAPREC`, u32 version 2, u32 dialect (0 QEMU, 1 COLO-Frame v8, 2 libxl). Then
 //! entries, each with a header of 24 octets and its octets behind it:
 //!
 //! | field | meaning |
 //! |---|---|
-//! | u32 kind | 0 forward: from the primary; 1 back: from the secondary; 2 and 3: the end of that direction, without octets |
+//! | u16 kind | 0 forward: from the primary; 1 back: from the secondary; 2 and 3: the end of that direction, without octets |
+//! | u16 connection | in order of arrival, from 0; a multifd session has several, at most 256 |
 //! | u32 length | octets that follow, at most 1 MiB |
 //! | u64 time | nanoseconds since the session began |
 //! | u64 sum | XXH3-64 over the 16 octets in front of it and the octets behind it |
 //!
-//! Entries stand in the order in which the tap read them, before it passed them on: so an answer stands behind what it
+//! Version 1 is the same, with connection 0 alone. Entries stand in the order in which the tap read them, before it passed them on: so an answer stands behind what it
 //! answers. Each is written by one call, so that a file that was cut, or whose last entry is damaged, is good up to there;
 //! the sum tells. Written is to the system, not to the disk: a tap that is killed loses nothing that it passed on, a host that
 //! loses its power may.
@@ -27,7 +28,9 @@ pub const MAGIC: [u8; 8] = *b"XRTAPREC";
 /// Most octets of an entry.
 pub const MOST: usize = 1 << 20;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The greatest number of a connection.
+pub const MOST_CONNECTION: u16 = 255;
 const HEADER: usize = 24;
 
 /// The wire form that was recorded.
@@ -75,6 +78,8 @@ pub enum Direction {
 /// What an entry holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
+    /// Of which connection, in order of arrival.
+    pub connection: u16,
     /// Which direction.
     pub direction: Direction,
     /// Whether it is the direction's end, and holds no octets.
@@ -87,7 +92,7 @@ pub struct Entry {
 #[derive(Debug, Error)]
 pub enum ReadError {
     /// No recording, or one of another version.
-    #[error("no recording of version 1: it begins with {0:02x?}")]
+    #[error("no recording of version 1 or 2: it begins with {0:02x?}")]
     Header([u8; 16]),
     /// The file was cut.
     #[error("cut at offset {offset}, inside of an entry")]
@@ -151,6 +156,7 @@ impl<W: Write> Recorder<W> {
 
     fn one(&mut self, entry: Entry, octets: &[u8]) -> io::Result<()> {
         let kind = u32::from(entry.direction == Direction::Back) + if entry.end { 2 } else { 0 };
+        let kind = kind | u32::from(entry.connection) << 16;
         let length = u32::try_from(octets.len()).unwrap_or(u32::MAX);
         let nanos = u64::try_from(entry.at.as_nanos()).unwrap_or(u64::MAX);
         let mut header = [kind.to_le_bytes(), length.to_le_bytes()].concat();
@@ -174,6 +180,8 @@ impl<W: Write> Recorder<W> {
 pub struct Reader<R> {
     source: R,
     form: Form,
+    /// The greatest number of a connection in this version.
+    most: u16,
     offset: u64,
     octets: Vec<u8>,
 }
@@ -189,8 +197,9 @@ impl<R: Read> Reader<R> {
         let word = |at: usize| header.get(at..).and_then(|rest| rest.first_chunk()).map(|w| u32::from_le_bytes(*w));
         let form = Form::ALL.into_iter().find(|form| Some(form.number()) == word(12));
         match form {
-            Some(form) if got == 16 && header.starts_with(&MAGIC) && word(8) == Some(VERSION) => {
-                Ok(Reader { source, form, offset: 16, octets: Vec::new() })
+            Some(form) if got == 16 && header.starts_with(&MAGIC) && matches!(word(8), Some(1 | VERSION)) => {
+                let most = if word(8) == Some(1) { 0 } else { MOST_CONNECTION };
+                Ok(Reader { source, form, most, offset: 16, octets: Vec::new() })
             }
             _ => Err(ReadError::Header(header)),
         }
@@ -218,9 +227,11 @@ impl<R: Read> Reader<R> {
         let (nanos, rest) = rest.split_first_chunk().unwrap_or((&[0; 8], &[]));
         let (kind, length) = (u32::from_le_bytes(*kind), u32::from_le_bytes(*length) as usize);
         let wrong = |what, value| Err(ReadError::Entry { offset, what, value });
-        if kind > 3 {
+        let connection = u16::try_from(kind >> 16).unwrap_or(u16::MAX);
+        if kind & 0xffff > 3 || connection > self.most {
             return wrong("kind", kind.into());
         }
+        let kind = kind & 0xffff;
         if length > MOST || (kind > 1 && length > 0) {
             return wrong("length", length as u64);
         }
@@ -235,7 +246,7 @@ impl<R: Read> Reader<R> {
         self.offset += (HEADER + length) as u64;
         let direction = if kind & 1 == 0 { Direction::Forward } else { Direction::Back };
         let at = Duration::from_nanos(u64::from_le_bytes(*nanos));
-        Ok(Some((Entry { direction, end: kind > 1, at }, &self.octets)))
+        Ok(Some((Entry { connection, direction, end: kind > 1, at }, &self.octets)))
     }
 }
 
@@ -271,7 +282,7 @@ mod tests {
 
     fn file() -> Vec<u8> {
         let mut recorder = Recorder::new(Vec::new(), Form::Qemu).unwrap();
-        let entry = |direction, end, ms| Entry { direction, end, at: Duration::from_millis(ms) };
+        let entry = |direction, end, ms| Entry { connection: 0, direction, end, at: Duration::from_millis(ms) };
         recorder.write(entry(Direction::Forward, false, 1), b"abc").unwrap();
         recorder.write(entry(Direction::Back, false, 2), b"d").unwrap();
         recorder.write(entry(Direction::Forward, true, 3), b"").unwrap();

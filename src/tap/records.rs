@@ -214,7 +214,7 @@ impl Round {
         out: &mut Out,
     ) -> Result<(), Trouble> {
         let (name, offset) = (Dialect::Libxl.name(point), item.offset);
-        out.push(direction, offset, item.size, What::Message { name, size });
+        out.push(direction, offset, item.size, What::Message { name, size, value: None });
         let next = match point {
             Point::Ready => Due::Point(Point::Resumed),
             Point::Resumed => Due::Point(Point::New),

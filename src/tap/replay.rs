@@ -5,10 +5,12 @@
 //! the other side closes it, as after `x-colo-lost-heartbeat`.
 #![forbid(unsafe_code)]
 
-use super::recording::{Direction, Form, ReadError, Reader};
+use super::recording::{Direction, Entry, Form, ReadError, Reader};
 use super::{CHUNK, Session, Watch};
-use crate::transport::Link;
+use crate::transport::{Link, LinkWriter};
 use std::io::{self, IoSlice, Read};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use thiserror::Error;
 
 /// Why a replay ended early.
@@ -50,21 +52,34 @@ pub enum ReplayError {
     },
 }
 
-/// Entries up to the last whole round. A recording that was cut is good up to there.
+/// What of a recording is played.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Entries up to the last whole round.
+    entries: u64,
+    /// The main connection, and all in order of their first bytes.
+    main: u16,
+    connections: Vec<u16>,
+}
+
+/// Finds the last whole round. A recording that was cut is good up to there.
 ///
 /// # Errors
 /// [`ReplayError::Form`], [`ReplayError::Nothing`], and the system's.
-pub fn whole_rounds<R: Read>(reader: &mut Reader<R>) -> Result<u64, ReplayError> {
+pub fn plan<R: Read>(reader: &mut Reader<R>) -> Result<Plan, ReplayError> {
     if reader.form() == Form::Libxl {
         return Err(ReplayError::Form);
     }
     let mut session = Session::new(reader.form());
-    let (mut entries, mut whole) = (0, 0);
+    let (mut entries, mut whole, mut connections) = (0, 0, Vec::new());
     loop {
         match reader.next_entry() {
             Ok(Some((entry, octets))) => {
                 entries += 1;
-                session.feed(entry.direction, octets, entry.at);
+                session.feed_on(entry.connection, entry.direction, octets, entry.at);
+                if entry.direction == Direction::Forward && !connections.contains(&entry.connection) {
+                    connections.push(entry.connection);
+                }
                 if entry.direction == Direction::Back && !entry.end && session.between_rounds() {
                     whole = entries;
                 }
@@ -73,46 +88,241 @@ pub fn whole_rounds<R: Read>(reader: &mut Reader<R>) -> Result<u64, ReplayError>
             Err(error) => return Err(error.into()),
         }
     }
-    if whole == 0 { Err(ReplayError::Nothing) } else { Ok(whole) }
+    match session.main() {
+        Some(main) if whole > 0 => Ok(Plan { entries: whole, main, connections }),
+        _ => Err(ReplayError::Nothing),
+    }
 }
 
-/// Plays the first `entries` of a recording, and waits for the other side to close. `played` is called when all is played.
+/// What the threads of a replay share.
+struct Shared<'a> {
+    plan: &'a Plan,
+    watch: Mutex<&'a mut Watch>,
+    /// How many entries of answers have come, or that no more will.
+    answered: Mutex<Option<u64>>,
+    more: Condvar,
+}
+
+/// Opens the recording again, at its beginning.
+pub type Open<'a, R> = &'a (dyn Fn() -> Result<Reader<R>, ReplayError> + Sync);
+
+/// Plays what was planned, and waits for the other side to close. `connect` makes a connection; `played` is called when all is played.
+///
+/// Every connection is opened in the order of the recording, and the first bytes of each sent at once: by those QEMU tells them apart, and it
+/// does so one after the other. Then each goes on by itself; nobody sends what the recording has after an answer before that answer came.
 ///
 /// # Errors
 /// [`ReplayError`].
-pub fn replay<R: Read>(
-    reader: &mut Reader<R>,
-    entries: u64,
-    link: Link,
+pub fn replay<R: Read + Send>(
+    open: Open<'_, R>,
+    plan: &Plan,
+    connect: &dyn Fn() -> io::Result<Link>,
     watch: &mut Watch,
     played: &mut dyn FnMut(&Session),
 ) -> Result<(), ReplayError> {
-    let (mut answers, mut to) = link.split();
-    for _ in 0..entries {
-        let Some((entry, octets)) = reader.next_entry()? else { break };
-        match entry.direction {
-            Direction::Forward => {
-                let passes = watch.octets(Direction::Forward, octets);
-                to.write_all_vectored(&mut [IoSlice::new(octets.get(..passes).unwrap_or_default())])
-                    .map_err(|error| lost(error, &watch.session))?;
-                if passes < octets.len() {
-                    watch.dropped(Direction::Forward);
-                    return until_closed(&mut answers, watch);
-                }
+    let shared = Shared { plan, watch: Mutex::new(watch), answered: Mutex::new(Some(0)), more: Condvar::new() };
+    let (mut answers, mut writers) = (None, Vec::new());
+    for connection in &plan.connections {
+        let (reader, mut to) = connect()?.split();
+        let mut source = Entries { reader: open()?, left: plan.entries, answers: 0 };
+        let first = source.next(*connection)?;
+        let rest = match &first {
+            Some((_, octets)) => {
+                let head = octets.get(..FIRST.min(octets.len())).unwrap_or_default();
+                shared.send(*connection, &mut to, head)?;
+                octets.get(head.len()..).unwrap_or_default().to_vec()
             }
-            Direction::Back => {
-                let (offset, due) = (watch.session.octets(Direction::Back), watch.session.due());
-                let mut got = vec![0; octets.len()];
-                answers.read_exact(&mut got).map_err(|error| lost(error, &watch.session))?;
-                watch.octets(Direction::Back, &got);
-                if got != octets {
-                    return Err(ReplayError::Answer { due, offset, got, recorded: octets.to_vec() });
+            None => Vec::new(),
+        };
+        if *connection == plan.main {
+            answers = Some(reader);
+        }
+        writers.push((*connection, to, source, rest));
+    }
+    let Some(mut answers) = answers else { return Err(ReplayError::Nothing) };
+    let (held, result) = thread::scope(|scope| {
+        let (mut main, mut threads) = (None, Vec::new());
+        for (connection, to, source, rest) in writers {
+            if connection == plan.main {
+                main = Some((to, source, rest));
+            } else {
+                let shared = &shared;
+                threads.push(scope.spawn(move || shared.channel(connection, to, source, &rest)));
+            }
+        }
+        let result =
+            main.map_or(Err(ReplayError::Nothing), |(to, source, rest)| shared.main(&mut answers, to, source, &rest));
+        if !matches!(result, Ok((_, true))) {
+            *shared.lock() = None;
+            shared.more.notify_all();
+        }
+        // Nothing is closed before the end.
+        let mut held = Vec::new();
+        let mut result = result.map(|(to, whole)| {
+            held.push(to);
+            whole
+        });
+        for thread in threads {
+            match thread.join() {
+                Ok(Ok(to)) => held.push(to),
+                Ok(Err(error)) => result = result.and(Err(error)),
+                Err(_) => result = Err(io::Error::other("a thread of the replay has panicked").into()),
+            }
+        }
+        (held, result)
+    });
+    if result? {
+        played(&shared.watch().session);
+    }
+    let until = shared.until_closed(&mut answers);
+    drop(held);
+    until
+}
+
+/// Bytes of each connection that are sent before any is gone on with.
+const FIRST: usize = 64;
+
+/// A recording's entries that are played.
+struct Entries<R> {
+    reader: Reader<R>,
+    left: u64,
+    /// Answers passed.
+    answers: u64,
+}
+
+/// An entry of a connection: how many answers stand in front of it, and its bytes.
+type Found = (u64, Vec<u8>);
+
+impl<R: Read> Entries<R> {
+    /// The next bytes of the primary's on a connection.
+    fn next(&mut self, connection: u16) -> Result<Option<Found>, ReplayError> {
+        loop {
+            match self.any()? {
+                Some((entry, octets)) if entry.direction == Direction::Forward && entry.connection == connection => {
+                    return Ok(Some((self.answers, octets)));
                 }
+                Some(_) => {}
+                None => return Ok(None),
             }
         }
     }
-    played(&watch.session);
-    until_closed(&mut answers, watch)
+
+    /// The next entry with bytes.
+    fn any(&mut self) -> Result<Option<(Entry, Vec<u8>)>, ReplayError> {
+        while self.left > 0 {
+            self.left -= 1;
+            let Some((entry, octets)) = self.reader.next_entry()? else { return Ok(None) };
+            if octets.is_empty() {
+                continue;
+            }
+            self.answers += u64::from(entry.direction == Direction::Back);
+            return Ok(Some((entry, octets.to_vec())));
+        }
+        Ok(None)
+    }
+}
+
+impl<'a> Shared<'a> {
+    fn watch(&self) -> MutexGuard<'_, &'a mut Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<u64>> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends; false when it was cut.
+    fn send(&self, connection: u16, to: &mut LinkWriter, octets: &[u8]) -> Result<bool, ReplayError> {
+        let passes = self.watch().octets(connection, Direction::Forward, octets);
+        to.write_all_vectored(&mut [IoSlice::new(octets.get(..passes).unwrap_or_default())])
+            .map_err(|error| lost(error, &self.watch().session))?;
+        if passes < octets.len() {
+            self.watch().dropped(Direction::Forward);
+        }
+        Ok(passes == octets.len())
+    }
+
+    /// Plays a channel; gives its writer, which stays open.
+    fn channel<R: Read>(
+        &self,
+        connection: u16,
+        mut to: LinkWriter,
+        mut source: Entries<R>,
+        rest: &[u8],
+    ) -> Result<LinkWriter, ReplayError> {
+        let mut whole = self.send(connection, &mut to, rest)?;
+        while let Some((answers, octets)) = source.next(connection)?.filter(|_| whole) {
+            let mut answered = self.lock();
+            while answered.is_some_and(|answered| answered < answers) {
+                answered = self.more.wait(answered).unwrap_or_else(PoisonError::into_inner);
+            }
+            if answered.is_none() {
+                break;
+            }
+            drop(answered);
+            whole = self.send(connection, &mut to, &octets)?;
+        }
+        Ok(to)
+    }
+
+    /// Plays the main connection; gives its writer, and whether nothing was cut.
+    fn main<R: Read>(
+        &self,
+        answers: &mut impl Read,
+        mut to: LinkWriter,
+        mut source: Entries<R>,
+        rest: &[u8],
+    ) -> Result<(LinkWriter, bool), ReplayError> {
+        let main = self.plan.main;
+        if !self.send(main, &mut to, rest)? {
+            return Ok((to, false));
+        }
+        // Answers that the recording has in front of the rest of its first entry: none.
+        while let Some((entry, octets)) = source.any()? {
+            match entry.direction {
+                Direction::Forward if entry.connection != main => {}
+                Direction::Forward => {
+                    if !self.send(main, &mut to, &octets)? {
+                        return Ok((to, false));
+                    }
+                }
+                Direction::Back => {
+                    self.answer(answers, octets)?;
+                    *self.lock() = Some(source.answers);
+                    self.more.notify_all();
+                }
+            }
+        }
+        Ok((to, true))
+    }
+
+    fn answer(&self, answers: &mut impl Read, recorded: Vec<u8>) -> Result<(), ReplayError> {
+        let (offset, due) = {
+            let watch = self.watch();
+            (watch.session.octets(Direction::Back), watch.session.due())
+        };
+        let mut got = vec![0; recorded.len()];
+        answers.read_exact(&mut got).map_err(|error| lost(error, &self.watch().session))?;
+        self.watch().octets(self.plan.main, Direction::Back, &got);
+        if got == recorded { Ok(()) } else { Err(ReplayError::Answer { due, offset, got, recorded }) }
+    }
+
+    fn until_closed(&self, answers: &mut impl Read) -> Result<(), ReplayError> {
+        let mut rest = vec![0; CHUNK];
+        loop {
+            match answers.read(&mut rest) {
+                Ok(0) => break,
+                Ok(got) => {
+                    let octets = rest.get(..got).unwrap_or_default();
+                    self.watch().octets(self.plan.main, Direction::Back, octets);
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.watch().end(self.plan.main, Direction::Back);
+        Ok(())
+    }
 }
 
 /// What an error of the connection means.
@@ -126,20 +336,4 @@ fn lost(error: io::Error, session: &Session) -> ReplayError {
         },
         _ => error.into(),
     }
-}
-
-fn until_closed(answers: &mut impl Read, watch: &mut Watch) -> Result<(), ReplayError> {
-    let mut rest = vec![0; CHUNK];
-    loop {
-        match answers.read(&mut rest) {
-            Ok(0) => break,
-            Ok(got) => {
-                watch.octets(Direction::Back, rest.get(..got).unwrap_or_default());
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    watch.end(Direction::Back);
-    Ok(())
 }

@@ -15,6 +15,7 @@ pub struct Watch {
     pub session: Session,
     recorder: Option<Recorder<File>>,
     start: Instant,
+    heard: Instant,
     tell: Box<dyn FnMut(&Event) + Send>,
     errors: u64,
     cut: Option<Cut>,
@@ -33,6 +34,7 @@ impl Watch {
             session: Session::new(form),
             recorder,
             start: Instant::now(),
+            heard: Instant::now(),
             tell,
             errors: 0,
             cut: None,
@@ -50,47 +52,63 @@ impl Watch {
         self.errors
     }
 
-    fn record(&mut self, direction: Direction, end: bool, at: Duration, octets: &[u8]) {
+    /// How long ago anything came.
+    pub fn silence(&self) -> Duration {
+        self.heard.elapsed()
+    }
+
+    fn record(&mut self, entry: Entry, octets: &[u8]) {
         if let Some(recorder) = &mut self.recorder
-            && let Err(error) = recorder.write(Entry { direction, end, at }, octets)
+            && let Err(error) = recorder.write(entry, octets)
         {
             log::error!("the recording ends here: {error}");
             self.recorder = None;
         }
     }
 
-    /// Takes octets that are about to be passed on. Gives how many of them may be: all, unless the direction is cut.
-    pub fn octets(&mut self, direction: Direction, octets: &[u8]) -> usize {
-        let offset = self.session.octets(direction);
+    /// Takes bytes of a connection that are about to be passed on. Gives how many of them may be: all, unless the direction is cut.
+    pub fn octets(&mut self, connection: u16, direction: Direction, octets: &[u8]) -> usize {
+        let offset = self.session.octets_on(connection, direction);
         let at = self.start.elapsed();
-        self.record(direction, false, at, octets);
-        for event in self.session.feed(direction, octets, at) {
+        self.heard = Instant::now();
+        self.record(Entry { connection, direction, end: false, at }, octets);
+        for event in self.session.feed_on(connection, direction, octets, at) {
             self.told(&event);
         }
-        self.cut.as_ref().map_or(octets.len(), |cut| cut.passes(direction, offset, octets.len()))
+        let is_main = self.session.is_main(connection);
+        let place = (!is_main).then_some(connection);
+        self.cut.as_ref().map_or(octets.len(), |cut| cut.passes(place, direction, offset, octets.len()))
     }
 
     /// Says that what may pass has been passed on, and the rest was dropped.
     pub fn dropped(&mut self, direction: Direction) {
         if !std::mem::replace(&mut self.is_cut, true) {
             let (offset, at) = (self.session.octets(direction), self.start.elapsed());
-            self.told(&Event { direction, at, since: Duration::ZERO, offset, octets: 0, what: What::Cut });
+            let since = Duration::ZERO;
+            self.told(&Event { direction, channel: None, at, since, offset, octets: 0, what: What::Cut });
         }
     }
 
-    /// Takes the end of a direction.
-    pub fn end(&mut self, direction: Direction) {
+    /// Takes the end of a direction of a connection.
+    pub fn end(&mut self, connection: u16, direction: Direction) {
         let at = self.start.elapsed();
-        self.record(direction, true, at, &[]);
-        if let Some(event) = self.session.end(direction, at) {
+        self.record(Entry { connection, direction, end: true, at }, &[]);
+        for event in self.session.end_on(connection, direction, at) {
             self.told(&event);
         }
     }
 
-    /// Says that nothing more is to be read from the primary ([`Session::close_image`], [`Session::close_state`]).
-    pub fn silence(&mut self) {
-        let at = self.start.elapsed();
-        if let Some(event) = self.session.close_image(at).or_else(|| self.session.close_state(at)) {
+    /// Says that nothing more is to be read from the primary: an image that is whole is told ([`Session::close_image`]).
+    pub fn close_image(&mut self) {
+        for event in self.session.close_image(self.start.elapsed()) {
+            self.told(&event);
+        }
+    }
+
+    /// As [`Watch::close_image`], and so is the state of a checkpoint ([`Session::close_state`]).
+    pub fn close(&mut self) {
+        self.close_image();
+        if let Some(event) = self.session.close_state(self.start.elapsed()) {
             self.told(&event);
         }
     }
@@ -99,6 +117,13 @@ impl Watch {
     pub fn silent(&mut self, span: Duration) {
         let event = self.session.silent(self.start.elapsed(), span);
         self.told(&event);
+    }
+
+    /// Says that both sides have been silent for so long ([`Session::idle`]).
+    pub fn idle(&mut self, span: Duration) {
+        if let Some(event) = self.session.idle(self.start.elapsed(), span) {
+            self.told(&event);
+        }
     }
 
     fn told(&mut self, event: &Event) {

@@ -34,7 +34,7 @@ impl Cancel {
     ///
     /// # Errors
     /// The system's.
-    pub(super) fn wait_for(&self, span: Duration) -> io::Result<bool> {
+    pub fn wait_for(&self, span: Duration) -> io::Result<bool> {
         let span = Timespec { tv_sec: span.as_secs().cast_signed(), tv_nsec: span.subsec_nanos().into() };
         let mut fds = [PollFd::from_borrowed_fd(self.as_fd(), PollFlags::IN)];
         match poll(&mut fds, Some(&span)) {

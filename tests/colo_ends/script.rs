@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 use xen_replicate::tap::recording::{Entry, Recorder};
 use xen_replicate::tap::{Direction, Event, Form, Watch, What, answer};
-use xen_replicate::transport::{Cancel, Link};
+use xen_replicate::transport::{Address, Cancel, Link, Listener};
 
 const JSON: &str =
     r#"{"page_size":4096,"devices":[{"name":"timer","instance_id":0,"fields":[{"name":"a","size":3}]}]}"#;
@@ -37,7 +37,8 @@ pub fn devices() -> Vec<u8> {
 }
 
 pub fn image() -> Vec<u8> {
-    let mut out = b"QEVM\0\0\0\x03".to_vec();
+    // ENABLE_COLO behind the header.
+    let mut out = b"QEVM\0\0\0\x03\x08\0\x08\0\0".to_vec();
     out.extend(ram(1, true));
     out.extend(ram(3, false));
     out.extend(devices());
@@ -105,7 +106,7 @@ pub fn recording(form: Form, whole: bool, checkpoints: usize) -> Vec<u8> {
     let file = Shared::default();
     let mut recorder = Recorder::new(file.clone(), form).unwrap();
     let mut write = |direction, octets: &[u8]| {
-        recorder.write(Entry { direction, end: false, at: Duration::ZERO }, octets).unwrap();
+        recorder.write(Entry { connection: 0, direction, end: false, at: Duration::ZERO }, octets).unwrap();
     };
     let answers = [word(form, suspended), [word(form, received), word(form, loaded)].concat()];
     let answers = [word(form, ready)].into_iter().chain(answers.into_iter().cycle());
@@ -174,9 +175,13 @@ impl Answered {
 /// Plays a primary to the tap as its secondary. Behind its last octets the primary waits for the end, its own direction being
 /// ended if `closes`.
 pub fn answered(form: Form, part: &[(Vec<u8>, usize)], closes: bool, patience: Duration) -> Answered {
-    let (link, mut primary) = pair();
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("tap");
+    let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+    let mut primary = UnixStream::connect(path).unwrap();
+    primary.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let (watch, events) = watch(form);
-    let tap = thread::spawn(move || answer::answer(link, form, patience, watch).1);
+    let tap = thread::spawn(move || answer::answer(listener, form, patience, watch).1);
     let mut answers = Vec::new();
     for (octets, expected) in part {
         primary.write_all(octets).unwrap();

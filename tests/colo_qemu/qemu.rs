@@ -27,6 +27,37 @@ pub struct Qemu {
     stderr: PathBuf,
 }
 
+/// Which QEMU, and what both sides of a session have to agree on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setup {
+    /// The Debian suite whose QEMU it is, unpacked beside the build; `None` for the one that is installed.
+    pub suite: Option<&'static str>,
+    pub return_path: bool,
+    pub channels: u8,
+    pub compression: &'static str,
+}
+
+/// QEMU 7.2, as it is installed.
+pub const INSTALLED: Setup = Setup { suite: None, return_path: false, channels: 0, compression: "none" };
+
+impl Setup {
+    /// The program; a suite's is fetched once, and kept beside the build.
+    fn program(self) -> PathBuf {
+        let Some(suite) = self.suite else { return "qemu-system-x86_64".into() };
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or(manifest.join("target"), PathBuf::from);
+        let folder = target.join("qemu");
+        let status = Command::new(manifest.join("tests/colo_qemu/fetch")).arg(suite).arg(&folder).status().unwrap();
+        assert!(status.success(), "QEMU of {suite}: {status}");
+        folder.join(suite).join("qemu")
+    }
+
+    /// Whether it needs the library that `tests/qemu-preload` makes.
+    fn preloads(self) -> bool {
+        self.suite != Some("sid")
+    }
+}
+
 /// All that the guest has printed.
 #[derive(Default)]
 struct Counts {
@@ -68,12 +99,12 @@ fn connected(listener: &UnixListener, child: &Child, stderr: &Path) -> UnixStrea
 
 impl Qemu {
     /// Starts one, with the files it needs in `home`. An incoming one waits for `migrate-incoming`.
-    pub fn start(home: &Path, name: &str, incoming: bool) -> Qemu {
-        Qemu::start_with(home, name, if incoming { &["-incoming", "defer"] } else { &[] })
+    pub fn start(home: &Path, name: &str, incoming: bool, setup: Setup) -> Qemu {
+        Qemu::start_with(home, name, if incoming { &["-incoming", "defer"] } else { &[] }, setup)
     }
 
     /// Starts one with options of its own.
-    pub fn start_with(home: &Path, name: &str, options: &[&str]) -> Qemu {
+    pub fn start_with(home: &Path, name: &str, options: &[&str], setup: Setup) -> Qemu {
         let disk = home.join("boot.img");
         if !disk.exists() {
             std::fs::write(&disk, boot::disk()).unwrap();
@@ -84,14 +115,18 @@ impl Qemu {
         };
         let ((qmp, qmp_path), (serial, serial_path)) = (listen("qmp"), listen("serial"));
         let stderr = home.join(format!("{name}.err"));
-        let child = Command::new("qemu-system-x86_64")
+        let mut command = Command::new(setup.program());
+        if setup.preloads() {
+            // Another suite's program is started by its own loader, which a shell runs.
+            command.env(if setup.suite.is_some() { "QEMU_PRELOAD" } else { "LD_PRELOAD" }, preload());
+        }
+        let child = command
             .args(["-accel", "tcg", "-M", "pc", "-m", "16", "-display", "none", "-nodefaults", "-vga", "none"])
             .args(["-drive", &format!("if=floppy,format=raw,readonly=on,file={}", disk.display())])
             .args(["-serial", &format!("unix:{}", serial_path.display())])
             .args(["-chardev", &format!("socket,id=qmp,path={}", qmp_path.display())])
             .args(["-mon", "chardev=qmp,mode=control"])
             .args(options)
-            .env("LD_PRELOAD", preload())
             .stdin(Stdio::null())
             .stderr(File::create(&stderr).unwrap())
             .spawn()
@@ -114,7 +149,17 @@ impl Qemu {
         let mut qemu = Qemu { child, qmp: BufReader::new(qmp), counts, taken: Cell::new(0), stderr };
         assert!(qemu.line().get("QMP").is_some());
         qemu.command("qmp_capabilities", json!({}));
-        qemu.command("migrate-set-capabilities", json!({"capabilities": [{"capability": "x-colo", "state": true}]}));
+        let names = [("x-colo", true), ("return-path", setup.return_path), ("multifd", setup.channels > 0)];
+        let capabilities: Vec<_> = names
+            .iter()
+            .filter(|(_, state)| *state)
+            .map(|(name, _)| json!({"capability": name, "state": true}))
+            .collect();
+        qemu.command("migrate-set-capabilities", json!({"capabilities": capabilities}));
+        if setup.channels > 0 {
+            let parameters = json!({"multifd-channels": setup.channels, "multifd-compression": setup.compression});
+            qemu.command("migrate-set-parameters", parameters);
+        }
         qemu
     }
 
@@ -201,7 +246,7 @@ impl Drop for Qemu {
 #[ignore = "needs QEMU 7.2"]
 fn a_qemu_that_ends_at_once_is_told_with_its_own_words() {
     let home = tempfile::tempdir().unwrap();
-    let start = || Qemu::start_with(home.path(), "bad", &["-no-such-option"]);
+    let start = || Qemu::start_with(home.path(), "bad", &["-no-such-option"], INSTALLED);
     let panic = std::panic::catch_unwind(start).map(drop).unwrap_err();
     let said = panic.downcast_ref::<String>().unwrap();
     assert!(said.contains("has ended before it connected") && said.contains("no-such-option"), "{said}");

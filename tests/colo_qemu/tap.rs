@@ -1,6 +1,6 @@
 //! A running tap, and what is put on either side of it.
 
-use super::qemu::{PATIENCE, Qemu};
+use super::qemu::{INSTALLED, PATIENCE, Qemu, Setup};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -119,7 +119,12 @@ pub fn unix(path: &Path) -> String {
 
 /// A primary that connects to `to` for its migration and takes checkpoints so many milliseconds apart.
 pub fn primary(home: &Path, to: &Path, delay: u32) -> Qemu {
-    let mut primary = Qemu::start(home, "primary", false);
+    primary_as(home, to, delay, INSTALLED)
+}
+
+/// The same of any QEMU.
+pub fn primary_as(home: &Path, to: &Path, delay: u32, setup: Setup) -> Qemu {
+    let mut primary = Qemu::start(home, "primary", false, setup);
     primary.command("migrate-set-parameters", json!({"x-checkpoint-delay": delay}));
     primary.count();
     primary.command("migrate", json!({"uri": unix(to)}));
@@ -127,8 +132,13 @@ pub fn primary(home: &Path, to: &Path, delay: u32) -> Qemu {
 }
 
 pub fn secondary(home: &Path, name: &str) -> (Qemu, PathBuf) {
+    secondary_as(home, name, INSTALLED)
+}
+
+/// The same of any QEMU.
+pub fn secondary_as(home: &Path, name: &str, setup: Setup) -> (Qemu, PathBuf) {
     let path = home.join(format!("{name}.in"));
-    let mut secondary = Qemu::start(home, name, true);
+    let mut secondary = Qemu::start(home, name, true, setup);
     secondary.command("migrate-incoming", json!({"uri": unix(&path)}));
     (secondary, path)
 }

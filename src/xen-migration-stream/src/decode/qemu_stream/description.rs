@@ -151,6 +151,29 @@ fn json_start(state: &[u8]) -> Option<usize> {
     None
 }
 
+/// Where the first description in `state` ends: behind an end-of-file mark, its own mark and length, and JSON up to the last
+/// brace. For a stream whose image is followed by something else. Looks from `from` on; gives the end, or where to look from
+/// when more has come.
+///
+/// # Errors
+/// Where to look from next time.
+pub fn description_end(state: &[u8], from: usize) -> Result<usize, usize> {
+    let mut at = from;
+    while let Some(found) = state.get(at..).and_then(|rest| rest.windows(2).position(|two| two == [EOF, VMDESCRIPTION]))
+    {
+        at += found;
+        let Some(length) = state.get(at + 2..).and_then(|rest| rest.first_chunk::<4>()) else { return Err(at) };
+        let end = (u32::from_be_bytes(*length) as usize).saturating_add(at + 6);
+        match (state.get(at + 6), state.get(end.wrapping_sub(1))) {
+            (None, _) => return Err(at),
+            (Some(b'{'), Some(b'}')) => return Ok(end),
+            (Some(b'{'), None) if end < super::MOST_DEVICE_STATE => return Err(at),
+            _ => at += 1,
+        }
+    }
+    Err(state.len().saturating_sub(1).max(from))
+}
+
 /// The sections by the sizes of their fields; `None` where one does not fit.
 fn by_sizes(state: &[u8], devices: &[Device], footers: bool) -> Option<Vec<Section>> {
     let mut rest = state;

@@ -9,7 +9,7 @@
 //! | section, START 1 and FULL 4 | type, u32 id, u8 length, name, u32 instance, u32 version, contents, footer |
 //! | section, PART 2 and END 3 | type, u32 id, contents, footer |
 //! | footer | 0x7e, u32 id; a machine type may turn all of them off |
-//! | command | 8, u16 number, u16 length, data; number 8 is ENABLE_COLO |
+//! | command | 8, u16 number, u16 length, data: 1 OPEN_RETURN_PATH, 2 PING, 8 ENABLE_COLO, 11 SWITCHOVER_START |
 //! | end of file | 0 |
 //! | description | 6, u32 length, JSON; behind an image's end of file |
 //!
@@ -25,6 +25,7 @@
 //! | XBZRLE 0x40 | u8 1, u16 length, the difference |
 //! | HOOK 0x80 | nothing |
 //! | COMPRESS_PAGE 0x100 | u32 length, the packed page |
+//! | MULTIFD_FLUSH 0x200 | nothing: the pages on the multifd channels, up to one SYNC each, belong in front of it |
 //!
 //! * [`Walker`] takes these apart up to the first device's section. That one has no length: from there on the octets are
 //!   held, until somebody who knows the order of events says that the image is whole.
@@ -32,7 +33,7 @@
 //!   blob of known length by inference ([`Devices::infer`]).
 //!
 //! Not followed, and said so where they come: sections in parts that are not RAM (block migration, dirty bitmaps), postcopy's
-//! packages, pages on other connections (multifd), RAM blocks of huge pages with postcopy's capability.
+//! packages, RAM blocks of huge pages with postcopy's capability.
 //!
 //! # Contract
 //! No input makes anything here panic. Held are at most a unit's header, 1,024 RAM blocks and [`MOST_DEVICE_STATE`] octets of
@@ -44,10 +45,10 @@ mod error;
 mod ram;
 mod walker;
 
-pub use description::{Devices, Extents, MOST_INFERRED};
+pub use description::{Devices, Extents, MOST_INFERRED, description_end};
 pub use error::WalkError;
 pub use ram::Ram;
-pub use walker::{MOST_DEVICE_STATE, Progress, Walker};
+pub use walker::{Head, MOST_DEVICE_STATE, Progress, Walker};
 
 #[cfg(test)]
 mod tests;

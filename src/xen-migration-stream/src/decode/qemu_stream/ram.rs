@@ -15,6 +15,7 @@ const CONTINUE: u64 = 0x20;
 const XBZRLE: u64 = 0x40;
 const HOOK: u64 = 0x80;
 const COMPRESS_PAGE: u64 = 0x100;
+const MULTIFD_FLUSH: u64 = 0x200;
 /// All that is below the smallest page.
 const FLAGS: u64 = 0x3ff;
 
@@ -34,6 +35,14 @@ pub struct Ram {
     pub compressed: u64,
     /// Sections they came in.
     pub sections: u64,
+    /// Marks at which every multifd channel has to be flushed.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub flushes: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+const fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 impl Ram {
@@ -48,6 +57,7 @@ impl Ram {
             PageKind::Zero => self.zero += 1,
             PageKind::Xbzrle => self.xbzrle += 1,
             PageKind::Compressed => self.compressed += 1,
+            PageKind::Flush => self.flushes += 1,
             PageKind::Sizes | PageKind::End | PageKind::Hook => {}
         }
     }
@@ -66,6 +76,8 @@ pub(super) enum PageKind {
     End,
     /// A mark of a transport that sends pages by other ways.
     Hook,
+    /// The pages on the multifd channels belong in front of this mark.
+    Flush,
 }
 
 impl PageKind {
@@ -77,6 +89,7 @@ impl PageKind {
             EOS => PageKind::End,
             XBZRLE => PageKind::Xbzrle,
             HOOK => PageKind::Hook,
+            MULTIFD_FLUSH => PageKind::Flush,
             COMPRESS_PAGE => PageKind::Compressed,
             _ => return None,
         })
@@ -211,7 +224,7 @@ impl Blocks {
         if self.addresses { 16 } else { 8 }
     }
 
-    const fn page(&self) -> u64 {
+    pub(super) const fn page(&self) -> u64 {
         1 << self.page_bits
     }
 
@@ -232,6 +245,16 @@ impl Blocks {
             self.list.push((name.to_vec(), length));
         }
         Ok(less)
+    }
+
+    /// Bytes of a block of that name.
+    pub(super) fn length(&self, name: &[u8]) -> Option<u64> {
+        self.list.iter().find(|(known, _)| known == name).map(|(_, length)| *length)
+    }
+
+    /// Whether any list has come.
+    pub(super) const fn is_known(&self) -> bool {
+        !self.list.is_empty()
     }
 
     fn choose(&mut self, name: &[u8], address: u64, offset: u64) -> Result<(), WalkError> {

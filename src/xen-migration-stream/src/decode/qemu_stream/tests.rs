@@ -79,8 +79,8 @@ fn pages_are_walked_however_the_octets_come() {
     octets.extend([4, 0, 0, 0, 1, 1, b't', 0, 0]);
     for step in [1, 2, 3, 7, 4096, octets.len()] {
         let walker = walk(&octets, step).unwrap();
-        assert_eq!(walker.ram(), Ram { full: 1, zero: 2, xbzrle: 1, compressed: 1, sections: 3 }, "{step}");
-        assert!(walker.colo());
+        assert_eq!(walker.ram(), Ram { full: 1, zero: 2, xbzrle: 1, compressed: 1, sections: 3, flushes: 0 }, "{step}");
+        assert!(walker.head().colo);
         assert_eq!((walker.progress(), walker.footers()), (Progress::Walking, Some(true)));
         // The header of the first device is not whole yet.
         let mut walker = walker;

@@ -24,8 +24,14 @@ const CONFIGURATION: u8 = 7;
 const COMMAND: u8 = 8;
 const FOOTER: u8 = 0x7e;
 
-/// Sub-command that makes the receiver a COLO secondary.
+/// Commands: the receiver may answer; a question that it answers; it becomes a COLO secondary; the sender's guest is paused.
+const OPEN_RETURN_PATH: u16 = 1;
+const PING: u16 = 2;
 const ENABLE_COLO: u16 = 8;
+const SWITCHOVER_START: u16 = 11;
+
+/// Most capabilities whose names are held.
+const MOST_CAPABILITIES: usize = 32;
 
 /// What comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +48,8 @@ enum Place {
     Subsection,
     /// A u32: bits of a page.
     PageBits,
+    /// The 16 bytes of the guest's UUID.
+    Uuid,
     /// A u32: how many capabilities.
     Capabilities,
     /// So many names.
@@ -71,6 +79,27 @@ pub enum Progress {
     Done,
 }
 
+/// What a stream says of itself: its configuration section and its commands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Head {
+    /// The machine type.
+    pub machine: String,
+    /// Capabilities that the receiver must have too, up to 32 of them.
+    pub capabilities: Vec<String>,
+    /// The guest's UUID, with capability `validate-uuid`.
+    pub uuid: Option<[u8; 16]>,
+    /// Whether the receiver was told to become a COLO secondary (up to QEMU 11.0).
+    pub colo: bool,
+    /// Whether the receiver is asked to answer.
+    pub return_path: bool,
+    /// What the receiver was asked last, to be answered with the same number.
+    pub ping: Option<u32>,
+    /// How often it was asked.
+    pub pings: u64,
+    /// Announcements that the sender's guest is paused.
+    pub switchovers: u64,
+}
+
 /// Walks a primary's octets: an image, or the RAM of a checkpoint.
 ///
 /// A walker is used for all of a direction: what the first image says (numbers, footers, RAM blocks) holds in its
@@ -89,7 +118,7 @@ pub struct Walker {
     ram_id: Option<u32>,
     blocks: Blocks,
     ram: Ram,
-    colo: bool,
+    head: Head,
     devices: Vec<u8>,
     devices_at: u64,
 }
@@ -108,7 +137,7 @@ impl Walker {
             ram_id: None,
             blocks: Blocks::default(),
             ram: Ram::default(),
-            colo: false,
+            head: Head::default(),
             devices: Vec::new(),
             devices_at: offset,
         }
@@ -158,9 +187,26 @@ impl Walker {
         self.ram
     }
 
-    /// Whether the stream told its receiver to become a COLO secondary.
-    pub const fn colo(&self) -> bool {
-        self.colo
+    /// What the stream has said of itself.
+    pub const fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Bytes of a page.
+    pub const fn page_size(&self) -> u64 {
+        self.blocks.page()
+    }
+
+    /// Bytes of a RAM block; `Some(0)` where the list of blocks has come without it, `None` where no list has come.
+    pub fn block(&self, name: &[u8]) -> Option<u64> {
+        self.blocks.length(name).or_else(|| self.blocks.is_known().then_some(0))
+    }
+
+    /// Cuts the device state that is held; what was cut off is no part of it.
+    pub fn cut_devices(&mut self, octets: usize) {
+        let more = self.devices.len().saturating_sub(octets);
+        self.devices.truncate(octets);
+        self.offset = self.offset.saturating_sub(more as u64);
     }
 
     /// Whether sections end with footers; `None` before the first section has ended.
@@ -235,12 +281,15 @@ impl Walker {
                     length => return Err(self.configuration("machine type of length", length)),
                 },
             },
+            Place::Uuid => 16,
             // The mark itself is gone already.
             Place::Subsection => octet(0).map_or(1, |length| 1 + usize::from(length) + 4),
             Place::Capability(_) => octet(0).map_or(1, |length| 1 + usize::from(length)),
             Place::Unit => match octet(0) {
                 None => 1,
                 Some(START | FULL) => octet(5).map_or(6, |length| 6 + usize::from(length) + 8),
+                // Its number is looked at too.
+                Some(COMMAND) if self.held.get(1..5) == Some([0, 2, 0, 4].as_slice()) => 9,
                 Some(PART | END | COMMAND) => 5,
                 Some(_) => 1,
             },
@@ -266,7 +315,14 @@ impl Walker {
             Place::AfterMachine if held.first() == Some(&SUBSECTION) => self.place = Place::Subsection,
             // The first octet of a unit.
             Place::Header | Place::AfterMachine => self.back_to(Place::Unit, held)?,
-            Place::Machine => self.place = Place::AfterMachine,
+            Place::Machine => {
+                self.head.machine = text(held.get(4..).unwrap_or_default());
+                self.place = Place::AfterMachine;
+            }
+            Place::Uuid => {
+                self.head.uuid = held.first_chunk().copied();
+                self.place = Place::AfterMachine;
+            }
             Place::Subsection => self.subsection(held)?,
             Place::PageBits => {
                 let bits = word(held, 0);
@@ -280,6 +336,9 @@ impl Walker {
             Place::Capability(left) => {
                 if held.get(1..) == Some(b"x-ignore-shared") {
                     self.blocks.with_addresses();
+                }
+                if self.head.capabilities.len() < MOST_CAPABILITIES {
+                    self.head.capabilities.push(text(held.get(1..).unwrap_or_default()));
                 }
                 self.place = capability(left - 1);
             }
@@ -320,10 +379,7 @@ impl Walker {
         self.place = match name {
             b"configuration/target-page-bits" => Place::PageBits,
             b"configuration/capabilities" => Place::Capabilities,
-            b"configuration/uuid" => {
-                self.skip = 16;
-                Place::AfterMachine
-            }
+            b"configuration/uuid" => Place::Uuid,
             _ => return Err(self.configuration("unknown subsection, its name of length", name.len() as u32)),
         };
         Ok(())
@@ -359,8 +415,18 @@ impl Walker {
             PART | END => return Err(WalkError::SectionId { offset, id }),
             COMMAND => {
                 let command = u16::from_be_bytes([id.to_be_bytes()[0], id.to_be_bytes()[1]]);
-                self.colo |= command == ENABLE_COLO;
                 self.skip = u64::from(id & 0xffff);
+                match command {
+                    OPEN_RETURN_PATH => self.head.return_path = true,
+                    PING if held.len() == 9 => {
+                        self.head.ping = Some(word(held, 5));
+                        self.head.pings += 1;
+                        self.skip = 0;
+                    }
+                    ENABLE_COLO => self.head.colo = true,
+                    SWITCHOVER_START => self.head.switchovers += 1,
+                    _ => {}
+                }
             }
             value => return Err(WalkError::Unit { offset, value }),
         }
@@ -376,6 +442,7 @@ impl Walker {
                 self.place = Place::Footer;
             }
             PageKind::Hook => {}
+            // A page, or a mark that is counted.
             kind => self.ram.count(kind),
         }
         self.skip = header.follows;
@@ -399,6 +466,11 @@ impl Walker {
             }
         }
     }
+}
+
+/// Text of the stream, with what could disturb a terminal replaced.
+fn text(octets: &[u8]) -> String {
+    String::from_utf8_lossy(octets).chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 const fn capability(left: u32) -> Place {

@@ -1,0 +1,104 @@
+//! Sessions of QEMU 11.1, with and without multifd, and of 10.0.
+
+use super::failures::goes_on;
+use super::qemu::{Qemu, Setup};
+use super::tap::{Tap, counts_on, primary_as, secondary_as, unix};
+use super::{is_valid, plays_as};
+use std::path::Path;
+
+const SID: Setup = Setup { suite: Some("sid"), return_path: true, channels: 0, compression: "none" };
+const TRIXIE: Setup = Setup { suite: Some("trixie"), return_path: false, channels: 0, compression: "none" };
+
+/// Twenty checkpoints; a count that is in the last of them, the primary being dead.
+fn twenty_checkpoints_then_dead(tap: &Tap, primary: &mut Qemu) -> u32 {
+    tap.sees("vmstate-loaded", 18);
+    primary.forget();
+    let count = primary.last_count();
+    tap.sees("vmstate-loaded", 2);
+    primary.kill();
+    count
+}
+
+fn between(home: &Path, setup: Setup) -> (Tap, Qemu, Qemu) {
+    let (second, forward) = secondary_as(home, "secondary", setup);
+    let (listen, record) = (unix(&home.join("tap")), home.join("between.rec"));
+    let tap =
+        Tap::listening(&["--listen", &listen, "--forward", &unix(&forward), "--record", record.to_str().unwrap()]);
+    let first = primary_as(home, &home.join("tap"), 50, setup);
+    (tap, first, second)
+}
+
+/// Between the two, to the death of the primary; and what was recorded, played to another QEMU.
+fn is_watched_and_played(setup: Setup) {
+    println!("{setup:?}");
+    let home = tempfile::tempdir().unwrap();
+    let (tap, mut first, mut second) = between(home.path(), setup);
+    let count = twenty_checkpoints_then_dead(&tap, &mut first);
+    counts_on(&mut second, count);
+    tap.ends_well();
+    drop(second);
+    let recording = home.path().join("between.rec");
+    is_valid(&recording);
+    plays_as(home.path(), &recording, count, setup);
+}
+
+/// The secondary dies, and the primary counts on.
+fn goes_on_without_its_secondary(setup: Setup) {
+    println!("{setup:?}");
+    let home = tempfile::tempdir().unwrap();
+    let (tap, mut first, mut second) = between(home.path(), setup);
+    tap.sees("vmstate-loaded", 20);
+    second.kill();
+    let from = first.last_count();
+    goes_on(&mut first, from);
+}
+
+/// The tap is the secondary.
+fn is_answered_and_played(setup: Setup) {
+    println!("{setup:?}");
+    let home = tempfile::tempdir().unwrap();
+    let (listen, recording) = (home.path().join("tap"), home.path().join("answered.rec"));
+    let tap = Tap::listening(&["--listen", &unix(&listen), "--record", recording.to_str().unwrap()]);
+    let mut first = primary_as(home.path(), &listen, 50, setup);
+    let count = twenty_checkpoints_then_dead(&tap, &mut first);
+    tap.ends_well();
+    is_valid(&recording);
+    plays_as(home.path(), &recording, count, setup);
+}
+
+#[test]
+#[ignore = "fetches QEMU 11.1"]
+fn sid_is_watched_and_played() {
+    is_watched_and_played(SID);
+    is_watched_and_played(Setup { channels: 2, ..SID });
+}
+
+#[test]
+#[ignore = "fetches QEMU 11.1"]
+fn sid_is_answered_and_played() {
+    is_answered_and_played(SID);
+    is_answered_and_played(Setup { channels: 2, compression: "zlib", ..SID });
+}
+
+#[test]
+#[ignore = "fetches QEMU 11.1"]
+fn sid_goes_on_without_its_secondary() {
+    goes_on_without_its_secondary(Setup { channels: 2, ..SID });
+}
+
+#[test]
+#[ignore = "fetches QEMU 11.1"]
+fn sid_with_one_channel_and_with_four() {
+    is_watched_and_played(Setup { channels: 1, ..SID });
+    is_answered_and_played(Setup { channels: 1, ..SID });
+    is_watched_and_played(Setup { channels: 4, compression: "zstd", ..SID });
+    is_answered_and_played(Setup { channels: 4, compression: "zstd", ..SID });
+}
+
+#[test]
+#[ignore = "fetches QEMU 10.0"]
+fn trixie_is_watched_answered_and_played() {
+    is_watched_and_played(TRIXIE);
+    is_answered_and_played(TRIXIE);
+    goes_on_without_its_secondary(TRIXIE);
+}
