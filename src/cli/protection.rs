@@ -112,7 +112,6 @@ pub enum Backend {
     /// The simulated guest
     Sim,
     /// A domain of this host's Xen
-    #[cfg(feature = "xen")]
     Xen,
 }
 
@@ -253,7 +252,6 @@ impl ProtectionArgs {
     }
 
     /// Whether the guest is a domain of this host's Xen: as the operator says, else wherever there is a Xen.
-    #[cfg(feature = "xen")]
     pub fn is_xens(&self) -> bool {
         self.backend
             .map_or_else(|| std::path::Path::new("/dev/xen/privcmd").exists(), |backend| backend == Backend::Xen)
