@@ -1,7 +1,7 @@
 //! Says what this host's Xen knows of a domain: whether this program can talk to Xen at all, and what it would save.
 //!
 //! ```console
-//! # cargo run --features xen --example xen_domain -- DOMID
+//! # cargo run --example xen_domain -- DOMID
 //! ```
 #![forbid(unsafe_code)]
 

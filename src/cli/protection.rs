@@ -26,8 +26,8 @@ pub(super) const MOST_MIB: u64 = 1 << 20;
 /// What both sides of a protection can be told.
 #[derive(Debug, Clone, Args)]
 pub struct ProtectionArgs {
-    /// Whose guest it is: this host's hypervisor, or `sim`, the simulated guest [default: xen on a Xen host, where this build has
-    /// it, else sim]
+    /// Whose guest it is: this host's hypervisor, or `sim`, the simulated guest [default: xen on a Xen host,
+    /// else sim]
     #[arg(long, value_enum, value_name = "NAME")]
     pub backend: Option<Backend>,
     /// Steps a second of the simulated guest's program; 0: as fast as it can
@@ -253,8 +253,7 @@ impl ProtectionArgs {
 
     /// Whether the guest is a domain of this host's Xen: as the operator says, else wherever there is a Xen.
     pub fn is_xens(&self) -> bool {
-        self.backend
-            .map_or_else(|| std::path::Path::new("/dev/xen/privcmd").exists(), |backend| backend == Backend::Xen)
+        self.backend.map_or_else(crate::hypervisor::xen::is_xen_host, |backend| backend == Backend::Xen)
     }
 
     /// Where a simulated guest lives.

@@ -72,7 +72,9 @@ fn admit(xen: XenVersion, domctl: u32, what: Use) -> Result<()> {
     match what {
         Use::Writing { trusted: false } => Err(Error::UnknownXen { xen, newest: NEWEST }),
         _ => {
-            log::warn!("this host's Xen {xen} (domctl {domctl:#x}) is not known to this program, which knows 4.14 to {NEWEST}");
+            log::warn!(
+                "this host's Xen {xen} (domctl {domctl:#x}) is not known to this program, which knows 4.14 to {NEWEST}"
+            );
             Ok(())
         }
     }

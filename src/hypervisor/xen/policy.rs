@@ -56,8 +56,7 @@ pub(super) fn parse_msrs(octets: &[u8]) -> Result<Vec<MsrEntry>> {
 
 /// The body of X86_MSR_POLICY.
 pub(super) fn emit_msrs(entries: &[MsrEntry]) -> Vec<u8> {
-    let octets =
-        |entry: &MsrEntry| u128::from(entry.idx) | u128::from(entry.flags) << 32 | u128::from(entry.val) << 64;
+    let octets = |entry: &MsrEntry| u128::from(entry.idx) | u128::from(entry.flags) << 32 | u128::from(entry.val) << 64;
     entries.iter().flat_map(|entry| octets(entry).to_le_bytes()).collect()
 }
 
@@ -82,10 +81,7 @@ mod tests {
         );
         assert_eq!(emit_msrs(&entries), octets);
 
-        assert_eq!(
-            (size_of::<CpuidLeaf>(), size_of::<MsrEntry>()),
-            (CpuidPolicy::LEAF, MsrPolicy::ENTRY)
-        );
+        assert_eq!((size_of::<CpuidLeaf>(), size_of::<MsrEntry>()), (CpuidPolicy::LEAF, MsrPolicy::ENTRY));
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl Interface {
     /// `SCHEDOP_remote_shutdown`
     pub(in crate::hypervisor::xen) fn shut_down(&self, domid: u32, reason: u32) -> Result<()> {
         let op = schedop::REMOTE_SHUTDOWN;
-        let mut argument = Buffer::with(self, &[abi::RemoteShutdown { domain_id: self.domain(op, domid)?, pad: 0, reason }])?;
+        let mut argument =
+            Buffer::with(self, &[abi::RemoteShutdown { domain_id: self.domain(op, domid)?, pad: 0, reason }])?;
         // SAFETY: the structure of this operation, in which no address is.
         unsafe { self.call2(hypercall::SCHED_OP, op, domid, &mut argument) }?;
         Ok(())
@@ -127,7 +128,10 @@ impl Interface {
     }
 
     /// `XEN_DOMCTL_get_cpu_policy`: its leaves and its MSRs.
-    pub(in crate::hypervisor::xen) fn cpu_policy(&self, domid: u32) -> Result<(Vec<abi::CpuidLeaf>, Vec<abi::MsrEntry>)> {
+    pub(in crate::hypervisor::xen) fn cpu_policy(
+        &self,
+        domid: u32,
+    ) -> Result<(Vec<abi::CpuidLeaf>, Vec<abi::MsrEntry>)> {
         let (mut nr_leaves, mut nr_msrs) = POLICY_GUESS;
         loop {
             let mut leaves = Buffer::new(self, nr_leaves as usize * size_of::<abi::CpuidLeaf>())?;

@@ -82,9 +82,8 @@ impl Interface {
         let (kind, id) = (xenmem::RESOURCE_GRANT_TABLE, xenmem::RESOURCE_GRANT_TABLE_SHARED);
         let mut base: *mut c_void = std::ptr::null_mut();
         // SAFETY: the handle is open, and `base` is a place for the address, which is not given: the kernel chooses one.
-        let resource = unsafe {
-            (library.map_resource)(handle, domain, kind, id, 0, 1, &raw mut base, PROT_READ | PROT_WRITE, 0)
-        };
+        let resource =
+            unsafe { (library.map_resource)(handle, domain, kind, id, 0, 1, &raw mut base, PROT_READ | PROT_WRITE, 0) };
         if resource.is_null() {
             return Err(self.failure(GRANT_TABLE, domid, io::Error::last_os_error()));
         }
@@ -98,8 +97,7 @@ impl Interface {
             if backend == domid || gfn == NO_FRAME {
                 continue;
             }
-            let entry =
-                GrantEntry { flags: abi::GTF_PERMIT_ACCESS, domid: backend as u16, frame: gfn as u32 };
+            let entry = GrantEntry { flags: abi::GTF_PERMIT_ACCESS, domid: backend as u16, frame: gfn as u32 };
             // SAFETY: the mapping is one page, page-aligned and writable, and has room for more entries than that (checked above). The
             // domain has not run yet; whoever else looks at the table sees one word as a whole.
             unsafe { base.cast::<GrantEntry>().add(index).write_volatile(entry) };

@@ -228,9 +228,8 @@ impl Interface {
     pub(super) unsafe fn mmuext(&self, op: Op, domid: u32, list: &mut Buffer, count: u64) -> Result<()> {
         let address = list.address();
         // SAFETY: the handle is open; for the rest the caller answers. Nobody is told how many were done.
-        let returned = unsafe {
-            (self.open.calls.call4)(self.open.call, hypercall::MMUEXT_OP, address, count, 0, domid.into())
-        };
+        let returned =
+            unsafe { (self.open.calls.call4)(self.open.call, hypercall::MMUEXT_OP, address, count, 0, domid.into()) };
         self.judge(op, domid, returned.into())?;
         Ok(())
     }

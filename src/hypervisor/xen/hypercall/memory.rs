@@ -26,7 +26,12 @@ impl Interface {
     }
 
     /// `XENMEM_populate_physmap`: gives the number of extents that could be had. For a PV domain their frames replace the pfns.
-    pub(in crate::hypervisor::xen) fn populate_physmap(&self, domid: u32, pfns: &mut [u64], order: u32) -> Result<usize> {
+    pub(in crate::hypervisor::xen) fn populate_physmap(
+        &self,
+        domid: u32,
+        pfns: &mut [u64],
+        order: u32,
+    ) -> Result<usize> {
         let op = xenmem::POPULATE_PHYSMAP;
         let mut extents = Buffer::with(self, pfns)?;
         let reservation = abi::MemoryReservation {

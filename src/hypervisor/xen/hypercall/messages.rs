@@ -14,9 +14,8 @@ const TARGET: &str = "xen";
 /// `struct xentoollog_logger`
 #[repr(C)]
 pub(super) struct Logger {
-    vmessage: Option<
-        unsafe extern "C" fn(*mut Logger, c_uint, c_int, *const c_char, *const c_char, arguments: *mut c_void),
-    >,
+    vmessage:
+        Option<unsafe extern "C" fn(*mut Logger, c_uint, c_int, *const c_char, *const c_char, arguments: *mut c_void)>,
     progress: Option<
         unsafe extern "C" fn(*mut Logger, *const c_char, *const c_char, percent: c_int, done: usize, total: usize),
     >,

@@ -86,7 +86,9 @@ mod tests {
     #[test]
     fn what_is_newer_or_otherwise_than_known_is_unknown() {
         assert!(!Quirks::of(xen(17), 0x15).unknown && !Quirks::of(xen(21), 0x17).unknown);
-        for (version, domctl) in [(xen(23), 0x18), (xen(17), 0x16), (xen(13), 0x12), (XenVersion { major: 5, minor: 0 }, 0x18)] {
+        for (version, domctl) in
+            [(xen(23), 0x18), (xen(17), 0x16), (xen(13), 0x12), (XenVersion { major: 5, minor: 0 }, 0x18)]
+        {
             assert!(Quirks::of(version, domctl).unknown, "{version}");
         }
     }

@@ -114,7 +114,13 @@ impl Interface {
     }
 
     /// `XEN_DOMCTL_set_vcpu_msrs`: `msr_count` of them.
-    pub(in crate::hypervisor::xen) fn set_msrs(&self, domid: u32, vcpu: u32, msr_count: u32, blob: &[u8]) -> Result<()> {
+    pub(in crate::hypervisor::xen) fn set_msrs(
+        &self,
+        domid: u32,
+        vcpu: u32,
+        msr_count: u32,
+        blob: &[u8],
+    ) -> Result<()> {
         let mut buffer = Buffer::new(self, (msr_count as usize).saturating_mul(MSR))?;
         buffer.put(blob);
         let mut given = abi::VcpuMsrs { vcpu, msr_count, msrs: buffer.address() };

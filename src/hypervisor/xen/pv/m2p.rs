@@ -30,7 +30,8 @@ impl M2p {
         let mut m2p = M2p { nr_mfns, extents: Vec::with_capacity(starts.len()) };
         for first in starts {
             // A large hole in the machine's memory is an extent at frame 0.
-            let frames: Vec<Mfn> = if first == 0 { Vec::new() } else { (first..first.saturating_add(FRAMES)).collect() };
+            let frames: Vec<Mfn> =
+                if first == 0 { Vec::new() } else { (first..first.saturating_add(FRAMES)).collect() };
             let region = match frames[..] {
                 [] => None,
                 _ => Some(Region::map(interface, DOMID_XEN, &frames)?),
