@@ -1,7 +1,7 @@
 //! Asks the witness on a thread of its own: its answer may take any time.
 
 use crate::remus::primary::Answer;
-use crate::remus::{Generation, Verdict};
+use crate::remus::{Generation, Session, Verdict};
 use crate::witness::Witness;
 use std::sync::mpsc::{Sender, channel};
 use std::{io, thread};
@@ -13,7 +13,7 @@ pub(super) struct WitnessThread {
 }
 
 enum Question {
-    Take(Generation),
+    Take(Generation, Session),
     Knows(Generation),
 }
 
@@ -47,8 +47,8 @@ impl WitnessThread {
                 Err(error) => log::warn!("{error}"),
             }
             for question in asked {
-                let generation = match question {
-                    Question::Take(generation) => generation,
+                let (generation, session) = match question {
+                    Question::Take(generation, session) => (generation, session),
                     Question::Knows(given) => {
                         match witness.knows(given) {
                             Ok(true) => {}
@@ -58,7 +58,7 @@ impl WitnessThread {
                         continue;
                     }
                 };
-                let verdict = witness.take(generation);
+                let verdict = witness.take(generation, session.0);
                 match verdict {
                     Verdict::Granted => log::info!("the witness gives {generation} to this side"),
                     Verdict::Held { newest } => log::info!("the witness denies {generation}: {newest} is given"),
@@ -76,9 +76,9 @@ impl WitnessThread {
         let _ = self.questions.send(Question::Knows(given));
     }
 
-    /// Asks. The answer comes at any time, or never.
-    pub(super) fn ask(&self, generation: Generation) {
+    /// Asks, in or after a session. The answer comes at any time, or never.
+    pub(super) fn ask(&self, generation: Generation, session: Session) {
         // The thread ends with this value, not before.
-        let _ = self.questions.send(Question::Take(generation));
+        let _ = self.questions.send(Question::Take(generation, session));
     }
 }

@@ -366,7 +366,7 @@ impl Run {
             Action::AskWitness { generation } => {
                 self.failpoints.pass(Step::Claiming);
                 match &self.witness {
-                    Some(witness) => witness.ask(generation),
+                    Some(witness) => witness.ask(generation, self.machine.session()),
                     None => self.words.trouble("there is no witness to ask".into()),
                 }
             }

@@ -281,7 +281,7 @@ impl<D: Send + 'static> Run<D> {
             Action::AskWitness { generation } => {
                 self.failpoints.pass(Step::Asking);
                 match &self.witness {
-                    Some(witness) => witness.ask(generation),
+                    Some(witness) => witness.ask(generation, self.machine.session()),
                     None => log::error!("{}: there is no witness to ask", self.words.domain),
                 }
             }

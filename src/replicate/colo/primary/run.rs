@@ -13,7 +13,7 @@ use crate::colo::{Compare, Message as Say, Mode, Primary, Step as Place};
 use crate::control::{Reply, Request, Status};
 use crate::hypervisor::{self, ComparedCard, Result};
 use crate::remus::wire::Capabilities;
-use crate::remus::{Level, OutputCall, Refused, Timer, Timers};
+use crate::remus::{Level, OutputCall, Refused, Session, Timer, Timers};
 use crate::replicate::clock::Clock;
 use crate::replicate::colo::frame::{self, Lane};
 use crate::replicate::colo::hello::{Agreement, Hello, VERSION};
@@ -451,7 +451,7 @@ impl Run {
             Action::AskWitness { generation } => {
                 self.failpoints.pass(Step::Claiming);
                 match &self.witness {
-                    Some(witness) => witness.ask(generation),
+                    Some(witness) => witness.ask(generation, Session::default()),
                     None => self.words.trouble("there is no witness to ask".into()),
                 }
             }

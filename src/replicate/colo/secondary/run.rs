@@ -328,7 +328,7 @@ impl<D: Send + 'static> Run<D> {
             Action::AskWitness { generation } => {
                 self.failpoints.pass(Step::Asking);
                 match &self.witness {
-                    Some(witness) => witness.ask(generation),
+                    Some(witness) => witness.ask(generation, Session::default()),
                     None => self.trouble("there is no witness to ask".into()),
                 }
             }
