@@ -133,11 +133,8 @@ impl Start {
         if start.facts.witness {
             return (start, Action::Look);
         }
-        let action = if start.facts.output_left {
-            start.unknown(None, Unknown::Held)
-        } else {
-            start.runs(Generation(0), None)
-        };
+        let action =
+            if start.facts.output_left { start.unknown(None, Unknown::Held) } else { start.runs(Generation(0), None) };
         (start, action)
     }
 

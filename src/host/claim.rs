@@ -64,7 +64,8 @@ pub fn start(protection: &Protection, found: &Found, desk: &Desk) -> io::Result<
         match decided.recv_timeout(TOLD) {
             Ok(decision) => break decision,
             Err(RecvTimeoutError::Timeout) if desk.is_terminated() => {
-                let text = format!("{}: told to end while the witness was asked; nothing was released", protection.domain);
+                let text =
+                    format!("{}: told to end while the witness was asked; nothing was released", protection.domain);
                 return Err(io::Error::new(io::ErrorKind::Interrupted, text));
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -184,7 +185,9 @@ fn unknown(
         None => "the witness has given no generation".into(),
     };
     let because = match why {
-        Unknown::Unreachable => trouble.map_or_else(|| format!("{held}; the next cannot be acquired"), ToString::to_string),
+        Unknown::Unreachable => {
+            trouble.map_or_else(|| format!("{held}; the next cannot be acquired"), ToString::to_string)
+        }
         Unknown::Malformed | Unknown::Denied => held,
         Unknown::OnlyNamed => format!("{held}, by an earlier version, which put down no more than a host's name"),
         Unknown::SameIdentity => {
@@ -195,15 +198,14 @@ fn unknown(
         Unknown::Held => "its output is held since an earlier `remus` was killed, and no witness knows of that".into(),
         Unknown::NothingToForce => format!("{held} that --force-generation could override"),
     };
-    let mut text = format!(
-        "it CANNOT BE KNOWN whether the domain may run here: {because}. Nothing is released: {}",
-        found.stays
-    );
+    let mut text =
+        format!("it CANNOT BE KNOWN whether the domain may run here: {because}. Nothing is released: {}", found.stays);
     match (newest, why) {
         (Some(newest), _) if why != Unknown::Unreachable => {
             let (force, wrong) = (forced(found, newest.generation), wrong_number(found, newest.generation));
             let give_up = &found.give_up;
-            text += &format!("\n  where another host runs it: {give_up}\n  only if no other host runs it: {force}{wrong}");
+            text +=
+                &format!("\n  where another host runs it: {give_up}\n  only if no other host runs it: {force}{wrong}");
         }
         (_, Unknown::Held) => {
             let give_up = &found.give_up;

@@ -12,16 +12,7 @@ fn facts() -> Facts {
 fn record(host: Option<Host>) -> Record {
     let process = Process { boot: "1".into(), pid: 2, started: 3 };
     let (holder, uuid) = ("hosta/2/00".into(), Some("u".into()));
-    Record {
-        domain: "web".into(),
-        generation: 4,
-        holder,
-        taken: 0,
-        host,
-        process: Some(process),
-        uuid,
-        session: None,
-    }
+    Record { domain: "web".into(), generation: 4, holder, taken: 0, host, process: Some(process), uuid, session: None }
 }
 
 fn newest(record: Record, alive: bool) -> Newest {
