@@ -102,7 +102,7 @@ pub enum Named {
     /// It has a holder.
     Holder {
         /// The record.
-        record: Record,
+        record: Box<Record>,
         /// Its process lives on this host, now.
         alive: bool,
     },

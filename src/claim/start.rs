@@ -65,7 +65,7 @@ pub enum Decision {
         /// The newest.
         generation: Generation,
         /// Whose it is.
-        record: Record,
+        record: Box<Record>,
         /// Who is in charge of it.
         who: InCharge,
     },

@@ -374,7 +374,7 @@ fn start_over(world: &World, here: &str, verdict: Verdict) -> (NetBuffer, Decisi
         uuid: Some("u".into()),
         session: None,
     };
-    let newest = Newest { generation: Generation(3), named: Named::Holder { record, alive: false } };
+    let newest = Newest { generation: Generation(3), named: Named::Holder { record: Box::new(record), alive: false } };
     let buffer = world.buffer();
     let output_left = buffer.is_left().unwrap();
     let (mut start, mut action) =

@@ -198,7 +198,7 @@ impl Witness for DirectoryWitness {
         let record = read.map_err(|error| WitnessError::Io { path: self.path(generation), error })?;
         let named = record.map_or(Named::Malformed, |record| {
             let alive = record.process.as_ref().is_some_and(is_alive);
-            Named::Holder { record, alive }
+            Named::Holder { record: Box::new(record), alive }
         });
         Ok(Some(Newest { generation, named }))
     }
@@ -393,7 +393,7 @@ mod tests {
         let mut secondary = witness(folder.path());
         let (ours, process) = (super::super::this_host(), super::super::this_process());
         let named = |witness: &mut DirectoryWitness| match witness.holder().unwrap().unwrap() {
-            Newest { named: Named::Holder { record, alive }, .. } => (record, alive),
+            Newest { named: Named::Holder { record, alive }, .. } => (*record, alive),
             other => panic!("{other:?}"),
         };
         let (record, alive) = named(&mut secondary);

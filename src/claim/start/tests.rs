@@ -16,7 +16,7 @@ fn record(host: Option<Host>) -> Record {
 }
 
 fn newest(record: Record, alive: bool) -> Newest {
-    Newest { generation: Generation(4), named: Named::Holder { record, alive } }
+    Newest { generation: Generation(4), named: Named::Holder { record: Box::new(record), alive } }
 }
 
 fn looked(facts: Facts, newest: Option<Newest>) -> (Start, Action) {
