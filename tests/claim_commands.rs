@@ -53,6 +53,7 @@ impl Hosts {
     fn receiver(&self, host: &str) -> (Guarded, String) {
         let (witness, link, control) = (self.text("w"), format!("unix:{}", self.text("link")), self.text(host));
         let usual = ["receive", "--domain=web", "--witness", &witness, "--listen", &link, "--control", &control];
+        let usual = [&usual[..], &["--retry=20"]].concat();
         let mut receiver = Guarded(self.on(host, &usual).spawn().unwrap());
         let mut errors = BufReader::new(receiver.0.stderr.take().unwrap()).lines().map_while(Result::ok);
         assert!(errors.any(|line| line.contains("rule witness")), "it does not listen");
@@ -63,7 +64,7 @@ impl Hosts {
 
     fn primary(&self, host: &str, link: &str, more: &[&str]) -> Guarded {
         let (witness, control) = (self.text("w"), self.text(host));
-        let usual = ["remus", "--witness", &witness, "-i", "10", "--control", &control];
+        let usual = ["remus", "--witness", &witness, "-i", "10", "--retry=20", "--control", &control];
         let arguments = [&usual[..], more, &["web", link]].concat();
         Guarded(self.on(host, &arguments).stderr(Stdio::null()).spawn().unwrap())
     }
@@ -273,4 +274,58 @@ fn a_lock_step_primary_starts_by_the_same_decision() {
     says(hosts.started("a", &["--colo"]), 3, &["SUPERSEDED: generation 2", "the guest was not started"]);
     fs::rename(hosts.path("w"), hosts.path("away")).unwrap();
     says(hosts.started("a", &["--colo"]), 4, &["CANNOT BE KNOWN"]);
+}
+
+impl Hosts {
+    /// `ctl check` of a side: its exit code and its line.
+    fn checked(&self, host: &str) -> (Option<i32>, String) {
+        let ended = self.on(host, &["ctl", "web", "--control", &self.text(host), "check"]).output().unwrap();
+        (ended.status.code(), String::from_utf8_lossy(&ended.stdout).into_owned())
+    }
+
+    /// Waits until both sides are alarmed, or not, and checks that their operators are told.
+    fn alarmed(&self, told: Option<&str>) {
+        for host in ["a", "b"] {
+            self.wait(host, "the alarm", |status| match (&status.alarm, told) {
+                (Some(alarm), Some(told)) => alarm.contains(told),
+                (alarm, told) => alarm.is_some() == told.is_some(),
+            });
+            match told {
+                Some(told) => says(self.checked(host), 1, &["web: protected", "ALARM: WITNESS", told]),
+                None => says(self.checked(host), 0, &["web: protected"]),
+            };
+        }
+    }
+}
+
+#[test]
+fn both_sides_look_at_the_witness_while_they_are_protected() {
+    let hosts = Hosts::new();
+    let (_primary, _receiver, _) = hosts.protected();
+    let (witness, away) = (hosts.path("w"), hosts.path("away"));
+    hosts.alarmed(None);
+    fs::rename(&witness, &away).unwrap();
+    hosts.alarmed(Some("No such file"));
+    // Another in its place.
+    fs::create_dir(&witness).unwrap();
+    hosts.alarmed(Some("it knows of generation 0, and knew of generation 1"));
+    fs::remove_dir(&witness).unwrap();
+    fs::rename(&away, &witness).unwrap();
+    hosts.alarmed(None);
+    // By the operator's word, on a third host.
+    says(hosts.started("c", &["--force-generation=1"]), 1, &["generation 2 is acquired for its start"]);
+    hosts.alarmed(Some("generation 2 was acquired by somebody else, this side has generation 1"));
+    let status = hosts.wait("a", "its notice", |status| status.alarm.is_some());
+    assert!(status.notices.iter().any(|notice| notice.text.contains("WITNESS")), "{status:#?}");
+    assert_eq!(hosts.checked("c").0, Some(2), "nobody can be asked there");
+}
+
+#[test]
+fn a_secondary_that_cannot_read_its_witness_refuses_to_start() {
+    let hosts = Hosts::new();
+    let nowhere = hosts.text("none");
+    let arguments = ["receive", "--domain=web", "--no-control", "--witness", &nowhere];
+    let ended = hosts.on("b", &arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&ended.stderr).into_owned();
+    says((ended.status.code(), text), 2, &[&nowhere, "could never take over"]);
 }

@@ -81,6 +81,9 @@ fn write_head(out: &mut String, status: &Status, width: usize) -> std::fmt::Resu
     let rule = format!("{}, witness {}", status.rule, status.witness);
     let rest = format!(", fence {fence}, generation {}", status.generation);
     writeln!(out, "{}", with_end("rule", &rule, &rest, width))?;
+    if let Some(alarm) = &status.alarm {
+        writeln!(out, "ALARM        {}", one_line(alarm))?;
+    }
     let last = status.since_last_ms.map_or("never".into(), |ms| format!("{} ago", span(ms)));
     let (begun, acknowledged) = (thousands(status.checkpoint), thousands(status.acknowledged));
     let refused = thousands(status.statistics.refused);

@@ -68,6 +68,14 @@ impl Protection {
         self.witness()?.map_or(Ok(Generation::default()), |mut witness| witness.newest())
     }
 
+    /// Makes sure of the witness before a replica is kept that only it can let go active.
+    ///
+    /// # Errors
+    /// As [`Protection::newest`].
+    pub fn check(&self) -> Result<(), WitnessError> {
+        self.witness()?.map_or(Ok(()), |mut witness| witness.newest().map(drop))
+    }
+
     /// What the rule in use means, for the operator.
     pub const fn rule_in_words(&self) -> &'static str {
         match (self.config.rule, self.fence.is_some()) {

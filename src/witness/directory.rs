@@ -203,6 +203,20 @@ impl Witness for DirectoryWitness {
         Ok(Some(Newest { generation, named }))
     }
 
+    fn check(&mut self) -> Result<Generation, WitnessError> {
+        let newest = self.newest()?;
+        let random = self.holder.token.rsplit('/').next().unwrap_or_default();
+        let path = self.directory.join(format!(".{}.{random}.check", self.domain));
+        let written = File::create(&path).and_then(|mut file| {
+            // As long as a record.
+            file.write_all(&[b' '; 512])?;
+            file.sync_all()
+        });
+        let removed = fs::remove_file(&path);
+        written.and(removed).map_err(|error| WitnessError::Io { path: self.directory.clone(), error })?;
+        Ok(newest)
+    }
+
     fn knows(&mut self, given: Generation) -> Result<bool, WitnessError> {
         self.seen = self.seen.max(given);
         // By name first: a listing may come out of a network file system's cache.
@@ -381,6 +395,17 @@ mod tests {
         fs::write(a.path(Generation(7)), "torn").unwrap();
         assert_eq!(a.take(Generation(7), 0), Verdict::Held { newest: Generation(7) });
         assert_eq!(a.take(Generation(8), 0), Verdict::Granted);
+    }
+
+    #[test]
+    fn a_witness_that_can_be_read_and_not_written_is_no_witness() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(witness(folder.path()).check().unwrap(), Generation(0));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left of the check");
+        // Nobody makes a file here, whoever it is.
+        let mut unwritable = witness(Path::new("/proc/self/task"));
+        assert_eq!(unwritable.newest().unwrap(), Generation(0));
+        assert!(unwritable.check().is_err());
     }
 
     #[test]

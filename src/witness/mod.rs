@@ -38,6 +38,12 @@ pub trait Witness: Send + fmt::Debug {
     /// It is out of reach.
     fn holder(&mut self) -> Result<Option<Newest>, WitnessError>;
 
+    /// The newest number, after making sure that another could be given: one that is read-only or full is of no use when it is needed.
+    ///
+    /// # Errors
+    /// It is out of reach, read-only, full, or not the one that it was.
+    fn check(&mut self) -> Result<Generation, WitnessError>;
+
     /// Tells whether it knows of a number that was given for certain. One that does not is another witness than the one that
     /// gave it, and from then on [`Witness::take`] gives nothing as long as that is so.
     ///
