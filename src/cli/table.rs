@@ -254,6 +254,7 @@ mod tests {
             acknowledged: 1234,
             since_last_ms: Some(31),
             elapsed_ms: 61_700,
+            alarm: None,
             witness: "/srv/lease".into(),
             fence: true,
             adaptive: Some("paused=5%".into()),
