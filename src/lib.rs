@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod claim;
 pub mod cli;
 pub mod colo;
 pub mod control;

@@ -1,15 +1,18 @@
 //! The tap on real COLO sessions of QEMU 7.2, 10.0 and 11.1, under software emulation.
 //!
 //! ```text
-//! cargo test --test colo_qemu -- --ignored --test-threads=1
+//! cargo test --test colo_qemu -- --ignored --test-threads=1 quick     # minutes; QEMU 7.2 and 11.1
+//! cargo test --test colo_qemu -- --ignored --test-threads=1           # all, 10.0 too
 //! ```
 //!
-//! `newer::sid` are those of QEMU 11.1, which is fetched from Debian sid and unpacked beside the build, `newer::trixie` those of 10.0.
-//! The others need `qemu-system-x86_64` of Debian 12 (`apt-get install qemu-system-x86`) and fails without it. `COLO_RECORDINGS=FOLDER` keeps
-//! the recordings there.
+//! Tests with `sid` in their name are those of QEMU 11.1, which is fetched from Debian sid and unpacked beside the build, those with `trixie`
+//! of 10.0. The others need `qemu-system-x86_64` of Debian 12 (`apt-get install qemu-system-x86`) and fail without it.
+//! `COLO_RECORDINGS=FOLDER` keeps the recordings there.
 
 #[path = "colo_qemu/boot.rs"]
 mod boot;
+#[path = "colo_qemu/cuts.rs"]
+mod cuts;
 #[path = "colo_qemu/failures.rs"]
 mod failures;
 #[path = "colo_qemu/malformed.rs"]
@@ -18,6 +21,8 @@ mod malformed;
 mod newer;
 #[path = "colo_qemu/qemu.rs"]
 mod qemu;
+#[path = "colo_qemu/recordings.rs"]
+mod recordings;
 #[path = "colo_qemu/tap.rs"]
 mod tap;
 
@@ -76,7 +81,7 @@ fn plays_as(home: &Path, recording: &Path, count: u32, setup: qemu::Setup) {
 
 #[test]
 #[ignore = "needs QEMU 7.2"]
-fn a_tap_between_two_qemus_sees_their_checkpoints_and_plays_them_again() {
+fn quick_a_tap_between_two_qemus_sees_their_checkpoints_and_plays_them_again() {
     let home = tempfile::tempdir().unwrap();
     let (listen, recording) = (home.path().join("tap"), home.path().join("between.rec"));
     let (mut second, forward) = secondary(home.path(), "secondary");
@@ -98,7 +103,7 @@ fn a_tap_between_two_qemus_sees_their_checkpoints_and_plays_them_again() {
 
 #[test]
 #[ignore = "needs QEMU 7.2"]
-fn a_tap_is_the_secondary_itself_and_what_it_recorded_runs_on_another_qemu() {
+fn quick_a_tap_is_the_secondary_itself_and_what_it_recorded_runs_on_another_qemu() {
     let home = tempfile::tempdir().unwrap();
     let (listen, recording) = (home.path().join("tap"), home.path().join("answered.rec"));
     let tap = Tap::listening(&["--listen", &unix(&listen), "--record", recording.to_str().unwrap()]);

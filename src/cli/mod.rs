@@ -30,6 +30,30 @@ const EXIT_NEGATIVE: u8 = 1;
 /// Exit code for wrong usage and for input or output that failed.
 const EXIT_TROUBLE: u8 = 2;
 
+/// Exit code of a start that finds that another host holds the domain's newest generation.
+const EXIT_SUPERSEDED: u8 = 3;
+/// Exit code of a start that cannot know whether the domain may run here.
+const EXIT_UNKNOWN: u8 = 4;
+
+/// What a command has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    /// Done, valid, survived.
+    Yes,
+    /// The answer is no.
+    No,
+    /// The domain here is superseded; said already.
+    Superseded,
+    /// Nobody can tell whether the domain may run here; said already.
+    Unknown,
+}
+
+impl From<bool> for Exit {
+    fn from(yes: bool) -> Self {
+        if yes { Exit::Yes } else { Exit::No }
+    }
+}
+
 /// Keeps a running Xen domain alive across the death of its host, and reads the streams that Xen's toolstack speaks.
 #[derive(Debug, Parser)]
 #[command(name = "xen-replicate", version, about, max_term_width = 100)]
@@ -75,7 +99,7 @@ enum Command {
 /// Runs the program with the arguments of this process.
 ///
 /// Exit codes: 0 done (valid, survived), 1 the answer is no (not valid, not survived), 2 wrong usage or failed input or
-/// output. A panic ends the process by SIGABRT.
+/// output; of `remus`, 3 superseded and 4 not to be known. A panic ends the process by SIGABRT.
 pub fn run() -> ExitCode {
     panic::abort_on_panic();
     let cli = Cli::parse();
@@ -83,7 +107,7 @@ pub fn run() -> ExitCode {
         Command::Dump(args) => dump::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Stats(args) => stats::run(&args),
-        Command::Remus(args) => remus::run(&args),
+        Command::Remus(args) => return end(remus::run(&args)),
         Command::Receive(args) => receive::run(&args),
         Command::Ctl(args) => ctl::run(&args),
         Command::Resume(args) => resume::run(&args),
@@ -96,10 +120,17 @@ pub fn run() -> ExitCode {
         Command::DemoSecondary(args) => demo::secondary(&args),
         Command::SimClient(args) => sim_client::run(&args),
     };
+    end(result.map(Exit::from))
+}
+
+/// The exit code of what a command has come to.
+fn end(result: io::Result<Exit>) -> ExitCode {
     crate::transport::end_commands();
     match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(EXIT_NEGATIVE),
+        Ok(Exit::Yes) => ExitCode::SUCCESS,
+        Ok(Exit::No) => ExitCode::from(EXIT_NEGATIVE),
+        Ok(Exit::Superseded) => ExitCode::from(EXIT_SUPERSEDED),
+        Ok(Exit::Unknown) => ExitCode::from(EXIT_UNKNOWN),
         // Whoever read our output has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {

@@ -226,6 +226,12 @@ fn serve<H: Home>(
     let mut restore = Options::default();
     restore.libxc.round_limit = args.memory_budget();
     let resolving = args.clone();
+    let protection = args.protection.protection(args.domain(), config);
+    protection.check().map_err(|error| {
+        io::Error::other(format!(
+            "{error}: without its witness this side could never take over; make it reachable and start again"
+        ))
+    })?;
     let job = Job {
         home,
         restore,
@@ -238,7 +244,7 @@ fn serve<H: Home>(
         pacing,
         staging_limit: args.protection.staging_limit(),
         failpoints,
-        protection: args.protection.protection(args.domain(), config),
+        protection,
     };
     // Begun here, so that a path of no use is told now and not at a failover.
     drop(args.protection.digests()?);

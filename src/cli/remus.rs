@@ -1,19 +1,21 @@
 //! `xen-replicate remus`: what it can be told.
 
+use super::Exit;
 use super::endpoint::{self, Reach, SSH_COMMAND};
 use super::live;
 use super::protection::{ProtectionArgs, ms};
 use crate::colo::Mode;
 use crate::disk::engine;
 use crate::host::Protection;
+use crate::host::claim::{self, Found, Started};
 use crate::host::colo::{self, Lockstep};
 use crate::host::operator::Desk;
 use crate::host::primary::{Job, protect_simulated};
 use crate::host::sim::{Backend, xl_config};
-use crate::hypervisor::Replicated;
 use crate::hypervisor::sim::SimConfig;
 use crate::hypervisor::sim::SimDomain;
-use crate::remus::Config;
+use crate::hypervisor::{Replicated, Uuid};
+use crate::remus::{Config, Generation};
 use crate::replicate::primary::Ending;
 use crate::transport::Address;
 use clap::Args as ClapArgs;
@@ -86,6 +88,9 @@ pub struct Args {
     /// End, as xl remus does, when protection ends, instead of waiting for `ctl protect`
     #[arg(long)]
     pub once: bool,
+    /// Run the domain here although N, the newest generation, is another host's, or nobody knows whose; only where no other host runs it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..u64::MAX))]
+    pub force_generation: Option<u64>,
     /// Seconds that the guest may take to acknowledge a request to suspend, and to follow it
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub suspend_timeout: u64,
@@ -121,6 +126,9 @@ impl Args {
         }
         if self.protection.fence.is_some() {
             return Err("--fence is the secondary's, which runs it before it goes active: give it to receive".into());
+        }
+        if self.force_generation.is_some() && self.protection.witness.is_none() {
+            return Err("--force-generation needs --witness, whose newest generation it overrides".into());
         }
         // A write to nowhere is acknowledged by nobody.
         let config = self.protection.config(self.interval(), self.allow_bare || self.blackhole)?;
@@ -182,20 +190,46 @@ impl Args {
         )
     }
 
-    /// What is to be done with the guest that has this configuration.
+    /// Decides whether the domain may run here, by the witness and what was found. Says why, where it may not.
     ///
     /// # Errors
-    /// Options of no use; the witness is out of reach.
+    /// As [`claim::start`].
+    pub(super) fn claim(&self, protection: &mut Protection, found: Found, desk: &Desk) -> io::Result<Start> {
+        protection.holder.uuid = Some(found.uuid.clone());
+        match claim::start(protection, &found, desk)? {
+            Started::Runs(generation) => Ok(Ok(generation)),
+            Started::Superseded(text) => {
+                eprintln!("xen-replicate: {text}");
+                Ok(Err(Exit::Superseded))
+            }
+            Started::Unknown(text) => {
+                eprintln!("xen-replicate: {text}");
+                Ok(Err(Exit::Unknown))
+            }
+        }
+    }
+
+    /// The domain as it is found here.
+    pub(super) fn found(&self, uuid: &Uuid, output_left: bool, stays: String, give_up: String) -> Found {
+        let force = self.force_generation.map(Generation);
+        Found { uuid: uuid.to_string(), output_left, force, stays, give_up, again: again(std::env::args().skip(1)) }
+    }
+
+    /// What is to be done with the guest that has this configuration, by the newest generation that it holds.
+    ///
+    /// # Errors
+    /// Options of no use.
     pub(super) fn job(
         &self,
         protection: Protection,
+        generation: Generation,
         config: String,
         libxc: crate::libxc::save::Options,
     ) -> io::Result<Job> {
         let usage = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
         let resolving = self.clone();
         Ok(Job {
-            generation: protection.newest().map_err(io::Error::other)?,
+            generation,
             to: Some(self.endpoint().map_err(usage)?),
             resolve: Box::new(move |host, ssh, remote| resolving.endpoint_of(host, ssh, remote)),
             pacing: self.protection.pacing().map_err(usage)?,
@@ -207,6 +241,14 @@ impl Args {
             failpoints: self.protection.failpoints().map_err(usage)?,
             protection,
         })
+    }
+
+    /// The command that has this host keep a replica of the domain.
+    fn become_secondary(&self) -> String {
+        let domain = endpoint::quoted(&self.domain);
+        let witness = self.protection.witness.as_ref().map(|folder| endpoint::quoted(&folder.to_string_lossy()));
+        let witness = witness.map(|folder| format!(" --witness {folder}")).unwrap_or_default();
+        format!("xen-replicate receive --domain {domain}{witness} --listen unix:/run/{domain}.link")
     }
 
     /// The simulated guest.
@@ -232,8 +274,27 @@ impl Args {
     }
 }
 
-/// Runs the command. True when the guest is gone from here at the end, as with `xl remus`.
-pub fn run(args: &Args) -> io::Result<bool> {
+/// The generation that a start may go on with, or what the command ends with.
+type Start = Result<Generation, Exit>;
+
+/// A command line as it can be pasted, with `--force-generation` behind its name: the halves before and after the number.
+fn again(typed: impl Iterator<Item = String>) -> (String, String) {
+    let (mut before, mut after) = ("xen-replicate".to_owned(), String::new());
+    let mut typed = typed.enumerate();
+    while let Some((index, word)) = typed.next() {
+        if word == "--force-generation" {
+            typed.next();
+        } else if index == 0 {
+            before = format!("{before} {} --force-generation ", endpoint::quoted(&word));
+        } else if !word.starts_with("--force-generation=") {
+            after = format!("{after} {}", endpoint::quoted(&word));
+        }
+    }
+    (before, after)
+}
+
+/// Runs the command. [`Exit::Yes`] when the guest is gone from here at the end, as with `xl remus`.
+pub(super) fn run(args: &Args) -> io::Result<Exit> {
     let usage = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
     let config = args.config().map_err(usage)?;
     if args.protection.is_xens() {
@@ -246,14 +307,20 @@ pub fn run(args: &Args) -> io::Result<bool> {
         log::warn!("{}: -n: output is not held: after a failover clients may have seen what never was", args.domain);
     }
     let sim = args.sim_config().map_err(usage)?;
-    let protection = args.protection.protection(&args.domain, config);
+    let mut protection = args.protection.protection(&args.domain, config);
     let digests = args.protection.digests()?;
     let desk = Desk::new(&args.domain)?;
     let office = desk.open(args.protection.control_path(&args.domain)?.as_deref(), false)?;
+    let give_up = args.become_secondary();
+    let found = args.found(&sim.uuid, false, "the guest was not started".into(), give_up);
+    let generation = match args.claim(&mut protection, found, &desk)? {
+        Ok(generation) => generation,
+        Err(exit) => return Ok(exit),
+    };
     let domain = SimDomain::create(&sim).map_err(io::Error::other)?;
     let backend = Backend { unbuffered: args.no_network_buffer, ..args.protection.backend() };
     let guest = backend.house(domain).map_err(io::Error::other)?;
-    let mut job = args.job(protection, xl_config(&sim), crate::libxc::save::Options::default())?;
+    let mut job = args.job(protection, generation, xl_config(&sim), crate::libxc::save::Options::default())?;
     for disk in &args.protection.disk {
         let found = engine::find(disk, false).map_err(io::Error::other)?;
         let found = found.ok_or_else(|| usage(format!("--disk: no daemon serves {disk} on this host")))?;
@@ -268,7 +335,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
     };
     drop(table);
     drop(office);
-    Ok(is_gone(ended.map_err(io::Error::other)?))
+    Ok(is_gone(ended.map_err(io::Error::other)?).into())
 }
 
 /// Whether the guest is gone from here, as the exit code has it.

@@ -81,6 +81,9 @@ fn write_head(out: &mut String, status: &Status, width: usize) -> std::fmt::Resu
     let rule = format!("{}, witness {}", status.rule, status.witness);
     let rest = format!(", fence {fence}, generation {}", status.generation);
     writeln!(out, "{}", with_end("rule", &rule, &rest, width))?;
+    if let Some(alarm) = &status.alarm {
+        writeln!(out, "ALARM        {}", one_line(alarm))?;
+    }
     let last = status.since_last_ms.map_or("never".into(), |ms| format!("{} ago", span(ms)));
     let (begun, acknowledged) = (thousands(status.checkpoint), thousands(status.acknowledged));
     let refused = thousands(status.statistics.refused);
@@ -251,6 +254,7 @@ mod tests {
             acknowledged: 1234,
             since_last_ms: Some(31),
             elapsed_ms: 61_700,
+            alarm: None,
             witness: "/srv/lease".into(),
             fence: true,
             adaptive: Some("paused=5%".into()),

@@ -1,19 +1,20 @@
 //! `remus` and `receive` of a domain of this host's Xen.
 
 use super::remus::{Args, is_gone};
-use super::{live, receive};
+use super::{Exit, live, receive};
 
 use crate::host::operator::Desk;
 use crate::host::xen::incoming::{Disks, Incoming};
 use crate::host::xen::receiver::Way;
 use crate::host::xen::{self, Options, XenHome};
+use crate::hypervisor::RunState;
 use crate::remus::Config;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Protects a domain. True when it is gone from here at the end.
-pub(super) fn remus(args: &Args, config: Config) -> io::Result<bool> {
+/// Protects a domain. [`Exit::Yes`] when it is gone from here at the end.
+pub(super) fn remus(args: &Args, config: Config) -> io::Result<Exit> {
     let usage = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text);
     if args.sim.is_some() {
         return Err(usage("--sim is for --backend sim: this domain is the hypervisor's"));
@@ -30,7 +31,7 @@ pub(super) fn remus(args: &Args, config: Config) -> io::Result<bool> {
     if args.no_network_buffer {
         log::warn!("{name}: -n: output is not held: after a failover clients may have seen what never was");
     }
-    let protection = args.protection.protection(&name, config);
+    let mut protection = args.protection.protection(&name, config);
     let desk = Desk::new(&name)?;
     // The end of a terminal is no reason to leave the guest to the other side, while it runs on here.
     let office = desk.open(args.protection.control_path(&name)?.as_deref(), true)?;
@@ -42,8 +43,31 @@ pub(super) fn remus(args: &Args, config: Config) -> io::Result<bool> {
         acknowledged: !(args.allow_bare || args.blackhole),
         lazy: false,
     };
+    let looked = xen::Found::look(&identity, &options).map_err(io::Error::other)?;
+    let domid = identity.domid;
+    let stays = match (looked.is_output_left(), looked.state) {
+        (true, state) => format!("domain {domid} stays {state}, its output held"),
+        (false, RunState::Running) => {
+            format!("domain {domid} stays as it is, RUNNING with its output free: `xl pause {domid}` stops it")
+        }
+        (false, state) => format!("domain {domid} stays {state}"),
+    };
+    let found = args.found(&looked.uuid, looked.is_output_left(), stays, format!("xl destroy {domid}"));
+    let generation = match args.claim(&mut protection, found, &desk)? {
+        Ok(generation) => generation,
+        Err(exit) => {
+            if exit == Exit::Superseded {
+                looked.hold().map_err(io::Error::other)?;
+            }
+            return Ok(exit);
+        }
+    };
+    if args.no_network_buffer && looked.is_output_left() {
+        xen::free_output(&name).map_err(io::Error::other)?;
+    }
+    drop(looked);
     // All that can be wrong without the domain's doing comes first.
-    let job = args.job(protection, String::new(), Default::default())?;
+    let job = args.job(protection, generation, String::new(), Default::default())?;
     log::info!("{name}: domain {}, a {} guest", identity.domid, identity.kind);
     let mut guest = xen::house(identity, &options).map_err(io::Error::other)?;
     for disk in &mut guest.disks {
@@ -53,7 +77,7 @@ pub(super) fn remus(args: &Args, config: Config) -> io::Result<bool> {
     let how = xen::watch_over(guest, job, &desk);
     drop(table);
     drop(office);
-    how.map(is_gone)
+    how.map(|how| is_gone(how).into())
 }
 
 /// Where the save helper is when it is nowhere near this program: where xl-plugin/install.sh puts it.

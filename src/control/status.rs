@@ -47,6 +47,9 @@ pub struct Status {
     pub elapsed_ms: u64,
     /// The witness in words, `none` without one.
     pub witness: String,
+    /// What is wrong with the witness now, so that a failover would fail; none where nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alarm: Option<String>,
     /// Whether a fencing command is run before this side goes active.
     pub fence: bool,
     /// The target of the adaptive interval in words; none when the interval is fixed.

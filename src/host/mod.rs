@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `bare.rs` | the same for a stock `xl remus` at the other end |
+//! | `claim.rs` | the start of a primary: may the domain run here? |
 //! | `colo.rs` | the two for COLO: a guest that runs on both hosts |
 //! | `primary.rs` | a domain of this host, protected |
 //! | `secondary.rs` | a copy of another host's domain, and its life after a failover |
@@ -13,6 +14,7 @@
 //! | `xen/` | the backend: domains of this host's Xen |
 
 pub mod bare;
+pub mod claim;
 pub mod colo;
 pub mod digests;
 pub mod kept;
@@ -63,6 +65,14 @@ impl Protection {
     /// As [`Protection::witness`], or the witness is out of reach.
     pub fn newest(&self) -> Result<Generation, WitnessError> {
         self.witness()?.map_or(Ok(Generation::default()), |mut witness| witness.newest())
+    }
+
+    /// Makes sure of the witness before a replica is kept that only it can let go active.
+    ///
+    /// # Errors
+    /// As [`Protection::newest`].
+    pub fn check(&self) -> Result<(), WitnessError> {
+        self.witness()?.map_or(Ok(()), |mut witness| witness.newest().map(drop))
     }
 
     /// What the rule in use means, for the operator.

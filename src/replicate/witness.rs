@@ -1,9 +1,10 @@
 //! Asks the witness on a thread of its own: its answer may take any time.
 
 use crate::remus::primary::Answer;
-use crate::remus::{Generation, Verdict};
+use crate::remus::{Generation, Level, Session, Verdict};
 use crate::witness::Witness;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 /// The way to the thread. Dropping it ends the thread after the question under way.
@@ -13,42 +14,96 @@ pub(super) struct WitnessThread {
 }
 
 enum Question {
-    Take(Generation),
+    Take(Generation, Session),
     Knows(Generation),
 }
 
 /// What the witness says.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Said {
     /// To [`WitnessThread::ask`].
     Answer(Answer),
     /// To [`WitnessThread::compare`]: it does not know of what was given.
     Behind,
+    /// Unasked, at the start and from time to time: the newest generation, or why no other could be acquired now.
+    Looked(Result<Generation, String>),
 }
+
+/// What is wrong with the witness, as far as was seen at the last look.
+#[derive(Debug, Default)]
+pub(super) struct Alarm(Option<String>);
+
+impl Alarm {
+    /// Compares what was seen with the newest generation that this side knows of; none where it cannot know yet. Gives what to tell
+    /// when that has changed.
+    pub(super) fn looked(
+        &mut self,
+        looked: Result<Generation, String>,
+        known: Option<Generation>,
+    ) -> Option<(Level, String)> {
+        let alarm = match (looked, known) {
+            (Err(error), _) => Some(format!(
+                "WITNESS: {error}: as long as that lasts nobody can take over, nor go on alone, should one side be lost"
+            )),
+            (Ok(newest), Some(known)) if newest > known => Some(format!(
+                "WITNESS: {newest} was acquired by somebody else, this side has {known}: should one side be lost, the other \
+                 will not be granted the domain"
+            )),
+            _ => None,
+        };
+        if alarm == self.0 {
+            return None;
+        }
+        self.0 = alarm;
+        Some(match &self.0 {
+            Some(text) => (Level::Critical, text.clone()),
+            None => (Level::Info, "the witness is in order again".to_owned()),
+        })
+    }
+
+    /// For the status.
+    pub(super) fn text(&self) -> Option<String> {
+        self.0.clone()
+    }
+}
+
+/// Between two looks, in tries of a witness that is out of reach.
+const LOOKS: u32 = 10;
 
 impl WitnessThread {
     /// Starts the thread for a witness, where there is one, and says in words which it is.
     pub(super) fn start_any(
         witness: Option<Box<dyn Witness>>,
+        retry: Duration,
         said: impl FnMut(Said) + Send + 'static,
     ) -> io::Result<(Option<Self>, String)> {
         let Some(witness) = witness else { return Ok((None, "none".to_owned())) };
         let described = witness.describe();
-        Ok((Some(Self::start(witness, said)?), described))
+        Ok((Some(Self::start(witness, retry.saturating_mul(LOOKS), said)?), described))
     }
 
     /// Starts the thread; what the witness says goes to `said`.
-    fn start(mut witness: Box<dyn Witness>, mut said: impl FnMut(Said) + Send + 'static) -> io::Result<Self> {
+    fn start(
+        mut witness: Box<dyn Witness>,
+        every: Duration,
+        mut said: impl FnMut(Said) + Send + 'static,
+    ) -> io::Result<Self> {
         let (questions, asked) = channel();
         thread::Builder::new().name("witness".into()).spawn(move || {
             // What it knows now is what it must not forget.
-            match witness.newest() {
-                Ok(newest) => log::debug!("the witness, {}, has given {newest}", witness.describe()),
-                Err(error) => log::warn!("{error}"),
-            }
-            for question in asked {
-                let generation = match question {
-                    Question::Take(generation) => generation,
+            let mut look = Instant::now();
+            loop {
+                let question = match asked.recv_timeout(look.saturating_duration_since(Instant::now())) {
+                    Ok(question) => question,
+                    Err(RecvTimeoutError::Timeout) => {
+                        said(Said::Looked(witness.check().map_err(|error| error.to_string())));
+                        look = Instant::now() + every;
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return,
+                };
+                let (generation, session) = match question {
+                    Question::Take(generation, session) => (generation, session),
                     Question::Knows(given) => {
                         match witness.knows(given) {
                             Ok(true) => {}
@@ -58,7 +113,7 @@ impl WitnessThread {
                         continue;
                     }
                 };
-                let verdict = witness.take(generation);
+                let verdict = witness.take(generation, session.0);
                 match verdict {
                     Verdict::Granted => log::info!("the witness gives {generation} to this side"),
                     Verdict::Held { newest } => log::info!("the witness denies {generation}: {newest} is given"),
@@ -76,9 +131,9 @@ impl WitnessThread {
         let _ = self.questions.send(Question::Knows(given));
     }
 
-    /// Asks. The answer comes at any time, or never.
-    pub(super) fn ask(&self, generation: Generation) {
+    /// Asks, in or after a session. The answer comes at any time, or never.
+    pub(super) fn ask(&self, generation: Generation, session: Session) {
         // The thread ends with this value, not before.
-        let _ = self.questions.send(Question::Take(generation));
+        let _ = self.questions.send(Question::Take(generation, session));
     }
 }

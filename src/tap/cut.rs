@@ -2,7 +2,8 @@
 //!
 //! Named by a message, as `--cut MESSAGE@N[+OCTETS]` (hidden from the help): so many octets from the first one of the N-th
 //! message of that name on still pass. `channel-ID` is where a multifd channel begins, `channel-ID-sync` what it sends from one SYNC up to
-//! the next one. What comes behind is seen and recorded, and goes nowhere, as when a cable was drawn.
+//! the next one, counted from checkpoint-ready on: the image has as many as its rounds take, a checkpoint has two. What comes behind is
+//! seen and recorded, and goes nowhere, as when a cable was drawn.
 #![forbid(unsafe_code)]
 
 use super::event::{Event, What};
@@ -17,6 +18,8 @@ pub struct Cut {
     /// How many of them are still to come, this one counted.
     left: u64,
     octets: u64,
+    /// Whether the secondary has the image: SYNCs are counted from there on.
+    ready: bool,
     /// Connection, where it is not the main one; direction and offset.
     place: Option<(Option<u16>, Direction, u64)>,
 }
@@ -30,7 +33,7 @@ impl FromStr for Cut {
         let (nth, octets) = rest.split_once('+').unwrap_or((rest, "0"));
         let nth: NonZeroU64 = nth.parse().map_err(|_| wrong())?;
         let octets = octets.parse().map_err(|_| wrong())?;
-        Ok(Cut { name: name.into(), left: nth.get(), octets, place: None })
+        Ok(Cut { name: name.into(), left: nth.get(), octets, ready: false, place: None })
     }
 }
 
@@ -41,9 +44,10 @@ impl Cut {
         let name = match &event.what {
             What::Message { name, .. } => (*name).to_owned(),
             What::Channel { .. } => format!("channel-{id}"),
-            What::Sync { .. } => format!("channel-{id}-sync"),
+            What::Sync { .. } if self.ready => format!("channel-{id}-sync"),
             _ => return,
         };
+        self.ready |= name == "checkpoint-ready";
         if self.place.is_none() && name == self.name {
             self.left = self.left.saturating_sub(1);
             if self.left == 0 {
@@ -66,7 +70,9 @@ impl Cut {
 
 #[cfg(test)]
 mod tests {
+    use super::super::event::Channel;
     use super::*;
+    use crate::decode::qemu_stream::Ram;
     use std::time::Duration;
 
     fn message(name: &'static str, offset: u64) -> Event {
@@ -93,6 +99,25 @@ mod tests {
         cut.see(&message("vmstate-loaded", 40));
         assert_eq!(cut.passes(None, Direction::Forward, 0, 100), 100);
         assert_eq!([0, 20, 33, 40].map(|offset| cut.passes(None, Direction::Back, offset, 20)), [20, 13, 0, 0]);
+    }
+
+    #[test]
+    fn a_channels_syncs_are_counted_from_behind_the_image() {
+        let mut cut: Cut = "channel-1-sync@2+5".parse().unwrap();
+        let sync = |id, offset| {
+            let what = What::Sync { sync: 1, packets: 1, ram: Ram::default(), packed: None };
+            let channel = Some(Channel { connection: 7, id: Some(id) });
+            Event { channel, direction: Direction::Forward, what, ..message("", offset) }
+        };
+        for event in
+            [sync(1, 100), sync(1, 200), message("checkpoint-ready", 8), sync(0, 300), sync(1, 300), sync(0, 400)]
+        {
+            cut.see(&event);
+            assert_eq!(cut.passes(Some(7), Direction::Forward, 0, 1000), 1000);
+        }
+        cut.see(&sync(1, 400));
+        assert_eq!(cut.passes(Some(7), Direction::Forward, 0, 1000), 405);
+        assert_eq!(cut.passes(None, Direction::Forward, 0, 1000), 1000);
     }
 
     #[test]

@@ -296,6 +296,20 @@ impl NetBuffer {
         Ok(inner.epochs.holding)
     }
 
+    /// Whether an earlier process has left a buffer that is complete, so that it may hold output. Changes nothing.
+    ///
+    /// # Errors
+    /// xenstore's, the kernel's.
+    pub fn is_left(&self) -> Result<bool> {
+        let mut inner = self.inner();
+        for card in inner.cards.clone() {
+            if inner.left(&card).map_err(|error| failed(&card.device, error))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether output is held now.
     pub fn is_holding(&self) -> bool {
         self.inner().epochs.holding
@@ -362,6 +376,13 @@ impl Inner {
     /// What an earlier process has left for a card, where that is complete. Holding from here on, if it was not: a plug that is put in
     /// lets nothing go.
     fn adopt(&mut self, card: &Card) -> io::Result<Option<Held>> {
+        let Some(left) = self.left(card)? else { return Ok(None) };
+        self.netlink.plug(left.index, left.handle, Plug::Buffer)?;
+        Ok(Some(left))
+    }
+
+    /// The same as it is.
+    fn left(&mut self, card: &Card) -> io::Result<Option<Held>> {
         let path = self.path(card);
         let Some(ifb) = self.store.get(&format!("{path}/ifb"))? else { return Ok(None) };
         // The script's is complete when it has its name.
@@ -375,7 +396,6 @@ impl Inner {
         if root.kind != "plug" {
             return Ok(None);
         }
-        self.netlink.plug(index, root.handle, Plug::Buffer)?;
         Ok(Some(Held { card: card.clone(), ifb, index, handle: root.handle, before: 0, ahead: false }))
     }
 

@@ -2,6 +2,7 @@
 
 use super::super::fake::{FAULTS, Fault, Plan, Shared, Xenstored};
 use super::*;
+use crate::claim::{Action, Decision, Event, Facts, Generation, Host, Named, Newest, Record, Start, Verdict};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 #[derive(Default)]
@@ -358,6 +359,101 @@ fn what_a_killed_process_held_is_taken_over_and_stays_held_until_it_is_decided()
         buffer.release(4).unwrap();
         assert_eq!(world.newest_out(), Some(4));
     }
+}
+
+/// A start on this host over a buffer that a killed process has left: looked at, then decided by the witness.
+fn start_over(world: &World, here: &str, verdict: Verdict) -> (NetBuffer, Decision) {
+    let host = |id: &str| Host { id: id.into(), name: id.into() };
+    let record = Record {
+        domain: "web".into(),
+        generation: 3,
+        holder: "a/1/00".into(),
+        taken: 0,
+        host: Some(host("a")),
+        process: None,
+        uuid: Some("u".into()),
+        session: None,
+    };
+    let newest = Newest { generation: Generation(3), named: Named::Holder { record: Box::new(record), alive: false } };
+    let buffer = world.buffer();
+    let output_left = buffer.is_left().unwrap();
+    let (mut start, mut action) =
+        Start::new(Facts { host: host(here), uuid: "u".into(), output_left, witness: true, force: None });
+    loop {
+        world.send(2);
+        assert_eq!(world.newest_out(), None, "{action:?}: it left before the decision");
+        let event = match action {
+            Action::Decided(decision) => return (buffer, decision),
+            Action::Look => Event::Newest(Some(newest.clone())),
+            Action::Acquire { .. } => Event::Answer(verdict),
+        };
+        action = start.handle(event);
+    }
+}
+
+/// Calls of a plug, in order.
+fn orders(world: &World, from: usize) -> Vec<String> {
+    let plan = world.plan.lock().unwrap();
+    plan.calls[from..].iter().filter(|call| call.starts_with("netlink plug")).cloned().collect()
+}
+
+#[test]
+fn what_a_killed_process_held_leaves_after_the_decision_or_never() {
+    for (here, verdict) in [
+        ("a", Verdict::Granted),
+        ("a", Verdict::Unreachable),
+        ("a", Verdict::Held { newest: Generation(4) }),
+        ("b", Verdict::Granted),
+    ] {
+        let world = World::new();
+        let mut killed = world.buffer();
+        assert!(!killed.is_left().unwrap());
+        killed.set_up().unwrap();
+        killed.hold().unwrap();
+        world.send(1);
+        drop(killed);
+        let from = world.plan.lock().unwrap().calls.len();
+        let (mut buffer, decision) = start_over(&world, here, verdict);
+        assert_eq!(orders(&world, from), Vec::<String>::new(), "looking is not touching");
+        let sent = world.wire.lock().unwrap().plugs.values().map(|queue| queue.packets.len()).sum::<usize>();
+        match decision {
+            Decision::Runs { generation, .. } => {
+                assert_eq!((here, verdict, generation), ("a", Verdict::Granted, Generation(4)));
+                buffer.set_up().unwrap();
+                assert!(buffer.is_holding());
+                assert_eq!(world.newest_out(), None, "it left when it was taken over");
+                buffer.free().unwrap();
+                assert_eq!(world.wire.lock().unwrap().out.len(), sent, "all of it leaves");
+            }
+            Decision::Superseded { .. } => {
+                assert_eq!(here, "b");
+                assert!(buffer.adopt().unwrap());
+                world.send(3);
+                assert_eq!(world.newest_out(), None);
+            }
+            Decision::Unknown { .. } => {
+                assert_ne!(verdict, Verdict::Granted);
+                world.send(3);
+                assert_eq!(world.newest_out(), None);
+            }
+        }
+    }
+}
+
+/// A process that was killed while its domain was unprotected has left a buffer that lets all pass: another host's takes that away.
+#[test]
+fn a_superseded_domain_whose_output_was_free_sends_no_more() {
+    let world = World::new();
+    world.buffer().set_up().unwrap();
+    world.send(1);
+    assert_eq!(world.newest_out(), Some(1));
+    let buffer = world.buffer();
+    assert!(buffer.is_left().unwrap());
+    world.send(2);
+    assert_eq!(world.newest_out(), Some(2), "looking is not touching");
+    assert!(buffer.adopt().unwrap());
+    world.send(3);
+    assert_eq!(world.newest_out(), Some(2));
 }
 
 #[test]

@@ -7,10 +7,9 @@
 //! The files are never removed. A number whose file is gone could be taken again, by a side that has slept through what
 //! happened since.
 
-use super::{Holder, Witness};
-use crate::remus::{Generation, Verdict};
+use super::{Holder, Witness, is_alive};
+use crate::claim::{Generation, Named, Newest, Record, Verdict};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -44,16 +43,6 @@ pub struct DirectoryWitness {
     holder: Holder,
     /// The newest number that this object has seen. A directory that knows less is another one: not mounted, replaced.
     seen: Generation,
-}
-
-/// What a file says.
-#[derive(Debug, Serialize, Deserialize)]
-struct Given {
-    domain: String,
-    generation: u64,
-    holder: String,
-    /// Seconds since 1970 on the holder's clock; for people.
-    taken: u64,
 }
 
 /// What has become of a request.
@@ -106,36 +95,52 @@ impl DirectoryWitness {
         Ok(Generation(newest))
     }
 
+    /// A number's record; the inner none is no record of it.
+    fn record(&self, generation: Generation) -> io::Result<Option<Record>> {
+        let text = fs::read(self.path(generation))?;
+        let record = serde_json::from_slice::<Record>(&text).ok();
+        Ok(record.filter(|record| record.generation == generation.0 && record.domain == self.domain))
+    }
+
     /// Whose a number is.
     fn look(&self, generation: Generation) -> io::Result<Fate> {
-        let path = self.path(generation);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Fate::Free),
-            Err(error) => return Err(error),
-        };
-        match serde_json::from_slice::<Given>(&text) {
-            Ok(given) if given.generation == generation.0 && given.domain == self.domain => {
-                Ok(if given.holder == self.holder.0 { Fate::Ours } else { Fate::Others })
-            }
-            _ => {
+        match self.record(generation) {
+            Ok(Some(record)) if record.holder == self.holder.token => Ok(Fate::Ours),
+            Ok(Some(_)) => Ok(Fate::Others),
+            Ok(None) => {
+                let path = self.path(generation);
                 log::error!(
                     "{}: not what a witness holds; {generation} counts as given to somebody else",
                     path.display()
                 );
                 Ok(Fate::Others)
             }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Fate::Free),
+            Err(error) => Err(error),
         }
     }
 
+    /// The domain's UUID, as the newest generation before this one has it: a secondary's replica is that domain.
+    fn uuid_before(&self, generation: Generation) -> Option<String> {
+        let before = self.list().ok()?.min(Generation(generation.0.checked_sub(1)?));
+        self.record(before).ok()??.uuid
+    }
+
     /// Puts our name to a number. Without effect where this fails.
-    fn prepare(&self, generation: Generation) -> io::Result<PathBuf> {
-        let random = self.holder.0.rsplit('/').next().unwrap_or_default();
+    fn prepare(&self, generation: Generation, session: u64) -> io::Result<PathBuf> {
+        let random = self.holder.token.rsplit('/').next().unwrap_or_default();
         let path = self.directory.join(format!(".{}.{random}", self.domain));
-        let taken = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
-        let given =
-            Given { domain: self.domain.clone(), generation: generation.0, holder: self.holder.0.clone(), taken };
-        let mut line = serde_json::to_string(&given)?;
+        let record = Record {
+            domain: self.domain.clone(),
+            generation: generation.0,
+            holder: self.holder.token.clone(),
+            taken: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
+            host: Some(self.holder.host.clone()),
+            process: self.holder.process.clone(),
+            uuid: self.holder.uuid.clone().or_else(|| self.uuid_before(generation)),
+            session: (session != 0).then(|| format!("{session:016x}")),
+        };
+        let mut line = serde_json::to_string(&record)?;
         line.push('\n');
         let mut file = File::create(&path)?;
         file.write_all(line.as_bytes())?;
@@ -184,6 +189,34 @@ impl Witness for DirectoryWitness {
         self.look_up().map_err(|error| WitnessError::Io { path: self.directory.clone(), error })
     }
 
+    fn holder(&mut self) -> Result<Option<Newest>, WitnessError> {
+        let generation = self.newest()?;
+        if generation == Generation(0) {
+            return Ok(None);
+        }
+        let read = self.record(generation);
+        let record = read.map_err(|error| WitnessError::Io { path: self.path(generation), error })?;
+        let named = record.map_or(Named::Malformed, |record| {
+            let alive = record.process.as_ref().is_some_and(is_alive);
+            Named::Holder { record: Box::new(record), alive }
+        });
+        Ok(Some(Newest { generation, named }))
+    }
+
+    fn check(&mut self) -> Result<Generation, WitnessError> {
+        let newest = self.newest()?;
+        let random = self.holder.token.rsplit('/').next().unwrap_or_default();
+        let path = self.directory.join(format!(".{}.{random}.check", self.domain));
+        let written = File::create(&path).and_then(|mut file| {
+            // As long as a record.
+            file.write_all(&[b' '; 512])?;
+            file.sync_all()
+        });
+        let removed = fs::remove_file(&path);
+        written.and(removed).map_err(|error| WitnessError::Io { path: self.directory.clone(), error })?;
+        Ok(newest)
+    }
+
     fn knows(&mut self, given: Generation) -> Result<bool, WitnessError> {
         self.seen = self.seen.max(given);
         // By name first: a listing may come out of a network file system's cache.
@@ -195,7 +228,7 @@ impl Witness for DirectoryWitness {
         Ok(newest >= given)
     }
 
-    fn take(&mut self, generation: Generation) -> Verdict {
+    fn take(&mut self, generation: Generation, session: u64) -> Verdict {
         let directory = self.directory.clone();
         let unreachable = |error: &io::Error| {
             log::warn!("witness {}: {error}", directory.display());
@@ -206,7 +239,7 @@ impl Witness for DirectoryWitness {
             Ok(_) => {}
             Err(error) => return unreachable(&error),
         }
-        let prepared = match self.prepare(generation) {
+        let prepared = match self.prepare(generation, session) {
             Ok(path) => path,
             Err(error) => {
                 // Ours from before, on a directory that cannot be written to any more?
@@ -268,7 +301,7 @@ mod tests {
                 thread::spawn(move || {
                     start.wait();
                     (1..=60)
-                        .filter(|&number| match witness.take(Generation(number)) {
+                        .filter(|&number| match witness.take(Generation(number), 0) {
                             Verdict::Granted => true,
                             Verdict::Held { newest } => {
                                 assert!(newest.0 >= number);
@@ -295,12 +328,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (mut a, mut b) = (witness(folder.path()), witness(folder.path()));
         assert_eq!(a.newest().unwrap(), Generation(0));
-        assert_eq!(a.take(Generation(3)), Verdict::Granted);
-        assert_eq!(a.take(Generation(3)), Verdict::Granted);
-        assert_eq!(b.take(Generation(3)), Verdict::Held { newest: Generation(3) });
-        assert_eq!(b.take(Generation(900)), Verdict::Granted);
-        assert_eq!(a.take(Generation(4)), Verdict::Held { newest: Generation(900) });
-        assert_eq!(a.take(Generation(3)), Verdict::Held { newest: Generation(900) });
+        assert_eq!(a.take(Generation(3), 0), Verdict::Granted);
+        assert_eq!(a.take(Generation(3), 0), Verdict::Granted);
+        assert_eq!(b.take(Generation(3), 0), Verdict::Held { newest: Generation(3) });
+        assert_eq!(b.take(Generation(900), 0), Verdict::Granted);
+        assert_eq!(a.take(Generation(4), 0), Verdict::Held { newest: Generation(900) });
+        assert_eq!(a.take(Generation(3), 0), Verdict::Held { newest: Generation(900) });
         assert_eq!(a.newest().unwrap(), Generation(900));
     }
 
@@ -309,8 +342,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut a = witness(folder.path());
         let mut other = DirectoryWitness::open(folder.path(), "guest.2", Holder::new()).unwrap();
-        assert_eq!(a.take(Generation(1)), Verdict::Granted);
-        assert_eq!(other.take(Generation(1)), Verdict::Granted);
+        assert_eq!(a.take(Generation(1), 0), Verdict::Granted);
+        assert_eq!(other.take(Generation(1), 0), Verdict::Granted);
         for bad in ["", ".hidden", "a/b", "a\0b"] {
             assert!(matches!(DirectoryWitness::open(folder.path(), bad, Holder::new()), Err(WitnessError::Name(_))));
         }
@@ -321,22 +354,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let directory = folder.path().join("shared");
         let mut a = witness(&directory);
-        assert_eq!(a.take(Generation(1)), Verdict::Unreachable);
+        assert_eq!(a.take(Generation(1), 0), Verdict::Unreachable);
         assert!(matches!(a.newest(), Err(WitnessError::Io { .. })));
         fs::create_dir(&directory).unwrap();
         assert_eq!(a.newest().unwrap(), Generation(0));
-        assert_eq!(witness(&directory).take(Generation(1)), Verdict::Granted);
-        assert_eq!(a.take(Generation(1)), Verdict::Held { newest: Generation(1) });
+        assert_eq!(witness(&directory).take(Generation(1), 0), Verdict::Granted);
+        assert_eq!(a.take(Generation(1), 0), Verdict::Held { newest: Generation(1) });
     }
 
     #[test]
     fn a_directory_that_has_forgotten_grants_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let mut a = witness(folder.path());
-        assert_eq!(a.take(Generation(4)), Verdict::Granted);
+        assert_eq!(a.take(Generation(4), 0), Verdict::Granted);
         assert_eq!(a.newest().unwrap(), Generation(4));
         fs::remove_file(a.path(Generation(4))).unwrap();
-        assert_eq!(a.take(Generation(5)), Verdict::Unreachable);
+        assert_eq!(a.take(Generation(5), 0), Verdict::Unreachable);
         assert!(a.newest().unwrap_err().to_string().contains("not mounted"));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
@@ -344,13 +377,13 @@ mod tests {
     #[test]
     fn a_witness_that_does_not_know_what_was_given_gives_nothing() {
         let (ours, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        assert_eq!(witness(ours.path()).take(Generation(6)), Verdict::Granted);
+        assert_eq!(witness(ours.path()).take(Generation(6), 0), Verdict::Granted);
         let mut same = witness(ours.path());
         assert!(same.knows(Generation(6)).unwrap() && same.knows(Generation(5)).unwrap());
-        assert_eq!(same.take(Generation(7)), Verdict::Granted);
+        assert_eq!(same.take(Generation(7), 0), Verdict::Granted);
         let mut another = witness(other.path());
         assert!(!another.knows(Generation(6)).unwrap());
-        assert_eq!(another.take(Generation(7)), Verdict::Unreachable);
+        assert_eq!(another.take(Generation(7), 0), Verdict::Unreachable);
         assert_eq!(fs::read_dir(other.path()).unwrap().count(), 0);
         assert!(witness(&other.path().join("none")).knows(Generation(1)).is_err());
     }
@@ -360,7 +393,48 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut a = witness(folder.path());
         fs::write(a.path(Generation(7)), "torn").unwrap();
-        assert_eq!(a.take(Generation(7)), Verdict::Held { newest: Generation(7) });
-        assert_eq!(a.take(Generation(8)), Verdict::Granted);
+        assert_eq!(a.take(Generation(7), 0), Verdict::Held { newest: Generation(7) });
+        assert_eq!(a.take(Generation(8), 0), Verdict::Granted);
+    }
+
+    #[test]
+    fn a_witness_that_can_be_read_and_not_written_is_no_witness() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(witness(folder.path()).check().unwrap(), Generation(0));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left of the check");
+        // Nobody makes a file here, whoever it is.
+        let mut unwritable = witness(Path::new("/proc/self/task"));
+        assert_eq!(unwritable.newest().unwrap(), Generation(0));
+        assert!(unwritable.check().is_err());
+    }
+
+    #[test]
+    fn a_record_names_its_holder_for_a_later_process_of_its_host() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut primary = witness(folder.path());
+        assert_eq!(primary.holder().unwrap(), None);
+        primary.holder.uuid = Some("1-2".into());
+        assert_eq!(primary.take(Generation(1), 0xab), Verdict::Granted);
+        let mut secondary = witness(folder.path());
+        let (ours, process) = (super::super::this_host(), super::super::this_process());
+        let named = |witness: &mut DirectoryWitness| match witness.holder().unwrap().unwrap() {
+            Newest { named: Named::Holder { record, alive }, .. } => (*record, alive),
+            other => panic!("{other:?}"),
+        };
+        let (record, alive) = named(&mut secondary);
+        assert_eq!((record.host, record.process, alive), (Some(ours), process, true));
+        assert_eq!((record.uuid.as_deref(), record.session.as_deref()), (Some("1-2"), Some("00000000000000ab")));
+        // A secondary has not been told the UUID: its replica is that domain.
+        assert_eq!(secondary.take(Generation(2), 0), Verdict::Granted);
+        let (record, _) = named(&mut primary);
+        assert_eq!((record.generation, record.uuid.as_deref(), record.session), (2, Some("1-2"), None));
+        fs::write(primary.path(Generation(3)), "torn").unwrap();
+        let torn = Newest { generation: Generation(3), named: Named::Malformed };
+        assert_eq!(primary.holder().unwrap(), Some(torn));
+        let old = "{\"domain\":\"guest\",\"generation\":4,\"holder\":\"hosta/1/ff\",\"taken\":1}\n";
+        fs::write(primary.path(Generation(4)), old).unwrap();
+        let (record, alive) = named(&mut primary);
+        assert_eq!((record.host_name(), record.host.is_some(), alive), ("hosta", false, false));
+        assert_eq!(secondary.take(Generation(4), 0), Verdict::Held { newest: Generation(4) });
     }
 }

@@ -40,6 +40,9 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Say in one line whether the domain is protected and whether a failover would be possible: exit code 0 if so, 1 if not, 2 if
+    /// nobody can be asked
+    Check,
     /// Change the interval between checkpoints
     SetInterval {
         /// Milliseconds, 1 to 60000
@@ -114,6 +117,13 @@ fn run_to(args: &Args, out: &mut impl Write) -> io::Result<bool> {
             None => Ok(false),
         },
         Action::Status { watch: true, json } => site.watch(*json, out).map(|()| true),
+        Action::Check => match site.ask(&Request::Status)?.and_then(|reply| reply.status) {
+            Some(status) => {
+                let (well, text) = check(&status);
+                writeln!(out, "{}: {text}", args.domain).map(|()| well)
+            }
+            None => Ok(false),
+        },
         Action::Capabilities => match site.ask(&Request::Capabilities)?.and_then(|reply| reply.capabilities) {
             Some(list) => write_capabilities(&list, out).map(|()| true),
             None => Ok(false),
@@ -233,6 +243,16 @@ impl Site<'_> {
     fn say(&self, text: &str) {
         let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         eprintln!("xen-replicate: domain {}: {clean}", self.domain);
+    }
+}
+
+/// Whether all is well with a side, and what is to be said of it in one line.
+fn check(status: &Status) -> (bool, String) {
+    let protected = if status.protected { "protected" } else { "UNPROTECTED" };
+    let (phase, generation) = (&status.phase, status.generation);
+    match &status.alarm {
+        Some(alarm) => (false, format!("{protected}, {phase}, generation {generation}; ALARM: {alarm}")),
+        None => (status.protected, format!("{protected}, {phase}, generation {generation}")),
     }
 }
 

@@ -14,7 +14,7 @@ use super::operator::Desk;
 use super::primary::{self, protect};
 use super::secondary::Home;
 use crate::hypervisor::xen::{Host, XenDomain};
-use crate::hypervisor::{Domain, Error, NoBuffer, OutputBuffer, Replicated, Result, RunState};
+use crate::hypervisor::{Domain, Error, NoBuffer, OutputBuffer, Replicated, Result, RunState, Uuid};
 use crate::libxc;
 use crate::replicate::primary::Ending;
 use crate::toolstack::identity::Identity;
@@ -70,7 +70,48 @@ pub fn find(called: &str) -> Result<Identity> {
     Identity::find(&store, called)
 }
 
-/// Takes hold of a domain. It runs on meanwhile.
+/// What is found of a domain before it is decided whether it may run here. Nothing is changed by looking.
+pub struct Found {
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// What it does.
+    pub state: RunState,
+    /// What an earlier process has left of its buffer, where that may hold output.
+    left: Option<NetBuffer>,
+}
+
+impl Found {
+    /// Looks at a domain.
+    ///
+    /// # Errors
+    /// The hypervisor's, the toolstack's.
+    pub fn look(identity: &Identity, options: &Options) -> Result<Self> {
+        let info = life::open(&Host::open()?, identity, options.patience)?.info()?;
+        let buffer = match NetBuffer::new(identity.domid, options.netbuf_script.clone()) {
+            Ok(buffer) => buffer.is_left()?.then_some(buffer),
+            // -n is for a domain whose output cannot be held.
+            Err(_) if options.unbuffered => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Found { uuid: info.uuid, state: info.run_state(), left: buffer })
+    }
+
+    /// Whether an earlier process has left a buffer that may hold output.
+    pub const fn is_output_left(&self) -> bool {
+        self.left.is_some()
+    }
+
+    /// Another host holds the newest generation: what an earlier process has left of a buffer holds from here on.
+    ///
+    /// # Errors
+    /// xenstore's, the kernel's.
+    pub fn hold(&self) -> Result<()> {
+        self.left.as_ref().map_or(Ok(()), |buffer| buffer.adopt().map(drop))
+    }
+}
+
+/// Takes hold of a domain of which it is decided that it may run here. It runs on meanwhile; what an earlier process has held of its
+/// output leaves.
 ///
 /// # Errors
 /// The hypervisor's, the toolstack's; what protects its output or its disks cannot be had.
@@ -99,15 +140,9 @@ pub fn house(identity: Identity, options: &Options) -> Result<Guest> {
             Err(error) if options.lazy => log::warn!("{}: {error}", identity.name),
             Err(error) => return Err(error),
         }
-        // Its process was killed: the peer may have taken over since, and nobody has asked it yet.
-        match (buffer.is_holding(), options.lazy) {
-            (true, true) => buffer.clone().free()?,
-            (true, false) => {
-                let name = &identity.name;
-                let text = format!("{name}: its output is held since an earlier `remus` was killed, and stays held");
-                return Err(Error::Toolstack(format!("{text}: {}", held(&identity))));
-            }
-            (false, _) => {}
+        // Who calls has decided where the domain may run, and nobody else can be granted that any more.
+        if buffer.is_holding() {
+            buffer.clone().free()?;
         }
     }
     // Last, so that what comes in between is noticed.

@@ -26,13 +26,12 @@ use super::failpoint::Failpoints;
 use super::link::{Heard, StopFlag};
 use super::operator::{Ask, Handle, Notices};
 use super::stats::{RoundFigures, Statistics};
-use super::witness::{Said, WitnessThread};
+use super::witness::{Alarm, Said, WitnessThread};
 use crate::control::Status;
 use crate::hypervisor::{DeviceModel, OutputBuffer, Replicated, SaveDomain};
 use crate::libxc::SaveError;
 use crate::libxl;
 use crate::remus::pacing::Pacing;
-use crate::remus::primary::Answer;
 use crate::remus::{Config, Generation, Primary, Session, Timers};
 use crate::transport::Address;
 use crate::witness::Witness;
@@ -141,7 +140,7 @@ enum Message {
     Heard(Session, Heard),
     Connected(Session, io::Result<Connected>),
     WriteFailed(Session, io::Error),
-    Witness(Answer),
+    Witness(Said),
     Ask(Ask),
 }
 
@@ -203,10 +202,8 @@ impl Driver {
             })
         })?;
         let answer = self.post.clone();
-        let (witness, described) = WitnessThread::start_any(settings.witness, move |said| {
-            if let Said::Answer(said) = said {
-                let _ = answer.send(Message::Witness(said));
-            }
+        let (witness, described) = WitnessThread::start_any(settings.witness, config.retry, move |said| {
+            let _ = answer.send(Message::Witness(said));
         })?;
         let mut run = Run {
             clock: Clock::start(),
@@ -227,6 +224,7 @@ impl Driver {
                 domain: name,
                 witness: described,
                 notices: Notices::default(),
+                alarm: Alarm::default(),
                 peer: None,
                 bare: false,
                 begun: Instant::now(),

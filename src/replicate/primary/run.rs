@@ -16,7 +16,7 @@ use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::link::{Heard, Outbox, StopFlag, backward, silence};
 use crate::replicate::operator::Ask;
-use crate::replicate::witness::WitnessThread;
+use crate::replicate::witness::{Said, WitnessThread};
 use crate::transport::{Address, Cancel, Probe};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -131,7 +131,16 @@ impl Run {
                 log::warn!("{}: writing to the secondary: {error}", self.words.domain);
                 self.feed(Event::LinkLost { session });
             }
-            Message::Witness(answer) => self.feed(Event::Witness(answer)),
+            Message::Witness(Said::Answer(answer)) => self.feed(Event::Witness(answer)),
+            Message::Witness(Said::Looked(looked)) => {
+                // One that is over is nobody's any more.
+                let known = (!matches!(self.machine.phase(), Phase::Ended(_))).then(|| self.machine.generation());
+                if let Some((level, text)) = self.words.alarm.looked(looked, known) {
+                    self.words.notices.add(&self.words.domain, level, text);
+                }
+            }
+            // A primary compares nothing: what it acquires is what the secondary compares.
+            Message::Witness(Said::Behind) => {}
             Message::Ask(Ask::Request(request, answer)) => {
                 let reply = self.request(request);
                 // Who asked may be gone.
@@ -366,7 +375,7 @@ impl Run {
             Action::AskWitness { generation } => {
                 self.failpoints.pass(Step::Claiming);
                 match &self.witness {
-                    Some(witness) => witness.ask(generation),
+                    Some(witness) => witness.ask(generation, self.machine.session()),
                     None => self.words.trouble("there is no witness to ask".into()),
                 }
             }

@@ -8,6 +8,7 @@ use crate::remus::primary::{Cause, Code, End, Notice, Phase};
 use crate::remus::wire::Capabilities;
 use crate::remus::{Level, OutputCall, Primary, RefuseReason};
 use crate::replicate::operator::{Notices, figures, millis_since};
+use crate::replicate::witness::Alarm;
 use std::time::Instant;
 
 /// What is told of a primary besides the machine's own state.
@@ -16,6 +17,7 @@ pub(super) struct Words {
     pub domain: String,
     pub witness: String,
     pub notices: Notices,
+    pub alarm: Alarm,
     pub peer: Option<String>,
     pub bare: bool,
     pub begun: Instant,
@@ -141,6 +143,7 @@ impl Words {
                 Target::PausedShare(share) => format!("paused at most {}.{} %", share / 10, share % 10),
                 Target::OutputDelay(delay) => format!("output delayed at most {} ms", delay.as_millis()),
             }),
+            alarm: self.alarm.text(),
             notices: self.notices.list(),
             statistics: figures(rounds.statistics()),
             lock_step: None,

@@ -16,7 +16,7 @@ use super::fence::Fence;
 use super::link::{Forward, ReadAhead, Record, first_octets};
 use super::operator::{Ask, Handle, Notices};
 use super::stats::Statistics;
-use super::witness::{Said as WitnessSaid, WitnessThread};
+use super::witness::{Alarm, Said as WitnessSaid, WitnessThread};
 use crate::hypervisor::{self, DeviceModel, RestoreDomain};
 use crate::libxl::restore::Options;
 use crate::remus::wire::{MAGIC, Peer, recognise_primary};
@@ -163,7 +163,7 @@ impl<T: Copies> Driver<T> {
         })?;
         let answer = self.post.clone();
         let has_fence = fence.is_some();
-        let (witness, described) = WitnessThread::start_any(witness, move |said| {
+        let (witness, described) = WitnessThread::start_any(witness, config.retry, move |said| {
             let _ = answer.send(Message::Witness(said));
         })?;
         let mut run = Run {
@@ -186,6 +186,7 @@ impl<T: Copies> Driver<T> {
                 witness: described,
                 fence: has_fence,
                 notices: Notices::default(),
+                alarm: Alarm::default(),
                 statistics: Statistics::default(),
                 last: None,
                 begun: Instant::now(),

@@ -126,6 +126,13 @@ impl<D: Send + 'static> Run<D> {
             },
             Message::Said(said) => return self.said(said),
             Message::Witness(WitnessSaid::Answer(answer)) => self.feed(Event::Witness(answer)),
+            Message::Witness(WitnessSaid::Looked(looked)) => {
+                // Before its first checkpoint this side may not have been told the session's.
+                let known = self.machine.newest().map(|_| self.machine.generation());
+                if let Some((level, text)) = self.words.alarm.looked(looked, known) {
+                    self.words.notices.add(&self.words.domain, level, text);
+                }
+            }
             Message::Witness(WitnessSaid::Behind) => self.feed(Event::WitnessBehind),
             Message::Fenced(success) => self.feed(Event::Fenced { success }),
             Message::WriteFailed(error) => {
@@ -281,7 +288,7 @@ impl<D: Send + 'static> Run<D> {
             Action::AskWitness { generation } => {
                 self.failpoints.pass(Step::Asking);
                 match &self.witness {
-                    Some(witness) => witness.ask(generation),
+                    Some(witness) => witness.ask(generation, self.machine.session()),
                     None => log::error!("{}: there is no witness to ask", self.words.domain),
                 }
             }

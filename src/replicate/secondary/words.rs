@@ -6,6 +6,7 @@ use crate::remus::secondary::{Code, End, Notice, Phase};
 use crate::remus::{Level, RefuseReason, Secondary};
 use crate::replicate::operator::{Notices, figures, millis_since};
 use crate::replicate::stats::Statistics;
+use crate::replicate::witness::Alarm;
 use std::time::Instant;
 
 /// What is told of a secondary besides the machine's own state.
@@ -16,6 +17,7 @@ pub(super) struct Words {
     pub witness: String,
     pub fence: bool,
     pub notices: Notices,
+    pub alarm: Alarm,
     pub statistics: Statistics,
     /// When the newest checkpoint came.
     pub last: Option<Instant>,
@@ -91,6 +93,7 @@ impl Words {
             witness: self.witness.clone(),
             fence: self.fence,
             adaptive: None,
+            alarm: self.alarm.text(),
             notices: self.notices.list(),
             statistics: figures(&self.statistics),
             lock_step: None,

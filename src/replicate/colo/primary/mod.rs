@@ -17,14 +17,13 @@ use crate::colo::{Config, Primary};
 use crate::control::Status;
 use crate::hypervisor::{ComparedCard, DeviceModel, SaveDomain, Sent};
 use crate::libxl;
-use crate::remus::primary::Answer;
 use crate::remus::{Generation, Timers};
 use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::Failpoints;
 use crate::replicate::operator::{Ask, Handle, Notices};
 pub use crate::replicate::primary::{Ending, Observer, OnRound, Trouble};
 use crate::replicate::stats::Statistics;
-use crate::replicate::witness::{Said, WitnessThread};
+use crate::replicate::witness::{Alarm, Said, WitnessThread};
 use crate::transport::Address;
 use crate::witness::Witness;
 use connect::Connected;
@@ -115,7 +114,7 @@ enum Message {
     Sent(Sent),
     Connected(io::Result<Connected>),
     WriteFailed(io::Error),
-    Witness(Answer),
+    Witness(Said),
     Ask(Ask),
 }
 
@@ -169,10 +168,8 @@ impl Driver {
             })
         })?;
         let answer = self.post.clone();
-        let (witness, described) = WitnessThread::start_any(settings.witness, move |said| {
-            if let Said::Answer(said) = said {
-                let _ = answer.send(Message::Witness(said));
-            }
+        let (witness, described) = WitnessThread::start_any(settings.witness, settings.config.retry, move |said| {
+            let _ = answer.send(Message::Witness(said));
         })?;
         let mut run = Run {
             clock: Clock::start(),
@@ -195,6 +192,7 @@ impl Driver {
                 domain: settings.domain,
                 witness: described,
                 notices: Notices::default(),
+                alarm: Alarm::default(),
                 peer: None,
                 framed: true,
                 begun: Instant::now(),

@@ -13,7 +13,7 @@ use crate::colo::{Compare, Message as Say, Mode, Primary, Step as Place};
 use crate::control::{Reply, Request, Status};
 use crate::hypervisor::{self, ComparedCard, Result};
 use crate::remus::wire::Capabilities;
-use crate::remus::{Level, OutputCall, Refused, Timer, Timers};
+use crate::remus::{Level, OutputCall, Refused, Session, Timer, Timers};
 use crate::replicate::clock::Clock;
 use crate::replicate::colo::frame::{self, Lane};
 use crate::replicate::colo::hello::{Agreement, Hello, VERSION};
@@ -22,7 +22,7 @@ use crate::replicate::colo::pipe::Pipe;
 use crate::replicate::colo::{Times, millis};
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::operator::Ask;
-use crate::replicate::witness::WitnessThread;
+use crate::replicate::witness::{Said, WitnessThread};
 use crate::transport::{Address, Cancel, Probe, is_cancelled};
 use std::io;
 use std::sync::PoisonError;
@@ -185,7 +185,17 @@ impl Run {
                 }
                 self.feed(Event::LinkLost);
             }
-            Message::Witness(answer) => self.feed(Event::Witness(answer)),
+            Message::Witness(Said::Answer(answer)) => self.feed(Event::Witness(answer)),
+            Message::Witness(Said::Looked(looked)) => {
+                // One that is over is nobody's any more.
+                let known = (!matches!(self.machine.phase(), Phase::Ended | Phase::Suspended))
+                    .then(|| self.machine.generation());
+                if let Some((level, text)) = self.words.alarm.looked(looked, known) {
+                    self.words.notices.add(&self.words.domain, level, text);
+                }
+            }
+            // A primary compares nothing: what it acquires is what the secondary compares.
+            Message::Witness(Said::Behind) => {}
             Message::Ask(Ask::Request(request, answer)) => {
                 let reply = self.request(request);
                 // Who asked may be gone.
@@ -451,7 +461,7 @@ impl Run {
             Action::AskWitness { generation } => {
                 self.failpoints.pass(Step::Claiming);
                 match &self.witness {
-                    Some(witness) => witness.ask(generation),
+                    Some(witness) => witness.ask(generation, Session::default()),
                     None => self.words.trouble("there is no witness to ask".into()),
                 }
             }

@@ -10,6 +10,7 @@ use crate::control::status::{Framing, Guest, Output, Role, Summary};
 use crate::remus::{Level, OutputCall};
 use crate::replicate::operator::{Notices, figures, millis_since};
 use crate::replicate::stats::{Histogram, RoundFigures, Statistics};
+use crate::replicate::witness::Alarm;
 use std::time::{Duration, Instant};
 
 /// What is told of a primary besides the machine's own state.
@@ -18,6 +19,7 @@ pub(super) struct Words {
     pub domain: String,
     pub witness: String,
     pub notices: Notices,
+    pub alarm: Alarm,
     pub peer: Option<String>,
     pub framed: bool,
     pub begun: Instant,
@@ -100,6 +102,7 @@ impl Words {
             since_last_ms: rounds.last.map(millis_since),
             elapsed_ms: millis_since(self.begun),
             witness: self.witness.clone(),
+            alarm: self.alarm.text(),
             notices: self.notices.list(),
             statistics: figures(&rounds.statistics),
             lock_step: Some(LockStep {

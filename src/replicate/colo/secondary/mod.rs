@@ -29,7 +29,7 @@ use crate::replicate::operator::{Ask, Handle, Notices};
 pub use crate::replicate::primary::Observer;
 pub use crate::replicate::secondary::{Target, Trouble};
 use crate::replicate::stats::Statistics;
-use crate::replicate::witness::{Said as WitnessSaid, WitnessThread};
+use crate::replicate::witness::{Alarm, Said as WitnessSaid, WitnessThread};
 use crate::stream::handshake::Message as Handshake;
 use crate::stream::{Mode, Start};
 use crate::transport::{Cancel, Link};
@@ -254,7 +254,7 @@ where
             });
         })?;
         let answer = self.post.clone();
-        let (witness, described) = WitnessThread::start_any(settings.witness, move |said| {
+        let (witness, described) = WitnessThread::start_any(settings.witness, config.retry, move |said| {
             let _ = answer.send(Message::Witness(said));
         })?;
         let mut run = Run {
@@ -281,6 +281,7 @@ where
                 fence: config.fence,
                 framed: !bare,
                 notices: Notices::default(),
+                alarm: Alarm::default(),
                 statistics: Statistics::default(),
                 last: None,
                 begun: Instant::now(),

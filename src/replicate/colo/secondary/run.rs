@@ -163,6 +163,14 @@ impl<D: Send + 'static> Run<D> {
             }
             Message::WriteFailed(error) => self.write_failed(&error),
             Message::Witness(WitnessSaid::Answer(answer)) => self.feed(Event::Witness(answer)),
+            Message::Witness(WitnessSaid::Looked(looked)) => {
+                // Before its first checkpoint this side may not have been told the session's.
+                let known =
+                    self.machine.as_ref().filter(|machine| machine.checkpoints().1 > 0).map(Secondary::generation);
+                if let Some((level, text)) = self.words.alarm.looked(looked, known) {
+                    self.words.notices.add(&self.words.domain, level, text);
+                }
+            }
             Message::Witness(WitnessSaid::Behind) => {
                 let text = "the witness here does not know of this session's generation, so it is not the primary's: \
                             compare --witness on both, and whether the folder is mounted";
@@ -328,7 +336,7 @@ impl<D: Send + 'static> Run<D> {
             Action::AskWitness { generation } => {
                 self.failpoints.pass(Step::Asking);
                 match &self.witness {
-                    Some(witness) => witness.ask(generation),
+                    Some(witness) => witness.ask(generation, Session::default()),
                     None => self.trouble("there is no witness to ask".into()),
                 }
             }

@@ -7,6 +7,7 @@ use crate::control::Status;
 use crate::control::status::{Framing, Guest, Output, Role};
 use crate::replicate::operator::{Notices, figures, millis_since};
 use crate::replicate::stats::Statistics;
+use crate::replicate::witness::Alarm;
 use std::time::Instant;
 
 /// What is told of a secondary besides the machine's own state.
@@ -18,6 +19,7 @@ pub(super) struct Words {
     pub fence: bool,
     pub framed: bool,
     pub notices: Notices,
+    pub alarm: Alarm,
     pub statistics: Statistics,
     pub last: Option<Instant>,
     pub begun: Instant,
@@ -100,6 +102,7 @@ impl Words {
             elapsed_ms: millis_since(self.begun),
             witness: self.witness.clone(),
             fence: self.fence,
+            alarm: self.alarm.text(),
             notices: self.notices.list(),
             statistics: figures(&self.statistics),
             ..Status::default()

@@ -1,0 +1,26 @@
+//! Who may run a domain: the generation, the record of its holder in the witness, and what a start decides from them. No I/O.
+//!
+//! | file | what |
+//! |---|---|
+//! | `generation.rs` | the number, and what the witness says to a request for it |
+//! | `record.rs` | the holder in the witness's record, in a way that survives a restart of its process |
+//! | `start.rs` | the machine of a start: may the domain run here, and what must be acquired before any of its output leaves |
+//!
+//! A start asks nobody but the witness. It ends in one of three ways:
+//!
+//! * the domain may run here: nobody has ever protected it, or its newest generation is held by this very domain on this host, and the
+//!   next one was acquired, so that no replica can be granted it any more. Output that is held may leave from here on;
+//! * it is superseded: another host, or another process of this one, holds the newest. Nothing is released;
+//! * it cannot be known. Nothing is released.
+//!
+//! An operator overrides the last two by the number of the generation that is overridden ([`Facts::force`]). The witness gives the next
+//! one all the same, once, so that not even a mistaken operator makes two sides active that both ask it.
+#![forbid(unsafe_code)]
+
+mod generation;
+mod record;
+mod start;
+
+pub use generation::{Generation, Verdict};
+pub use record::{Host, Named, Newest, Process, Record};
+pub use start::{Action, Decision, Event, Facts, InCharge, Start, Unknown};

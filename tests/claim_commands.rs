@@ -1,0 +1,331 @@
+//! Who may run a domain, with real processes on hosts that are told apart by their identity: what a start of `remus` decides, whatever
+//! came before it.
+
+mod commands_support;
+
+use commands_support::{Guarded, command, wait};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+use xen_replicate::control::Status;
+
+/// Hosts that share a witness.
+struct Hosts {
+    folder: TempDir,
+}
+
+impl Hosts {
+    fn new() -> Self {
+        let hosts = Hosts { folder: TempDir::new().unwrap() };
+        fs::create_dir(hosts.path("w")).unwrap();
+        hosts
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// A command on a host.
+    fn on(&self, host: &str, arguments: &[&str]) -> Command {
+        let identity = self.path(&format!("identity.{host}"));
+        fs::write(&identity, host).unwrap();
+        let mut command = command(arguments);
+        command.env("XEN_REPLICATE_HOST_ID", identity).env("RUST_LOG", "info");
+        command
+    }
+
+    /// A `remus` that ends by itself: what it ends with, and what it says.
+    fn started(&self, host: &str, more: &[&str]) -> (Option<i32>, String) {
+        let (witness, nowhere) = (self.text("w"), format!("unix:{}", self.text("nolink")));
+        let usual = ["remus", "--once", "--no-control", "--witness", &witness];
+        let Output { status, stderr, .. } =
+            self.on(host, &[&usual[..], more, &["web", &nowhere]].concat()).output().unwrap();
+        (status.code(), String::from_utf8_lossy(&stderr).into_owned())
+    }
+
+    /// A receiver that listens, and where.
+    fn receiver(&self, host: &str) -> (Guarded, String) {
+        let (witness, link, control) = (self.text("w"), format!("unix:{}", self.text("link")), self.text(host));
+        let usual = ["receive", "--domain=web", "--witness", &witness, "--listen", &link, "--control", &control];
+        let usual = [&usual[..], &["--retry=20"]].concat();
+        let mut receiver = Guarded(self.on(host, &usual).spawn().unwrap());
+        let mut errors = BufReader::new(receiver.0.stderr.take().unwrap()).lines().map_while(Result::ok);
+        assert!(errors.any(|line| line.contains("rule witness")), "it does not listen");
+        // A pipe that is full would stop the process.
+        std::thread::spawn(move || errors.for_each(drop));
+        (receiver, link)
+    }
+
+    fn primary(&self, host: &str, link: &str, more: &[&str]) -> Guarded {
+        let (witness, control) = (self.text("w"), self.text(host));
+        let usual = ["remus", "--witness", &witness, "-i", "10", "--retry=20", "--control", &control];
+        let arguments = [&usual[..], more, &["web", link]].concat();
+        Guarded(self.on(host, &arguments).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn wait(&self, host: &str, what: &str, there: impl Fn(&Status) -> bool) -> Status {
+        wait(&self.path(host), what, there)
+    }
+
+    /// Host a protected by host b.
+    fn protected(&self) -> (Guarded, Guarded, String) {
+        let (receiver, link) = self.receiver("b");
+        let primary = self.primary("a", &link, &[]);
+        self.wait("a", "protection", |status| status.acknowledged >= 3);
+        (primary, receiver, link)
+    }
+
+    /// The numbers that the witness has given.
+    fn given(&self) -> Vec<u64> {
+        let names = fs::read_dir(self.path("w")).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut given: Vec<u64> = names.filter_map(|name| name.to_str()?.strip_prefix("web.")?.parse().ok()).collect();
+        given.sort_unstable();
+        given
+    }
+}
+
+fn kill(mut process: Guarded) {
+    process.0.kill().unwrap();
+    process.0.wait().unwrap();
+}
+
+#[track_caller]
+fn says(ended: (Option<i32>, String), code: i32, parts: &[&str]) -> String {
+    let (ended, text) = ended;
+    assert!(ended == Some(code) && parts.iter().all(|part| text.contains(part)), "{ended:?}: {text}");
+    text
+}
+
+#[test]
+fn a_host_that_comes_back_after_the_failover_starts_no_second_copy() {
+    let hosts = Hosts::new();
+    let (primary, _receiver, _) = hosts.protected();
+    kill(primary);
+    hosts.wait("b", "the survivor", |status| status.phase == "alone");
+    assert_eq!(hosts.given(), [1, 2]);
+    let text = says(
+        hosts.started("a", &[]),
+        3,
+        &["SUPERSEDED: generation 2 was acquired on host", "the guest was not started", "Nothing is released"],
+    );
+    // The two commands, as they can be pasted.
+    let witness = hosts.text("w");
+    for line in [
+        format!(": xen-replicate receive --domain web --witness {witness} --listen unix:/run/web.link\n"),
+        format!(": xen-replicate remus --force-generation 2 --once --no-control --witness {witness} web unix:"),
+    ] {
+        assert!(text.contains(&line), "{line}: {text}");
+    }
+    assert_eq!(hosts.given(), [1, 2], "nothing was acquired");
+    let survivor = hosts.wait("b", "the survivor", |status| status.phase == "alone");
+    assert_eq!(survivor.generation, 2);
+}
+
+#[test]
+fn a_stray_start_on_another_host_takes_nothing_from_a_healthy_protection() {
+    let hosts = Hosts::new();
+    let (primary, _receiver, _) = hosts.protected();
+    for host in ["b", "c"] {
+        says(hosts.started(host, &[]), 3, &["SUPERSEDED: generation 1"]);
+    }
+    // On its own host it is told from a restart.
+    let pid = primary.0.id();
+    let parts = ["SUPERSEDED: generation 1", &format!("by process {pid} of this host"), "ctl web protect HOST"];
+    says(hosts.started("a", &[]), 3, &parts);
+    says(hosts.started("a", &["--force-generation", "1"]), 3, &parts);
+    assert_eq!(hosts.given(), [1]);
+    kill(primary);
+    let survivor = hosts.wait("b", "the survivor", |status| status.phase == "alone");
+    assert_eq!((survivor.generation, hosts.given()), (2, vec![1, 2]));
+}
+
+#[test]
+fn a_primary_that_is_started_again_acquires_before_it_goes_on() {
+    let hosts = Hosts::new();
+    let (primary, receiver, link) = hosts.protected();
+    // Both are gone, so nobody has taken over.
+    kill(receiver);
+    hosts.wait("a", "the end of protection", |status| status.phase == "alone");
+    kill(primary);
+    assert_eq!(hosts.given(), [1, 2]);
+    let text = says(
+        hosts.started("a", &[]),
+        1,
+        &["generation 2 was acquired for this domain on this host", "generation 3 is acquired for its start"],
+    );
+    assert!(text.contains("no connection to a secondary"), "{text}");
+    assert_eq!(hosts.given(), [1, 2, 3]);
+    // Again, and with somebody there.
+    let (_receiver, again) = hosts.receiver("b");
+    assert_eq!(again, link);
+    let _primary = hosts.primary("a", &again, &[]);
+    let status = hosts.wait("a", "protection", |status| status.protected);
+    assert_eq!((status.generation, hosts.given()), (5, vec![1, 2, 3, 4, 5]));
+}
+
+#[test]
+fn of_a_restart_and_a_failover_one_acquires_the_next_generation() {
+    let hosts = Hosts::new();
+    let (primary, receiver, _) = hosts.protected();
+    let stopped = rustix::process::Pid::from_child(&receiver.0);
+    rustix::process::kill_process(stopped, rustix::process::Signal::STOP).unwrap();
+    kill(primary);
+    // The receiver cannot ask before it goes on.
+    let (code, text) = hosts.started("a", &[]);
+    assert!(code == Some(1) && text.contains("generation 2 is acquired for its start"), "{code:?}: {text}");
+    rustix::process::kill_process(stopped, rustix::process::Signal::CONT).unwrap();
+    hosts.wait("b", "the denial", |status| status.phase != "passive" && status.phase != "claiming");
+    assert_eq!(hosts.given(), [1, 2], "it was denied");
+}
+
+#[test]
+fn where_nobody_has_protected_it_nothing_is_acquired_before_a_secondary_answers() {
+    let hosts = Hosts::new();
+    says(hosts.started("a", &[]), 1, &["nobody has protected it", "no connection to a secondary"]);
+    assert_eq!(hosts.given(), Vec::<u64>::new());
+}
+
+#[test]
+fn what_cannot_be_known_ends_with_a_code_of_its_own() {
+    let hosts = Hosts::new();
+    let (witness, away) = (hosts.path("w"), hosts.path("away"));
+    fs::rename(&witness, &away).unwrap();
+    let parts = ["CANNOT BE KNOWN", "Nothing is released", "the guest was not started"];
+    let also = |more| [&parts[..], more].concat();
+    says(hosts.started("a", &[]), 4, &also(&["No such file", "make the witness reachable"]));
+    // No number helps against that.
+    says(hosts.started("a", &["--force-generation=1"]), 4, &also(&["No such file"]));
+    fs::rename(&away, &witness).unwrap();
+    says(hosts.started("a", &["--force-generation=1"]), 4, &also(&["no generation that --force-generation"]));
+    fs::write(witness.join("web.00000000000000000006"), "torn").unwrap();
+    says(hosts.started("a", &[]), 4, &also(&["the record of generation 6 cannot be read", "--force-generation 6"]));
+    // An earlier version's, of a host with this one's name and of another.
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let old = |number: u64, host: &str| {
+        let line =
+            format!("{{\"domain\":\"web\",\"generation\":{number},\"holder\":\"{host}/1/ff\",\"taken\":1764290403}}\n");
+        fs::write(witness.join(format!("web.{number:020}")), line).unwrap();
+    };
+    old(7, &name);
+    says(hosts.started("a", &[]), 4, &also(&["generation 7 was acquired on host", "earlier version"]));
+    old(8, "far-away");
+    let taken = "generation 8 was acquired on host far-away on 2025-11-28 00:40:03 UTC";
+    says(hosts.started("a", &[]), 3, &[taken, "to leave it to host far-away"]);
+    assert_eq!(hosts.given(), [6, 7, 8], "nothing was acquired");
+}
+
+#[test]
+fn another_domain_of_the_name_is_not_the_holder() {
+    let hosts = Hosts::new();
+    let (primary, receiver, _) = hosts.protected();
+    kill(receiver);
+    hosts.wait("a", "the end of protection", |status| status.phase == "alone");
+    kill(primary);
+    let sim = r#"{"uuid":"00000000-0000-0000-0000-000000000009"}"#;
+    says(hosts.started("a", &["--sim", sim]), 4, &["not by the domain that is here now", "--force-generation 2"]);
+    assert_eq!(hosts.given(), [1, 2]);
+}
+
+#[test]
+fn the_operator_overrides_by_the_newest_number_and_both_sides_keep_to_it() {
+    let hosts = Hosts::new();
+    let (primary, receiver, _) = hosts.protected();
+    kill(primary);
+    hosts.wait("b", "the survivor", |status| status.phase == "alone");
+    says(hosts.started("a", &["--force-generation", "1"]), 3, &["--force-generation 1 is not the newest's number, 2"]);
+    kill(receiver);
+    let parts = ["forced: generation 2 was acquired on host", "generation 3 is acquired for its start"];
+    says(hosts.started("a", &["--force-generation", "2"]), 1, &parts);
+    assert_eq!(hosts.given(), [1, 2, 3]);
+    // From here on host b's is the stale one.
+    says(hosts.started("b", &[]), 3, &["SUPERSEDED: generation 3"]);
+    let (code, text) = {
+        let Output { status, stderr, .. } =
+            hosts.on("a", &["remus", "--no-control", "--force-generation=1", "web", "unix:/x"]).output().unwrap();
+        (status.code(), String::from_utf8_lossy(&stderr).into_owned())
+    };
+    says((code, text), 2, &["--force-generation needs --witness"]);
+}
+
+#[test]
+fn a_survivor_that_is_started_again_is_the_holder() {
+    let hosts = Hosts::new();
+    let (primary, receiver, _) = hosts.protected();
+    kill(primary);
+    hosts.wait("b", "the survivor", |status| status.phase == "alone");
+    kill(receiver);
+    // The UUID has come with the session's record.
+    says(hosts.started("b", &[]), 1, &["generation 2 was acquired for this domain on this host"]);
+    says(hosts.started("a", &[]), 3, &["SUPERSEDED: generation 3"]);
+}
+
+#[test]
+fn a_lock_step_primary_starts_by_the_same_decision() {
+    let hosts = Hosts::new();
+    let (primary, _receiver, _) = hosts.protected();
+    kill(primary);
+    hosts.wait("b", "the survivor", |status| status.phase == "alone");
+    says(hosts.started("a", &["--colo"]), 3, &["SUPERSEDED: generation 2", "the guest was not started"]);
+    fs::rename(hosts.path("w"), hosts.path("away")).unwrap();
+    says(hosts.started("a", &["--colo"]), 4, &["CANNOT BE KNOWN"]);
+}
+
+impl Hosts {
+    /// `ctl check` of a side: its exit code and its line.
+    fn checked(&self, host: &str) -> (Option<i32>, String) {
+        let ended = self.on(host, &["ctl", "web", "--control", &self.text(host), "check"]).output().unwrap();
+        (ended.status.code(), String::from_utf8_lossy(&ended.stdout).into_owned())
+    }
+
+    /// Waits until both sides are alarmed, or not, and checks that their operators are told.
+    fn alarmed(&self, told: Option<&str>) {
+        for host in ["a", "b"] {
+            self.wait(host, "the alarm", |status| match (&status.alarm, told) {
+                (Some(alarm), Some(told)) => alarm.contains(told),
+                (alarm, told) => alarm.is_some() == told.is_some(),
+            });
+            match told {
+                Some(told) => says(self.checked(host), 1, &["web: protected", "ALARM: WITNESS", told]),
+                None => says(self.checked(host), 0, &["web: protected"]),
+            };
+        }
+    }
+}
+
+#[test]
+fn both_sides_look_at_the_witness_while_they_are_protected() {
+    let hosts = Hosts::new();
+    let (_primary, _receiver, _) = hosts.protected();
+    let (witness, away) = (hosts.path("w"), hosts.path("away"));
+    hosts.alarmed(None);
+    fs::rename(&witness, &away).unwrap();
+    hosts.alarmed(Some("No such file"));
+    // Another in its place.
+    fs::create_dir(&witness).unwrap();
+    hosts.alarmed(Some("it knows of generation 0, and knew of generation 1"));
+    fs::remove_dir(&witness).unwrap();
+    fs::rename(&away, &witness).unwrap();
+    hosts.alarmed(None);
+    // By the operator's word, on a third host.
+    says(hosts.started("c", &["--force-generation=1"]), 1, &["generation 2 is acquired for its start"]);
+    hosts.alarmed(Some("generation 2 was acquired by somebody else, this side has generation 1"));
+    let status = hosts.wait("a", "its notice", |status| status.alarm.is_some());
+    assert!(status.notices.iter().any(|notice| notice.text.contains("WITNESS")), "{status:#?}");
+    assert_eq!(hosts.checked("c").0, Some(2), "nobody can be asked there");
+}
+
+#[test]
+fn a_secondary_that_cannot_read_its_witness_refuses_to_start() {
+    let hosts = Hosts::new();
+    let nowhere = hosts.text("none");
+    let arguments = ["receive", "--domain=web", "--no-control", "--witness", &nowhere];
+    let ended = hosts.on("b", &arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&ended.stderr).into_owned();
+    says((ended.status.code(), text), 2, &[&nowhere, "could never take over"]);
+}
