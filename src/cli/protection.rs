@@ -30,6 +30,9 @@ pub struct ProtectionArgs {
     /// else sim]
     #[arg(long, value_enum, value_name = "NAME")]
     pub backend: Option<Backend>,
+    /// Protect or receive on a Xen that is newer than all that this version knows; without it that is refused
+    #[arg(long, help_heading = "Safety")]
+    pub trust_xen: bool,
     /// Steps a second of the simulated guest's program; 0: as fast as it can
     #[arg(long, value_name = "N", default_value_t = 2000)]
     pub sim_steps: u32,

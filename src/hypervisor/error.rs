@@ -196,7 +196,7 @@ pub enum Error {
     },
     /// A Xen that is newer than all that this program knows, and a domain's life would depend on it.
     #[error(
-        "this host's Xen {xen} is not known to this program, which knows 4.14 to {newest}: with --trust-xen it tries all the same"
+        "this host's Xen {xen} is not known to this program, which knows 4.14 to {newest}; nothing was touched: it tries all the same with --trust-xen, the save helper with XEN_REPLICATE_TRUST_XEN=1"
     )]
     UnknownXen {
         /// The hypervisor's release.

@@ -1,8 +1,8 @@
 //! Numbers and structures of Xen's public headers, x86-64, for exactly the operations in use: `xen.h`, `domctl.h`, `memory.h`, `sched.h`,
 //! `version.h`, `hvm/hvm_op.h`, `grant_table.h`.
 //!
-//! They are the same from Xen 4.14 to 4.22, but for the end of [`DomainInfo`]. `tests/oracle` holds each size, offset and number against
-//! the headers that are installed. A guest handle is an address of 64 bits.
+//! They are the same from Xen 4.14 to 4.22, but for the end of [`DomainInfo`]. Sizes, and that there are no gaps, are asserted when this is
+//! compiled. A guest handle is an address of 64 bits.
 #![allow(unsafe_code)]
 
 /// A structure of Xen's interface that can be copied byte by byte.
