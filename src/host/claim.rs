@@ -46,11 +46,12 @@ pub enum Started {
 /// # Errors
 /// The witness is of no use at all; a thread cannot be started; told to end.
 pub fn start(protection: &Protection, found: &Found, desk: &Desk) -> io::Result<Started> {
+    let witnessed = protection.config.rule == Rule::Witness;
     let facts = Facts {
         host: protection.holder.host().clone(),
         uuid: found.uuid.clone(),
         output_left: found.output_left,
-        witness: protection.config.rule == Rule::Witness,
+        witness: witnessed,
         force: found.force,
     };
     let witness = protection.witness().map_err(io::Error::other)?;
@@ -75,7 +76,8 @@ pub fn start(protection: &Protection, found: &Found, desk: &Desk) -> io::Result<
     let domain = &protection.domain;
     Ok(match decision {
         Decision::Runs { generation, before } => {
-            if facts_are_told(protection) {
+            // Without a witness there is nothing that could have been found in it.
+            if witnessed {
                 log::info!("{domain}: {}", runs(generation, before.as_ref(), found));
             }
             Started::Runs(generation)
@@ -87,11 +89,6 @@ pub fn start(protection: &Protection, found: &Found, desk: &Desk) -> io::Result<
             Started::Unknown(format!("{domain}: {}", unknown(domain, newest.as_ref(), why, trouble.as_ref(), found)))
         }
     })
-}
-
-/// Without a witness there is nothing that could have been found in it.
-fn facts_are_told(protection: &Protection) -> bool {
-    protection.config.rule == Rule::Witness
 }
 
 fn decide(facts: Facts, mut witness: Option<Box<dyn Witness>>) -> (Decision, Option<WitnessError>) {
