@@ -182,6 +182,55 @@ impl DirectoryWitness {
         // Out of reach by now: at least this one is given.
         Verdict::Held { newest: self.list().unwrap_or(generation).max(generation) }
     }
+
+    fn taken(&mut self, generation: Generation, session: u64) -> Verdict {
+        let directory = self.directory.clone();
+        let unreachable = |error: &io::Error| {
+            log::warn!("witness {}: {error}", directory.display());
+            Verdict::Unreachable
+        };
+        match self.look_up() {
+            Ok(newest) if newest > generation => return Verdict::Held { newest },
+            Ok(_) => {}
+            Err(error) => return unreachable(&error),
+        }
+        let prepared = match self.prepare(generation, session) {
+            Ok(path) => path,
+            Err(error) => {
+                // Ours from before, on a directory that cannot be written to any more?
+                return match self.look(generation) {
+                    Ok(Fate::Ours) => Verdict::Granted,
+                    Ok(Fate::Others) => self.held(generation),
+                    _ => unreachable(&error),
+                };
+            }
+        };
+        let linked = fs::hard_link(&prepared, self.path(generation));
+        let fate = match linked {
+            Ok(()) => self.settle(generation, None),
+            Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+                // Said before anything was done.
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOSPC) => {
+                    match self.look(generation) {
+                        Ok(fate) => fate,
+                        Err(_) => Fate::Free,
+                    }
+                }
+                // Given already, perhaps to us by a request whose answer was lost; or nobody knows.
+                _ => self.settle(generation, Some(error)),
+            },
+        };
+        let _ = fs::remove_file(&prepared);
+        match fate {
+            // A number that was passed by while this process slept is of no use.
+            Fate::Ours => match self.newest_for_sure() {
+                newest if newest > generation => Verdict::Held { newest },
+                _ => Verdict::Granted,
+            },
+            Fate::Others => self.held(generation),
+            Fate::Free => Verdict::Unreachable,
+        }
+    }
 }
 
 impl Witness for DirectoryWitness {
@@ -229,52 +278,13 @@ impl Witness for DirectoryWitness {
     }
 
     fn take(&mut self, generation: Generation, session: u64) -> Verdict {
-        let directory = self.directory.clone();
-        let unreachable = |error: &io::Error| {
-            log::warn!("witness {}: {error}", directory.display());
-            Verdict::Unreachable
-        };
-        match self.look_up() {
-            Ok(newest) if newest > generation => return Verdict::Held { newest },
-            Ok(_) => {}
-            Err(error) => return unreachable(&error),
+        let verdict = self.taken(generation, session);
+        match verdict {
+            Verdict::Granted => self.seen = self.seen.max(generation),
+            Verdict::Held { newest } => self.seen = self.seen.max(newest),
+            Verdict::Unreachable => {}
         }
-        let prepared = match self.prepare(generation, session) {
-            Ok(path) => path,
-            Err(error) => {
-                // Ours from before, on a directory that cannot be written to any more?
-                return match self.look(generation) {
-                    Ok(Fate::Ours) => Verdict::Granted,
-                    Ok(Fate::Others) => self.held(generation),
-                    _ => unreachable(&error),
-                };
-            }
-        };
-        let linked = fs::hard_link(&prepared, self.path(generation));
-        let fate = match linked {
-            Ok(()) => self.settle(generation, None),
-            Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
-                // Said before anything was done.
-                Some(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOSPC) => {
-                    match self.look(generation) {
-                        Ok(fate) => fate,
-                        Err(_) => Fate::Free,
-                    }
-                }
-                // Given already, perhaps to us by a request whose answer was lost; or nobody knows.
-                _ => self.settle(generation, Some(error)),
-            },
-        };
-        let _ = fs::remove_file(&prepared);
-        match fate {
-            // A number that was passed by while this process slept is of no use.
-            Fate::Ours => match self.newest_for_sure() {
-                newest if newest > generation => Verdict::Held { newest },
-                _ => Verdict::Granted,
-            },
-            Fate::Others => self.held(generation),
-            Fate::Free => Verdict::Unreachable,
-        }
+        verdict
     }
 
     fn describe(&self) -> String {
@@ -372,6 +382,19 @@ mod tests {
         assert_eq!(a.take(Generation(5), 0), Verdict::Unreachable);
         assert!(a.newest().unwrap_err().to_string().contains("not mounted"));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_witness_has_said_of_a_number_it_must_not_forget() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut a, mut b) = (witness(folder.path()), witness(folder.path()));
+        assert_eq!(a.take(Generation(1), 0), Verdict::Granted);
+        assert_eq!(b.take(Generation(1), 0), Verdict::Held { newest: Generation(1) });
+        // Neither has looked since.
+        fs::remove_file(a.path(Generation(1))).unwrap();
+        for mut side in [a, b] {
+            assert!(side.check().unwrap_err().to_string().contains("it knows of generation 0, and knew of generation 1"));
+        }
     }
 
     #[test]
