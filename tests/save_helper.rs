@@ -2,7 +2,7 @@
 //! through the library of `tests/standin`.
 //!
 //! ```text
-//! cargo test --features xen --test save_helper -- --ignored
+//! cargo test --test save_helper -- --ignored
 //! ```
 //!
 //! The first run downloads Debian's packages and builds the stand-in (`tests/standin/setup`); it needs Debian 12.

@@ -1,5 +1,4 @@
 //! The real hypervisor's backend where there is no hypervisor.
-#![cfg(feature = "xen")]
 
 use std::error::Error as _;
 use std::io::ErrorKind;

@@ -3,7 +3,6 @@
 //!
 //! A job's own checks are in its verdict. What the guests wrote on their consoles is judged here: every checksum must be that of the
 //! guest's memory at that count, as computed here from the count alone, and no count may be left out.
-#![cfg(feature = "xen")]
 #![forbid(unsafe_code)]
 
 #[path = "xen-lab/guest/work.rs"]

@@ -6,7 +6,7 @@
 # PREFIX      /usr/local. The wrapper is $PREFIX/sbin/xl, which must come before the stock xl in PATH
 # STOCK_XL    the xl that is passed on to: /usr/sbin/xl
 # SYSCONFDIR  where the wrapper and the unit look for options: /etc
-# BINARIES    the folder of the two programs: where `cargo build --release --features xen` puts them
+# BINARIES    the folder of the two programs: where `cargo build --release` puts them
 # DESTDIR     put in front of every path that is written, for packagers
 #
 # What is installed stands in $PREFIX/lib/xen-replicate/installed, before it is: that is what --uninstall takes away, however far the
@@ -86,7 +86,7 @@ place() {
 
 install_all() {
     for program in xen-replicate xen-replicate-save-helper; do
-        [ -f "$binaries/$program" ] || die "$binaries/$program is not there: cargo build --release --features xen"
+        [ -f "$binaries/$program" ] || die "$binaries/$program is not there: cargo build --release"
     done
     wrapper=$prefix/sbin/xl
     [ "$wrapper" != "$stock" ] || die "$wrapper is the stock xl itself: choose another PREFIX, or the Debian package"
@@ -138,8 +138,6 @@ install_all() {
     place 0644 "$new/list" "$list"
     systemd daemon-reload
 
-    "$binaries/xen-replicate" remus --help | grep -q "domain of this host's Xen" ||
-        echo "$0: this xen-replicate was built without the feature xen: simulated guests only" >&2
     if [ -z "$root" ] && [ "$(command -v xl)" != "$wrapper" ]; then
         echo "$0: in this PATH xl is $(command -v xl): $prefix/sbin must come before $(dirname -- "$stock")" >&2
     fi

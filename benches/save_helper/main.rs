@@ -1,4 +1,4 @@
-//! Benchmarks of the save helper against Debian's own: `cargo bench --features xen --bench save_helper`.
+//! Benchmarks of the save helper against Debian's own: `cargo bench --bench save_helper`.
 //!
 //! Both run on a simulated domain through the library of `tests/standin`, in turns; each figure is the ratio of the medians. The
 //! domain, the streams, and what is restored into lie in `/dev/shm`, 5 GiB in all. `XEN_REPLICATE_BENCH_MIB` sets the domain's

@@ -18,7 +18,6 @@ mod stream_options;
 mod table;
 mod tap;
 mod verify;
-#[cfg(feature = "xen")]
 mod xen;
 
 use crate::demo;

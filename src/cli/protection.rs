@@ -26,10 +26,13 @@ pub(super) const MOST_MIB: u64 = 1 << 20;
 /// What both sides of a protection can be told.
 #[derive(Debug, Clone, Args)]
 pub struct ProtectionArgs {
-    /// Whose guest it is: this host's hypervisor, or `sim`, the simulated guest [default: xen on a Xen host, where this build has
-    /// it, else sim]
+    /// Whose guest it is: this host's hypervisor, or `sim`, the simulated guest [default: xen on a Xen host,
+    /// else sim]
     #[arg(long, value_enum, value_name = "NAME")]
     pub backend: Option<Backend>,
+    /// Protect or receive on a Xen that is newer than all that this version knows; without it that is refused
+    #[arg(long, help_heading = "Safety")]
+    pub trust_xen: bool,
     /// Steps a second of the simulated guest's program; 0: as fast as it can
     #[arg(long, value_name = "N", default_value_t = 2000)]
     pub sim_steps: u32,
@@ -112,7 +115,6 @@ pub enum Backend {
     /// The simulated guest
     Sim,
     /// A domain of this host's Xen
-    #[cfg(feature = "xen")]
     Xen,
 }
 
@@ -253,10 +255,8 @@ impl ProtectionArgs {
     }
 
     /// Whether the guest is a domain of this host's Xen: as the operator says, else wherever there is a Xen.
-    #[cfg(feature = "xen")]
     pub fn is_xens(&self) -> bool {
-        self.backend
-            .map_or_else(|| std::path::Path::new("/dev/xen/privcmd").exists(), |backend| backend == Backend::Xen)
+        self.backend.map_or_else(crate::hypervisor::xen::is_xen_host, |backend| backend == Backend::Xen)
     }
 
     /// Where a simulated guest lives.

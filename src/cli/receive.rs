@@ -173,7 +173,6 @@ pub fn run(args: &Args) -> io::Result<bool> {
         }
     };
     let args = &named;
-    #[cfg(feature = "xen")]
     if args.protection.is_xens() {
         let home = super::xen::home(args).map_err(usage)?;
         return serve(args, config, home, met, bare::receive_checkpoints);

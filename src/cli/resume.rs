@@ -14,7 +14,6 @@ pub(super) struct Args {
 }
 
 /// Runs the command. True when the domain runs.
-#[cfg(feature = "xen")]
 pub(super) fn run(args: &Args) -> io::Result<bool> {
     use crate::hypervisor::RunState;
     let (identity, was) = crate::host::xen::resume(&args.domain).map_err(io::Error::other)?;
@@ -30,14 +29,4 @@ pub(super) fn run(args: &Args) -> io::Result<bool> {
         RunState::ShutDown => println!("{name}: domain {domid} is shut down: `xl destroy {domid}`, then `xl create`"),
     }
     Ok(matches!(was, RunState::Suspended | RunState::Running))
-}
-
-/// Runs the command, where there is no domain to resume.
-///
-/// # Errors
-/// This build knows no Xen.
-#[cfg(not(feature = "xen"))]
-pub(super) fn run(args: &Args) -> io::Result<bool> {
-    let text = format!("{}: this build knows no Xen: the cargo feature `xen` has it", args.domain);
-    Err(io::Error::new(io::ErrorKind::Unsupported, text))
 }

@@ -3,15 +3,22 @@
 use super::remus::{Args, is_gone};
 use super::{Exit, live, receive};
 
+use super::protection::ProtectionArgs;
 use crate::host::operator::Desk;
 use crate::host::xen::incoming::{Disks, Incoming};
 use crate::host::xen::receiver::Way;
 use crate::host::xen::{self, Options, XenHome};
-use crate::hypervisor::RunState;
+use crate::hypervisor::xen::{Host, Use};
+use crate::hypervisor::{self, RunState};
 use crate::remus::Config;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Whether a domain's life may depend on this host's Xen; asked before anything is touched.
+fn admitted(args: &ProtectionArgs) -> hypervisor::Result<()> {
+    Host::open()?.admit(Use::Writing { trusted: args.trust_xen })
+}
 
 /// Protects a domain. [`Exit::Yes`] when it is gone from here at the end.
 pub(super) fn remus(args: &Args, config: Config) -> io::Result<Exit> {
@@ -24,6 +31,7 @@ pub(super) fn remus(args: &Args, config: Config) -> io::Result<Exit> {
             "-c (--colo) is for --backend sim: real domains are not protected in lock-step by this version",
         ));
     }
+    admitted(&args.protection).map_err(io::Error::other)?;
     let identity = xen::find(&args.domain).map_err(io::Error::other)?;
     let name = identity.name.clone();
     // By its name it is known to the other side, to the witness and to the operator, whatever it was called here.
@@ -94,6 +102,7 @@ pub(super) fn home(args: &receive::Args) -> Result<XenHome, String> {
     if args.domain_memory.is_some() {
         return Err("--domain-memory is for --backend sim: libxl says how much memory a domain has".into());
     }
+    admitted(&args.protection).map_err(|error| error.to_string())?;
     let helper = args.save_helper.clone().or_else(near).unwrap_or_else(|| PathBuf::from(INSTALLED));
     let way = Way { command: args.receiver.clone(), helper };
     let options = Options {

@@ -22,7 +22,6 @@ pub mod operator;
 pub mod primary;
 pub mod secondary;
 pub mod sim;
-#[cfg(feature = "xen")]
 pub mod xen;
 
 use crate::remus::{Config, Generation, Rule};

@@ -4,7 +4,7 @@
 use thiserror::Error;
 
 use super::bitmap::BoundMismatch;
-use super::types::{Pfn, RunState, ShutdownReason};
+use super::types::{Pfn, RunState, ShutdownReason, XenVersion};
 use crate::decode::DecodeError;
 
 /// A result of a hypervisor operation.
@@ -164,19 +164,45 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// Xen refuses what every control domain may ask for: its control interface is of another version than libxenctrl's.
+    /// A library of Xen's that cannot be opened.
     #[error(
-        "domain {domid}: this host's Xen does not take this build's requests: it is of another version than libxenctrl here ({release}), or \
+        "{library} cannot be opened: {problem}. It comes with Xen; Debian's packages are libxencall1, libxenforeignmemory1 and libxenevtchn1"
+    )]
+    NoLibrary {
+        /// Its SONAME.
+        library: &'static str,
+        /// What the loader said.
+        problem: String,
+    },
+    /// A library of Xen's without a function that is needed.
+    #[error("{library} has no {symbol}: it is older than Xen 4.14, the oldest that this program works with")]
+    OldLibrary {
+        /// Its SONAME.
+        library: &'static str,
+        /// The function.
+        symbol: &'static str,
+    },
+    /// Xen refuses what every control domain may ask for, in every version of its control interface that is known here.
+    #[error(
+        "Xen {xen} takes no XEN_DOMCTL_getdomaininfo of domain 0: its control interface is of a version that this program does not know, or \
          its security policy is against it: {source}"
     )]
     OtherInterface {
-        /// The domain that was asked for.
-        domid: u32,
-        /// The release of Xen that this program was built for.
-        release: &'static str,
+        /// The hypervisor's release.
+        xen: XenVersion,
         /// What Xen said.
         #[source]
         source: std::io::Error,
+    },
+    /// A Xen that is newer than all that this program knows, and a domain's life would depend on it.
+    #[error(
+        "this host's Xen {xen} is not known to this program, which knows 4.14 to {newest}; nothing was touched: it tries all the same with --trust-xen, the save helper with XEN_REPLICATE_TRUST_XEN=1"
+    )]
+    UnknownXen {
+        /// The hypervisor's release.
+        xen: XenVersion,
+        /// The newest that is known.
+        newest: XenVersion,
     },
     /// Xen has no domain of this number.
     #[error("there is no domain {domid}")]
@@ -184,13 +210,15 @@ pub enum Error {
         /// The number.
         domid: u32,
     },
-    /// Xen, or its library, refused.
-    #[error("domain {domid}: {call} failed: {source}")]
+    /// Xen refused.
+    #[error("domain {domid}: {call} failed{}: {source}", on(*xen))]
     Hypercall {
-        /// libxenctrl's or libxenguest's function.
+        /// The operation, by its name in Xen's headers.
         call: &'static str,
         /// The domain.
         domid: u32,
+        /// The hypervisor's release, where it is known.
+        xen: Option<XenVersion>,
         /// What it said.
         #[source]
         source: std::io::Error,
@@ -271,6 +299,11 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// " on Xen 4.17"
+fn on(xen: Option<XenVersion>) -> String {
+    xen.map(|xen| format!(" on Xen {xen}")).unwrap_or_default()
 }
 
 impl Error {

@@ -15,8 +15,7 @@
 //! | [`Replicated`] | a disk whose writes reach another host | DRBD with patches, or [`crate::disk`] |
 //! | [`ComparedCard`] | the same, compared with another copy's | COLO's proxy |
 //!
-//! [`sim`] is a real guest in process memory and ships as the default backend. `xen`, behind the cargo feature of this name, is the
-//! real hypervisor.
+//! [`sim`] is a real guest in process memory, for hosts without Xen. [`xen`] is the real hypervisor.
 //!
 //! Calls are synchronous. Failures are values; a failed call leaves the domain as it was unless its documentation says otherwise.
 #![deny(unsafe_code)]
@@ -30,7 +29,6 @@ pub mod pv;
 pub mod replicated;
 pub mod sim;
 pub mod types;
-#[cfg(feature = "xen")]
 pub mod xen;
 
 pub use bitmap::DirtyBitmap;
@@ -41,7 +39,7 @@ pub use pv::{INVALID_MFN, Mfn, PvDomain};
 pub use replicated::Replicated;
 pub use types::{
     CleanMode, CpuPolicy, DirtyStats, DomainInfo, DomainKind, EmulatorHeader, GrantSeed, HvmParam, PAGE_SHIFT,
-    PAGE_SIZE, Page, PageType, ParseUuidError, Pfn, RunState, ShutdownReason, TscInfo, Uuid, ZERO_PAGE,
+    PAGE_SIZE, Page, PageType, ParseUuidError, Pfn, RunState, ShutdownReason, TscInfo, Uuid, XenVersion, ZERO_PAGE,
 };
 
 /// A domain's identity and life.

@@ -44,6 +44,21 @@ impl fmt::Display for DomainKind {
     }
 }
 
+/// A release of Xen. Its updates do not show (`XENVER_version`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct XenVersion {
+    /// 4, for the releases of this age.
+    pub major: u32,
+    /// The release.
+    pub minor: u32,
+}
+
+impl fmt::Display for XenVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
 /// Why a domain stands shut down (`SHUTDOWN_*` in Xen's `public/sched.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ShutdownReason {

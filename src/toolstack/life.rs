@@ -19,14 +19,12 @@ use super::failed;
 use super::identity::{Identity, Kind};
 use super::store::Server;
 use super::store::Session;
-#[cfg(feature = "xen")]
 use crate::hypervisor::{
     Domain, SaveDomain,
     xen::{Host, LifeHook, XenDomain},
 };
 use crate::hypervisor::{DomainInfo, Error, Result, ShutdownReason};
 use std::os::fd::AsFd;
-#[cfg(feature = "xen")]
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -70,7 +68,6 @@ pub trait Hypervisor: Send {
     fn resume(&mut self) -> Result<()>;
 }
 
-#[cfg(feature = "xen")]
 impl Hypervisor for XenDomain {
     fn info(&self) -> Result<DomainInfo> {
         Domain::info(self)
@@ -108,7 +105,6 @@ pub trait Channel: AsFd + Send {
 ///
 /// # Errors
 /// The domain, its emulator or xenstored cannot be reached.
-#[cfg(feature = "xen")]
 pub fn open(host: &Host, identity: &Identity, patience: Duration) -> Result<XenDomain> {
     let domain = host.domain(identity.domid)?;
     let server = Server::default();

@@ -21,7 +21,9 @@ impl Fake {
     fn call(&self, name: &'static str) -> Result<()> {
         match self.plan.lock().unwrap().call(format!("hypervisor {name}")) {
             None => Ok(()),
-            Some(_) => Err(Error::Hypercall { call: name, domid: DOMID, source: io::ErrorKind::Other.into() }),
+            Some(_) => {
+                Err(Error::Hypercall { call: name, domid: DOMID, xen: None, source: io::ErrorKind::Other.into() })
+            }
         }
     }
 }

@@ -32,7 +32,6 @@ pub mod netbuf;
 pub mod netlink;
 pub mod qmp;
 pub mod store;
-#[cfg(feature = "xen")]
 mod suspend_channel;
 pub mod xl;
 

@@ -84,7 +84,6 @@ pub fn program(home: &Home) -> process::Command {
     let mut command = process::Command::new(folder.join("run"));
     command.arg(match home.program {
         Program::Debians => folder.join("debian/usr/lib/xen-4.17/bin/libxl-save-helper"),
-        #[cfg(feature = "xen")]
         Program::Ours => env!("CARGO_BIN_EXE_xen-replicate-save-helper").into(),
     });
     command.env("XEN_STANDIN", home.configuration());

@@ -21,7 +21,6 @@ pub enum Program {
     /// Debian's `libxl-save-helper`.
     Debians,
     /// This project's.
-    #[cfg(feature = "xen")]
     Ours,
 }
 
@@ -69,13 +68,11 @@ impl Home {
     }
 
     /// A folder for a PV domain, with nothing in it.
-    #[cfg(feature = "xen")]
     pub fn for_pv() -> Home {
         Home { folder: tempfile::tempdir().unwrap(), pv: true, program: Program::Debians }
     }
 
     /// The same, for another helper.
-    #[cfg(feature = "xen")]
     pub fn with(self, program: Program) -> Home {
         Home { program, ..self }
     }

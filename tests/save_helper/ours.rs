@@ -1,4 +1,4 @@
-//! This project's own save helper in the place of Debian's, over Debian's libxenctrl, and each of the two with the other.
+//! This project's own save helper in the place of Debian's, over the same fake libraries, and each of the two with the other.
 
 use crate::control::Control;
 use crate::helper::{Helper, Outcome, PLAIN, REMUS};

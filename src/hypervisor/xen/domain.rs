@@ -1,8 +1,8 @@
 //! One domain: who it is, and its life.
-#![allow(unsafe_code)]
+#![forbid(unsafe_code)]
 
-use super::ffi;
-use super::handles::{Handles, hypercall};
+use super::hypercall::abi::{self, dominf};
+use super::hypercall::interface::Interface;
 use super::log_dirty::DirtyLog;
 use super::populate::Memory;
 use super::pv::PvMaps;
@@ -11,10 +11,6 @@ use crate::hypervisor::types::{DomainInfo, DomainKind, ShutdownReason, Uuid};
 use crate::hypervisor::{DeviceModel, Domain};
 use std::cell::Cell;
 use std::fmt;
-use xenctrl_sys as sys;
-
-/// The release of Xen whose libraries this is built on.
-const RELEASE: &str = "4.17";
 
 /// What the toolstack does when a domain is to suspend or to resume.
 pub type LifeHook = Box<dyn FnMut() -> Result<()> + Send>;
@@ -23,7 +19,7 @@ pub type LifeHook = Box<dyn FnMut() -> Result<()> + Send>;
 ///
 /// Dropping the handle leaves the domain as it is, log-dirty mode included.
 pub struct XenDomain {
-    pub(super) handles: Handles,
+    pub(super) interface: Interface,
     pub(super) log: DirtyLog,
     pub(super) domid: u32,
     pub(super) kind: DomainKind,
@@ -48,11 +44,10 @@ impl fmt::Debug for XenDomain {
 }
 
 impl XenDomain {
-    pub(super) fn open(domid: u32) -> Result<Self> {
-        let handles = Handles::open()?;
-        let kind = kind(&getdomaininfo(&handles, domid)?);
+    pub(super) fn open(interface: &Interface, domid: u32) -> Result<Self> {
+        let kind = kind(&interface.info(domid)?);
         Ok(XenDomain {
-            handles,
+            interface: interface.clone(),
             log: DirtyLog::default(),
             domid,
             kind,
@@ -94,8 +89,8 @@ impl XenDomain {
     }
 
     /// What Xen's domctl interface says of the domain.
-    pub(super) fn getdomaininfo(&self) -> Result<sys::xc_domaininfo_t> {
-        getdomaininfo(&self.handles, self.domid)
+    pub(super) fn getdomaininfo(&self) -> Result<abi::DomainInfo> {
+        self.interface.info(self.domid)
     }
 
     /// Has Xen send an event to a port of the domain's, which somebody here is bound to, when the domain has suspended itself.
@@ -103,10 +98,7 @@ impl XenDomain {
     /// # Errors
     /// The hypervisor's.
     pub fn subscribe_for_suspend(&self, port: u32) -> Result<()> {
-        // SAFETY: the interface is open. The rest are numbers.
-        let rc = unsafe { sys::xc_domain_subscribe_for_suspend(self.handles.xch(), self.domid, port) };
-        hypercall("xc_domain_subscribe_for_suspend", self.domid, rc)?;
-        Ok(())
+        self.interface.subscribe(self.domid, port)
     }
 
     /// Has Xen shut the domain down as if it had suspended itself: what a HVM guest without PV drivers needs, which cannot be asked.
@@ -114,19 +106,12 @@ impl XenDomain {
     /// # Errors
     /// The hypervisor's.
     pub fn suspend_from_outside(&mut self) -> Result<()> {
-        // SAFETY: the interface is open. The rest are numbers.
-        let rc = unsafe { sys::xc_domain_shutdown(self.handles.xch(), self.domid, sys::SHUTDOWN_suspend as i32) };
-        hypercall("xc_domain_shutdown", self.domid, rc)?;
-        Ok(())
+        self.interface.shut_down(self.domid, abi::shutdown::SUSPEND)
     }
 
     /// The p2m size: one more than the highest gfn, or for a PV guest than the highest pfn.
     pub(super) fn nr_gpfns(&self) -> Result<u64> {
-        let mut nr = 0;
-        // SAFETY: the interface is open, and `nr` is a place for the one value that is written.
-        let rc = unsafe { sys::xc_domain_nr_gpfns(self.handles.xch(), self.domid, &raw mut nr) };
-        hypercall("xc_domain_nr_gpfns", self.domid, rc)?;
-        Ok(nr)
+        Ok(self.interface.maximum_gpfn(self.domid)? + 1)
     }
 
     /// Refuses what only PV domains have.
@@ -146,13 +131,6 @@ impl XenDomain {
     }
 }
 
-impl Drop for XenDomain {
-    fn drop(&mut self) {
-        self.log.release(&self.handles);
-        self.pv.release(&self.handles);
-    }
-}
-
 impl Domain for XenDomain {
     /// The name is the domain's number: Xen knows no other.
     fn info(&self) -> Result<DomainInfo> {
@@ -166,7 +144,7 @@ impl Domain for XenDomain {
             nr_vcpus: info.max_vcpu_id.checked_add(1).unwrap_or(0),
             nr_pfns: self.nr_gpfns()?,
             populated: info.tot_pages,
-            paused: info.flags & sys::XEN_DOMINF_paused != 0,
+            paused: info.flags & dominf::PAUSED != 0,
             shutdown: shutdown(info.flags),
         })
     }
@@ -192,18 +170,14 @@ impl Domain for XenDomain {
         if shutdown(self.getdomaininfo()?.flags) != Some(ShutdownReason::Suspend) {
             return Err(Error::WrongState { domid: self.domid, operation: "resume", state: "not suspended" });
         }
-        // SAFETY: the interface is open. The rest are numbers.
-        let rc = unsafe { ffi::xc_domain_resume(self.handles.xch(), self.domid, 1) };
-        hypercall("xc_domain_resume", self.domid, rc)?;
-        Ok(())
+        self.cancel_suspend()?;
+        self.interface.resume(self.domid)
     }
 
     /// Xen counts pauses. This handle holds at most one of them, whoever else holds some.
     fn pause(&mut self) -> Result<()> {
         if !self.paused_here {
-            // SAFETY: the interface is open. The rest is a number.
-            let rc = unsafe { sys::xc_domain_pause(self.handles.xch(), self.domid) };
-            hypercall("xc_domain_pause", self.domid, rc)?;
+            self.interface.pause(self.domid)?;
             self.paused_here = true;
         }
         Ok(())
@@ -211,52 +185,51 @@ impl Domain for XenDomain {
 
     /// Takes back this handle's pause, or else somebody else's: a new domain is paused by whoever created it.
     fn unpause(&mut self) -> Result<()> {
-        if self.paused_here || self.getdomaininfo()?.flags & sys::XEN_DOMINF_paused != 0 {
-            // SAFETY: the interface is open. The rest is a number.
-            let rc = unsafe { sys::xc_domain_unpause(self.handles.xch(), self.domid) };
-            hypercall("xc_domain_unpause", self.domid, rc)?;
+        if self.paused_here || self.getdomaininfo()?.flags & dominf::PAUSED != 0 {
+            self.interface.unpause(self.domid)?;
             self.paused_here = false;
         }
         Ok(())
     }
 }
 
-fn getdomaininfo(handles: &Handles, domid: u32) -> Result<sys::xc_domaininfo_t> {
-    let mut info = sys::xc_domaininfo_t::default();
-    // SAFETY: the interface is open, and `info` is a place for the one structure that is asked for.
-    let rc = unsafe { sys::xc_domain_getinfolist(handles.xch(), domid, 1, &raw mut info) };
-    let count = hypercall("xc_domain_getinfolist", domid, rc).map_err(|error| other_interface(error, domid))?;
-    // Where there is no such domain, the next one is told about.
-    let found = count == 1 && u32::from(info.domain) == domid && info.flags & sys::XEN_DOMINF_dying == 0;
-    if found { Ok(info) } else { Err(Error::NoSuchDomain { domid }) }
-}
-
-/// A Xen answers a request of another version of its interface (`XEN_SYSCTL_INTERFACE_VERSION`, `XEN_DOMCTL_INTERFACE_VERSION`) with
-/// EACCES. This is the first such request that is made of it.
-fn other_interface(error: Error, domid: u32) -> Error {
-    match error {
-        Error::Hypercall { source, .. } if source.raw_os_error() == Some(libc::EACCES) => {
-            Error::OtherInterface { domid, release: RELEASE, source }
+impl XenDomain {
+    /// Puts 1, "cancelled", where the guest will look for what its suspend hypercall returned: in its first vCPU's accumulator.
+    fn cancel_suspend(&self) -> Result<()> {
+        // A HVM guest without PV drivers has made no hypercall.
+        let hvm = self.kind == DomainKind::Hvm;
+        if hvm && self.interface.hvm_param(self.domid, abi::HVM_PARAM_CALLBACK_IRQ)? == 0 {
+            return Ok(());
         }
-        error => error,
+        let is_64 = hvm || self.interface.address_size(self.domid)? == u64::BITS;
+        let mut context = self.interface.vcpu_context(self.domid, 0)?;
+        cancel(&mut context, is_64);
+        self.interface.set_vcpu_context(self.domid, 0, &context)
     }
 }
 
-const fn kind(info: &sys::xc_domaininfo_t) -> DomainKind {
-    if info.flags & sys::XEN_DOMINF_hvm_guest != 0 { DomainKind::Hvm } else { DomainKind::Pv }
+/// Sets the lower half of the accumulator in a vCPU's context to 1, and leaves the upper half as it is.
+fn cancel(context: &mut [u8], is_64: bool) {
+    for (place, octet) in context.iter_mut().skip(abi::eax_offset(is_64)).zip(1u32.to_le_bytes()) {
+        *place = octet;
+    }
+}
+
+const fn kind(info: &abi::DomainInfo) -> DomainKind {
+    if info.flags & dominf::HVM_GUEST != 0 { DomainKind::Hvm } else { DomainKind::Pv }
 }
 
 /// The reason in a domain's flags. A reason that has no name is that of a guest gone wrong.
 const fn shutdown(flags: u32) -> Option<ShutdownReason> {
-    if flags & sys::XEN_DOMINF_shutdown == 0 {
+    if flags & dominf::SHUTDOWN == 0 {
         return None;
     }
-    Some(match (flags >> sys::XEN_DOMINF_shutdownshift) & sys::XEN_DOMINF_shutdownmask {
-        sys::SHUTDOWN_poweroff => ShutdownReason::Poweroff,
-        sys::SHUTDOWN_reboot => ShutdownReason::Reboot,
-        sys::SHUTDOWN_suspend => ShutdownReason::Suspend,
-        sys::SHUTDOWN_watchdog => ShutdownReason::Watchdog,
-        sys::SHUTDOWN_soft_reset => ShutdownReason::SoftReset,
+    Some(match (flags >> dominf::SHUTDOWN_SHIFT) & dominf::SHUTDOWN_MASK {
+        abi::shutdown::POWEROFF => ShutdownReason::Poweroff,
+        abi::shutdown::REBOOT => ShutdownReason::Reboot,
+        abi::shutdown::SUSPEND => ShutdownReason::Suspend,
+        abi::shutdown::WATCHDOG => ShutdownReason::Watchdog,
+        abi::shutdown::SOFT_RESET => ShutdownReason::SoftReset,
         _ => ShutdownReason::Crash,
     })
 }
@@ -267,36 +240,31 @@ mod tests {
 
     #[test]
     fn shutdown_reasons_are_told_only_of_domains_that_are_shut_down() {
-        let suspended = sys::XEN_DOMINF_shutdown | 2 << 16;
+        let suspended = dominf::SHUTDOWN | 2 << 16;
         assert_eq!(shutdown(suspended), Some(ShutdownReason::Suspend));
-        assert_eq!(shutdown(suspended | sys::XEN_DOMINF_paused | sys::XEN_DOMINF_hvm_guest), shutdown(suspended));
+        assert_eq!(shutdown(suspended | dominf::PAUSED | dominf::HVM_GUEST), shutdown(suspended));
         // A running domain has the code 255.
         assert_eq!(shutdown(255 << 16), None);
         assert_eq!(shutdown(2 << 16), None);
-        assert_eq!(shutdown(sys::XEN_DOMINF_shutdown), Some(ShutdownReason::Poweroff));
-        assert_eq!(shutdown(sys::XEN_DOMINF_shutdown | 77 << 16), Some(ShutdownReason::Crash));
+        assert_eq!(shutdown(dominf::SHUTDOWN), Some(ShutdownReason::Poweroff));
+        assert_eq!(shutdown(dominf::SHUTDOWN | 77 << 16), Some(ShutdownReason::Crash));
     }
 
     #[test]
-    fn a_xen_of_another_version_is_told_of() {
-        let refused = |errno| {
-            let source = std::io::Error::from_raw_os_error(errno);
-            other_interface(Error::Hypercall { call: "xc_domain_getinfolist", domid: 7, source }, 7)
-        };
-        let error = refused(libc::EACCES);
-        assert!(matches!(error, Error::OtherInterface { domid: 7, .. }), "{error:?}");
-        assert!(error.to_string().contains("another version") && error.to_string().contains(RELEASE), "{error}");
-        let other = refused(libc::EPERM);
-        assert!(
-            matches!(other, Error::Hypercall { .. }) && other.to_string().contains("xc_domain_getinfolist"),
-            "{other}"
-        );
+    fn a_cancelled_suspend_returns_one_in_the_lower_half_of_the_accumulator() {
+        // Offsets of the two widths' registers, as the stream's decoder has them.
+        for (is_64, offset) in [(true, 520 + 80), (false, 516 + 24)] {
+            let mut context = vec![0xaa; crate::decode::pv_words::CONTEXT_64];
+            cancel(&mut context, is_64);
+            assert_eq!(context[offset..offset + 4], [1, 0, 0, 0]);
+            assert!(context.iter().enumerate().all(|(at, &octet)| octet == 0xaa || (offset..offset + 4).contains(&at)));
+        }
     }
 
     #[test]
     fn the_kind_is_one_flag() {
-        let info = |flags| sys::xc_domaininfo_t { flags, ..Default::default() };
-        assert_eq!(kind(&info(sys::XEN_DOMINF_hvm_guest | sys::XEN_DOMINF_hap)), DomainKind::Hvm);
-        assert_eq!(kind(&info(sys::XEN_DOMINF_running)), DomainKind::Pv);
+        let info = |flags| abi::DomainInfo { flags, ..Default::default() };
+        assert_eq!(kind(&info(dominf::HVM_GUEST | dominf::HAP)), DomainKind::Hvm);
+        assert_eq!(kind(&info(dominf::RUNNING)), DomainKind::Pv);
     }
 }

@@ -1,45 +1,99 @@
 //! Access to the hypervisor of this host.
-#![allow(unsafe_code)]
+#![forbid(unsafe_code)]
 
 use super::domain::XenDomain;
-use super::handles::Handles;
+use super::hypercall::interface::Interface;
+use super::hypercall::quirks::{NEWEST, Quirks};
 use crate::hypervisor::error::{Error, Result};
-use std::io;
-use xenctrl_sys as sys;
+use crate::hypervisor::types::XenVersion;
+
+/// What is to be done with domains of a hypervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Their state is read: a save, or a look.
+    Reading,
+    /// A domain's life depends on what is written: a restore, a protection. `trusted`: the operator takes the responsibility for a
+    /// hypervisor that is newer than all that is known here.
+    Writing {
+        /// As the operator says.
+        trusted: bool,
+    },
+}
 
 /// Access to the hypervisor of this host.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Host {
-    handles: Handles,
+    interface: Interface,
 }
 
 impl Host {
-    /// Opens libxenctrl's interface.
+    /// Opens Xen's libraries and finds out which Xen this is.
     ///
     /// # Errors
-    /// [`Error::NoHypervisor`] where there is no Xen, in a guest, and without privilege.
+    /// [`Error::NoHypervisor`] where there is no Xen, in a guest, and without privilege; [`Error::NoLibrary`] and [`Error::OldLibrary`]
+    /// where Xen's libraries are not of use; [`Error::OtherInterface`] where this Xen takes none of the requests that are known.
     pub fn open() -> Result<Self> {
-        Ok(Host { handles: Handles::open()? })
+        Ok(Host { interface: Interface::open()? })
     }
 
     /// Xen's version, major and minor, for the domain header of a stream (`XENVER_version`).
-    ///
-    /// # Errors
-    /// The hypervisor's.
-    pub fn version(&self) -> Result<(u32, u32)> {
-        // SAFETY: the interface is open for as long as `self` lives, and this sub-operation has no argument, so null is what
-        // xenctrl.h asks for.
-        let version = unsafe { sys::xc_version(self.handles.xch(), sys::XENVER_version as i32, std::ptr::null_mut()) };
-        let version = u32::try_from(version)
-            .map_err(|_| Error::Os { operation: "asking Xen for its version", source: io::Error::last_os_error() })?;
-        Ok((version >> 16, version & 0xffff))
+    pub const fn version(&self) -> (u32, u32) {
+        let XenVersion { major, minor } = self.interface.version();
+        (major, minor)
     }
 
-    /// A handle on one domain, with an interface of its own: it may go to another thread.
+    /// What differs in this Xen from others.
+    pub fn quirks(&self) -> Quirks {
+        self.interface.quirks()
+    }
+
+    /// Refuses what must not be tried on a hypervisor that nobody knows yet, and warns of what may be. To be called before anything is
+    /// touched.
+    ///
+    /// # Errors
+    /// [`Error::UnknownXen`].
+    pub fn admit(&self, what: Use) -> Result<()> {
+        admit(self.interface.version(), self.interface.domctl_version(), what)
+    }
+
+    /// A handle on one domain. It may go to another thread.
     ///
     /// # Errors
     /// [`Error::NoSuchDomain`], or the hypervisor's.
     pub fn domain(&self, domid: u32) -> Result<XenDomain> {
-        XenDomain::open(domid)
+        XenDomain::open(&self.interface, domid)
+    }
+}
+
+fn admit(xen: XenVersion, domctl: u32, what: Use) -> Result<()> {
+    if !Quirks::of(xen, domctl).unknown {
+        return Ok(());
+    }
+    match what {
+        Use::Writing { trusted: false } => Err(Error::UnknownXen { xen, newest: NEWEST }),
+        _ => {
+            log::warn!(
+                "this host's Xen {xen} (domctl {domctl:#x}) is not known to this program, which knows 4.14 to {NEWEST}"
+            );
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_xen_is_read_from_and_not_written_to_unless_it_is_trusted() {
+        let newer = XenVersion { minor: NEWEST.minor + 1, ..NEWEST };
+        let (trusted, untrusted) = (Use::Writing { trusted: true }, Use::Writing { trusted: false });
+        assert!(admit(newer, 0x19, Use::Reading).is_ok() && admit(newer, 0x19, trusted).is_ok());
+        let error = admit(newer, 0x19, untrusted).unwrap_err();
+        assert!(matches!(error, Error::UnknownXen { xen, .. } if xen == newer), "{error:?}");
+        assert!(error.to_string().contains("--trust-xen") && error.to_string().contains("4.23"), "{error}");
+        // A release that is known, with an interface that it is not known to have.
+        assert!(admit(NEWEST, 0x19, untrusted).is_err());
+        assert!(admit(NEWEST, 0x18, untrusted).is_ok());
     }
 }

@@ -15,63 +15,49 @@
 #![allow(unsafe_code)]
 
 use super::domain::XenDomain;
-use super::handles::Handles;
+use super::hypercall::foreign::Frames;
 use crate::hypervisor::error::{Error, Result};
 use crate::hypervisor::types::{PAGE_SIZE, Page, Pfn};
 use crate::hypervisor::{PageBatch, PageBatchMut};
 use crate::stream::libxc::BATCH;
 use std::io;
+use std::marker::PhantomData;
 use std::ptr::NonNull;
-use xenforeignmemory_sys as foreign;
 
 /// The most pages of one mapping: a few batches of the stream.
 pub const MAX_BATCH: usize = 4 * BATCH;
-
-// mmap(2)'s, for Linux on x86.
-const PROT_READ: i32 = 1;
-const PROT_WRITE: i32 = 2;
 
 /// Errors by which Xen says that there is no page behind a frame: EINVAL and ENOENT.
 const NO_PAGE: [i32; 2] = [22, 2];
 
 /// Frames of a domain in a row of our address space, for as long as this value lives.
 #[derive(Debug)]
-struct Mapping<'h> {
-    handles: &'h Handles,
-    /// Dangling where there are no pages.
-    base: NonNull<u8>,
+struct Mapping {
+    /// `None` where there are no pages.
+    frames: Option<Frames>,
     pages: usize,
 }
 
-impl<'h> Mapping<'h> {
+impl Mapping {
     /// Maps all of the frames or none.
-    fn new(handles: &'h Handles, domid: u32, gfns: &[u64], prot: i32) -> Result<Self> {
-        let pages = gfns.len();
+    fn new(domain: &XenDomain, gfns: &[u64], writable: bool) -> Result<Self> {
+        let (domid, pages) = (domain.domid, gfns.len());
         if pages > MAX_BATCH {
             return Err(Error::BatchTooLong { pages, limit: MAX_BATCH });
         }
-        let Some(&first) = gfns.first() else {
-            return Ok(Mapping { handles, base: NonNull::dangling(), pages });
-        };
+        if gfns.is_empty() {
+            return Ok(Mapping { frames: None, pages });
+        }
         let mut errors = [0; MAX_BATCH];
-        // SAFETY: the handle is open, and there are `pages` frames to be read and room for as many errors, checked above.
-        let base = unsafe {
-            foreign::xenforeignmemory_map(handles.fmem(), domid, prot, pages, gfns.as_ptr(), errors.as_mut_ptr())
-        };
+        let Some(errors) = errors.get_mut(..pages) else { return Err(Error::BatchTooLong { pages, limit: MAX_BATCH }) };
+        let frames = Frames::map(&domain.interface, domid, gfns, writable, Some(errors))?;
         let failed = |gfn, errno: i32| match errno.saturating_abs() {
             errno if NO_PAGE.contains(&errno) => Error::NotPopulated { pfn: gfn },
             errno => Error::Map { domid, gfn, source: io::Error::from_raw_os_error(errno) },
         };
-        let base = NonNull::new(base.cast()).ok_or_else(|| Error::Map {
-            domid,
-            gfn: first,
-            source: io::Error::last_os_error(),
-        })?;
-        // From here on it is unmapped on every way out.
-        let mapping = Mapping { handles, base, pages };
-        match gfns.iter().zip(&errors).find(|&(_, &error)| error != 0) {
+        match gfns.iter().zip(&*errors).find(|&(_, &error)| error != 0) {
             Some((&gfn, &error)) => Err(failed(gfn, error)),
-            None => Ok(mapping),
+            None => Ok(Mapping { frames: Some(frames), pages }),
         }
     }
 
@@ -91,34 +77,24 @@ impl<'h> Mapping<'h> {
     }
 
     fn page_pointer(&self, index: usize) -> Option<NonNull<Page>> {
-        if index >= self.pages {
-            return None;
-        }
-        // SAFETY: the mapping has `pages` pages from `base` on, and `index` is below that.
-        Some(unsafe { self.base.cast::<Page>().add(index) })
-    }
-}
-
-impl Drop for Mapping<'_> {
-    fn drop(&mut self) {
-        if self.pages > 0 {
-            // SAFETY: the handle is open, and this is the whole of a mapping that it made. No reference into it is left, for they
-            // all borrow from `self`. If it fails, address space is lost and nothing else.
-            unsafe { foreign::xenforeignmemory_unmap(self.handles.fmem(), self.base.as_ptr().cast(), self.pages) };
-        }
+        let frames = self.frames.as_ref().filter(|frames| index < frames.pages())?;
+        // SAFETY: the mapping has so many pages from its base on, and `index` is below that.
+        Some(unsafe { frames.base().cast::<Page>().add(index) })
     }
 }
 
 /// A batch of pages mapped for reading, in one run.
 #[derive(Debug)]
 pub struct XenPages<'a> {
-    mapping: Mapping<'a>,
+    mapping: Mapping,
+    /// The domain, so that it has no other mapping of a kind that this one excludes.
+    domain: PhantomData<&'a XenDomain>,
 }
 
 impl<'a> XenPages<'a> {
     /// Maps frames of a domain for reading.
     pub(super) fn new(domain: &'a XenDomain, gfns: &[Pfn]) -> Result<Self> {
-        Mapping::new(&domain.handles, domain.domid, gfns, PROT_READ).map(|mapping| XenPages { mapping })
+        Mapping::new(domain, gfns, false).map(|mapping| XenPages { mapping, domain: PhantomData })
     }
 }
 
@@ -139,13 +115,15 @@ impl PageBatch for XenPages<'_> {
 /// A batch of pages mapped for writing, in one run. A frame that is in it twice is there at two addresses.
 #[derive(Debug)]
 pub struct XenPagesMut<'a> {
-    mapping: Mapping<'a>,
+    mapping: Mapping,
+    /// The domain, so that it has no other mapping of a kind that this one excludes.
+    domain: PhantomData<&'a mut XenDomain>,
 }
 
 impl<'a> XenPagesMut<'a> {
     /// Maps frames of a domain for reading and writing.
     pub(super) fn new(domain: &'a mut XenDomain, gfns: &[Pfn]) -> Result<Self> {
-        Mapping::new(&domain.handles, domain.domid, gfns, PROT_READ | PROT_WRITE).map(|mapping| XenPagesMut { mapping })
+        Mapping::new(domain, gfns, true).map(|mapping| XenPagesMut { mapping, domain: PhantomData })
     }
 }
 

@@ -1,15 +1,15 @@
 //! CPU policies between Xen's structures and the octets of their records.
 #![forbid(unsafe_code)]
 
+use super::hypercall::abi::{CpuidLeaf, MsrEntry};
 use crate::hypervisor::error::{Error, Result};
 use crate::stream::libxc::{CpuidPolicy, MsrPolicy};
-use xenctrl_sys::{xen_cpuid_leaf_t, xen_msr_entry_t};
 
 /// The leaves in the body of X86_CPUID_POLICY.
 ///
 /// # Errors
 /// [`Error::CpuPolicyLength`] for a body that ends within a leaf.
-pub(super) fn parse_leaves(octets: &[u8]) -> Result<Vec<xen_cpuid_leaf_t>> {
+pub(super) fn parse_leaves(octets: &[u8]) -> Result<Vec<CpuidLeaf>> {
     let (leaves, rest) = octets.as_chunks::<{ CpuidPolicy::LEAF }>();
     if !rest.is_empty() {
         return Err(Error::CpuPolicyLength { part: "CPUID", length: octets.len(), entry: CpuidPolicy::LEAF });
@@ -18,7 +18,7 @@ pub(super) fn parse_leaves(octets: &[u8]) -> Result<Vec<xen_cpuid_leaf_t>> {
         |leaf: &[u8; CpuidPolicy::LEAF], index| leaf.as_chunks().0.get(index).copied().map_or(0, u32::from_le_bytes);
     Ok(leaves
         .iter()
-        .map(|leaf| xen_cpuid_leaf_t {
+        .map(|leaf| CpuidLeaf {
             leaf: word(leaf, 0),
             subleaf: word(leaf, 1),
             a: word(leaf, 2),
@@ -30,7 +30,7 @@ pub(super) fn parse_leaves(octets: &[u8]) -> Result<Vec<xen_cpuid_leaf_t>> {
 }
 
 /// The body of X86_CPUID_POLICY.
-pub(super) fn emit_leaves(leaves: &[xen_cpuid_leaf_t]) -> Vec<u8> {
+pub(super) fn emit_leaves(leaves: &[CpuidLeaf]) -> Vec<u8> {
     let words = leaves.iter().flat_map(|leaf| [leaf.leaf, leaf.subleaf, leaf.a, leaf.b, leaf.c, leaf.d]);
     words.flat_map(u32::to_le_bytes).collect()
 }
@@ -39,7 +39,7 @@ pub(super) fn emit_leaves(leaves: &[xen_cpuid_leaf_t]) -> Vec<u8> {
 ///
 /// # Errors
 /// [`Error::CpuPolicyLength`] for a body that ends within an entry.
-pub(super) fn parse_msrs(octets: &[u8]) -> Result<Vec<xen_msr_entry_t>> {
+pub(super) fn parse_msrs(octets: &[u8]) -> Result<Vec<MsrEntry>> {
     let (entries, rest) = octets.as_chunks::<{ MsrPolicy::ENTRY }>();
     if !rest.is_empty() {
         return Err(Error::CpuPolicyLength { part: "MSR", length: octets.len(), entry: MsrPolicy::ENTRY });
@@ -49,15 +49,14 @@ pub(super) fn parse_msrs(octets: &[u8]) -> Result<Vec<xen_msr_entry_t>> {
         .map(|&entry| {
             // The four words of an entry, lowest first.
             let octets = u128::from_le_bytes(entry);
-            xen_msr_entry_t { idx: octets as u32, flags: (octets >> 32) as u32, val: (octets >> 64) as u64 }
+            MsrEntry { idx: octets as u32, flags: (octets >> 32) as u32, val: (octets >> 64) as u64 }
         })
         .collect())
 }
 
 /// The body of X86_MSR_POLICY.
-pub(super) fn emit_msrs(entries: &[xen_msr_entry_t]) -> Vec<u8> {
-    let octets =
-        |entry: &xen_msr_entry_t| u128::from(entry.idx) | u128::from(entry.flags) << 32 | u128::from(entry.val) << 64;
+pub(super) fn emit_msrs(entries: &[MsrEntry]) -> Vec<u8> {
+    let octets = |entry: &MsrEntry| u128::from(entry.idx) | u128::from(entry.flags) << 32 | u128::from(entry.val) << 64;
     entries.iter().flat_map(|entry| octets(entry).to_le_bytes()).collect()
 }
 
@@ -82,10 +81,7 @@ mod tests {
         );
         assert_eq!(emit_msrs(&entries), octets);
 
-        assert_eq!(
-            (size_of::<xen_cpuid_leaf_t>(), size_of::<xen_msr_entry_t>()),
-            (CpuidPolicy::LEAF, MsrPolicy::ENTRY)
-        );
+        assert_eq!((size_of::<CpuidLeaf>(), size_of::<MsrEntry>()), (CpuidPolicy::LEAF, MsrPolicy::ENTRY));
     }
 
     #[test]

@@ -1,17 +1,16 @@
 //! What a restorer does to a domain.
-#![allow(unsafe_code)]
+#![forbid(unsafe_code)]
 
 use super::domain::XenDomain;
-use super::ffi;
-use super::handles::hypercall;
+use super::hypercall::abi;
+use super::hypercall::domain::PolicyRefused;
 use super::mapping::XenPagesMut;
 use super::policy::{parse_leaves, parse_msrs};
 use super::populate::{PFN_LIMIT, Piece, SUPERPAGE_ORDER, next_piece};
 use crate::hypervisor::error::{Error, Result};
-use crate::hypervisor::types::{CpuPolicy, DomainKind, GrantSeed, HvmParam, PageType, Pfn, TscInfo};
+use crate::hypervisor::types::{CpuPolicy, GrantSeed, HvmParam, PageType, Pfn, TscInfo};
 use crate::hypervisor::{RestoreDomain, SaveDomain};
 use std::io;
-use xenctrl_sys as sys;
 
 impl RestoreDomain for XenDomain {
     type PagesMut<'a> = XenPagesMut<'a>;
@@ -34,58 +33,29 @@ impl RestoreDomain for XenDomain {
     }
 
     fn set_cpu_policy(&mut self, policy: &CpuPolicy) -> Result<()> {
-        let mut leaves = parse_leaves(&policy.cpuid)?;
-        let mut msrs = parse_msrs(&policy.msrs)?;
-        if leaves.is_empty() && msrs.is_empty() {
-            return Ok(());
-        }
-        let count = |part, length: usize, octets: usize, entry| {
-            u32::try_from(length).map_err(|_| Error::CpuPolicyLength { part, length: octets, entry })
-        };
-        let nr_leaves = count("CPUID", leaves.len(), policy.cpuid.len(), size_of::<sys::xen_cpuid_leaf_t>())?;
-        let nr_msrs = count("MSR", msrs.len(), policy.msrs.len(), size_of::<sys::xen_msr_entry_t>())?;
-        let (mut leaf, mut subleaf, mut msr) = (u32::MAX, u32::MAX, u32::MAX);
-        // SAFETY: the interface is open, the two vectors have the lengths that are said (null stands for an empty one), and the
-        // last three are places for a number each.
-        let rc = unsafe {
-            ffi::xc_set_domain_cpu_policy(
-                self.handles.xch(),
-                self.domid,
-                nr_leaves,
-                pointer(&mut leaves),
-                nr_msrs,
-                pointer(&mut msrs),
-                &raw mut leaf,
-                &raw mut subleaf,
-                &raw mut msr,
-            )
-        };
-        if rc == 0 {
-            return Ok(());
-        }
-        Err(Error::CpuPolicyRefused { domid: self.domid, leaf, subleaf, msr, source: io::Error::last_os_error() })
+        let (leaves, msrs) = (parse_leaves(&policy.cpuid)?, parse_msrs(&policy.msrs)?);
+        let domid = self.domid;
+        self.interface.set_cpu_policy(domid, &leaves, &msrs)?.map_err(|refused| {
+            let PolicyRefused { leaf, subleaf, msr, source } = refused;
+            Error::CpuPolicyRefused { domid, leaf, subleaf, msr, source }
+        })
     }
 
     fn set_tsc_info(&mut self, tsc: TscInfo) -> Result<()> {
         let TscInfo { mode, khz, nsec, incarnation, .. } = tsc;
-        // SAFETY: the interface is open. The rest are numbers.
-        let rc = unsafe { sys::xc_domain_set_tsc_info(self.handles.xch(), self.domid, mode, nsec, khz, incarnation) };
-        hypercall("xc_domain_set_tsc_info", self.domid, rc)?;
-        Ok(())
+        let tsc = abi::TscInfo { tsc_mode: mode, gtsc_khz: khz, incarnation, pad: 0, elapsed_nsec: nsec };
+        self.interface.set_tsc_info(self.domid, tsc)
     }
 
     fn set_hvm_param(&mut self, param: HvmParam) -> Result<()> {
         let HvmParam { index, value } = param;
         let Ok(number) = u32::try_from(index) else { return Err(Error::HvmParam { index, value }) };
-        // SAFETY: the interface is open. The rest are numbers.
-        let rc = unsafe { sys::xc_hvm_param_set(self.handles.xch(), self.domid, number, value) };
-        match hypercall("xc_hvm_param_set", self.domid, rc) {
-            Ok(_) => Ok(()),
-            Err(Error::Hypercall { source, .. }) if source.kind() == io::ErrorKind::InvalidInput => {
-                Err(Error::HvmParam { index, value })
+        self.interface.set_hvm_param(self.domid, number, value).map_err(|error| match error {
+            Error::Hypercall { source, .. } if source.kind() == io::ErrorKind::InvalidInput => {
+                Error::HvmParam { index, value }
             }
-            Err(error) => Err(error),
-        }
+            error => error,
+        })
     }
 
     /// Xen loads entry by entry and stops at the first that it refuses; what it has loaded by then is put back.
@@ -93,28 +63,15 @@ impl RestoreDomain for XenDomain {
         self.must_be_translated("a HVM context")?;
         let mut before = Vec::new();
         let kept = self.hvm_context(&mut before).is_ok();
-        let Err(error) = self.load_context(blob) else { return Ok(()) };
-        if !kept || self.load_context(&before).is_err() {
+        let Err(error) = self.interface.set_hvm_context(self.domid, blob) else { return Ok(()) };
+        if !kept || self.interface.set_hvm_context(self.domid, &before).is_err() {
             log::error!("domain {}: the HVM context that it had could not be put back", self.domid);
         }
         Err(error)
     }
 
     fn seed_grant_table(&mut self, seed: GrantSeed) -> Result<()> {
-        // SAFETY: the interface is open. The rest are numbers.
-        let rc = unsafe {
-            ffi::xc_dom_gnttab_seed(
-                self.handles.xch(),
-                self.domid,
-                self.kind == DomainKind::Hvm,
-                seed.console_gfn,
-                seed.xenstore_gfn,
-                seed.console_domid,
-                seed.xenstore_domid,
-            )
-        };
-        hypercall("xc_dom_gnttab_seed", self.domid, rc)?;
-        Ok(())
+        self.interface.seed_grants(self.domid, seed)
     }
 }
 
@@ -186,37 +143,6 @@ impl XenDomain {
     /// Has Xen give the guest memory, and gives the number of extents that it could. Their gfns stay as they are: only for a PV
     /// guest does Xen write frames over the pfns.
     pub(super) fn populate_physmap(&self, gfns: &mut [u64], order: u32) -> Result<usize> {
-        // SAFETY: the interface is open, and there are as many extents as is said.
-        let done = unsafe {
-            sys::xc_domain_populate_physmap(
-                self.handles.xch(),
-                self.domid,
-                gfns.len() as u64,
-                order,
-                0,
-                gfns.as_mut_ptr(),
-            )
-        };
-        Ok(hypercall("xc_domain_populate_physmap", self.domid, done)? as usize)
+        self.interface.populate_physmap(self.domid, gfns, order)
     }
-
-    fn load_context(&self, blob: &[u8]) -> Result<()> {
-        let refused = io::ErrorKind::FileTooLarge;
-        let size = u32::try_from(blob.len()).map_err(|_| Error::Hypercall {
-            call: "xc_domain_hvm_setcontext",
-            domid: self.domid,
-            source: refused.into(),
-        })?;
-        // SAFETY: the interface is open, and `blob` has the length that is said. It is only copied from, although C's prototype has
-        // no const.
-        let rc =
-            unsafe { sys::xc_domain_hvm_setcontext(self.handles.xch(), self.domid, blob.as_ptr().cast_mut(), size) };
-        hypercall("xc_domain_hvm_setcontext", self.domid, rc)?;
-        Ok(())
-    }
-}
-
-/// A C array: null where there is nothing in it.
-const fn pointer<T>(entries: &mut [T]) -> *mut T {
-    if entries.is_empty() { std::ptr::null_mut() } else { entries.as_mut_ptr() }
 }

@@ -1,19 +1,25 @@
 //! An event channel to a domain.
 #![allow(unsafe_code)]
 
+use super::library::{Events, Handle};
 use super::messages;
 use crate::hypervisor::error::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::ptr::NonNull;
-use xenevtchn_sys as sys;
 
 /// Bound to a port that a domain has opened for us; unbound when it is dropped.
-#[derive(Debug)]
 pub struct EventChannel {
-    handle: NonNull<sys::xenevtchn_handle>,
-    port: sys::evtchn_port_t,
+    library: &'static Events,
+    handle: Handle,
+    port: u32,
+}
+
+impl fmt::Debug for EventChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventChannel").field("port", &self.port).finish_non_exhaustive()
+    }
 }
 
 // SAFETY: the handle is a descriptor, which is not tied to a thread, and without `Sync` only one thread at a time has it.
@@ -23,20 +29,23 @@ impl EventChannel {
     /// Binds a port of ours to one of a domain. Xen has ours pending at once.
     ///
     /// # Errors
-    /// The system's, for a port that the domain has not opened to this one among other things.
+    /// The system's, for a port that the domain has not opened to this one among other things; [`Error::NoLibrary`].
     pub fn bind(domid: u32, remote: u32) -> Result<Self> {
+        let library = Events::get()?;
         let failed = |operation| Error::Os { operation, source: io::Error::last_os_error() };
         // SAFETY: the logger is valid for as long as the program runs. 0 is no flag.
-        let handle = unsafe { sys::xenevtchn_open(messages::logger().cast(), 0) };
-        let handle = NonNull::new(handle).ok_or_else(|| failed("opening the event channels"))?;
+        let handle = unsafe { (library.open_handle)(messages::logger(), 0) };
+        if handle.is_null() {
+            return Err(failed("opening the event channels"));
+        }
         // SAFETY: the handle is open. The rest are numbers.
-        let port = unsafe { sys::xenevtchn_bind_interdomain(handle.as_ptr(), domid, remote) };
-        match sys::evtchn_port_t::try_from(port) {
-            Ok(port) => Ok(EventChannel { handle, port }),
+        let port = unsafe { (library.bind_interdomain)(handle, domid, remote) };
+        match u32::try_from(port) {
+            Ok(port) => Ok(EventChannel { library, handle, port }),
             Err(_) => {
                 let error = failed("binding to an event channel of the domain");
                 // SAFETY: the handle was just opened, and is given to nobody else.
-                unsafe { sys::xenevtchn_close(handle.as_ptr()) };
+                unsafe { (library.close)(handle) };
                 Err(error)
             }
         }
@@ -48,7 +57,7 @@ impl EventChannel {
     /// The system's.
     pub fn notify(&self) -> Result<()> {
         // SAFETY: the handle is open.
-        match unsafe { sys::xenevtchn_notify(self.handle.as_ptr(), self.port) } {
+        match unsafe { (self.library.notify)(self.handle, self.port) } {
             0.. => Ok(()),
             _ => Err(Error::Os { operation: "sending an event", source: io::Error::last_os_error() }),
         }
@@ -66,10 +75,10 @@ impl EventChannel {
             return Ok(false);
         }
         // SAFETY: the handle is open.
-        let port = unsafe { sys::xenevtchn_pending(self.handle.as_ptr()) };
-        let port = sys::evtchn_port_t::try_from(port).map_err(|_| failed(io::Error::last_os_error()))?;
+        let port = unsafe { (self.library.pending)(self.handle) };
+        let port = u32::try_from(port).map_err(|_| failed(io::Error::last_os_error()))?;
         // SAFETY: the handle is open, and the port is one of it.
-        match unsafe { sys::xenevtchn_unmask(self.handle.as_ptr(), port) } {
+        match unsafe { (self.library.unmask)(self.handle, port) } {
             0.. => Ok(port == self.port),
             _ => Err(failed(io::Error::last_os_error())),
         }
@@ -80,13 +89,13 @@ impl AsFd for EventChannel {
     /// Readable when an event has come.
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the handle, and with it its descriptor, is open for as long as `self` lives.
-        unsafe { BorrowedFd::borrow_raw(sys::xenevtchn_fd(self.handle.as_ptr())) }
+        unsafe { BorrowedFd::borrow_raw((self.library.fd)(self.handle)) }
     }
 }
 
 impl Drop for EventChannel {
     fn drop(&mut self) {
         // SAFETY: the handle is open, and nobody has it any more. The kernel unbinds its ports with it.
-        unsafe { sys::xenevtchn_close(self.handle.as_ptr()) };
+        unsafe { (self.library.close)(self.handle) };
     }
 }

@@ -1,0 +1,102 @@
+//! What differs from one Xen to another as far as this program can see it, each with its source in xen.git.
+//!
+//! | since | what | source |
+//! |---|---|---|
+//! | each release | the version of the domctl interface | `XEN_DOMCTL_INTERFACE_VERSION` of `xen/include/public/domctl.h` |
+//! | 4.16 | [`DomainInfo`](super::abi::DomainInfo) has 112 bytes instead of 104; what is read of it lies at the same offsets | the same header |
+//! | 4.18.5, 4.19.2, 4.20.1, 4.21 | a LAPIC entry of the HVM context has 32 bytes (`pending_esr`) instead of 24; a longer one than its own is refused by every Xen | `struct hvm_hw_lapic` of `hvm/save.h` |
+//! | 4.19.5, 4.20.3, 4.21.1, 4.22 | pages that are added to a translated guest's p2m are in its dirty log | commit 98fccdf0ac, `docs/features/migration.pandoc` |
+//! | 4.21 | a restored console page begins with `connection = XENCONSOLE_DISCONNECTED` instead of zeros | `tools/libs/guest/xg_sr_restore_x86_hvm.c` |
+//! | 4.21 | a domctl of version 0 is taken of operations that are declared stable; this program uses none of them | `xen/common/domctl.c` |
+//!
+//! `XENVER_version` tells the release and not its update: where a fix came with an update, a release with older ones counts as without.
+#![forbid(unsafe_code)]
+
+use crate::hypervisor::types::XenVersion;
+
+/// The version of Xen 4.14's domctls, the oldest that is known.
+pub const OLDEST_DOMCTL: u32 = 0x12;
+
+/// Each release, with the version of its domctls.
+const RELEASES: [(XenVersion, u32); 9] = [
+    (xen(14), 0x12),
+    (xen(15), 0x13),
+    (xen(16), 0x14),
+    (xen(17), 0x15),
+    (xen(18), 0x16),
+    (xen(19), 0x17),
+    (xen(20), 0x17),
+    (xen(21), 0x17),
+    (xen(22), 0x18),
+];
+
+const fn xen(minor: u32) -> XenVersion {
+    XenVersion { major: 4, minor }
+}
+
+/// The newest release that this program knows.
+pub const NEWEST: XenVersion = xen(22);
+
+/// The version of a release's domctls, where it is known.
+pub fn domctl_of(version: XenVersion) -> Option<u32> {
+    RELEASES.iter().find(|(release, _)| *release == version).map(|&(_, domctl)| domctl)
+}
+
+/// What a Xen is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quirks {
+    /// Bytes of a LAPIC entry in its HVM contexts. `None`: that depends on the update.
+    pub lapic: Option<u32>,
+    /// Whether its dirty log has the pages that are added to a translated guest's p2m in every update.
+    pub logs_p2m_additions: bool,
+    /// Whether its own restorer begins a console page with the word for "disconnected".
+    pub disconnected_console: bool,
+    /// Whether it is newer than all that is known here, or has domctls that its release is not known to have.
+    pub unknown: bool,
+}
+
+impl Quirks {
+    /// Those of a release with this version of domctls.
+    pub fn of(version: XenVersion, domctl: u32) -> Self {
+        let lapic = match version {
+            _ if version >= xen(21) => Some(32),
+            _ if version >= xen(18) => None,
+            _ => Some(24),
+        };
+        Quirks {
+            lapic,
+            logs_p2m_additions: version >= xen(22),
+            disconnected_console: version >= xen(21),
+            unknown: domctl_of(version) != Some(domctl),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_releases_are_in_order_and_end_with_the_newest() {
+        assert!(RELEASES.is_sorted());
+        assert_eq!(RELEASES[0].1, OLDEST_DOMCTL);
+        assert_eq!(RELEASES[RELEASES.len() - 1].0, NEWEST);
+    }
+
+    #[test]
+    fn what_is_newer_or_otherwise_than_known_is_unknown() {
+        assert!(!Quirks::of(xen(17), 0x15).unknown && !Quirks::of(xen(21), 0x17).unknown);
+        for (version, domctl) in
+            [(xen(23), 0x18), (xen(17), 0x16), (xen(13), 0x12), (XenVersion { major: 5, minor: 0 }, 0x18)]
+        {
+            assert!(Quirks::of(version, domctl).unknown, "{version}");
+        }
+    }
+
+    #[test]
+    fn quirks_begin_with_the_releases_of_the_table() {
+        assert_eq!([17, 18, 20, 21].map(|minor| Quirks::of(xen(minor), 0).lapic), [Some(24), None, None, Some(32)]);
+        assert_eq!([20, 21, 22].map(|minor| Quirks::of(xen(minor), 0).disconnected_console), [false, true, true]);
+        assert_eq!([17, 21, 22].map(|minor| Quirks::of(xen(minor), 0).logs_p2m_additions), [false, false, true]);
+    }
+}
