@@ -16,8 +16,8 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use work::Shape;
 
-/// One lab at a time; with which options it has been built.
-static LAB: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+/// One lab at a time; which releases of Xen have been built, each with which option.
+static LAB: Mutex<Vec<(&'static str, &'static str)>> = Mutex::new(Vec::new());
 
 /// What `build` makes no more than it is told to.
 const USUAL: &str = "";
@@ -27,8 +27,10 @@ const PACKAGE: &str = "--package";
 struct Lab {
     scripts: PathBuf,
     home: PathBuf,
-    hypervisor: &'static str,
-    _one: MutexGuard<'static, Vec<&'static str>>,
+    /// Of Xen, of both hosts where there are two, as `run` and `run-two` are told.
+    releases: &'static str,
+    shadow: bool,
+    _one: MutexGuard<'static, Vec<(&'static str, &'static str)>>,
 }
 
 /// One line of a guest.
@@ -38,11 +40,12 @@ struct Line {
     sum: u64,
 }
 
-fn lab() -> Lab {
-    lab_with(USUAL)
+/// A lab of a release of Xen, or of two (`A,B`): the first host's, the second's.
+fn lab(releases: &'static str) -> Lab {
+    lab_with(releases, USUAL)
 }
 
-fn lab_with(option: &'static str) -> Lab {
+fn lab_with(releases: &'static str, option: &'static str) -> Lab {
     let mut built = LAB.lock().unwrap_or_else(PoisonError::into_inner);
     let project = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let scripts = project.join("tests/xen-lab");
@@ -50,24 +53,26 @@ fn lab_with(option: &'static str) -> Lab {
         || std::env::var_os("CARGO_TARGET_DIR").map_or(project.join("target"), PathBuf::from).join("xen-lab"),
         PathBuf::from,
     );
-    if !built.contains(&option) {
-        let options = option.split_whitespace();
-        let status = Command::new(scripts.join("build")).args(options).env("XEN_LAB", &home).status();
-        let status = status.expect("the lab's build");
-        assert!(status.success(), "the lab's images: {status}");
-        built.push(option);
+    for release in releases.split(',') {
+        if !built.contains(&(release, option)) {
+            let mut build = Command::new(scripts.join("build"));
+            build.args(["--xen", release]).args(option.split_whitespace()).env("XEN_LAB", &home);
+            let status = build.status().expect("the lab's build");
+            assert!(status.success(), "the lab's images of {release}: {status}");
+            built.push((release, option));
+        }
     }
-    let hypervisor = if option == SHADOW { "xen-shadow.elf" } else { "xen.elf" };
-    Lab { scripts, home, hypervisor, _one: built }
+    Lab { scripts, home, releases, shadow: option == SHADOW, _one: built }
 }
 
 impl Lab {
     /// Runs one of the lab's scripts until it has a verdict, which must be good; gives the folder of what came out.
     fn run(&self, script: &str, name: &str, arguments: &[&str]) -> PathBuf {
-        let folder = self.home.join("runs").join(name);
+        let folder = self.home.join("runs").join(format!("{name}-{}", self.releases));
         let status = Command::new(self.scripts.join(script))
             .env("XEN_LAB", &self.home)
-            .env("hypervisor", self.home.join(self.hypervisor))
+            .args(["-x", self.releases])
+            .args(self.shadow.then_some("-s"))
             .arg("-o")
             .arg(&folder)
             .args(arguments)
@@ -183,10 +188,8 @@ fn every_step(lab: &Lab, guest: &str) {
 }
 
 /// One of the two that CI runs: PVH, ours on both sides, without live migration.
-#[test]
-#[ignore = "boots an emulated Xen host, some minutes"]
-fn quick_pvh() {
-    let lab = lab();
+fn quick_pvh(releases: &'static str) {
+    let lab = lab(releases);
     let folder = lab.helper("quick-pvh", &["type=pvh", "sender=ours", "receiver=ours", "steps=save remus"]);
     for log in ["save.log", "restore.log", "remus.log", "remus-receiver.log"] {
         ours_spoke(&folder, log);
@@ -194,30 +197,33 @@ fn quick_pvh() {
     follow(&consoles(&folder, &["guest", "failed-over"]));
 }
 
-#[test]
-#[ignore = "boots an emulated Xen host, many minutes"]
-fn full_pvh() {
-    every_step(&lab(), "pvh");
+fn full_pvh(releases: &'static str) {
+    every_step(&lab(releases), "pvh");
 }
 
-#[test]
-#[ignore = "boots an emulated Xen host, many minutes"]
-fn full_hvm() {
-    every_step(&lab(), "hvm");
+fn full_hvm(releases: &'static str) {
+    every_step(&lab(releases), "hvm");
 }
 
 /// On a hypervisor that can track a PV guest's writes, which Debian's cannot.
-#[test]
-#[ignore = "boots an emulated Xen host, many minutes"]
-fn full_pv() {
-    every_step(&lab_with(SHADOW), "pv");
+fn full_pv(releases: &'static str) {
+    every_step(&lab_with(releases, SHADOW), "pv");
+}
+
+/// PV where its writes cannot be tracked: saved and restored, ours and stock in turns.
+fn full_pv_saved(releases: &'static str) {
+    let lab = lab(releases);
+    for (sender, receiver) in [("ours", "ours"), ("ours", "stock"), ("stock", "ours")] {
+        let (name, sender, receiver) =
+            (format!("pv-saved-{sender}-{receiver}"), format!("sender={sender}"), format!("receiver={receiver}"));
+        let folder = lab.helper(&name, &["type=pv", &sender, &receiver, "steps=save"]);
+        follow(&consoles(&folder, &["guest"]));
+    }
 }
 
 /// Both helpers in turns on one guest, and the ratio of their times.
-#[test]
-#[ignore = "boots an emulated Xen host, many minutes"]
-fn full_compare() {
-    let folder = lab().run("run", "compare", &["compare", "type=pvh"]);
+fn full_compare(releases: &'static str) {
+    let folder = lab(releases).run("run", "compare", &["compare", "type=pvh"]);
     let compared = fs::read_to_string(folder.join("results/comparison")).expect("a comparison");
     for what in ["save", "restore", "migrate", "suspended"] {
         assert!(compared.lines().any(|line| line.starts_with(what)), "no {what}: {compared}");
@@ -241,26 +247,20 @@ fn mixed(lab: &Lab, guest: &str) {
     }
 }
 
-#[test]
-#[ignore = "boots an emulated Xen host, many minutes"]
-fn full_mixed_helpers() {
-    let lab = lab();
+fn full_mixed_helpers(releases: &'static str) {
+    let lab = lab(releases);
     for guest in ["pvh", "hvm"] {
         mixed(&lab, guest);
     }
 }
 
-#[test]
-#[ignore = "boots an emulated Xen host, many minutes"]
-fn full_mixed_helpers_pv() {
-    mixed(&lab_with(SHADOW), "pv");
+fn full_mixed_helpers_pv(releases: &'static str) {
+    mixed(&lab_with(releases, SHADOW), "pv");
 }
 
 /// A guest is moved to a second host, another outlives the first host there.
-#[test]
-#[ignore = "boots two emulated Xen hosts, some minutes"]
-fn full_two_hosts() {
-    let lab = lab();
+fn full_two_hosts(releases: &'static str) {
+    let lab = lab(releases);
     let folder = lab.run("run-two", "two", &["type=pvh", "sender=ours", "receiver=ours"]);
     let (a, b) = (folder.join("a"), folder.join("b"));
     for log in ["migrate.log", "remus.log"] {
@@ -291,113 +291,87 @@ fn outlives(a: &Path, b: &Path) {
 
 /// This project's own engine on one host: failover with the output held, protection again, switch-over; and what must end well for the
 /// guest.
-#[test]
-#[ignore = "boots an emulated Xen host, many minutes"]
-fn full_engine() {
-    let lab = lab();
+fn full_engine(releases: &'static str) {
+    let lab = lab(releases);
     let steps = "steps=ours again dropped refused nomemory dies";
     let folder = lab.run("run", "engine", &["-t", "2400", "engine", "type=pvh", "net=1", steps]);
     follow(&consoles(&folder, &["guest", "failed-over", "switched-over"]));
 }
 
 /// The same next to the stock tools.
-#[test]
-#[ignore = "boots an emulated Xen host, many minutes"]
-fn full_engine_and_stock_tools() {
-    let lab = lab();
+fn full_engine_and_stock_tools(releases: &'static str) {
+    let lab = lab(releases);
     let arguments = ["-t", "1800", "engine", "type=pvh", "steps=nowhere stock bare"];
     let folder = lab.run("run", "engine-stock", &arguments);
     follow(&consoles(&folder, &["guest", "failed-over-stock", "bare"]));
 }
 
 /// The same with a device model beside the guest.
-#[test]
-#[ignore = "boots an emulated Xen host, many minutes"]
-fn full_engine_hvm() {
-    let lab = lab();
+fn full_engine_hvm(releases: &'static str) {
+    let lab = lab(releases);
     let folder = lab.run("run", "engine-hvm", &["-t", "2400", "engine", "type=hvm", "steps=nowhere ours"]);
     follow(&consoles(&folder, &["guest", "failed-over"]));
 }
 
-#[test]
-#[ignore = "boots an emulated Xen host, many minutes"]
-fn full_engine_pv() {
-    let lab = lab_with(SHADOW);
+fn full_engine_pv(releases: &'static str) {
+    let lab = lab_with(releases, SHADOW);
     let arguments = ["-t", "2400", "engine", "type=pv", "net=1", "steps=nowhere ours"];
     let folder = lab.run("run", "engine-pv", &arguments);
     follow(&consoles(&folder, &["guest", "failed-over"]));
 }
 
 /// The buffer of the network is a script's (`-N`).
-#[test]
-#[ignore = "boots an emulated Xen host, many minutes"]
-fn full_engine_with_a_script() {
-    let folder = lab().run("run", "engine-script", &["engine", "type=pvh", "net=script", "steps=ours dies"]);
+fn full_engine_with_a_script(releases: &'static str) {
+    let folder = lab(releases).run("run", "engine-script", &["engine", "type=pvh", "net=script", "steps=ours dies"]);
     follow(&consoles(&folder, &["guest", "failed-over"]));
 }
 
 /// The guest offers a suspend event channel.
-#[test]
-#[ignore = "boots an emulated Xen host, some minutes"]
-fn full_suspend_channel() {
-    let folder = lab().run("run", "channel", &["channel", "type=pvh"]);
+fn full_suspend_channel(releases: &'static str) {
+    let folder = lab(releases).run("run", "channel", &["channel", "type=pvh"]);
     follow(&consoles(&folder, &["guest"]));
 }
 
 /// The Debian package, in a dom0 that has never seen it. Needs cargo-deb.
-#[test]
-#[ignore = "boots an emulated Xen host, many minutes"]
-fn full_package() {
-    lab_with(PACKAGE).run("run", "package", &["-t", "2400", "package"]);
+fn full_package(releases: &'static str) {
+    lab_with(releases, PACKAGE).run("run", "package", &["-t", "2400", "package"]);
 }
 
 /// The other one that CI runs: the engine between two hosts, of which the first dies.
-#[test]
-#[ignore = "boots two emulated Xen hosts, some minutes"]
-fn quick_engine_two_hosts() {
-    let lab = lab();
+fn quick_engine_two_hosts(releases: &'static str) {
+    let lab = lab(releases);
     let folder = lab.run("run-two", "engine-two", &["-j", "engine-two", "type=pvh"]);
     outlives(&folder.join("a"), &folder.join("b"));
 }
 
-#[test]
-#[ignore = "boots two emulated Xen hosts, some minutes"]
-fn full_engine_two_hosts_pv() {
-    let lab = lab_with(SHADOW);
+fn full_engine_two_hosts_pv(releases: &'static str) {
+    let lab = lab_with(releases, SHADOW);
     let folder = lab.run("run-two", "engine-two-pv", &["-j", "engine-two", "type=pv"]);
     outlives(&folder.join("a"), &folder.join("b"));
 }
 
-#[test]
-#[ignore = "boots two emulated Xen hosts, many minutes"]
-fn full_engine_two_hosts_hvm() {
-    let folder = lab().run("run-two", "engine-two-hvm", &["-j", "engine-two", "type=hvm"]);
+fn full_engine_two_hosts_hvm(releases: &'static str) {
+    let folder = lab(releases).run("run-two", "engine-two-hvm", &["-j", "engine-two", "type=hvm"]);
     outlives(&folder.join("a"), &folder.join("b"));
 }
 
 /// The guest has a disk of this project's kind, behind the kernel's NBD client, and knows at each step what must be on it.
-#[test]
-#[ignore = "boots two emulated Xen hosts, many minutes"]
-fn full_engine_with_a_disk() {
-    let lab = lab();
+fn full_engine_with_a_disk(releases: &'static str) {
+    let lab = lab(releases);
     let folder = lab.run("run-two", "engine-two-disk", &["-j", "engine-two", "type=pvh", "disk=1"]);
     outlives(&folder.join("a"), &folder.join("b"));
 }
 
 /// The second of them dies: the guest is where it was.
-#[test]
-#[ignore = "boots two emulated Xen hosts, many minutes"]
-fn full_engine_second_host_dies() {
-    let lab = lab();
+fn full_engine_second_host_dies(releases: &'static str) {
+    let lab = lab(releases);
     let folder = lab.run("run-two", "engine-two-secondary", &["-j", "engine-two", "type=pvh", "fault=secondary"]);
     follow(&consoles(&folder.join("a"), &["protected"]));
 }
 
 /// The link between them is cut: just one goes on.
-#[test]
-#[ignore = "boots two emulated Xen hosts, many minutes"]
-fn full_engine_link_cut() {
-    let lab = lab();
+fn full_engine_link_cut(releases: &'static str) {
+    let lab = lab(releases);
     let folder = lab.run("run-two", "engine-two-link", &["-j", "engine-two", "type=pvh", "fault=link"]);
     let (a, b) = (folder.join("a"), folder.join("b"));
     let second = fs::read_to_string(folder.join("witness/outcome-b")).expect("what became of the second host's copy");
@@ -406,6 +380,41 @@ fn full_engine_link_cut() {
         "ended" => drop(follow(&consoles(&a, &["protected"]))),
         other => panic!("{other}"),
     }
+}
+
+/// The tests of a release of Xen, each booting emulated hosts for minutes.
+macro_rules! on {
+    ($module:ident, $releases:literal: $($test:ident)*) => {
+        mod $module {
+            $(
+                #[test]
+                #[ignore = "boots emulated Xen hosts, for minutes"]
+                fn $test() {
+                    super::$test($releases);
+                }
+            )*
+        }
+    };
+}
+
+on! { xen_4_17, "4.17":
+    quick_pvh full_pvh full_hvm full_pv full_pv_saved full_compare full_mixed_helpers full_mixed_helpers_pv full_two_hosts
+    full_engine full_engine_and_stock_tools full_engine_hvm full_engine_pv full_engine_with_a_script
+    full_suspend_channel full_package quick_engine_two_hosts full_engine_two_hosts_pv
+    full_engine_two_hosts_hvm full_engine_with_a_disk full_engine_second_host_dies full_engine_link_cut
+}
+
+// Without what needs shadow paging: PV that is saved while it runs.
+on! { xen_4_14, "4.14":
+    quick_pvh full_pvh full_hvm full_pv_saved full_mixed_helpers full_two_hosts full_engine full_engine_and_stock_tools
+    full_engine_hvm full_engine_with_a_script full_suspend_channel quick_engine_two_hosts
+    full_engine_two_hosts_hvm full_engine_with_a_disk full_engine_second_host_dies full_engine_link_cut
+}
+
+on! { xen_4_20, "4.20":
+    quick_pvh full_pvh full_hvm full_pv_saved full_mixed_helpers full_two_hosts full_engine full_engine_and_stock_tools
+    full_engine_hvm full_engine_with_a_script full_suspend_channel quick_engine_two_hosts
+    full_engine_two_hosts_hvm full_engine_with_a_disk full_engine_second_host_dies full_engine_link_cut
 }
 
 #[test]

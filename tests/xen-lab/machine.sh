@@ -11,7 +11,7 @@ prepare() {
   local folder=$1 job=$2 parameter
   shift 2
   rm -rf "$folder" && mkdir -p "$folder/lab"
-  cp "$here"/dom0/{init,start,lib.sh,receiver,dial,answer,watched} "$XEN_LAB"/{guest-initrd,tap,client,other-xen.so} "$XEN_LAB"/helper/xen-replicate{,-save-helper} "$folder/lab/" ||
+  cp "$here"/dom0/{init,start,lib.sh,receiver,dial,answer,watched} "$images/guest-initrd" "$XEN_LAB"/{tap,client,other-xen.so} "$XEN_LAB"/helper/xen-replicate{,-save-helper} "$folder/lab/" ||
     die "run build first"
   # Optional, see build.
   [ -e "$XEN_LAB/vmlinuz-small" ] && cp "$XEN_LAB/vmlinuz-small" "$folder/lab/"
@@ -38,10 +38,10 @@ boot() {
     -machine q35 -accel tcg,thread=multi,tb-size=512 -cpu EPYC,+svm,-smap,-monitor,-rdtscp,-avx,-avx2,-fma,-f16c -smp "$machine_cpus" -m "$machine_mb" \
     -nodefaults -no-user-config -display none -no-reboot -monitor none \
     -serial "file:$folder/serial.log" -pidfile "$folder/qemu.pid" \
-    -kernel "${hypervisor:-$XEN_LAB/xen.elf}" \
+    -kernel "$images/${hypervisor:-xen.elf}" \
     -append "dom0_mem=${dom0_mb}M,max:${dom0_mb}M dom0_max_vcpus=$machine_cpus console=com1 com1=115200,8n1 loglvl=info guest_loglvl=all cpuidle=no spec-ctrl=no,eager-fpu xpti=no ucode=no" \
-    -initrd "$XEN_LAB/vmlinuz console=hvc0 earlyprintk=xen mitigations=off random.trust_cpu=on panic=5 quiet lab_name=$name $words,$XEN_LAB/dom0-initrd" \
-    -drive "file=$XEN_LAB/dom0.img,format=raw,if=virtio,snapshot=on,cache=unsafe,file.locking=off" \
+    -initrd "$images/vmlinuz console=hvc0 earlyprintk=xen mitigations=off random.trust_cpu=on panic=5 quiet lab_name=$name $words,$images/dom0-initrd" \
+    -drive "file=$images/dom0.img,format=raw,if=virtio,snapshot=on,cache=unsafe,file.locking=off" \
     -fsdev "local,id=share,path=$folder,security_model=none" -device virtio-9p-pci,fsdev=share,mount_tag=share \
     -object rng-random,filename=/dev/urandom,id=random -device virtio-rng-pci,rng=random \
     "$@" </dev/null >"$folder/qemu.log" 2>&1 &

@@ -4,7 +4,8 @@
 work=/lab/work
 # Not on the share: a file there that one program appends to and others read has made the emulator hang.
 consoles=/var/log/xen/console
-stock=/usr/lib/xen-4.17/bin/libxl-save-helper
+# Of the release that this dom0 has.
+stock=$(echo /usr/lib/xen-[0-9]*/bin/libxl-save-helper)
 ours=/lab/xen-replicate-save-helper
 export work consoles
 
