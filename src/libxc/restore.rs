@@ -10,9 +10,7 @@
 
 use super::pv::{PvRestorer, PvState, PvTrouble, table};
 use super::{PvError, RestoreError, Round};
-use crate::hypervisor::types::{
-    CpuPolicy, DomainKind, GrantSeed, HvmParam, PAGE_SIZE, Page, PageType, Pfn, TscInfo, ZERO_PAGE,
-};
+use crate::hypervisor::types::{CpuPolicy, DomainKind, GrantSeed, HvmParam, PAGE_SIZE, Page, Pfn, TscInfo, ZERO_PAGE};
 use crate::hypervisor::{self, INVALID_MFN, Mfn, PageBatch, PageBatchMut, RestoreDomain, hvm_param};
 use crate::stream::framer::Item;
 use crate::stream::handover::LibxcReader;
@@ -493,7 +491,10 @@ impl Restorer {
                 _ => {}
             }
             if hvm_param::names_cleared_page(param.index) {
-                self.check_pfn(PageEntry { page_type: PageType::NOTAB, pfn: param.value })?;
+                let (pfn, nr_pfns) = (param.value, self.nr_pfns);
+                if pfn >= nr_pfns {
+                    return Err(self.failed(hypervisor::Error::PfnOutOfRange { pfn, nr_pfns }));
+                }
             }
             domain.restore_hvm_param(param).map_err(|error| self.failed(error))?;
         }

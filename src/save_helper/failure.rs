@@ -130,6 +130,9 @@ impl Failure {
             | Failure::Domain(error) => match error {
                 hypervisor::Error::OutOfMemory { .. } => Errno::NOMEM,
                 hypervisor::Error::NoSuchDomain { .. } => Errno::SRCH,
+                hypervisor::Error::NoHypervisor { .. } => Errno::NODEV,
+                hypervisor::Error::NoLibrary { .. } => Errno::LIBACC,
+                hypervisor::Error::OldLibrary { .. } => Errno::LIBBAD,
                 hypervisor::Error::Unsupported { .. } => Errno::OPNOTSUPP,
                 _ => Errno::INVAL,
             },

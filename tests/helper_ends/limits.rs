@@ -28,9 +28,9 @@ fn save(limits: Limits) -> (Primary, End) {
     (libxl, end)
 }
 
-/// The lines of the log that tell of rounds.
-fn told(libxl: &Primary) -> Vec<&str> {
-    libxl.log.iter().filter_map(|line| line.strip_prefix("Info round ")).collect()
+/// The rounds that were sent.
+fn rounds(libxl: &Primary) -> usize {
+    libxl.calls.iter().filter(|call| call.starts_with("Frames iteration")).count()
 }
 
 #[test]
@@ -42,16 +42,7 @@ fn a_guest_that_is_not_to_stand_still_for_long_is_not_saved_and_runs_on() {
     assert_eq!(libxl.calls.last().unwrap(), "switch_qemu_logdirty false");
     assert!(!libxl.guest.is_tracked() && libxl.guest.lock().is_running());
     libxl.guest.lock().self_check().unwrap();
-    let why = libxl.log.iter().find(|line| line.starts_with("Error")).unwrap();
-    assert!(why.contains("faster than it is sent: the limit of rounds") && why.contains("round 2:"), "{why}");
-    let told = told(&libxl);
-    assert_eq!(told.len(), 3);
-    for (number, line) in told.iter().enumerate() {
-        assert!(line.starts_with(&format!("{number}: ")), "{line}");
-        for part in [" pages in ", " ms", " dirty", "downtime estimate "] {
-            assert!(line.contains(part), "{line}");
-        }
-    }
+    assert_eq!(rounds(&libxl), 3, "{:?}", libxl.calls);
 }
 
 #[test]
@@ -59,15 +50,18 @@ fn rounds_end_where_the_guest_may_stand_still_for_long_enough() {
     let limits = Limits { downtime: Some(Duration::from_secs(1000)), otherwise: Otherwise::Abort, ..Limits::default() };
     let (libxl, end) = save(limits);
     assert_eq!(end, GOOD);
-    assert_eq!(told(&libxl).len(), 1, "{:?}", libxl.log);
-    assert!(libxl.calls.contains(&"suspend".to_string()));
+    // What was dirty behind the first has been taken out of the log, so it is sent before the guest stands still.
+    let calls: Vec<_> = libxl.calls.iter().map(String::as_str).collect();
+    let all = ["Frames iteration 0", "Frames iteration 1", "suspend", "Domain now suspended", "Frames iteration 2"];
+    assert!(calls.windows(5).any(|window| window == all), "{calls:?}");
 }
 
 #[test]
 fn by_default_there_are_five_rounds_and_then_it_is_suspended() {
     let (libxl, end) = save(Limits::default());
     assert_eq!(end, GOOD);
-    assert_eq!(told(&libxl).len(), 5, "{:?}", libxl.log);
+    // And the last pages.
+    assert_eq!(rounds(&libxl), 6, "{:?}", libxl.calls);
 }
 
 /// The first image of a checkpointed stream is not held up by what is for migrations.

@@ -39,7 +39,7 @@ fn wrong() -> Vec<(&'static str, Vec<u8>)> {
         ("HVM_PARAMS of 9 bytes", header(10, 9)),
         ("HVM_PARAMS of 4 bytes", header(10, 4)),
         ("HVM_PARAMS whose count is another", with(10, 24, &[3, 0, 0, 0])),
-        ("HVM_CONTEXT of another magic", with(9, 4096, &context(24, &[1, 2, 3, 4]))),
+        ("HVM_CONTEXT of another magic", with(9, 4096, &context(24, &[7; 24]))),
         ("HVM_CONTEXT whose entry is longer", with(9, 4096, &context(8192, &[]))),
         ("PAGE_DATA of 7 bytes", header(1, 7)),
         ("PAGE_DATA of no pages", with(1, 8 + 8 + 4096, &[0, 0, 0, 0])),

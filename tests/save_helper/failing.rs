@@ -183,3 +183,49 @@ fn a_pv_domain_whose_hypercall_fails_is_told_of() {
     println!("restoring, PV: {} operations, {refused} failures told, {overcome} overcome", restoring.len());
     assert!(saving.len() >= 12 && restoring.len() >= 10, "{saving:?} {restoring:?}");
 }
+
+/// The errno that a helper completes with, and what it says of why.
+fn why(outcome: &Outcome) -> (i32, String) {
+    let errno = outcome.messages.iter().find_map(|message| match message {
+        Message::Complete { retval: -1, errno } => Some(*errno),
+        _ => None,
+    });
+    let line = outcome.messages.iter().find_map(|message| match message {
+        Message::Log { text } if text.contains(" failed: ") => Some(text.clone()),
+        _ => None,
+    });
+    (errno.unwrap_or_else(|| panic!("{outcome:?}")), line.unwrap_or_default())
+}
+
+#[test]
+#[ignore = "long"]
+fn whoever_may_not_make_hypercalls_is_told_so() {
+    let config = SimConfig::small(5);
+    for errno in ERRNOS {
+        let fail = serde_json::json!({ "call": "open", "errno": errno });
+        let home = Home { fail: Some(fail), ..Home::of(&guest(&config, 50)).with(Program::Ours) };
+        let (told, line) = why(&Helper::save(&home, &home.path("stream"), None, 1, PLAIN).run(|_, _| None));
+        assert_eq!(told, errno, "{line}");
+        assert!(line.contains(&std::io::Error::from_raw_os_error(errno).to_string()), "{line}");
+        let mut guest = home.after();
+        guest.run(20).unwrap();
+        guest.self_check().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "long"]
+fn a_library_that_lacks_a_function_is_named_with_it() {
+    let home = Home::of(&guest(&SimConfig::small(5), 50)).with(Program::Ours);
+    let folder = home.path("old");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("old.c"), "int xencall_open(void) { return 0; }").unwrap();
+    let mut compiler = std::process::Command::new("cc");
+    compiler.args(["-shared", "-o", "libxencall.so.1", "old.c"]).current_dir(&folder);
+    assert!(compiler.status().unwrap().success());
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_xen-replicate-save-helper"));
+    program.env("LD_LIBRARY_PATH", &folder);
+    let (errno, line) = why(&Helper::save_by(program, &home, &home.path("stream")).run(|_, _| None));
+    assert_eq!(errno, rustix::io::Errno::LIBBAD.raw_os_error(), "{line}");
+    assert!(line.contains("libxencall.so.1") && line.contains("xencall_close") && line.contains("4.14"), "{line}");
+}

@@ -121,14 +121,19 @@ impl Helper {
         Helper::start(home, program(home), &command, &stream, back.as_ref())
     }
 
-    /// Saves a domain onto a file, live, with these words for the limits of that.
+    /// Saves a domain, live, with these words for the limits of that.
     pub fn save_within(home: &Home, stream: &Path, words: &str) -> Helper {
+        let mut program = program(home);
+        program.env(xen_replicate::save_helper::limits::ENVIRONMENT, words);
+        Helper::save_by(program, home, stream)
+    }
+
+    /// Saves a domain, live, by a program.
+    pub fn save_by(program: process::Command, home: &Home, stream: &Path) -> Helper {
         let flags = Flags::from_bits_retain(1);
         let callbacks = Callbacks::from_bits_retain(136);
         let command = Command::Save(Save { fds: FDS, domid: 1, flags, callbacks, stream: StreamType::Plain });
         let stream = File::options().append(true).create(true).open(stream).unwrap();
-        let mut program = program(home);
-        program.env(xen_replicate::save_helper::limits::ENVIRONMENT, words);
         Helper::start(home, program, &command, &stream, None)
     }
 

@@ -196,12 +196,17 @@ impl Interface {
         // SAFETY: the two buffers have as many entries as is said.
         match unsafe { self.domctl_with_addresses(domctl::SET_CPU_POLICY, domid, &mut policy, buffers) } {
             Ok(()) => Ok(Ok(())),
-            Err(Error::Hypercall { source, .. }) => Ok(Err(PolicyRefused {
-                leaf: policy.err_leaf,
-                subleaf: policy.err_subleaf,
-                msr: policy.err_msr,
-                source,
-            })),
+            // Where Xen names nothing that it does not like, it is not the policy's fault.
+            Err(Error::Hypercall { source, .. })
+                if [policy.err_leaf, policy.err_subleaf, policy.err_msr] != [u32::MAX; 3] =>
+            {
+                Ok(Err(PolicyRefused {
+                    leaf: policy.err_leaf,
+                    subleaf: policy.err_subleaf,
+                    msr: policy.err_msr,
+                    source,
+                }))
+            }
             Err(error) => Err(error),
         }
     }
