@@ -5,7 +5,7 @@
 //! cargo test --test save_helper -- --ignored
 //! ```
 //!
-//! The first run downloads Debian's packages and builds the stand-in (`tests/standin/setup`); it needs Debian 12.
+//! The first run downloads Debian's packages and builds the stand-in (`tests/standin/setup`).
 
 #[path = "save_helper/bad.rs"]
 mod bad;

@@ -118,7 +118,7 @@ fn a_save_whose_hypercall_fails_says_so_and_the_guest_runs_on() {
     assert_eq!(save(&good).retval, 0);
     let operations = operations(&good);
     let (refused, overcome) = each(operations.clone(), |fail| {
-        let home = Home { fail: Some(fail), ..Home::of(&guest(&config, 50)).with(Program::Ours) };
+        let home = Home::of(&guest(&config, 50)).with(Program::Ours).failing(fail);
         let outcome = save(&home);
         // libxl resumes a guest that it has suspended; whatever failed, it is as good as it was.
         let mut guest = home.after();
@@ -147,7 +147,7 @@ fn a_restore_whose_hypercall_fails_says_so() {
     assert_eq!(restore(&good).retval, 0);
     let operations = operations(&good);
     let (refused, overcome) = each(operations.clone(), |fail| {
-        let home = Home { fail: Some(fail), ..Home::empty(&config).with(Program::Ours) };
+        let home = Home::empty(&config).with(Program::Ours).failing(fail);
         let outcome = restore(&home);
         let copy = home.after();
         assert!(copy.info().unwrap().paused, "it runs");
@@ -169,17 +169,15 @@ fn a_pv_domain_whose_hypercall_fails_is_told_of() {
     assert_eq!(save(&good).retval, 0);
     let stream = good.path("stream");
     let saving = operations(&good);
-    let (refused, overcome) = each(saving.clone(), |fail| {
-        save(&Home { fail: Some(fail), ..pv_home::home_of(&pv_home::guest(&config), Program::Ours) })
-    });
+    let (refused, overcome) =
+        each(saving.clone(), |fail| save(&pv_home::home_of(&pv_home::guest(&config), Program::Ours).failing(fail)));
     println!("saving, PV: {} operations, {refused} failures told, {overcome} overcome", saving.len());
     let restore = |home: &Home| Helper::restore(home, &stream, None, PLAIN).run(|_, _| None);
     let copy = pv_home::empty_home(&config, Program::Ours);
     assert_eq!(restore(&copy).retval, 0);
     let restoring = operations(&copy);
-    let (refused, overcome) = each(restoring.clone(), |fail| {
-        restore(&Home { fail: Some(fail), ..pv_home::empty_home(&config, Program::Ours) })
-    });
+    let (refused, overcome) =
+        each(restoring.clone(), |fail| restore(&pv_home::empty_home(&config, Program::Ours).failing(fail)));
     println!("restoring, PV: {} operations, {refused} failures told, {overcome} overcome", restoring.len());
     assert!(saving.len() >= 12 && restoring.len() >= 10, "{saving:?} {restoring:?}");
 }
@@ -203,7 +201,7 @@ fn whoever_may_not_make_hypercalls_is_told_so() {
     let config = SimConfig::small(5);
     for errno in ERRNOS {
         let fail = serde_json::json!({ "call": "open", "errno": errno });
-        let home = Home { fail: Some(fail), ..Home::of(&guest(&config, 50)).with(Program::Ours) };
+        let home = Home::of(&guest(&config, 50)).with(Program::Ours).failing(fail);
         let (told, line) = why(&Helper::save(&home, &home.path("stream"), None, 1, PLAIN).run(|_, _| None));
         assert_eq!(told, errno, "{line}");
         assert!(line.contains(&std::io::Error::from_raw_os_error(errno).to_string()), "{line}");

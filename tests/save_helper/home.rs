@@ -31,8 +31,8 @@ pub struct Home {
     pub program: Program,
     /// The release of Xen that the stand-in is.
     pub xen: &'static str,
-    /// The call that is to fail, as the stand-in's configuration has it.
-    pub fail: Option<serde_json::Value>,
+    /// The call that is to fail.
+    fail: Option<serde_json::Value>,
 }
 
 /// A guest that has run, whose rings have something in them.
@@ -84,6 +84,11 @@ impl Home {
     /// The same, on another release of Xen: 4.14, 4.17, 4.20.
     pub fn on(self, xen: &'static str) -> Home {
         Home { xen, ..self }
+    }
+
+    /// The same, with a call that fails, as the stand-in's configuration has it.
+    pub fn failing(self, fail: serde_json::Value) -> Home {
+        Home { fail: Some(fail), ..self }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
