@@ -3,8 +3,10 @@
 mod replicate_support;
 
 use replicate_support::*;
+use std::time::Duration;
 use xen_replicate::hypervisor::sim::{MemoryLayout, Pace, Runner, SimConfig, SimDomain};
 use xen_replicate::hypervisor::{Domain, GrantSeed, SaveDomain, hvm_param};
+use xen_replicate::libxc::precopy::{Limits, RoundSent, Watch};
 use xen_replicate::libxc::restore::Rings;
 use xen_replicate::libxc::{self, RestoreError};
 use xen_replicate::libxl::{self, Restorer, Saver, Started, Turn};
@@ -132,7 +134,56 @@ fn live_rounds_end_when_little_is_dirty_or_their_number_is_up() {
     // Few dirty pages are read from the log, so they have to be sent all the same.
     assert_eq!(live_rounds(1, options), (2, 2));
     assert_eq!(live_rounds(20, options), (2, 2));
-    assert_eq!(live_rounds(20, libxc::save::Options { live_rounds: 1, ..options }), (1, 1));
+    assert_eq!(live_rounds(20, libxc::save::Options { live: Limits { rounds: 1, ..options.live }, ..options }), (1, 1));
+}
+
+/// A clock that goes on by a millisecond whenever it is looked at, and by what is waited.
+#[derive(Debug, Default)]
+struct Clock {
+    now: Duration,
+    waited: Duration,
+    rounds: Vec<RoundSent>,
+}
+
+impl Watch for Clock {
+    fn round(&mut self, sent: &RoundSent) {
+        self.rounds.push(*sent);
+    }
+
+    fn now(&mut self) -> Duration {
+        self.now += Duration::from_millis(1);
+        self.now
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now += time;
+        self.waited += time;
+    }
+}
+
+#[test]
+fn a_bandwidth_is_kept_and_does_not_count_for_the_estimate() {
+    let config = SimConfig { memory: 4096, ..SimConfig::small(3) };
+    for bandwidth in [None, Some(1 << 20)] {
+        let mut domain = guest(&config, 0);
+        let options = libxc::save::Options { live: Limits { bandwidth, ..Limits::default() }, ..Default::default() };
+        let mut saver = libxc::Saver::new(&mut domain, options).unwrap();
+        let mut out = LibxcWriter::start(std::io::sink(), Mode::Plain, 3, saver.header()).unwrap();
+        saver.static_data(&domain, &mut out).unwrap();
+        saver.start_log(&mut domain).unwrap();
+        domain.run(20).unwrap();
+        let mut clock = Clock::default();
+        saver.precopy_watched(&mut domain, &mut out, &mut clock).unwrap();
+        let sent = clock.rounds[0];
+        let least = Duration::from_secs(sent.pages * PAGE_SIZE as u64 / (1 << 20));
+        assert!(least > Duration::from_secs(10) && sent.dirty > 0, "{sent}");
+        match bandwidth {
+            None => assert_eq!((sent.held, clock.waited), (Duration::ZERO, Duration::ZERO)),
+            // Held back before each part but the first, of which there are four to a window.
+            Some(_) => assert!(sent.took >= least && sent.held > least * 9 / 10, "{sent}"),
+        }
+        assert!(sent.downtime() < Duration::from_secs(1), "{sent}");
+    }
 }
 
 #[test]

@@ -506,3 +506,42 @@ fn a_p2m_that_moves_or_leads_nowhere_is_an_error() {
     let error = restore(&plain(&mut guest), &mut small).unwrap_err();
     assert!(matches!(error, RestoreError::Hypervisor { error: Error::OutOfMemory { .. }, .. }), "{error}");
 }
+
+/// Holes are named once, and once more when the guest stands still; not in every checkpoint.
+#[test]
+fn pages_that_a_guest_has_given_back_are_not_named_in_every_checkpoint() {
+    for (width, p2m) in KINDS {
+        let config = PvConfig::small(23, width, p2m);
+        let mut original = PvSim::create(&config).unwrap();
+        original.run(50).unwrap();
+        let gone: Vec<u64> = (100..120).filter(|&pfn| original.balloon_out(pfn).is_ok()).collect();
+        assert!(gone.len() > 5, "{gone:?}");
+        let mut saver = Saver::new(&mut original, Default::default()).unwrap();
+        let mut stream = Vec::new();
+        let mut out = LibxcWriter::start(&mut stream, Mode::Remus, 3, saver.header()).unwrap();
+        saver.static_data(&original, &mut out).unwrap();
+        saver.start_log(&mut original).unwrap();
+        saver.precopy(&mut original, &mut out).unwrap();
+        let mut round = Round::default();
+        for number in 0..4 {
+            original.run(20).unwrap();
+            original.suspend().unwrap();
+            saver.collect(&mut original).unwrap();
+            if number % 2 == 0 {
+                saver.send_pages(&original, &mut out).unwrap();
+                saver.send_state(&original, &mut out).unwrap();
+            } else {
+                saver.stage(&original, &mut round).unwrap();
+                round.write(&mut out).unwrap();
+            }
+            out.checkpoint().unwrap();
+            original.resume().unwrap();
+        }
+        out.flush().unwrap();
+        drop(out);
+        let sent = entries(&stream);
+        let times = |pfn: u64| sent.iter().filter(|entry| entry.pfn == pfn).count();
+        let named: Vec<usize> = gone.iter().map(|&pfn| times(pfn)).collect();
+        assert_eq!(named, vec![2; gone.len()]);
+    }
+}

@@ -5,10 +5,12 @@
 //! cargo test --test save_helper -- --ignored
 //! ```
 //!
-//! The first run downloads Debian's packages and builds the stand-in (`tests/standin/setup`); it needs Debian 12.
+//! The first run downloads Debian's packages and builds the stand-in (`tests/standin/setup`).
 
 #[path = "save_helper/bad.rs"]
 mod bad;
+#[path = "save_helper/beside.rs"]
+mod beside;
 #[path = "save_helper/colo.rs"]
 mod colo;
 mod common;
@@ -16,10 +18,14 @@ mod common;
 mod control;
 #[path = "save_helper/driver.rs"]
 mod driver;
+#[path = "save_helper/failing.rs"]
+mod failing;
 #[path = "save_helper/helper.rs"]
 mod helper;
 #[path = "save_helper/home.rs"]
 mod home;
+#[path = "save_helper/limits.rs"]
+mod limits;
 #[path = "save_helper/live.rs"]
 mod live;
 #[path = "save_helper/message.rs"]
@@ -34,5 +40,7 @@ mod pv;
 mod pv_bad;
 #[path = "save_helper/pv_home.rs"]
 mod pv_home;
+#[path = "save_helper/releases.rs"]
+mod releases;
 #[path = "save_helper/remus.rs"]
 mod remus;

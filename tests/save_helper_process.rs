@@ -79,7 +79,7 @@ fn helper(arguments: Vec<std::ffi::OsString>) -> ExitCode {
             guest.lock().suspend()?;
         }
         seen = Some(guest.clone());
-        Ok(Opened { domain: guest, xen: (4, 17), nr_pfns: None })
+        Ok(Opened { domain: guest, xen: (4, 17), nr_pfns: None, live: Default::default() })
     });
     if let (Some(guest), Some(path)) = (seen, env::var_os(DIGEST)) {
         let tracked = guest.is_tracked();

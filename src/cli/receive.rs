@@ -224,7 +224,7 @@ fn serve<H: Home>(
         }
     };
     let mut restore = Options::default();
-    restore.libxc.round_limit = args.memory_budget();
+    restore.libxc.round_limit = Some(args.memory_budget());
     let resolving = args.clone();
     let protection = args.protection.protection(args.domain(), config);
     protection.check().map_err(|error| {

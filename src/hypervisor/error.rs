@@ -224,12 +224,14 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A page of the domain that could not be mapped, for another reason than that it is not there.
-    #[error("domain {domid}: frame {gfn:#x} could not be mapped: {source}")]
+    #[error("domain {domid}: mapping frame {gfn:#x} failed{}: {source}", on(*xen))]
     Map {
         /// The domain.
         domid: u32,
         /// The frame.
         gfn: u64,
+        /// The hypervisor's release, where it is known.
+        xen: Option<XenVersion>,
         /// What Xen or the system said.
         #[source]
         source: std::io::Error,

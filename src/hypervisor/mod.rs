@@ -201,13 +201,19 @@ pub trait RestoreDomain: Domain + LogDirty + PvDomain {
     fn set_hvm_param(&mut self, param: HvmParam) -> Result<()>;
 
     /// Takes one HVM parameter from a stream as Xen's restorer does: the pages of the xenstore, console, ioreq and bufioreq rings
-    /// are cleared first, for their other ends start anew on this host, and the historic PAE switch is passed over.
+    /// are cleared first, for their other ends start anew on this host, and the historic PAE switch is passed over. A page that the
+    /// guest has given back is none that could be cleared.
     fn restore_hvm_param(&mut self, param: HvmParam) -> Result<()> {
         if param.index == hvm_param::PAE_ENABLED {
             return Ok(());
         }
         if hvm_param::names_cleared_page(param.index) {
-            self.clear_page(param.value)?;
+            match self.clear_page(param.value) {
+                Err(Error::NotPopulated { pfn }) => {
+                    log::info!("HVM parameter {}: there is no page at pfn {pfn:#x} to be cleared", param.index);
+                }
+                cleared => cleared?,
+            }
         }
         self.set_hvm_param(param)
     }

@@ -93,6 +93,8 @@ pub struct DomainInfo {
     pub nr_pfns: u64,
     /// How many pages of memory it holds, holes not counted.
     pub populated: u64,
+    /// How many it may hold.
+    pub max_pages: u64,
     /// Whether the toolstack has paused it.
     pub paused: bool,
     /// Why it stands shut down, if it does.

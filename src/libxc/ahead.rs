@@ -4,7 +4,7 @@
 //! |---|---|
 //! | fewer than `least` | [`Ahead::Wait`]: they are copied while the guest is suspended |
 //! | `least` to `most` | [`Ahead::Stage`]: they are copied while it runs, what it writes meanwhile once more |
-//! | more than `most` | [`Ahead::Send`]: they go onto the stream, if the stream may have them now |
+//! | more than `most` | [`Ahead::Wait`]: they do not fit the copy, and what was written to the stream now could be in it once more |
 //!
 //! Once the guest is suspended, [`CopyAhead::fits`] says whether the round is copied, so that the guest runs on while it is
 //! written, or written from the guest's memory while the guest waits.
@@ -26,8 +26,6 @@ pub enum Ahead {
     Wait,
     /// Copy them now.
     Stage,
-    /// More than may be copied.
-    Send,
 }
 
 impl CopyAhead {
@@ -57,13 +55,7 @@ impl CopyAhead {
 
     /// What to do with `written` pages before the guest is suspended.
     pub const fn before_suspend(self, written: u64) -> Ahead {
-        if written < self.least {
-            Ahead::Wait
-        } else if self.fits(written) {
-            Ahead::Stage
-        } else {
-            Ahead::Send
-        }
+        if written >= self.least && self.fits(written) { Ahead::Stage } else { Ahead::Wait }
     }
 
     /// Whether a round of so many pages is copied.
@@ -84,8 +76,8 @@ mod tests {
             (4095, Ahead::Wait),
             (4096, Ahead::Stage),
             (5000, Ahead::Stage),
-            (5001, Ahead::Send),
-            (u64::MAX, Ahead::Send),
+            (5001, Ahead::Wait),
+            (u64::MAX, Ahead::Wait),
         ];
         for (pages, expected) in cases {
             assert_eq!(policy.before_suspend(pages), expected, "{pages} pages");
@@ -98,7 +90,7 @@ mod tests {
     fn a_small_limit_copies_nothing_ahead() {
         let policy = CopyAhead::of_interval(100 * PAGE_SIZE as u64);
         assert_eq!(policy.before_suspend(4095), Ahead::Wait);
-        assert_eq!(policy.before_suspend(4096), Ahead::Send);
+        assert_eq!(policy.before_suspend(4096), Ahead::Wait);
         assert!(policy.fits(100) && !policy.fits(101));
     }
 }

@@ -1,5 +1,6 @@
 //! Why an image could not be saved or restored.
 
+use super::precopy::RoundSent;
 use super::pv::context::{ContextError, FrameProblem};
 use super::pv::p2m::P2mError;
 use super::pv::table::BadEntry;
@@ -45,6 +46,14 @@ pub enum SaveError {
         vcpu: u32,
         /// What is wrong with it.
         error: ContextError,
+    },
+    /// The guest writes faster than it is sent, and is not to stand still for that.
+    #[error("the guest writes faster than it is sent: the limit of {limit} is reached; {sent}")]
+    NotConverged {
+        /// Which limit.
+        limit: &'static str,
+        /// The last round.
+        sent: RoundSent,
     },
     /// The domain says that it has suspended, and has not.
     #[error("domain {domid} is not suspended")]
@@ -118,8 +127,8 @@ pub enum RestoreError {
         /// What is wrong with it.
         error: DecodeError,
     },
-    /// A checkpoint without vCPU state: its memory would go with the vCPUs of the one before.
-    #[error("the checkpoint before offset {offset} has no HVM_CONTEXT")]
+    /// An image or a checkpoint without vCPU state: its memory would go with vCPUs that have none, or that of the one before.
+    #[error("what is before offset {offset} has no HVM_CONTEXT")]
     NoHvmContext {
         /// Offset behind the checkpoint's last record.
         offset: u64,

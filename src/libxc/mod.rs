@@ -10,6 +10,7 @@
 
 pub mod ahead;
 mod error;
+pub mod precopy;
 pub mod pv;
 pub mod restore;
 pub mod round;

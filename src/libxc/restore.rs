@@ -14,7 +14,9 @@ use crate::hypervisor::types::{CpuPolicy, DomainKind, GrantSeed, HvmParam, PAGE_
 use crate::hypervisor::{self, INVALID_MFN, Mfn, PageBatch, PageBatchMut, RestoreDomain, hvm_param};
 use crate::stream::framer::Item;
 use crate::stream::handover::LibxcReader;
-use crate::stream::libxc::{BATCH, DomainHeader, DomainType, PageData, PageEntry, Record, VcpuBlob, VcpuRecord};
+use crate::stream::libxc::{
+    BATCH, DomainHeader, DomainType, MAX_BODY, PageData, PageEntry, Record, VcpuBlob, VcpuRecord,
+};
 use crate::stream::reader::Contents;
 use std::io::Read;
 
@@ -22,22 +24,16 @@ use std::io::Read;
 const NAMED_DIFFERENCES: u64 = 16;
 
 /// How to restore.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
     /// Pages at and beyond this pfn are refused; without a value what the domain says of itself counts.
     pub nr_pfns: Option<u64>,
-    /// Most octets that a buffered checkpoint may have. Buffers double as they grow, so up to twice that is allocated;
-    /// the reader's own buffer for one record comes on top.
-    pub round_limit: u64,
+    /// Most octets that a buffered checkpoint may have. Without a value its pages may have as many as the domain may have memory, for
+    /// no sender has a page in a checkpoint twice, and all else as many as one record. The reader's own buffer for a record comes on
+    /// top.
+    pub round_limit: Option<u64>,
     /// The domain's rings on this host.
     pub rings: Rings,
-}
-
-impl Default for Options {
-    /// A limit of 1 GiB: a guest that dirties a quarter of a million pages between two checkpoints.
-    fn default() -> Self {
-        Options { nr_pfns: None, round_limit: 1 << 30, rings: Rings::default() }
-    }
 }
 
 /// Who serves the restored domain's xenstore and console rings, and over which event channels.
@@ -87,6 +83,8 @@ pub struct Missing {
 pub struct Restorer {
     options: Options,
     nr_pfns: u64,
+    /// Octets of memory that the domain may have.
+    memory: u64,
     policy: CpuPolicy,
     missing: Option<Missing>,
     verified: Option<Verified>,
@@ -118,6 +116,7 @@ impl Restorer {
         Ok(Restorer {
             options,
             nr_pfns,
+            memory: info.max_pages.saturating_mul(PAGE_SIZE as u64),
             policy: CpuPolicy::default(),
             missing: None,
             verified: None,
@@ -280,13 +279,14 @@ impl Restorer {
                 Record::End => Ending::End,
                 Record::Checkpoint => Ending::Checkpoint,
                 Record::PageData(pages) => {
-                    let more = pages.contents().map_or(0, <[u8]>::len) + pages.count() * size_of::<PageEntry>();
-                    self.check_limit(round, more)?;
+                    let contents = pages.contents().map_or(0, <[u8]>::len);
+                    let entries = pages.count() * size_of::<PageEntry>();
+                    self.check_limit(round, contents, entries)?;
                     for entry in pages.entries() {
                         self.check_pfn(entry)?;
                     }
                     if round.try_reserve(&pages).is_err() {
-                        let needed = round.octets().saturating_add(more as u64);
+                        let needed = round.octets().saturating_add((contents + entries) as u64);
                         return Err(RestoreError::RoundMemory { offset: item.offset, needed });
                     }
                     round.add_record(&pages);
@@ -297,12 +297,12 @@ impl Restorer {
                     continue;
                 }
                 Record::HvmContext(blob) => {
-                    self.check_limit(round, blob.len())?;
+                    self.check_limit(round, 0, blob.len())?;
                     round.state.set_context(item.offset, blob)?;
                     continue;
                 }
                 Record::HvmParams(params) => {
-                    self.check_limit(round, params.params().len() * size_of::<HvmParam>())?;
+                    self.check_limit(round, 0, params.params().len() * size_of::<HvmParam>())?;
                     round.state.params.clear();
                     round.state.params.extend(params.params());
                     continue;
@@ -312,7 +312,7 @@ impl Restorer {
                     continue;
                 }
                 Record::X86PvVcpu(part) => {
-                    self.check_limit(round, part.context.len())?;
+                    self.check_limit(round, 0, part.context.len())?;
                     let pv = self.pv.as_mut().ok_or(unexpected(&record, item.offset))?;
                     take_part(pv, &part, Some(&mut round.state.pv), item.offset)?;
                     continue;
@@ -380,15 +380,14 @@ impl Restorer {
     /// Sets the HVM context of the first image.
     ///
     /// # Errors
-    /// The hypervisor's.
+    /// The hypervisor's; [`RestoreError::NoHvmContext`].
     pub fn set_context<D: RestoreDomain>(&mut self, domain: &mut D) -> Result<(), RestoreError> {
         if self.pv.is_some() {
             // Its vCPUs are set when everything is there.
             return Ok(());
         }
         if self.context.is_empty() {
-            log::warn!("the stream has no HVM_CONTEXT: the domain has no vCPU state");
-            return Ok(());
+            return Err(RestoreError::NoHvmContext { offset: self.offset });
         }
         domain.set_hvm_context(&self.context).map_err(|error| self.failed(error))
     }
@@ -396,7 +395,7 @@ impl Restorer {
     /// Makes the domain fit to run on this host: event channels of the rings, HVM context, grants. It stays paused.
     ///
     /// # Errors
-    /// The hypervisor's.
+    /// The hypervisor's; [`RestoreError::NoHvmContext`] where no vCPU would have a state.
     pub fn complete<D: RestoreDomain>(&mut self, domain: &mut D) -> Result<(), RestoreError> {
         let rings = self.options.rings;
         if let Some(pv) = &self.pv {
@@ -430,8 +429,8 @@ impl Restorer {
     }
 
     /// Octets that a buffered checkpoint may take.
-    pub(crate) const fn round_limit(&self) -> u64 {
-        self.options.round_limit
+    pub(crate) fn round_limit(&self) -> u64 {
+        self.options.round_limit.unwrap_or(self.memory.saturating_add(2 * u64::from(MAX_BODY)))
     }
 
     /// The first image has all that it takes.
@@ -446,9 +445,17 @@ impl Restorer {
         RestoreError::Hypervisor { offset: self.offset, error }
     }
 
-    fn check_limit(&self, round: &Round, more: usize) -> Result<(), RestoreError> {
-        let (needed, limit) = (round.octets().saturating_add(more as u64), self.options.round_limit);
-        if needed > limit { Err(RestoreError::RoundLimit { offset: self.offset, needed, limit }) } else { Ok(()) }
+    /// Whether a round has room for so many octets more, of pages' contents and of all else.
+    fn check_limit(&self, round: &Round, contents: usize, rest: usize) -> Result<(), RestoreError> {
+        let check = |needed: u64, limit| match needed > limit {
+            true => Err(RestoreError::RoundLimit { offset: self.offset, needed, limit }),
+            false => Ok(()),
+        };
+        let (contents, rest) = (contents as u64 + round.contents_octets(), rest as u64 + round.other_octets());
+        match self.options.round_limit {
+            Some(limit) => check(contents.saturating_add(rest), limit),
+            None => check(contents, self.memory).and_then(|()| check(rest, MAX_BODY.into())),
+        }
     }
 
     /// Holes may be listed anywhere: the sender's p2m may be longer than ours.
@@ -462,7 +469,9 @@ impl Restorer {
     fn end_static_data<D: RestoreDomain>(&mut self, domain: &mut D) -> Result<Missing, RestoreError> {
         let missing = Missing { cpuid: self.policy.cpuid.is_empty(), msrs: self.policy.msrs.is_empty() };
         self.missing = Some(missing);
-        domain.set_cpu_policy(&self.policy).map_err(|error| self.failed(error))?;
+        // It is not needed any more, and may be large.
+        let policy = std::mem::take(&mut self.policy);
+        domain.set_cpu_policy(&policy).map_err(|error| self.failed(error))?;
         Ok(missing)
     }
 
@@ -480,6 +489,12 @@ impl Restorer {
                 hvm_param::STORE_PFN => self.store_gfn = param.value,
                 hvm_param::CONSOLE_PFN => self.console_gfn = param.value,
                 _ => {}
+            }
+            if hvm_param::names_cleared_page(param.index) {
+                let (pfn, nr_pfns) = (param.value, self.nr_pfns);
+                if pfn >= nr_pfns {
+                    return Err(self.failed(hypervisor::Error::PfnOutOfRange { pfn, nr_pfns }));
+                }
             }
             domain.restore_hvm_param(param).map_err(|error| self.failed(error))?;
         }

@@ -24,6 +24,8 @@ pub struct Round {
     ahead: usize,
     /// Contents of those entries that have some, in the same order.
     contents: Vec<u8>,
+    /// Which of the entries that were staged ahead are of another type by now, in no order.
+    replaced: Vec<usize>,
     /// Everything but memory.
     pub state: MachineState,
 }
@@ -49,6 +51,7 @@ impl Round {
         self.entries.clear();
         self.ahead = 0;
         self.contents.clear();
+        self.replaced.clear();
         self.state.clear();
     }
 
@@ -59,7 +62,17 @@ impl Round {
 
     /// Octets that the round holds: contents, entries and state.
     pub fn octets(&self) -> u64 {
-        (self.contents.len() + size_of_val(&self.entries[..]) + self.state.context.len()) as u64
+        self.contents_octets() + self.other_octets()
+    }
+
+    /// Octets of the pages' contents.
+    pub(super) const fn contents_octets(&self) -> u64 {
+        self.contents.len() as u64
+    }
+
+    /// Octets of all else: entries and state.
+    pub(super) fn other_octets(&self) -> u64 {
+        (size_of_val(&self.entries[..]) + self.state.context.len()) as u64
             + size_of_val(&self.state.params[..]) as u64
             + self.state.pv.octets()
     }
@@ -93,8 +106,7 @@ impl Round {
     }
 
     /// Adds pages of a domain that stands still: `pages` are those of `entries` that have contents. Where one was added ahead, its
-    /// contents take the place of those; as another type it is a second entry, which is the one that counts for who applies the
-    /// round in order.
+    /// contents take the place of those; where it is of another type by now, the entry there is left to [`Round::drop_replaced`].
     pub(super) fn add_pages(&mut self, entries: impl Iterator<Item = PageEntry>, pages: &impl PageBatch) {
         if self.ahead > 0 {
             return self.renew_pages(entries, pages);
@@ -112,8 +124,11 @@ impl Round {
                 if entry.page_type.has_contents() { mapped.next().and_then(|index| pages.page(index)) } else { None };
             let ahead = self.entries.get(..self.ahead).unwrap_or_default();
             let place = ahead.binary_search_by_key(&entry.pfn, |entry| entry.pfn).ok();
-            let place = place.filter(|&place| ahead.get(place) == Some(&entry));
-            let old = place.and_then(|place| self.contents.get_mut(place * PAGE_SIZE..(place + 1) * PAGE_SIZE));
+            let same = place.filter(|&place| ahead.get(place) == Some(&entry));
+            if same.is_none() {
+                self.replaced.extend(place);
+            }
+            let old = same.and_then(|place| self.contents.get_mut(place * PAGE_SIZE..(place + 1) * PAGE_SIZE));
             match (page, old) {
                 (Some(page), Some(old)) => crate::copying::copy(page, old),
                 (page, _) => {
@@ -122,6 +137,31 @@ impl Round {
                 }
             }
         }
+    }
+
+    /// Drops the entries staged ahead whose pages were added once more as another type: no page is in a round twice.
+    pub(super) fn drop_replaced(&mut self) {
+        if self.replaced.is_empty() {
+            return;
+        }
+        self.replaced.sort_unstable();
+        let mut gaps = self.replaced.iter().copied().peekable();
+        let mut kept = 0;
+        // Those staged ahead all have contents: the same places count for both.
+        for place in 0..self.ahead {
+            if gaps.next_if_eq(&place).is_some() {
+                continue;
+            }
+            if kept < place {
+                self.entries.swap(kept, place);
+                self.contents.copy_within(place * PAGE_SIZE..(place + 1) * PAGE_SIZE, kept * PAGE_SIZE);
+            }
+            kept += 1;
+        }
+        self.entries.drain(kept..self.ahead);
+        self.contents.drain(kept * PAGE_SIZE..self.ahead * PAGE_SIZE);
+        self.ahead = kept;
+        self.replaced.clear();
     }
 
     /// The same with contents that were made ready.

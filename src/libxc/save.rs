@@ -14,6 +14,7 @@
 //! [`Saver::image`] is the first two columns in one call. The saver keeps its buffers from batch to batch and from round
 //! to round; contents are written from where the domain has them.
 
+use super::precopy::{Limits, Precopy};
 use super::pv::PvSaver;
 use super::round::Runs;
 use super::window::{Window, entries};
@@ -33,33 +34,22 @@ pub const STREAM_VERSION: u32 = 3;
 pub struct Options {
     /// Xen's version for the domain header, major and minor.
     pub xen: (u32, u32),
-    /// Rounds that send a running guest's pages: at most so many, the first of which sends all. Xen's value by default.
-    pub live_rounds: u32,
-    /// Fewer dirty pages than this end the live rounds. Xen's value by default.
-    pub few_pages: u64,
+    /// When the rounds that send a running guest's pages end. As Xen's by default.
+    pub live: Limits,
     /// Behind a plain live image send VERIFY and all pages once more, for the receiver to compare.
     pub verify: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { xen: (4, 17), live_rounds: 5, few_pages: 50, verify: false }
+        Options { xen: (4, 17), live: Limits::default(), verify: false }
     }
-}
-
-/// What was sent while the guest ran.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Precopy {
-    /// Rounds.
-    pub rounds: u32,
-    /// Pfns listed in them, holes included.
-    pub pfns: u64,
 }
 
 /// Saves one domain.
 #[derive(Debug)]
 pub struct Saver {
-    options: Options,
+    pub(super) options: Options,
     domid: u32,
     pub(super) dirty: DirtyBitmap,
     pub(super) window: Window,
@@ -139,51 +129,6 @@ impl Saver {
         Ok(domain.disable_log_dirty()?)
     }
 
-    /// Sends the memory of a running guest: all of it, then in rounds what it wrote meanwhile. The first round lists
-    /// every pfn, holes as XTAB.
-    ///
-    /// # Errors
-    /// The hypervisor's, or the stream's.
-    pub fn precopy<D: SaveDomain, W: Write, Home>(
-        &mut self,
-        domain: &mut D,
-        out: &mut LibxcWriter<W, Home>,
-    ) -> Result<Precopy, SaveError> {
-        self.precopy_told(domain, out, &mut |_, _, _| {})
-    }
-
-    /// The same; `told` hears the number of rounds sent before this one, and of this one what
-    /// [`Saver::send_pages_told`] tells.
-    ///
-    /// # Errors
-    /// The hypervisor's, or the stream's.
-    pub fn precopy_told<D: SaveDomain, W: Write, Home>(
-        &mut self,
-        domain: &mut D,
-        out: &mut LibxcWriter<W, Home>,
-        told: &mut impl FnMut(u32, u64, u64),
-    ) -> Result<Precopy, SaveError> {
-        let mut sent = Precopy::default();
-        self.everything();
-        loop {
-            let round = sent.rounds;
-            sent.pfns += self.send_pages_told(domain, out, &mut |done, total| told(round, done, total))?;
-            sent.rounds += 1;
-            if sent.rounds >= self.options.live_rounds {
-                return Ok(sent);
-            }
-            let dirty = self.read_log(domain, CleanMode::Ongoing)?;
-            if dirty < self.options.few_pages {
-                // What was read is gone from the log, so it has to be sent before the guest stops.
-                let round = sent.rounds;
-                let pfns = self.send_pages_told(domain, out, &mut |done, total| told(round, done, total))?;
-                sent.pfns += pfns;
-                sent.rounds += u32::from(pfns > 0);
-                return Ok(sent);
-            }
-        }
-    }
-
     /// Names every pfn as one to be sent.
     pub fn everything(&mut self) {
         self.dirty.set_all();
@@ -237,6 +182,15 @@ impl Saver {
         }
     }
 
+    /// How many pages the log has, which stays as it is. 0 where the p2m has grown, which is looked after when the guest stands still.
+    pub(super) fn peek(&mut self, domain: &mut impl SaveDomain) -> Result<u64, SaveError> {
+        match domain.peek_log_dirty(&mut self.dirty) {
+            Err(hypervisor::Error::BitmapBound(_)) => Ok(0),
+            Err(error) => Err(error.into()),
+            Ok(_) => Ok(self.dirty.count()),
+        }
+    }
+
     fn must_be_suspended(&self, domain: &impl SaveDomain) -> Result<(), SaveError> {
         if domain.info()?.is_suspended() { Ok(()) } else { Err(SaveError::NotSuspended { domid: self.domid }) }
     }
@@ -270,7 +224,7 @@ impl Saver {
             if sent < total {
                 told(sent, total);
             }
-            next = self.next_window(domain, from)?;
+            next = self.next_window(domain, from, still)?;
             loop {
                 match self.send_batches(domain, out, still, &mut sent, |sent| told(sent, total)) {
                     Err(SaveError::Hypervisor(hypervisor::Error::NotPopulated { pfn })) if self.pv.is_none() => {
@@ -398,8 +352,13 @@ impl Saver {
         Ok(sent)
     }
 
-    /// Looks up the next pages to send; gives where to go on.
-    pub(super) fn next_window(&mut self, domain: &impl SaveDomain, from: Pfn) -> Result<Option<Pfn>, SaveError> {
-        self.window.look_up(domain, &self.dirty, from, self.pv.as_mut())
+    /// Looks up the next pages to send; gives where to go on. `still`: the domain is suspended.
+    pub(super) fn next_window(
+        &mut self,
+        domain: &impl SaveDomain,
+        from: Pfn,
+        still: bool,
+    ) -> Result<Option<Pfn>, SaveError> {
+        self.window.look_up(domain, &self.dirty, from, self.pv.as_mut(), still)
     }
 }

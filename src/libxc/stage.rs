@@ -34,20 +34,7 @@ impl Saver {
         if self.pv.is_some() {
             return Ok(0);
         }
-        match domain.peek_log_dirty(&mut self.dirty) {
-            Err(hypervisor::Error::BitmapBound(_)) => Ok(0),
-            Err(error) => Err(error.into()),
-            Ok(_) => Ok(self.dirty.count()),
-        }
-    }
-
-    /// Names the pages that a running guest has written since the last time, for [`Saver::send_pages`] to send them ahead; gives
-    /// their number.
-    ///
-    /// # Errors
-    /// The hypervisor's.
-    pub fn collect_ahead(&mut self, domain: &mut impl SaveDomain) -> Result<u64, SaveError> {
-        self.read_log(domain, CleanMode::Ongoing)
+        self.peek(domain)
     }
 
     /// Copies what a running guest has written since the last time into `round`, replacing what it had. Not for a PV guest
@@ -57,10 +44,10 @@ impl Saver {
     /// The hypervisor's. What was dirty is lost to the log then: the replica needs a whole image.
     pub fn stage_ahead<D: SaveDomain>(&mut self, domain: &mut D, round: &mut Round) -> Result<(), SaveError> {
         round.clear();
-        round.reserve(usize::try_from(self.collect_ahead(domain)?).unwrap_or(0));
+        round.reserve(usize::try_from(self.read_log(domain, CleanMode::Ongoing)?).unwrap_or(0));
         let mut next = Some(0);
         while let Some(from) = next {
-            next = self.next_window(domain, from)?;
+            next = self.next_window(domain, from, false)?;
             while !self.window.mapped().is_empty() {
                 let gone = match domain.map_pages(self.window.mapped()) {
                     Err(hypervisor::Error::NotPopulated { pfn }) => pfn,
@@ -78,6 +65,15 @@ impl Saver {
         Ok(())
     }
 
+    /// Drops the pages of a round that [`Saver::stage_ahead`] has begun, and names them instead: the guest is suspended, and what is
+    /// left to send has become too much for a copy.
+    pub fn unstage(&mut self, round: &mut Round) {
+        for entry in round.entries() {
+            self.dirty.set(entry.pfn);
+        }
+        round.clear();
+    }
+
     /// Copies the pages named and the state of a suspended domain into a round that [`Saver::stage_ahead`] has begun, over what
     /// it has of the same pages.
     ///
@@ -87,7 +83,7 @@ impl Saver {
         round.reserve(usize::try_from(self.dirty.count()).unwrap_or(0));
         let mut next = Some(0);
         while let Some(from) = next {
-            next = self.next_window(domain, from)?;
+            next = self.next_window(domain, from, true)?;
             let (mapped, pfns, types) = self.window.parts();
             if mapped.is_empty() {
                 round.add_empty(entries(pfns, types));
@@ -102,6 +98,7 @@ impl Saver {
                 }
             }
         }
+        round.drop_replaced();
         match &self.pv {
             None => round.state.take(domain),
             Some(pv) => {

@@ -36,7 +36,8 @@ impl Window {
         Window { most, pfns, frames, types, whole: true, with_contents: Vec::new() }
     }
 
-    /// Takes the next pages of `dirty` from pfn `from` on, and looks up what they are; gives where to go on.
+    /// Takes the next pages of `dirty` from pfn `from` on, and looks up what they are; gives where to go on. `still`: the
+    /// domain is suspended.
     ///
     /// # Errors
     /// The hypervisor's.
@@ -46,10 +47,11 @@ impl Window {
         dirty: &DirtyBitmap,
         from: Pfn,
         pv: Option<&mut PvSaver>,
+        still: bool,
     ) -> Result<Option<Pfn>, SaveError> {
         let next = dirty.next_batch(from, self.most, &mut self.pfns);
         if let Some(pv) = pv {
-            pv.translate(domain, &self.pfns, &mut self.frames);
+            pv.translate(domain, &self.pfns, &mut self.frames, still);
         }
         self.look_again(domain)?;
         Ok(next)

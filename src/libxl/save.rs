@@ -194,7 +194,7 @@ impl Saver {
     ) -> Result<BetweenCheckpoints<W>, SaveError> {
         self.emulator.take(domain)?;
         if std::mem::take(&mut self.ahead) {
-            self.round.write_pages(&mut out)?;
+            self.libxc.unstage(&mut self.round);
         }
         self.libxc.send_pages(domain, &mut out)?;
         self.libxc.send_state(domain, &mut out)?;

@@ -8,7 +8,8 @@
 //! Source: what the signal must achieve is said in `tools/libs/light/libxl_save_helper.c`.
 #![allow(unsafe_code)]
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use super::back_channel::BackChannel;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use signal_hook::consts::SIGTERM;
 use std::fs::File;
@@ -17,6 +18,7 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// What a read fails with that was called off; inside an [`io::Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -90,6 +92,20 @@ impl Abort {
         self.is_requested() && !self.settled.load(Ordering::SeqCst)
     }
 
+    /// Waits; not longer than until the save is called off.
+    pub fn wait(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while !self.is_pending() {
+            let left = end.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).ok();
+            // An interrupted wait goes on.
+            let waited = poll(&mut [PollFd::new(&self.wake, PollFlags::IN)], timeout.as_ref());
+            if left.is_zero() || waited.is_err_and(|error| error != Errno::INTR) {
+                return;
+            }
+        }
+    }
+
     /// Lets reads wait again: the save has stopped, what follows is putting things in order.
     pub fn settle(&self) {
         self.settled.store(true, Ordering::SeqCst);
@@ -132,6 +148,29 @@ impl<R> Waiting<R> {
     /// A source; without `abort` nothing calls its reads off.
     pub const fn new(source: R, abort: Option<Arc<Abort>>) -> Self {
         Waiting { source, abort }
+    }
+}
+
+impl<R: Read + AsFd> BackChannel for Waiting<R> {
+    fn has_more_within(&mut self, time: Duration) -> io::Result<bool> {
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).ok();
+            let wake = self.abort.as_ref().filter(|abort| !abort.settled.load(Ordering::SeqCst));
+            if wake.is_some_and(|abort| abort.is_requested()) {
+                return Err(io::Error::other(CalledOff));
+            }
+            let mut fds = vec![PollFd::new(&self.source, PollFlags::IN)];
+            fds.extend(wake.map(|abort| PollFd::new(&abort.wake, PollFlags::IN)));
+            match poll(&mut fds, timeout.as_ref()) {
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+                Ok(0) => return Ok(false),
+                Ok(_) if fds.first().is_some_and(|source| !source.revents().is_empty()) => return Ok(true),
+                Ok(_) => {}
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::libxc::restore::Missing;
 use std::ffi::{CStr, CString};
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use thiserror::Error;
 
 /// Who speaks, of what concerns the memory stream: so that `xl` prints it as it prints the stock helper's lines.
@@ -126,6 +127,14 @@ impl<R: Read, W: Write> Libxl<R, W> {
     /// Whether the work was called off.
     pub fn is_called_off(&self) -> bool {
         self.abort.as_ref().is_some_and(|abort| abort.is_requested())
+    }
+
+    /// Waits; not longer than until the work is called off.
+    pub fn wait(&self, time: Duration) {
+        match &self.abort {
+            Some(abort) => abort.wait(time),
+            None => std::thread::sleep(time),
+        }
     }
 
     /// Lets a work that was called off put things in order: libxl can be asked again.

@@ -11,7 +11,8 @@ use super::failure::Failure;
 use super::message::Level;
 use super::supervised::Supervisor;
 use super::{restore, save};
-use crate::hypervisor::{self, RestoreDomain, SaveDomain};
+use crate::hypervisor::{RestoreDomain, SaveDomain};
+use crate::libxc::precopy::Limits;
 use crate::libxc::restore::Options;
 use rustix::io::{Errno, fcntl_getfd};
 use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
@@ -37,6 +38,8 @@ pub struct Opened<D> {
     /// Bound for the pfns of a stream to restore, where the empty domain does not say itself how far its memory may
     /// reach ([`Options::nr_pfns`]).
     pub nr_pfns: Option<u64>,
+    /// When the rounds of a live save end.
+    pub live: Limits,
 }
 
 /// Everything that the helper inherits.
@@ -57,7 +60,7 @@ pub fn child_main<D, I, O>(arguments: I, open: O) -> ExitCode
 where
     D: SaveDomain + RestoreDomain,
     I: IntoIterator<Item = OsString>,
-    O: FnOnce(&Command) -> hypervisor::Result<Opened<D>>,
+    O: FnOnce(&Command) -> Result<Opened<D>, Failure>,
 {
     let arguments: Vec<_> = arguments.into_iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
     let command = match Command::parse(&arguments) {
@@ -102,7 +105,7 @@ pub fn serve<D, O>(
 ) -> u8
 where
     D: SaveDomain + RestoreDomain,
-    O: FnOnce(&Command) -> hypervisor::Result<Opened<D>>,
+    O: FnOnce(&Command) -> Result<Opened<D>, Failure>,
 {
     let Channels { replies, messages, stream, back } = channels;
     let doing = match command {
@@ -149,10 +152,10 @@ fn run_save<D: SaveDomain>(
     libxl: &mut Ours,
     stream: Arc<File>,
     back: Option<Waiting<File>>,
-    open: impl FnOnce(&Command) -> hypervisor::Result<Opened<D>>,
+    open: impl FnOnce(&Command) -> Result<Opened<D>, Failure>,
 ) -> Result<(u64, u64), Failure> {
-    let Opened { mut domain, xen, .. } = open(command)?;
-    let ended = save::save(&mut domain, libxl, stream, back, save, xen)?;
+    let Opened { mut domain, xen, live, .. } = open(command)?;
+    let ended = save::save(&mut domain, libxl, stream, back, save, xen, live)?;
     log::debug!("save: {ended:?}");
     Ok((0, 0))
 }
@@ -163,7 +166,7 @@ fn run_restore<D: RestoreDomain>(
     libxl: &mut Ours,
     stream: File,
     back: Option<File>,
-    open: impl FnOnce(&Command) -> hypervisor::Result<Opened<D>>,
+    open: impl FnOnce(&Command) -> Result<Opened<D>, Failure>,
 ) -> Result<(u64, u64), Failure> {
     let Opened { mut domain, nr_pfns, .. } = open(command)?;
     let options = Options { nr_pfns, rings: restore.rings, ..Options::default() };

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::callbacks::CallbackError;
+use super::limits::LimitsError;
 use crate::hypervisor;
 use crate::hypervisor::types::Pfn;
 use crate::libxc::{RestoreError, SaveError};
@@ -24,6 +25,9 @@ pub enum Failure {
     /// The domain could not be had.
     #[error("the domain: {0}")]
     Domain(#[from] hypervisor::Error),
+    /// The limits of a live save make no sense.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
     /// libxl could not be asked.
     #[error(transparent)]
     Libxl(#[from] CallbackError),
@@ -60,6 +64,14 @@ pub enum Failure {
         pfn: Pfn,
         /// One more than the highest pfn allowed.
         nr_pfns: u64,
+    },
+    /// A list that is framed in another way than the one before.
+    #[error(
+        "back channel: a list of pfns that begins with {found:#x}, where those before had eight zero bytes in front"
+    )]
+    BackFraming {
+        /// What stands there.
+        found: u64,
     },
     /// More dirty pages than one record can list.
     #[error("{pages} dirty pages: a CHECKPOINT_DIRTY_PFN_LIST has room for {most}")]
@@ -107,15 +119,20 @@ impl Failure {
         match self {
             Failure::Libxl(CallbackError::CalledOff) | Failure::CalledOff => Errno::INTR,
             Failure::Libxl(CallbackError::Gone(_)) => Errno::PIPE,
-            Failure::Libxl(CallbackError::NotProvided(_)) => Errno::INVAL,
+            Failure::Libxl(CallbackError::NotProvided(_)) | Failure::Limits(_) => Errno::INVAL,
             Failure::Reply { .. } | Failure::NotPermitted { .. } => Errno::CANCELED,
             Failure::Restore(RestoreError::Kind(_)) => Errno::OPNOTSUPP,
             Failure::Save(SaveError::NotSuspended { .. }) => Errno::BUSY,
+            Failure::Save(SaveError::NotConverged { .. }) => Errno::TIMEDOUT,
             Failure::Save(SaveError::Write(WriteError::Order { .. } | WriteError::HandsOver(_))) => Errno::INVAL,
             Failure::Save(SaveError::Hypervisor(error) | SaveError::Resume(error))
             | Failure::Restore(RestoreError::Hypervisor { error, .. })
             | Failure::Domain(error) => match error {
                 hypervisor::Error::OutOfMemory { .. } => Errno::NOMEM,
+                hypervisor::Error::NoSuchDomain { .. } => Errno::SRCH,
+                hypervisor::Error::NoHypervisor { .. } => Errno::NODEV,
+                hypervisor::Error::NoLibrary { .. } => Errno::LIBACC,
+                hypervisor::Error::OldLibrary { .. } => Errno::LIBBAD,
                 hypervisor::Error::Unsupported { .. } => Errno::OPNOTSUPP,
                 _ => Errno::INVAL,
             },
@@ -127,9 +144,11 @@ impl Failure {
             Failure::Restore(RestoreError::Read(ReadError::Io { .. })) | Failure::BackRead(ReadError::Io { .. }) => {
                 Errno::IO
             }
-            Failure::Restore(_) | Failure::BackRead(_) | Failure::BackRecord { .. } | Failure::BackPfn { .. } => {
-                Errno::BADMSG
-            }
+            Failure::Restore(_)
+            | Failure::BackRead(_)
+            | Failure::BackRecord { .. }
+            | Failure::BackPfn { .. }
+            | Failure::BackFraming { .. } => Errno::BADMSG,
             Failure::Save(_) | Failure::BackWrite(_) | Failure::Os { .. } => Errno::IO,
         }
     }
@@ -186,13 +205,14 @@ mod tests {
 
     #[test]
     fn where_there_is_none_the_kind_counts() {
-        let cases: [(Failure, Errno); 6] = [
+        let cases: [(Failure, Errno); 7] = [
             (Failure::CalledOff, Errno::INTR),
             (RestoreError::Kind(DomainType::Pv).into(), Errno::OPNOTSUPP),
             (RestoreError::Pfn { offset: 0, pfn: 1 << 34, nr_pfns: 9 }.into(), Errno::BADMSG),
             (RestoreError::RoundLimit { offset: 0, needed: 2, limit: 1 }.into(), Errno::NOBUFS),
             (Failure::Reply { callback: "suspend", reply: 0 }, Errno::CANCELED),
             (Failure::Domain(hypervisor::Error::OutOfMemory { pfn: 1, populated: 1, budget: 1 }), Errno::NOMEM),
+            (Failure::Domain(hypervisor::Error::NoSuchDomain { domid: 9 }), Errno::SRCH),
         ];
         for (failure, errno) in cases {
             assert_eq!(failure.errno(), errno.raw_os_error(), "{failure}");

@@ -20,6 +20,8 @@
 //!
 //! `driver.rs` is a libxl on top of `parent.rs`: libxl's records from this project, libxc's from a helper.
 //!
+//! `limits.rs` is what whoever runs the host has set for live saves.
+//!
 //! HVM and PVH domains, as far as [`crate::libxc`] goes.
 
 pub mod abort;
@@ -29,6 +31,7 @@ pub mod callbacks;
 pub mod child;
 pub mod driver;
 pub mod failure;
+pub mod limits;
 pub mod message;
 pub mod parent;
 pub mod restore;

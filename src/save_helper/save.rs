@@ -15,23 +15,25 @@
 //! ([`COPY_AHEAD`]).
 //!
 //! libxl lets the guest run for the interval before it answers `checkpoint`, so by then most of the next round's pages are written
-//! (`libxl__remus_domain_save_checkpoint_callback`). They are copied, or sent, before `suspend` is asked for, and only
-//! those that the guest writes meanwhile are left for the time that it stands still.
+//! (`libxl__remus_domain_save_checkpoint_callback`). They are copied before `suspend` is asked for, where that is not too much, and
+//! only those that the guest writes meanwhile are left for the time that it stands still.
 //!
 //! A checkpointed stream ends when libxl answers 0: without END, and without an error.
 #![forbid(unsafe_code)]
 
 use super::arguments::{Flags, Save, StreamType};
-use super::back_channel::BackReader;
+use super::back_channel::{BackChannel, BackReader};
 use super::callbacks::{CallbackError, Libxl};
 use super::failure::Failure;
 use crate::hypervisor::{DomainKind, SaveDomain};
+use crate::libxc::precopy::{Limits, RoundSent, Watch};
 use crate::libxc::save::{self, STREAM_VERSION};
 use crate::libxc::{Ahead, CopyAhead, Round, SaveError, Saver};
 use crate::stream::Mode;
 use crate::stream::handover::{Alone, LibxcWriter};
 use crate::stream::libxc::Record;
 use std::io::{Read, Write};
+use std::time::{Duration, Instant};
 
 /// Which Remus rounds are copied, and when. The copy's memory is kept from round to round.
 pub const COPY_AHEAD: CopyAhead = CopyAhead::of_helper();
@@ -45,21 +47,24 @@ pub enum Ended {
     Stopped,
 }
 
-/// Saves `domain` onto `stream`, up to END or until libxl wants no more; `xen` is the hypervisor's version. Whatever
-/// happens, the tracking of pages is off afterwards.
+/// Saves `domain` onto `stream`, up to END or until libxl wants no more; `xen` is the hypervisor's version, `live` for a plain
+/// stream. Whatever happens, the tracking of pages is off afterwards.
 ///
 /// # Errors
 /// [`Failure`].
-pub fn save<D: SaveDomain, R: Read, W: Write, S: Write, B: Read>(
+pub fn save<D: SaveDomain, R: Read, W: Write, S: Write, B: BackChannel>(
     domain: &mut D,
     libxl: &mut Libxl<R, W>,
     stream: S,
     back: Option<B>,
     command: &Save,
     xen: (u32, u32),
+    live: Limits,
 ) -> Result<Ended, Failure> {
     let verify = command.flags.contains(Flags::DEBUG) && command.stream == StreamType::Plain;
-    let options = save::Options { xen, verify, ..save::Options::default() };
+    // A checkpointed stream's first image is no migration: libxl begins to hold the guest's output behind it.
+    let live = if command.stream == StreamType::Plain { live } else { Limits::default() };
+    let options = save::Options { xen, live, verify };
     let saver = Saver::new(domain, options)?;
     log::info!("Saving domain {}, type x86 {}", command.domid, domain.info().map_err(SaveError::from)?.kind);
     let back = back.map(BackReader::new);
@@ -85,7 +90,7 @@ struct Work<'a, D, R, W, B> {
     device_tracking: bool,
 }
 
-impl<D: SaveDomain, R: Read, W: Write, B: Read> Work<'_, D, R, W, B> {
+impl<D: SaveDomain, R: Read, W: Write, B: BackChannel> Work<'_, D, R, W, B> {
     fn run<S: Write>(&mut self, stream: S) -> Result<Ended, Failure> {
         // Only HVM domains have a device model that writes to their memory; libxl answers for PVH too, and fails for PV.
         if self.domain.info().map_err(SaveError::from)?.kind == DomainKind::Hvm {
@@ -121,13 +126,8 @@ impl<D: SaveDomain, R: Read, W: Write, B: Read> Work<'_, D, R, W, B> {
     fn first_pages<S: Write>(&mut self, out: &mut LibxcWriter<S, Alone>) -> Result<String, Failure> {
         if self.command.flags.contains(Flags::LIVE) {
             self.start_tracking()?;
-            let libxl = &*self.libxl;
-            let mut steps = Steps::default();
-            let sent = self.saver.precopy_told(self.domain, out, &mut |round, done, total| {
-                if steps.is_new(done, total) {
-                    libxl.progress(&live_frames(round), done, total);
-                }
-            })?;
+            let mut watch = Rounds { libxl: &*self.libxl, steps: Steps::default(), begun: Instant::now() };
+            let sent = self.saver.precopy_watched(self.domain, out, &mut watch)?;
             self.suspend()?;
             self.saver.collect(self.domain)?;
             return Ok(live_frames(sent.rounds));
@@ -166,7 +166,7 @@ impl<D: SaveDomain, R: Read, W: Write, B: Read> Work<'_, D, R, W, B> {
                 return Ok(Ended::Stopped);
             }
             if self.command.stream == StreamType::Remus {
-                self.go_ahead(out, &mut round)?;
+                self.go_ahead(&mut round)?;
             }
             self.suspend()?;
             self.saver.collect(self.domain)?;
@@ -177,17 +177,11 @@ impl<D: SaveDomain, R: Read, W: Write, B: Read> Work<'_, D, R, W, B> {
         }
     }
 
-    /// Takes what there is of the next round while the guest runs: into `round`, or when it is too much for that onto the stream,
-    /// where it belongs to the next checkpoint.
-    fn go_ahead<S: Write>(&mut self, out: &mut LibxcWriter<S, Alone>, round: &mut Round) -> Result<(), Failure> {
+    /// Takes what there is of the next round into `round` while the guest runs, where it is not too much for that.
+    fn go_ahead(&mut self, round: &mut Round) -> Result<(), Failure> {
         round.clear();
-        match COPY_AHEAD.before_suspend(self.saver.written(self.domain)?) {
-            Ahead::Wait => {}
-            Ahead::Stage => self.saver.stage_ahead(self.domain, round)?,
-            Ahead::Send => {
-                self.saver.collect_ahead(self.domain)?;
-                self.send_pages(out, "Checkpointed save")?;
-            }
+        if COPY_AHEAD.before_suspend(self.saver.written(self.domain)?) == Ahead::Stage {
+            self.saver.stage_ahead(self.domain, round)?;
         }
         Ok(())
     }
@@ -209,7 +203,7 @@ impl<D: SaveDomain, R: Read, W: Write, B: Read> Work<'_, D, R, W, B> {
             out.checkpoint().map_err(SaveError::from)?;
             self.libxl.progress(doing, pages, pages);
         } else {
-            round.write_pages(out)?;
+            self.saver.unstage(round);
             self.send_pages(out, doing)?;
             self.saver.send_state(self.domain, out)?;
             out.checkpoint().map_err(SaveError::from)?;
@@ -284,6 +278,33 @@ impl<D: SaveDomain, R: Read, W: Write, B: Read> Work<'_, D, R, W, B> {
             Ok(reply) => log::error!("the device model still tracks its writes: libxl's callback gave {reply}"),
             Err(error) => log::error!("the device model still tracks its writes: {error}"),
         }
+    }
+}
+
+/// Tells libxl of the live rounds.
+struct Rounds<'a, R, W> {
+    libxl: &'a Libxl<R, W>,
+    steps: Steps,
+    begun: Instant,
+}
+
+impl<R: Read, W: Write> Watch for Rounds<'_, R, W> {
+    fn pages(&mut self, round: u32, done: u64, total: u64) {
+        if self.steps.is_new(done, total) {
+            self.libxl.progress(&live_frames(round), done, total);
+        }
+    }
+
+    fn round(&mut self, sent: &RoundSent) {
+        log::info!("{sent}");
+    }
+
+    fn now(&mut self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.libxl.wait(time);
     }
 }
 

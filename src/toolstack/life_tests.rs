@@ -39,6 +39,7 @@ impl Hypervisor for Fake {
             nr_vcpus: 1,
             nr_pfns: 1,
             populated: 1,
+            max_pages: 1,
             paused: false,
             shutdown: self.suspended.lock().unwrap().then_some(ShutdownReason::Suspend),
         })

@@ -3,15 +3,18 @@
 use crate::guest::Guest;
 use crate::world::*;
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, Write};
 use xen_replicate::hypervisor::sim::SimConfig;
 use xen_replicate::hypervisor::{DeviceModel, Domain, SaveDomain, hvm_param};
 use xen_replicate::libxc;
 use xen_replicate::libxc::restore::Rings;
 use xen_replicate::save_helper::*;
+use xen_replicate::stream::RecordHeader;
 use xen_replicate::stream::handover::LibxcWriter;
 use xen_replicate::stream::libxc::types as xc;
+use xen_replicate::stream::libxl::types as xl;
 use xen_replicate::stream::reader::SliceReader;
+use xen_replicate::stream::writer::RecordWriter;
 use xen_replicate::stream::{Mode, Start, What, framer};
 
 fn contents(file: &File) -> Vec<u8> {
@@ -153,4 +156,74 @@ fn rings_of_the_command_line_get_their_channels_and_grants() {
     let grants = copy.lock().grants();
     assert_eq!((grants.xenstore_domid, grants.console_domid), (7, 8));
     assert_eq!(libxl.results, [(grants.xenstore_gfn, grants.console_gfn)]);
+}
+
+/// The stream without the records of a type.
+fn without(stream: &[u8], type_id: u32) -> Vec<u8> {
+    let options = framer::Options { start: Some(Start::Libxc), mode: Some(Mode::Plain), ..Default::default() };
+    let (mut reader, mut rest) = (SliceReader::new(stream, options), Vec::new());
+    while let Some(item) = reader.next_item().unwrap() {
+        let leave_out = matches!(item.what, What::Record(frame) if frame.header.type_id == type_id);
+        if !leave_out {
+            rest.extend_from_slice(&stream[item.offset as usize..][..item.size as usize]);
+        }
+    }
+    assert!(rest.len() < stream.len());
+    rest
+}
+
+/// A plain image of a guest, the guest being suspended, and its device model's state.
+fn image(guest: &Guest) -> (Vec<u8>, Vec<u8>) {
+    let file = tempfile::tempfile().unwrap();
+    let mut libxl = Primary::new(guest, &file, None);
+    let command = save_command(Flags::empty(), StreamType::Plain);
+    assert_eq!(start(command, guest, &file, None).answer(&mut libxl), GOOD);
+    (contents(&file), [&guest.lock().emulator().emit()[..], &libxl.device_model].concat())
+}
+
+/// A restore of these octets into a domain of this kind.
+fn restore_of(stream: &[u8], stream_type: StreamType, config: &SimConfig) -> (Secondary, End) {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(stream).unwrap();
+    file.rewind().unwrap();
+    let copy = Guest::empty(config);
+    let back = tempfile::tempfile().unwrap();
+    let mut libxl = Secondary::new(&copy, &file, Some(&back));
+    let end = start(restore_command(stream_type), &copy, &file, Some(&back)).answer(&mut libxl);
+    (libxl, end)
+}
+
+#[test]
+fn an_image_without_vcpus_is_no_domain() {
+    let config = small(4);
+    let (whole, device_model) = image(&Guest::running(&config, 10));
+    let headless = without(&whole, xc::HVM_CONTEXT);
+    let (libxl, end) = restore_of(&headless, StreamType::Plain, &config);
+    assert_eq!((end, libxl.results.as_slice()), (failed(74), &[(0, 0)][..]));
+    // CHECKPOINT in the place of END, libxl's part behind it, and the primary's death.
+    let mut checkpoint = headless[..headless.len() - 8].to_vec();
+    checkpoint.extend(RecordHeader::new(xc::CHECKPOINT, 0).emit());
+    RecordWriter::new(&mut checkpoint).record(xl::EMULATOR_CONTEXT, &[&device_model]).unwrap();
+    checkpoint.extend(RecordHeader::new(xl::CHECKPOINT_END, 0).emit());
+    for stream_type in [StreamType::Remus, StreamType::Colo] {
+        let (libxl, end) = restore_of(&checkpoint, stream_type, &config);
+        assert_eq!(end, failed(74), "{stream_type:?}");
+        assert!(!libxl.calls.contains(&"postcopy".to_string()), "{stream_type:?}: the secondary was to run");
+        assert_eq!(libxl.results.last(), Some(&(0, 0)), "{stream_type:?}");
+    }
+}
+
+#[test]
+fn rings_whose_pages_the_guest_has_given_back_are_no_hindrance() {
+    let config = small(4);
+    for param in [hvm_param::STORE_PFN, hvm_param::CONSOLE_PFN, hvm_param::IOREQ_PFN, hvm_param::BUFIOREQ_PFN] {
+        let guest = Guest::running(&config, 10);
+        let pfn = guest.hvm_param(param).unwrap();
+        guest.lock().memory_mut().break_page(pfn).unwrap();
+        let (stream, _) = image(&guest);
+        let (libxl, end) = restore_of(&stream, StreamType::Plain, &config);
+        assert_eq!(end, GOOD, "parameter {param}");
+        let copy = libxl.guest.lock();
+        assert_eq!((copy.hvm_param(param).unwrap(), copy.memory().slot(pfn)), (pfn, None), "parameter {param}");
+    }
 }

@@ -44,7 +44,7 @@ fn protect(
     ((primary, end), secondary.join().unwrap())
 }
 
-fn is_at(secondary: &Secondary, primary: &Primary, checkpoint: usize) {
+pub fn is_at(secondary: &Secondary, primary: &Primary, checkpoint: usize) {
     let states = primary.states.lock().unwrap();
     let mut copy = secondary.guest.lock();
     assert_eq!(copy.diff(&states[checkpoint - 1], 5).unwrap(), []);
@@ -163,7 +163,7 @@ fn remus_of_a_guest_that_is_not_sent_live_starts_with_all_of_it() {
 }
 
 /// A Remus stream of three checkpoints, and where each one ends.
-fn recorded(config: &SimConfig) -> (Vec<u8>, Vec<usize>, Primary) {
+pub fn recorded(config: &SimConfig) -> (Vec<u8>, Vec<usize>, Primary) {
     let file = tempfile::tempfile().unwrap();
     let guest = Guest::running(config, 20);
     let mut primary = Primary::new(&guest, &file, None);
@@ -184,7 +184,7 @@ fn recorded(config: &SimConfig) -> (Vec<u8>, Vec<usize>, Primary) {
     (octets, ends, primary)
 }
 
-fn replayed(stream: &[u8], config: &SimConfig) -> (Secondary, End) {
+pub fn replayed(stream: &[u8], config: &SimConfig) -> (Secondary, End) {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(stream).unwrap();
     file.rewind().unwrap();

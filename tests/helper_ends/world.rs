@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use xen_replicate::hypervisor::sim::{SimConfig, Snapshot};
 use xen_replicate::hypervisor::{DeviceModel, Domain, Error, LogDirty};
+use xen_replicate::libxc::precopy::Limits;
 use xen_replicate::save_helper::abort::Abort;
 use xen_replicate::save_helper::arguments::{Restore, Save};
 use xen_replicate::save_helper::callbacks::Outbox;
@@ -91,6 +92,17 @@ pub fn start_with(
     back: Option<&File>,
     open: impl FnOnce() -> Result<Guest, Error> + Send + 'static,
 ) -> Child {
+    start_within(Limits::default(), command, stream, back, open)
+}
+
+/// The same within limits of a live save.
+pub fn start_within(
+    live: Limits,
+    command: Command,
+    stream: &File,
+    back: Option<&File>,
+    open: impl FnOnce() -> Result<Guest, Error> + Send + 'static,
+) -> Child {
     let (theirs, replies) = pipe();
     let (messages, ours) = pipe();
     let channels = Channels {
@@ -101,7 +113,7 @@ pub fn start_with(
     };
     let (send, abort) = mpsc::channel();
     let thread = thread::spawn(move || {
-        let open = |_: &Command| Ok(Opened { domain: open()?, xen: (4, 17), nr_pfns: None });
+        let open = |_: &Command| Ok(Opened { domain: open()?, xen: (4, 17), nr_pfns: None, live });
         serve(&command, channels, open, |abort| {
             abort.into_iter().for_each(|abort| send.send(Arc::clone(abort)).unwrap());
             Ok(())

@@ -27,6 +27,25 @@ impl Control {
         self.tell("steps").parse().unwrap()
     }
 
+    /// What a command is answered; nothing where the process has ended.
+    fn ask(&mut self, command: &str) -> Option<String> {
+        self.0.get_mut().write_all(format!("{command}\n").as_bytes()).ok()?;
+        let mut reply = String::new();
+        self.0.read_line(&mut reply).ok()?;
+        Some(reply.trim_end().strip_prefix("ok")?.trim_start().to_owned())
+    }
+
+    /// Waits until the guest has made so many steps more, or does not run.
+    pub fn run_on(&mut self, more: u64) {
+        let mut goal = None;
+        while self.ask("state").as_deref() == Some("running")
+            && let Some(steps) = self.ask("steps").and_then(|steps| steps.parse::<u64>().ok())
+            && steps < *goal.get_or_insert(steps + more)
+        {
+            thread::yield_now();
+        }
+    }
+
     /// Waits until the running guest has made so many steps more.
     pub fn wait_for_steps(&mut self, more: u64) {
         let now = self.steps();

@@ -81,11 +81,13 @@ pub struct Helper {
 /// The helper of a home, as a program that works on its domain.
 pub fn program(home: &Home) -> process::Command {
     let folder = standin();
-    let mut command = process::Command::new(folder.join("run"));
-    command.arg(match home.program {
-        Program::Debians => folder.join("debian/usr/lib/xen-4.17/bin/libxl-save-helper"),
-        Program::Ours => env!("CARGO_BIN_EXE_xen-replicate-save-helper").into(),
-    });
+    let (run, program) = match (home.program, home.xen) {
+        (Program::Debians, "4.20") => ("run-13", folder.join("debian-13/usr/lib/xen-4.20/bin/libxl-save-helper")),
+        (Program::Debians, _) => ("run", folder.join("debian/usr/lib/xen-4.17/bin/libxl-save-helper")),
+        (Program::Ours, _) => ("run", env!("CARGO_BIN_EXE_xen-replicate-save-helper").into()),
+    };
+    let mut command = process::Command::new(folder.join(run));
+    command.arg(program);
     command.env("XEN_STANDIN", home.configuration());
     command
 }
@@ -117,6 +119,22 @@ impl Helper {
         let stream = File::options().append(true).create(true).open(stream).unwrap();
         let back = back.map(|back| File::open(back).unwrap());
         Helper::start(home, program(home), &command, &stream, back.as_ref())
+    }
+
+    /// Saves a domain, live, with these words for the limits of that.
+    pub fn save_within(home: &Home, stream: &Path, words: &str) -> Helper {
+        let mut program = program(home);
+        program.env(xen_replicate::save_helper::limits::ENVIRONMENT, words);
+        Helper::save_by(program, home, stream)
+    }
+
+    /// Saves a domain, live, by a program.
+    pub fn save_by(program: process::Command, home: &Home, stream: &Path) -> Helper {
+        let flags = Flags::from_bits_retain(1);
+        let callbacks = Callbacks::from_bits_retain(136);
+        let command = Command::Save(Save { fds: FDS, domid: 1, flags, callbacks, stream: StreamType::Plain });
+        let stream = File::options().append(true).create(true).open(stream).unwrap();
+        Helper::start(home, program, &command, &stream, None)
     }
 
     /// Starts it to restore the domain of a home.

@@ -29,6 +29,10 @@ pub struct Home {
     /// Whether the domain is a PV one.
     pv: bool,
     pub program: Program,
+    /// The release of Xen that the stand-in is.
+    pub xen: &'static str,
+    /// The call that is to fail.
+    fail: Option<serde_json::Value>,
 }
 
 /// A guest that has run, whose rings have something in them.
@@ -48,7 +52,7 @@ pub fn guest(config: &SimConfig, steps: u64) -> SimDomain {
 impl Home {
     /// A folder with a domain in it.
     pub fn of(domain: &SimDomain) -> Home {
-        let home = Home { folder: tempfile::tempdir().unwrap(), pv: false, program: Program::Debians };
+        let home = Home { pv: false, ..Home::for_pv() };
         let image = serde_json::to_vec(&domain.image().unwrap()).unwrap();
         fs::write(home.path("before.json"), image).unwrap();
         let memory = domain.memory();
@@ -69,12 +73,22 @@ impl Home {
 
     /// A folder for a PV domain, with nothing in it.
     pub fn for_pv() -> Home {
-        Home { folder: tempfile::tempdir().unwrap(), pv: true, program: Program::Debians }
+        Home { folder: tempfile::tempdir().unwrap(), pv: true, program: Program::Debians, xen: "4.17", fail: None }
     }
 
     /// The same, for another helper.
     pub fn with(self, program: Program) -> Home {
         Home { program, ..self }
+    }
+
+    /// The same, on another release of Xen: 4.14, 4.17, 4.20.
+    pub fn on(self, xen: &'static str) -> Home {
+        Home { xen, ..self }
+    }
+
+    /// The same, with a call that fails, as the stand-in's configuration has it.
+    pub fn failing(self, fail: serde_json::Value) -> Home {
+        Home { fail: Some(fail), ..self }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -88,6 +102,8 @@ impl Home {
             "pv": self.pv,
             "control": self.path("control"),
             "log": self.path("log"),
+            "xen": self.xen,
+            "fail": self.fail,
         });
         let path = self.path("standin.json");
         fs::write(&path, config.to_string()).unwrap();

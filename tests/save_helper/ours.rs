@@ -20,7 +20,7 @@ use Program::{Debians, Ours};
 const PAIRS: [(Program, Program); 3] = [(Ours, Debians), (Debians, Ours), (Ours, Ours)];
 
 /// Saves a guest; gives it as it was then.
-fn save(program: Program, home: Home, flags: u32) -> (SimDomain, Home) {
+pub fn save(program: Program, home: Home, flags: u32) -> (SimDomain, Home) {
     let home = home.with(program);
     let outcome = Helper::save(&home, &home.path("stream"), None, flags, PLAIN).run_well();
     assert!(outcome.logged("Saving domain 1, type x86 HVM"), "{outcome:?}");

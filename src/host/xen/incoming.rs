@@ -16,7 +16,7 @@ use crate::save_helper::supervised::Applied;
 use crate::stream::check::{Checker, Parsed};
 use crate::stream::error::Severity;
 use crate::stream::framer::What;
-use crate::stream::reader::PullReader;
+use crate::stream::reader::{PullReader, ReadError};
 use crate::stream::{Mode, Start, framer, libxc, libxl, xl};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -145,7 +145,7 @@ impl Copies for Incoming {
             reader,
             checker: Checker::new(Some(Mode::Remus)),
             octets,
-            limit: options.libxc.round_limit,
+            limit: options.libxc.round_limit.unwrap_or(u64::MAX),
             receiver,
             at: Applied { domid: 0, checkpoint: 0 },
             keepers: Keepers::default(),
@@ -186,7 +186,12 @@ fn item<R: Read>(
     pages: &mut u64,
     mut preamble: impl FnMut(&xl::Preamble<'_>),
 ) -> Result<bool, Unsound> {
-    let Some(item) = reader.next_item().map_err(RestoreError::from)? else { return Err(Unsound::Ended) };
+    let there = reader.fetch().map_err(|error| match error {
+        ReadError::Stream(error) => ReadError::from(checker.judge_end(error, reader.torn_record())),
+        error => error,
+    });
+    let item = if there.map_err(RestoreError::from)? { reader.take_whole().map_err(RestoreError::from)? } else { None };
+    let Some(item) = item else { return Err(Unsound::Ended) };
     let mut wrong = None;
     let parsed = checker.item(&item, &mut |error| {
         if error.problem.severity() == Severity::Error && wrong.is_none() {
@@ -194,7 +199,7 @@ fn item<R: Read>(
         }
     });
     if let Some(error) = wrong {
-        return Err(RestoreError::from(crate::stream::reader::ReadError::from(error)).into());
+        return Err(RestoreError::from(ReadError::from(error)).into());
     }
     if let What::XlPreamble(found) = &item.what {
         preamble(found);
@@ -315,7 +320,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut incoming = Incoming::new(name_in(&stream), receiver(folder.path()), Disks::Kept);
         let mut options = Options::default();
-        options.libxc.round_limit = 1 << 30;
+        options.libxc.round_limit = Some(1 << 30);
         let mut copy = incoming.image(&stream[..stream.len() - 3], options).unwrap();
         let mut checkpoints = 1;
         let end = loop {

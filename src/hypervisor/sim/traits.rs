@@ -24,6 +24,7 @@ impl Domain for SimDomain {
             nr_vcpus: self.config.vcpus,
             nr_pfns: self.memory.nr_pfns(),
             populated: self.memory.populated(),
+            max_pages: self.memory.budget(),
             paused: self.paused,
             shutdown: self.shutdown,
         })

@@ -144,6 +144,7 @@ impl Domain for XenDomain {
             nr_vcpus: info.max_vcpu_id.checked_add(1).unwrap_or(0),
             nr_pfns: self.nr_gpfns()?,
             populated: info.tot_pages,
+            max_pages: info.max_pages,
             paused: info.flags & dominf::PAUSED != 0,
             shutdown: shutdown(info.flags),
         })

@@ -53,7 +53,10 @@ impl Mapping {
         let frames = Frames::map(&domain.interface, domid, gfns, writable, Some(errors))?;
         let failed = |gfn, errno: i32| match errno.saturating_abs() {
             errno if NO_PAGE.contains(&errno) => Error::NotPopulated { pfn: gfn },
-            errno => Error::Map { domid, gfn, source: io::Error::from_raw_os_error(errno) },
+            errno => {
+                let (xen, source) = (Some(domain.interface.version()), io::Error::from_raw_os_error(errno));
+                Error::Map { domid, gfn, xen, source }
+            }
         };
         match gfns.iter().zip(&*errors).find(|&(_, &error)| error != 0) {
             Some((&gfn, &error)) => Err(failed(gfn, error)),

@@ -5,7 +5,7 @@ use super::domain::XenDomain;
 use super::hypercall::abi;
 use super::hypercall::domain::PolicyRefused;
 use super::mapping::XenPagesMut;
-use super::policy::{parse_leaves, parse_msrs};
+use super::policy::{count_leaves, count_msrs};
 use super::populate::{PFN_LIMIT, Piece, SUPERPAGE_ORDER, next_piece};
 use crate::hypervisor::error::{Error, Result};
 use crate::hypervisor::types::{CpuPolicy, GrantSeed, HvmParam, PageType, Pfn, TscInfo};
@@ -33,9 +33,9 @@ impl RestoreDomain for XenDomain {
     }
 
     fn set_cpu_policy(&mut self, policy: &CpuPolicy) -> Result<()> {
-        let (leaves, msrs) = (parse_leaves(&policy.cpuid)?, parse_msrs(&policy.msrs)?);
+        let counts = (count_leaves(&policy.cpuid)?, count_msrs(&policy.msrs)?);
         let domid = self.domid;
-        self.interface.set_cpu_policy(domid, &leaves, &msrs)?.map_err(|refused| {
+        self.interface.set_cpu_policy(domid, counts, &policy.cpuid, &policy.msrs)?.map_err(|refused| {
             let PolicyRefused { leaf, subleaf, msr, source } = refused;
             Error::CpuPolicyRefused { domid, leaf, subleaf, msr, source }
         })

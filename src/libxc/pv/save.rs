@@ -60,12 +60,19 @@ impl PvSaver {
         }
     }
 
-    /// The frames of a batch of pfns. Those without one are to be looked at once more when the guest stands still.
-    pub(in crate::libxc) fn translate(&mut self, domain: &impl SaveDomain, pfns: &[Pfn], mfns: &mut Vec<Mfn>) {
+    /// The frames of a batch of pfns. Those without one, while the guest may be moving them, are to be looked at once more when it
+    /// stands still.
+    pub(in crate::libxc) fn translate(
+        &mut self,
+        domain: &impl SaveDomain,
+        pfns: &[Pfn],
+        mfns: &mut Vec<Mfn>,
+        still: bool,
+    ) {
         mfns.clear();
         for &pfn in pfns {
             let mfn = self.p2m.mfn_of(domain, pfn).unwrap_or(INVALID_MFN);
-            if mfn == INVALID_MFN {
+            if mfn == INVALID_MFN && !still {
                 self.deferred.set(pfn);
             }
             mfns.push(mfn);

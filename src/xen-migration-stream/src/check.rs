@@ -6,7 +6,7 @@ use super::error::{BodyError, Problem, Severity, StreamError};
 use super::framer::{Item, What, record_name};
 use super::grammar::{Event, Grammar};
 use super::libxc::DomainType;
-use super::record::Frame;
+use super::record::{Frame, RecordHeader};
 use super::{Layer, Mode, libxc, libxl};
 
 /// Octets of `vcpu_guest_context_x86_64_t`.
@@ -142,6 +142,22 @@ impl Checker {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// What an error means that has ended the stream within a record of libxc with this header: where the record may not stand at all,
+    /// it was wrong before that.
+    pub fn judge_end(&self, error: StreamError, torn: Option<RecordHeader>) -> StreamError {
+        let Some(header) = torn.filter(|_| error.is_truncation()) else { return error };
+        let mut refused = None;
+        self.grammar.clone().check(Event::Record(Layer::Libxc, header.type_id, None), &mut |problem| {
+            if problem.severity() == Severity::Error {
+                refused.get_or_insert(problem);
+            }
+        });
+        match refused {
+            Some(problem) => StreamError { problem, ..error },
+            None => error,
         }
     }
 

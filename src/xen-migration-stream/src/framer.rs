@@ -314,16 +314,31 @@ impl Framer {
     /// `Ok` behind the last record, and between any two records of a back channel.
     ///
     /// # Errors
-    /// [`FrameError::Truncated`] everywhere else, [`FrameError::OctetsAfterEnd`] behind the last record.
+    /// [`FrameError::Truncated`] everywhere else, [`FrameError::OctetsAfterEnd`] behind the last record. Of a record of libxc that was
+    /// wrong already, as far as it is there, what is wrong with it.
     pub fn finish(&self, rest: &[u8], dropped: u64) -> Result<(), StreamError> {
         let got = rest.len() as u64 + dropped;
         match self.state {
             State::Tail | State::Done | State::Back if got == 0 => Ok(()),
             State::Tail | State::Done => Err(self.after_end(rest)),
             _ => {
+                if let Some(header) = self.torn_record(rest) {
+                    let arrived = rest.get(record::HEADER_LEN..).unwrap_or_default();
+                    libxc::judge_torn(header, arrived).map_err(|problem| self.refuse(problem))?;
+                }
                 let (what, needed) = self.wanted;
                 Err(self.error(FrameError::Truncated { what, needed, got }))
             }
+        }
+    }
+
+    /// The header of the record of libxc that the stream has ended in, where it is there; `rest` as in [`Framer::finish`].
+    pub(super) fn torn_record(&self, rest: &[u8]) -> Option<RecordHeader> {
+        let header = RecordHeader::parse(rest)?;
+        match self.state {
+            State::Libxc => Some(header),
+            State::AfterCheckpointEnd => Some(header).filter(|&header| !self.is_sync_point(header)),
+            _ => None,
         }
     }
 

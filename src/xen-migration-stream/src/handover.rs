@@ -362,7 +362,10 @@ impl<R: Read> Eye<R> {
         if self.source.framer().owner() != Some(owner) {
             return Ok(None);
         }
-        let Some(item) = self.source.next_item()? else {
+        if !self.source.fetch().map_err(|error| self.judge_end(error))? {
+            return Ok(None);
+        }
+        let Some(item) = self.source.take_whole()? else {
             return Ok(None);
         };
         let parsed = self.checker.receive(&item)?;
@@ -378,6 +381,14 @@ impl<R: Read> Eye<R> {
         };
         let parsed = self.checker.receive(&item)?;
         Ok(Some((item, parsed, contents)))
+    }
+
+    /// What an error means that has ended the stream within a record.
+    fn judge_end(&self, error: ReadError) -> ReadError {
+        match error {
+            ReadError::Stream(error) => self.checker.judge_end(error, self.source.torn_record()).into(),
+            error => error,
+        }
     }
 
     fn header(&mut self, owner: Layer) -> Result<Option<What<'_>>, ReadError> {

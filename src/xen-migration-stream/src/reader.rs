@@ -11,11 +11,14 @@
 use super::Layer;
 use super::error::{FrameError, StreamError};
 use super::framer::{Advance, Framer, Item, Options, Step};
+use super::record::RecordHeader;
 use std::io::{self, Read};
 use thiserror::Error;
 
 /// Octets asked for at once while a long item arrives: memory grows with what is there, not with what is claimed.
 const GROWTH: usize = 1 << 20;
+/// The longest buffer that is kept for the next item: a real sender's longest records, of 1024 pages, fit in.
+const KEPT: usize = 8 << 20;
 
 /// Why reading stopped.
 #[derive(Debug, Error)]
@@ -295,9 +298,8 @@ impl<R: Read> PullReader<R> {
         &mut self.framer
     }
 
-    /// The source.
-    #[cfg(test)]
-    pub(super) const fn get_mut(&mut self) -> &mut R {
+    /// The source, between two items. Reading from it while an item is half read loses the stream.
+    pub const fn get_mut(&mut self) -> &mut R {
         &mut self.source
     }
 
@@ -306,15 +308,34 @@ impl<R: Read> PullReader<R> {
         &self.source
     }
 
+    /// The header of the record of libxc that the source has ended in, if it has.
+    pub fn torn_record(&self) -> Option<RecordHeader> {
+        let octets = self.buffer.get(..self.filled).filter(|_| self.over)?;
+        self.framer.torn_record(octets)
+    }
+
     /// The next item. Octets behind it stay in the source.
     ///
     /// # Errors
     /// The source fails, the stream cannot be cut into items any further, or it ends too early. Every later call gives
     /// `None`.
     pub fn next_item(&mut self) -> Result<Option<Item<'_>>, ReadError> {
-        if !self.next_is_whole(false)? {
-            return Ok(None);
-        }
+        if self.fetch()? { self.take_whole() } else { Ok(None) }
+    }
+
+    /// Reads the next item whole, for [`PullReader::take_whole`]; false when there is none.
+    ///
+    /// # Errors
+    /// As [`PullReader::next_item`].
+    pub fn fetch(&mut self) -> Result<bool, ReadError> {
+        self.next_is_whole(false)
+    }
+
+    /// The item that [`PullReader::fetch`] has found whole.
+    ///
+    /// # Errors
+    /// None, behind a `true` of [`PullReader::fetch`].
+    pub fn take_whole(&mut self) -> Result<Option<Item<'_>>, ReadError> {
         match self.framer.take(&self.buffer[..self.filled])? {
             Step::Item(item, _) => Ok(Some(item)),
             _ => Ok(None),
@@ -352,6 +373,9 @@ impl<R: Read> PullReader<R> {
         }
         self.filled = 0;
         self.dropped = 0;
+        if self.buffer.len() > KEPT {
+            self.buffer = Vec::new();
+        }
         if self.held.left > 0 {
             self.over = true;
             let discard = self.discard.unwrap_or(read_away);
@@ -412,6 +436,8 @@ impl<R: Read> PullReader<R> {
         while self.filled < octets {
             let end = octets.min(self.filled + GROWTH);
             if self.buffer.len() < end {
+                // Not twice as much, as the vector would have it: a stranger says how long a record is.
+                self.buffer.reserve_exact(end - self.buffer.len());
                 self.buffer.resize(end, 0);
             }
             match self.source.read(&mut self.buffer[self.filled..end]) {

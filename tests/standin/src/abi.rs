@@ -23,7 +23,6 @@ pub mod hypercall {
 
 /// Domctl commands (`XEN_DOMCTL_*`).
 pub mod domctl {
-    pub const VERSION: u32 = 0x15;
     pub const PAUSE: u32 = 3;
     pub const UNPAUSE: u32 = 4;
     pub const GET_DOMAIN_INFO: u32 = 5;

@@ -46,6 +46,15 @@ impl Caller {
         Ok(())
     }
 
+    /// Puts the first octets of a value at an address, or all of it: what an older release has of a structure.
+    pub fn write_part<T: Plain>(self, address: u64, value: T, octets: usize) -> Result<(), Errno> {
+        let pointer = pointer::<T>(address)?;
+        let octets = octets.min(size_of::<T>());
+        // SAFETY: as in `write`, of so many octets, which `value` has, all initialised since `T` is `Plain`.
+        unsafe { std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), pointer.cast(), octets) };
+        Ok(())
+    }
+
     /// Copies an array of `count`.
     pub fn read_array<T: Plain>(self, address: u64, count: usize) -> Result<Vec<T>, Errno> {
         if count == 0 {

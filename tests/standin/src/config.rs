@@ -1,6 +1,8 @@
 //! Which domain this process has, and how to drive it.
 #![forbid(unsafe_code)]
 
+use crate::failure::Failure;
+use crate::release::Release;
 use serde::Deserialize;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -29,6 +31,12 @@ pub struct Config {
     /// and unmapped at no cost. For measuring what a caller does besides.
     #[serde(default)]
     pub kept_mappings: bool,
+    /// The release of Xen that this is.
+    #[serde(default)]
+    pub xen: Release,
+    /// A call that is to fail.
+    #[serde(default)]
+    pub fail: Option<Failure>,
     /// Steps a second that the guest makes while it runs; without a value as fast as it can.
     #[serde(default)]
     pub steps_per_second: Option<NonZeroU32>,

@@ -6,6 +6,7 @@ use crate::caller::{Caller, Plain};
 use crate::errno::{Answer, Errno};
 use crate::guest::{Guest, each};
 use crate::host::Host;
+use crate::release::Release;
 use crate::vcpu;
 use xen_replicate::decode::hvm_context::Entries;
 use xen_replicate::hypervisor::{
@@ -20,16 +21,22 @@ const MOST_FRAMES: u64 = 1024;
 /// Answers one domctl, whose structure is at `address`.
 pub fn call(host: &mut Host, caller: Caller, address: u64) -> Answer {
     let header: Domctl = caller.read(address)?;
-    if header.interface_version != domctl::VERSION {
+    if header.interface_version != host.release.domctl() {
         return Err(Errno(libc::EACCES));
     }
     let domid = u32::from(header.domain);
+    if domid != 0 {
+        host.may("domctl", header.cmd.into())?;
+    }
+    let release = host.release;
     let body = Body { caller, at: address.wrapping_add(domctl::BODY) };
     let answer = match header.cmd {
         domctl::SHADOW_OP => shadow_op(host, domid, body),
         // Whoever looks for the version of this interface asks for the domain that there always is.
-        domctl::GET_DOMAIN_INFO if domid == 0 => body.put(abi::DomainInfo::default()),
-        domctl::GET_DOMAIN_INFO => host.domain(domid).and_then(domain_info).and_then(|info| body.put(info)),
+        domctl::GET_DOMAIN_INFO if domid == 0 => body.put_info(release, abi::DomainInfo::default()),
+        domctl::GET_DOMAIN_INFO => {
+            host.domain(domid).and_then(domain_info).and_then(|info| body.put_info(release, info))
+        }
         cmd => host.domain(domid).and_then(|guest| any(guest, cmd, body)),
     };
     host.note(format_args!("domctl {} of domain {domid}: {answer:?}", header.cmd));
@@ -49,6 +56,11 @@ impl Body {
     /// Reads the structure.
     pub fn get<T: Plain>(self) -> Result<T, Errno> {
         self.caller.read(self.at)
+    }
+
+    /// Answers with as much of a domain's description as a release has.
+    pub fn put_info(self, release: Release, info: abi::DomainInfo) -> Result<(), Errno> {
+        put_info(self.caller, self.at, release, info)
     }
 
     /// Answers with the structure.
@@ -115,6 +127,11 @@ fn command<D: SaveDomain + RestoreDomain>(runner: &mut D, cmd: u32, body: Body) 
         }
         _ => Err(Errno(libc::ENOSYS)),
     }
+}
+
+/// Writes as much of a domain's description as a release has.
+pub fn put_info(caller: Caller, at: u64, release: Release, info: abi::DomainInfo) -> Result<(), Errno> {
+    caller.write_part(at, info, release.domain_info_octets())
 }
 
 /// What getdomaininfo tells, also of one domain of a list.

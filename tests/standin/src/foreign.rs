@@ -105,6 +105,7 @@ unsafe fn map(
     errors: &mut [c_int],
 ) -> Result<*mut c_void, Errno> {
     let mut host = host()?;
+    host.may("map", 0)?;
     let machine = host.frames(dom)?;
     let writable = prot & libc::PROT_WRITE != 0;
     let pages: Vec<Option<usize>> = frames.iter().map(|&frame| machine.page(frame, writable).ok()).collect();

@@ -4,10 +4,12 @@ use crate::abi::DOMID_XEN;
 use crate::config::{Config, VARIABLE};
 use crate::control;
 use crate::errno::Errno;
+use crate::failure::Pending;
 use crate::guest::Guest;
 use crate::kept::Kept;
 use crate::machine::Machine;
 use crate::pv::PvRunner;
+use crate::release::Release;
 use memmap2::{MmapMut, MmapOptions};
 use std::fmt::Display;
 use std::fs::File;
@@ -33,6 +35,10 @@ pub struct Host {
     pub kept: Option<Kept>,
     log: Option<File>,
     folder: PathBuf,
+    /// The release of Xen that this is.
+    pub release: Release,
+    /// A call that is to fail.
+    failure: Pending,
 }
 
 static HOST: OnceLock<Option<Mutex<Host>>> = OnceLock::new();
@@ -100,7 +106,18 @@ impl Host {
         if unsafe { libc::atexit(put_down) } != 0 {
             return Err(format!("{VARIABLE}: no room for an exit handler"));
         }
-        Ok(Host { guest: Some(guest), domid, memory, m2p, log_dirty: false, kept, log, folder: config.folder })
+        Ok(Host {
+            guest: Some(guest),
+            domid,
+            memory,
+            m2p,
+            log_dirty: false,
+            kept,
+            log,
+            folder: config.folder,
+            release: config.xen,
+            failure: Pending::new(config.fail),
+        })
     }
 
     /// Writes the domain's state at the end. Its memory is in the file already.
@@ -146,6 +163,15 @@ impl Host {
             Guest::Hvm(runner) => Ok(Machine::Hvm(runner.turn()?, &self.memory)),
             Guest::Pv(runner) => Ok(Machine::Pv(runner.turn()?, &self.memory)),
         }
+    }
+
+    /// Fails where this call is the one that is to fail.
+    pub fn may(&mut self, call: &str, op: u64) -> Result<(), Errno> {
+        let checked = self.failure.check(call, op);
+        if let Err(errno) = checked {
+            self.note(format_args!("{call} {op}: told to fail with {}", errno.0));
+        }
+        checked
     }
 
     /// Puts a line into the log, if there is one.

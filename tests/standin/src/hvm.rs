@@ -19,6 +19,7 @@ pub fn call(host: &mut Host, caller: Caller, op: u64, address: u64) -> Answer {
         host.note(format_args!("hvm_op {op}: not known"));
         return Err(Errno(libc::ENOSYS));
     }
+    host.may("hvm_op", op)?;
     let mut param: abi::HvmParam = caller.read(address)?;
     let (index, value) = (u64::from(param.index), param.value);
     let guest = host.domain(param.domid.into())?;

@@ -20,6 +20,8 @@
 //! | `foreign`, `grant` | `libxenforeignmemory`: foreign mappings, the grant table |
 //! | `kept` | a domain's memory mapped once and for all, to measure what a caller does besides |
 //! | `machine` | the machine's frames, as mappings name them |
+//! | `release` | which release of Xen this claims to be |
+//! | `failure` | a call that is to fail |
 //! | `devicemodel` | `libxendevicemodel`: there is no device model here |
 //!
 //! Hypercalls that are not known fail with `ENOSYS`, as Xen's do, and leave a line in the log.
@@ -35,6 +37,7 @@ mod control;
 mod devicemodel;
 mod domctl;
 mod errno;
+mod failure;
 mod foreign;
 mod grant;
 mod guest;
@@ -45,6 +48,7 @@ mod machine;
 mod memory;
 mod mmu;
 mod pv;
+mod release;
 mod sysctl;
 mod vcpu;
 mod version;

@@ -17,6 +17,7 @@ const FRAMES: i64 = 1 << 28;
 
 /// Answers one memory operation, whose structure is at `address`.
 pub fn call(host: &mut Host, caller: Caller, op: u64, address: u64) -> Answer {
+    host.may("memory_op", op)?;
     let answer = match op {
         xenmem::MAXIMUM_RAM_PAGE => frames(host),
         xenmem::MACHPHYS_MFN_LIST | xenmem::MACHPHYS_COMPAT_MFN_LIST => m2p_extents(host, caller, op, address),

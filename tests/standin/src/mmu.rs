@@ -11,6 +11,7 @@ use xen_replicate::hypervisor::PvDomain;
 /// Answers `count` operations at `list`, for the domain `domid`; the first that fails ends it.
 pub fn call(host: &mut Host, caller: Caller, list: u64, count: u64, domid: u64) -> Answer {
     let domid = u32::try_from(domid).map_err(|_| Errno(libc::ESRCH))?;
+    host.may("mmuext_op", 0)?;
     let answer = (0..count).try_for_each(|index| {
         let at = list.wrapping_add(index.wrapping_mul(size_of::<abi::MmuextOp>() as u64));
         pin(host.domain(domid)?, caller.read(at)?)

@@ -3,12 +3,10 @@
 
 use crate::abi::{SysctlCpuPolicy, SysctlDomainInfoList};
 use crate::caller::Caller;
-use crate::domctl::domain_info;
+use crate::domctl::{domain_info, put_info};
 use crate::errno::{Answer, Errno};
 use crate::host::Host;
 
-/// `XEN_SYSCTL_INTERFACE_VERSION`
-const VERSION: u32 = 0x15;
 /// `XEN_SYSCTL_getdomaininfolist`
 const GET_DOMAIN_INFO_LIST: u32 = 6;
 /// `XEN_SYSCTL_get_cpu_policy`
@@ -22,7 +20,7 @@ const MOST_MSRS: u32 = 2;
 pub fn call(host: &mut Host, caller: Caller, address: u64) -> Answer {
     let [cmd, version]: [u32; 2] = [caller.read(address)?, caller.read(address.wrapping_add(4))?];
     let answer = match cmd {
-        _ if version != VERSION => Err(Errno(libc::EACCES)),
+        _ if version != host.release.sysctl() => Err(Errno(libc::EACCES)),
         GET_DOMAIN_INFO_LIST => domain_list(host, caller, address),
         GET_CPU_POLICY => cpu_policy(caller, address),
         _ => Err(Errno(libc::ENOSYS)),
@@ -35,11 +33,12 @@ pub fn call(host: &mut Host, caller: Caller, address: u64) -> Answer {
 fn domain_list(host: &mut Host, caller: Caller, address: u64) -> Answer {
     let mut list: SysctlDomainInfoList = caller.read(address)?;
     list.num_domains = 0;
+    let release = host.release;
     if let Some((domid, guest)) = host.own()
         && domid >= u32::from(list.first_domain)
         && list.max_domains > 0
     {
-        caller.write(list.buffer, domain_info(guest)?)?;
+        put_info(caller, list.buffer, release, domain_info(guest)?)?;
         list.num_domains = 1;
     }
     caller.write(address, list)?;

@@ -12,13 +12,10 @@ const EXTRA_VERSION: u64 = 1;
 const CAPABILITIES: u64 = 3;
 const PAGE: u64 = 7;
 
-/// Xen's version: major in the high half, minor in the low one.
-const XEN: i64 = 4 << 16 | 17;
-
 /// Answers one question; `address` is that of the buffer, for those that have one.
 pub fn call(host: &mut Host, caller: Caller, op: u64, address: u64) -> Answer {
     let answer = match op {
-        VERSION => Ok(XEN),
+        VERSION => Ok(host.release.version()),
         EXTRA_VERSION => text::<16>(caller, address, "-standin"),
         CAPABILITIES => text::<1024>(caller, address, "xen-3.0-x86_64 xen-3.0-x86_32p hvm-3.0-x86_64 "),
         PAGE => Ok(PAGE_SIZE as i64),

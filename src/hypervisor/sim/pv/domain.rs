@@ -148,6 +148,7 @@ impl Domain for PvSim {
             nr_vcpus: self.config.vcpus,
             nr_pfns: pv_words::MAX_PFN.get(shared_info, self.width),
             populated: self.config.budget - self.machine.free(),
+            max_pages: self.config.budget,
             paused: self.paused,
             shutdown: self.shutdown,
         })

@@ -276,10 +276,8 @@ structures! {
         ssidref: u32,
         handle: [u8; 16],
         cpupool: u32,
-        gpaddr_bits: u8,
-        pad2: [u8; 7],
         /// The rest differs from version to version, and is not read.
-        rest: [u32; 2],
+        rest: [u32; 4],
     }
 
     ShadowOp = "struct xen_domctl_shadow_op", 40 {

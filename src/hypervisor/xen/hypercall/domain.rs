@@ -164,17 +164,22 @@ impl Interface {
         }
     }
 
-    /// `XEN_DOMCTL_set_cpu_policy`: each part that is empty stays as it is.
+    /// `XEN_DOMCTL_set_cpu_policy`, of so many leaves and MSRs, byte by byte as in Xen's structures: a stranger says how many there are,
+    /// so that they are copied no more than once. Each part that is empty stays as it is.
     pub(in crate::hypervisor::xen) fn set_cpu_policy(
         &self,
         domid: u32,
-        leaves: &[abi::CpuidLeaf],
-        msrs: &[abi::MsrEntry],
+        (nr_leaves, nr_msrs): (u32, u32),
+        leaves: &[u8],
+        msrs: &[u8],
     ) -> Result<Result<(), PolicyRefused>> {
-        let count = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX);
-        let (nr_leaves, nr_msrs) = (count(leaves.len()), count(msrs.len()));
-        let mut leaves = Buffer::with(self, leaves)?;
-        let mut msrs = Buffer::with(self, msrs)?;
+        let buffer = |count: u32, entry: usize, entries: &[u8]| {
+            let mut buffer = Buffer::new(self, count as usize * entry)?;
+            buffer.put(entries);
+            Ok::<_, Error>(buffer)
+        };
+        let mut leaves = buffer(nr_leaves, size_of::<abi::CpuidLeaf>(), leaves)?;
+        let mut msrs = buffer(nr_msrs, size_of::<abi::MsrEntry>(), msrs)?;
         // A part without entries has no address either.
         let address = |count, buffer: &mut Buffer| if count == 0 { 0 } else { buffer.address() };
         let mut policy = abi::CpuPolicy {
@@ -191,12 +196,17 @@ impl Interface {
         // SAFETY: the two buffers have as many entries as is said.
         match unsafe { self.domctl_with_addresses(domctl::SET_CPU_POLICY, domid, &mut policy, buffers) } {
             Ok(()) => Ok(Ok(())),
-            Err(Error::Hypercall { source, .. }) => Ok(Err(PolicyRefused {
-                leaf: policy.err_leaf,
-                subleaf: policy.err_subleaf,
-                msr: policy.err_msr,
-                source,
-            })),
+            // Where Xen names nothing that it does not like, it is not the policy's fault.
+            Err(Error::Hypercall { source, .. })
+                if [policy.err_leaf, policy.err_subleaf, policy.err_msr] != [u32::MAX; 3] =>
+            {
+                Ok(Err(PolicyRefused {
+                    leaf: policy.err_leaf,
+                    subleaf: policy.err_subleaf,
+                    msr: policy.err_msr,
+                    source,
+                }))
+            }
             Err(error) => Err(error),
         }
     }

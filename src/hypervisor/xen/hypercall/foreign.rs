@@ -41,7 +41,7 @@ impl Frames {
         errors: Option<&mut [i32]>,
     ) -> Result<Self> {
         let first = frames.first().copied().unwrap_or_default();
-        let failed = |source| Error::Map { domid, gfn: first, source };
+        let failed = |source| Error::Map { domid, gfn: first, xen: Some(interface.version()), source };
         if frames.is_empty() || errors.as_ref().is_some_and(|errors| errors.len() != frames.len()) {
             return Err(failed(io::ErrorKind::InvalidInput.into()));
         }

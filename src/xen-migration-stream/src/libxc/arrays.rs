@@ -18,7 +18,7 @@ pub struct HvmParam {
     pub value: u64,
 }
 
-/// A HVM_PARAMS body: a checked view. May be without content (erratum 1).
+/// A HVM_PARAMS body: a checked view. May be without parameters (erratum 1), but not without their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HvmParams<'a> {
     reserved: u32,
@@ -33,9 +33,6 @@ impl<'a> HvmParams<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self, BodyError> {
         const RECORD: &str = "HVM_PARAMS";
         let length = body.len() as u64;
-        if body.is_empty() {
-            return Ok(HvmParams { reserved: 0, params: &[] });
-        }
         let parsed: IResult<&[u8], (u32, u32)> = (le_u32, le_u32).parse(body);
         let Ok((params, (count, reserved))) = parsed else {
             return Err(BodyError::TooShort { record: RECORD, least: 8, got: length });
@@ -188,11 +185,11 @@ mod tests {
         body[0] = 0;
         assert_eq!(HvmParams::parse(&body), Err(BodyError::Size { record: "HVM_PARAMS", expected: 8, got: 24 }));
         assert!(HvmParams::parse(&body[..7]).is_err());
-        for empty in [&body[..8], &[]] {
-            let mut problems = Vec::new();
-            HvmParams::parse(empty).unwrap().strict(&mut |p| problems.push(p));
-            assert_eq!(problems, [Problem::ZeroContent { record: "HVM_PARAMS" }]);
-        }
+        // Without a count it is no body at all, as for Xen's restorer.
+        assert_eq!(HvmParams::parse(&[]), Err(BodyError::TooShort { record: "HVM_PARAMS", least: 8, got: 0 }));
+        let mut problems = Vec::new();
+        HvmParams::parse(&body[..8]).unwrap().strict(&mut |p| problems.push(p));
+        assert_eq!(problems, [Problem::ZeroContent { record: "HVM_PARAMS" }]);
     }
 
     #[test]

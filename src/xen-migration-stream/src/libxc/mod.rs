@@ -7,6 +7,7 @@ mod header;
 mod page_data;
 mod pv;
 mod record;
+mod torn;
 
 pub use arrays::{CpuidPolicy, DirtyPfnList, HvmParam, HvmParams, MsrPolicy, emit_hvm_params};
 pub use header::{DomainHeader, DomainType, ImageHeader};
@@ -14,6 +15,7 @@ pub(crate) use page_data::emit_head as page_data_emit_head;
 pub use page_data::{PageData, PageEntry, PageType, head_len as page_data_head_len};
 pub use pv::{P2mFrames, PvInfo, VcpuBlob, VcpuRecord, emit_p2m_frames};
 pub use record::{Record, TscInfo};
+pub(crate) use torn::judge as judge_torn;
 
 /// Octets of a guest page; the only size that x86 has.
 pub const PAGE_SIZE: usize = 4096;

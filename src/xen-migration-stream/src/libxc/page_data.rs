@@ -236,6 +236,35 @@ impl<'a> PageData<'a> {
     }
 }
 
+/// Judges a body of `length` octets by those that have arrived: by its length, its count, and its entries as far as they go.
+pub(super) fn judge(length: u32, arrived: &[u8]) -> Result<(), BodyError> {
+    let got = u64::from(length);
+    let Some(room) = got.checked_sub(FIXED as u64) else {
+        return Err(BodyError::TooShort { record: RECORD, least: FIXED as u64, got });
+    };
+    let Some(count) = arrived.first_chunk().map(|&count| u32::from_le_bytes(count)) else { return Ok(()) };
+    if count == 0 {
+        return Err(BodyError::NoPages);
+    }
+    let Some(contents) = room.checked_sub(u64::from(count) * ENTRY as u64) else {
+        return Err(BodyError::Count { record: RECORD, count, length: got, room: room / ENTRY as u64 });
+    };
+    let entries = arrived.get(FIXED..).unwrap_or_default();
+    let (entries, _) = entries.split_at(entries.len().min((count as usize).saturating_mul(ENTRY)));
+    check_entries(entries)?;
+    let types = entries.chunks_exact(ENTRY).map(|octets| PageType((LittleEndian::read_u64(octets) >> 60) as u8));
+    let known = types.len() as u64;
+    let least = types.filter(|page_type| page_type.has_contents()).count() as u64;
+    let most = least + (u64::from(count) - known);
+    let pages = contents / PAGE_SIZE as u64;
+    if contents % PAGE_SIZE as u64 == 0 && (least..=most).contains(&pages) {
+        return Ok(());
+    }
+    let pages = pages.clamp(least, most);
+    let expected = got - contents + pages * PAGE_SIZE as u64;
+    Err(BodyError::PageDataSize { count, pages, expected, got })
+}
+
 /// The first entry whose type or pfn there is not.
 fn check_entries(entries: &[u8]) -> Result<(), BodyError> {
     for (entry, value) in entries.chunks_exact(ENTRY).map(LittleEndian::read_u64).enumerate() {
