@@ -11,6 +11,7 @@ pub mod input;
 mod mapped;
 pub mod progress;
 pub mod recording;
+pub mod seekable;
 pub mod session_stats;
 pub mod stats;
 mod summary;
