@@ -2,6 +2,7 @@
 
 mod convert;
 mod ctl;
+mod diff;
 mod disk;
 mod dump;
 mod endpoint;
@@ -75,6 +76,8 @@ enum Command {
     Stats(stats::Args),
     /// Write an image of a stream, at any checkpoint, as a plain one
     Convert(convert::Args),
+    /// Say what is different between two images
+    Diff(diff::Args),
     /// Get memory, registers or records out of an image of a stream
     Extract(extract::Args),
     /// Protect a running domain: send checkpoints of it to another host
@@ -115,6 +118,7 @@ pub fn run() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Extract(args) => extract::run(&args),
         Command::Remus(args) => return end(remus::run(&args)),
         Command::Receive(args) => receive::run(&args),

@@ -6,6 +6,7 @@
 //! * [`verify()`] holds a stream against every rule; [`dump()`] prints it record by record; [`stats()`] counts pages.
 
 pub mod body;
+pub mod diff;
 pub mod dump;
 pub mod input;
 mod mapped;

@@ -5,7 +5,7 @@ use super::index::{Extent, Index, index, measure};
 use super::pages::Page;
 use super::registers::Registers;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use xen_migration_stream::decode::shared_info::Width;
 use xen_migration_stream::libxc::{DomainHeader, DomainType, PAGE_SIZE, types};
 use xen_migration_stream::{Layer, Mode, Start, libxl};
@@ -162,6 +162,15 @@ impl Image {
     /// The system's.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), ImageError> {
         Ok(self.file.read_exact_at(out, offset)?)
+    }
+
+    /// Whether both images are in one file.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn is_of_the_file_of(&self, other: &Image) -> Result<bool, ImageError> {
+        let (one, other) = (self.file.metadata()?, other.file.metadata()?);
+        Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
     }
 
     /// All records of a type, in stream order.

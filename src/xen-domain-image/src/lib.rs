@@ -7,7 +7,8 @@
 //! * [`plain`]: an image that `xl restore` takes;
 //! * [`elf`]: an ELF core with Xen's sections and with program headers, for debuggers;
 //! * [`memory`]: raw memory with holes, LiME;
-//! * [`translate`]: what is at a virtual address.
+//! * [`translate`]: what is at a virtual address;
+//! * [`compare`]: what is different between two images.
 //!
 //! # Memory
 //! 8 octets for each page frame of the guest and a few for each record, whatever the number of checkpoints: 2 MiB for a guest of
@@ -36,6 +37,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod compare;
 mod copy;
 pub mod elf;
 mod error;
