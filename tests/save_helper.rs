@@ -16,6 +16,8 @@ mod colo;
 mod common;
 #[path = "save_helper/control.rs"]
 mod control;
+#[path = "save_helper/converted.rs"]
+mod converted;
 #[path = "save_helper/driver.rs"]
 mod driver;
 #[path = "save_helper/failing.rs"]

@@ -1,10 +1,14 @@
 //! The commands. Thin: options in, a room's function called, its result printed, an exit code.
 
+mod convert;
 mod ctl;
+mod diff;
 mod disk;
 mod dump;
 mod endpoint;
+mod extract;
 mod fence;
+mod image_options;
 mod live;
 mod pages;
 mod panic;
@@ -70,6 +74,12 @@ enum Command {
     Verify(verify::Args),
     /// Count a stream's pages
     Stats(stats::Args),
+    /// Write an image of a stream, at any checkpoint, as a plain one
+    Convert(convert::Args),
+    /// Say what is different between two images
+    Diff(diff::Args),
+    /// Get memory, registers or records out of an image of a stream
+    Extract(extract::Args),
     /// Protect a running domain: send checkpoints of it to another host
     Remus(Box<remus::Args>),
     /// Receive checkpoints of a domain, and take it over when its host dies
@@ -107,6 +117,9 @@ pub fn run() -> ExitCode {
         Command::Dump(args) => dump::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Extract(args) => extract::run(&args),
         Command::Remus(args) => return end(remus::run(&args)),
         Command::Receive(args) => receive::run(&args),
         Command::Ctl(args) => ctl::run(&args),

@@ -6,11 +6,13 @@
 //! * [`verify()`] holds a stream against every rule; [`dump()`] prints it record by record; [`stats()`] counts pages.
 
 pub mod body;
+pub mod diff;
 pub mod dump;
 pub mod input;
 mod mapped;
 pub mod progress;
 pub mod recording;
+pub mod seekable;
 pub mod session_stats;
 pub mod stats;
 mod summary;

@@ -27,7 +27,7 @@ pub fn append(stream: &Path, octets: &[u8]) {
 }
 
 /// Debian's helper saves so many checkpoints; the guest stands suspended at the last one then.
-fn they_protect(home: &Home, stream: &Path, checkpoints: u32) {
+pub fn they_protect(home: &Home, stream: &Path, checkpoints: u32) {
     let mut number = 0;
     let outcome = Helper::save(home, stream, None, 1, REMUS).run(|message, control| match message {
         Message::Postcopy => {
@@ -110,7 +110,7 @@ fn we_go_over_to_the_last_checkpoint_of_their_primary() {
 }
 
 /// Restores a Remus stream as libxl and libxc of our own.
-fn we_take_over(config: &SimConfig, stream: &Path) -> (SimDomain, u32) {
+pub fn we_take_over(config: &SimConfig, stream: &Path) -> (SimDomain, u32) {
     let mut domain = SimDomain::empty(config).unwrap();
     let rings = Rings {
         store_evtchn: crate::home::STORE_EVTCHN as u32,

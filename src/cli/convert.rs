@@ -1,0 +1,56 @@
+//! `xen-replicate convert`.
+
+use super::image_options::{ImageArgs, create};
+use clap::{Args as ClapArgs, ValueEnum};
+use std::io::{self, BufWriter, IsTerminal};
+use std::path::PathBuf;
+use xen_domain_image::plain::{self, Container};
+
+/// Options of the command.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// Where to write the image; standard output otherwise
+    #[arg(short, long, value_name = "OUT")]
+    output: Option<PathBuf>,
+    /// Replace OUT when it is there
+    #[arg(long, requires = "output")]
+    overwrite: bool,
+    /// What stands around the records; as in FILE otherwise
+    #[arg(long, value_enum, value_name = "CONTAINER")]
+    container: Option<ContainerArg>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ContainerArg {
+    /// As `xl save` writes it
+    Xl,
+    /// A libxl stream
+    Libxl,
+    /// libxc's stream alone, without device models
+    Libxc,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> io::Result<bool> {
+    let image = args.image.open()?;
+    let container = match args.container {
+        None => Container::of(&image),
+        Some(ContainerArg::Xl) => Container::Xl,
+        Some(ContainerArg::Libxl) => Container::Libxl,
+        Some(ContainerArg::Libxc) => Container::Libxc,
+    };
+    let written = match &args.output {
+        Some(path) => plain::write(&image, container, create(path, args.overwrite)?),
+        None if io::stdout().is_terminal() => {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "an image is not for a terminal: -o FILE, or a pipe",
+            ));
+        }
+        None => plain::write(&image, container, BufWriter::new(io::stdout().lock())),
+    };
+    written.map_err(|error| args.image.trouble(error))?;
+    Ok(true)
+}

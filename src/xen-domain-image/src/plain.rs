@@ -1,0 +1,107 @@
+//! A checkpoint as an image of its own: what `xl save` would have written at that moment.
+//!
+//! Headers and records are the stream's own octets. Records that a checkpoint repeats are there once, as the checkpoint had them; each page
+//! is there once, in the order of page frames; pages that the guest does not have are left out. What marks the course of a stream with
+//! checkpoints is gone, and END is where the specification has it.
+
+use super::copy::Batch;
+use super::error::ImageError;
+use super::image::{Image, Item, RecordKey, is_before_pages};
+use std::io::Write;
+use xen_migration_stream::libxc::{self, PageEntry};
+use xen_migration_stream::writer::RecordWriter;
+use xen_migration_stream::{Layer, libxl};
+
+/// What stands around the records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Container {
+    /// As `xl save` writes it: needs the preamble with the configuration.
+    Xl,
+    /// A libxl stream.
+    Libxl,
+    /// libxc's stream alone, without device models.
+    Libxc,
+}
+
+impl Container {
+    /// The one that the image's stream has.
+    pub const fn of(image: &Image) -> Container {
+        match image.start() {
+            xen_migration_stream::Start::Xl => Container::Xl,
+            xen_migration_stream::Start::Libxl => Container::Libxl,
+            _ => Container::Libxc,
+        }
+    }
+}
+
+/// Writes the image.
+///
+/// # Errors
+/// The system's; a container whose headers the stream does not have.
+pub fn write(image: &Image, container: Container, out: impl Write) -> Result<(), ImageError> {
+    let mut out = RecordWriter::new(out);
+    let has = |key| image.items().iter().any(|item| item.key == key);
+    match container {
+        Container::Xl if !has(RecordKey::XlPreamble) => {
+            return Err(ImageError::Missing("preamble of xl, with the configuration"));
+        }
+        Container::Xl | Container::Libxl if !has(RecordKey::LibxlHeader) => {
+            return Err(ImageError::Missing("libxl header"));
+        }
+        _ => {}
+    }
+    let wanted = |item: &&Item| match item.key {
+        RecordKey::XlPreamble => container == Container::Xl,
+        RecordKey::LibxlHeader | RecordKey::Record { layer: Layer::Libxl, .. } => container != Container::Libxc,
+        _ => true,
+    };
+    // Where an item belongs: in front, before libxc's first page, behind its last, or in libxl's part behind libxc.
+    let part = |item: &Item| match item.key {
+        RecordKey::XlPreamble | RecordKey::LibxlHeader => 0,
+        RecordKey::Record { layer: Layer::Libxl, type_id: libxl::types::LIBXC_CONTEXT, .. } => 0,
+        RecordKey::ImageHeader | RecordKey::DomainHeader => 1,
+        RecordKey::Record { layer: Layer::Libxc, type_id, .. } => 1 + i32::from(!is_before_pages(type_id)),
+        RecordKey::Record { .. } => 3,
+    };
+    for number in 0..4 {
+        for item in image.items().iter().filter(wanted).filter(|item| part(item) == number) {
+            copy(image, item, &mut out)?;
+        }
+        match number {
+            1 => pages(image, &mut out)?,
+            2 => out.record(libxc::types::END, &[])?,
+            3 if container != Container::Libxc => out.record(libxl::types::END, &[])?,
+            _ => {}
+        }
+    }
+    Ok(out.flush()?)
+}
+
+fn copy<W: Write>(image: &Image, item: &Item, out: &mut RecordWriter<W>) -> Result<(), ImageError> {
+    let mut octets = vec![0; item.size as usize];
+    image.read(item.offset, &mut octets)?;
+    Ok(out.raw(&octets)?)
+}
+
+fn pages<W: Write>(image: &Image, out: &mut RecordWriter<W>) -> Result<(), ImageError> {
+    let pages = image.pages().filter(|page| page.page_type != libxc::PageType::XTAB);
+    let mut batch = Batch::new(image);
+    let mut entries: Vec<PageEntry> = Vec::with_capacity(libxc::BATCH);
+    let mut send = |entries: &mut Vec<PageEntry>, batch: &mut Batch<'_>| -> Result<(), ImageError> {
+        if !entries.is_empty() {
+            out.page_data(entries.iter().copied(), [batch.take()?])?;
+            entries.clear();
+        }
+        Ok(())
+    };
+    for page in pages {
+        if page.offset.is_some() {
+            batch.add(&page)?;
+        }
+        entries.push(PageEntry { pfn: page.pfn, page_type: page.page_type });
+        if entries.len() == libxc::BATCH {
+            send(&mut entries, &mut batch)?;
+        }
+    }
+    send(&mut entries, &mut batch)
+}
