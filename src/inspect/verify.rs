@@ -3,13 +3,11 @@
 use super::input::Input;
 use super::progress::Progress;
 use super::walk::{Flow, walk};
-use crate::decode::hvm_context::Entries;
-use crate::decode::xl_config::XlConfig;
-use crate::stream::check::{Checker, Parsed};
+use crate::stream::check::Checker;
 use crate::stream::error::{Problem, Severity, StreamError};
 use crate::stream::framer::{Framer, Item, Options as FramerOptions, What};
 use crate::stream::reader::ReadError;
-use crate::stream::{Layer, Limits, Mode, Start, libxc, xl};
+use crate::stream::{Layer, Limits, Mode, Start};
 use serde::Serialize;
 use std::io;
 
@@ -131,8 +129,7 @@ struct Judge<'o> {
 impl Judge<'_> {
     fn item(&mut self, item: &Item<'_>) {
         let mut errors = Vec::new();
-        let parsed = self.checker.item(item, &mut |error| errors.push(error));
-        contents(item, parsed.as_ref(), &mut |problem| errors.push(item.error(problem)));
+        self.checker.item(item, &mut |error| errors.push(error));
         for error in errors {
             self.add(error);
         }
@@ -173,22 +170,5 @@ impl Judge<'_> {
             offset: error.offset,
             message: error.problem.to_string(),
         });
-    }
-}
-
-/// What the blobs inside must hold for a receiver to take them.
-fn contents(item: &Item<'_>, parsed: Option<&Parsed<'_>>, report: &mut dyn FnMut(Problem)) {
-    match (&item.what, parsed) {
-        (What::XlPreamble(preamble), _) if preamble.header.mandatory_flags & xl::MANDATORY_JSON != 0 => {
-            if let Ok(Err(error)) = preamble.config().map(XlConfig::decode) {
-                report(Problem::Content { record: "xl preamble", error });
-            }
-        }
-        (_, Some(Parsed::Libxc(libxc::Record::HvmContext(context)))) => {
-            if let Some(error) = Entries::new(context).find_map(Result::err) {
-                report(Problem::Content { record: "HVM_CONTEXT", error });
-            }
-        }
-        _ => {}
     }
 }

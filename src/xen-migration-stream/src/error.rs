@@ -79,6 +79,10 @@ pub enum Problem {
         /// What the decoder of the blob says.
         error: crate::decode::DecodeError,
     },
+    /// What records carry does not go together, or a receiver or the hypervisor does not take it.
+    #[cfg(feature = "decode")]
+    #[error(transparent)]
+    Contents(#[from] crate::contents::ContentProblem),
     /// Padding that is not zero.
     #[error("{record}: padding is not zero: octet {value:#04x}")]
     Padding {
@@ -162,6 +166,17 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// Whether a receiver can leave it to the hypervisor, which it has and `verify` has not.
+    pub const fn is_hypervisors(&self) -> bool {
+        match self {
+            #[cfg(feature = "decode")]
+            Problem::Contents(problem) => {
+                matches!(problem.refused_by(), crate::contents::RefusedBy::Hypervisor)
+            }
+            _ => false,
+        }
+    }
+
     /// What a receiver makes of it.
     pub const fn severity(&self) -> Severity {
         match self {
@@ -169,6 +184,8 @@ impl Problem {
             Problem::Frame(_) | Problem::Body(_) | Problem::Order(_) => Severity::Error,
             #[cfg(feature = "decode")]
             Problem::Content { .. } => Severity::Error,
+            #[cfg(feature = "decode")]
+            Problem::Contents(problem) => problem.severity(),
             Problem::Padding { .. } | Problem::Reserved { .. } => Severity::Tolerated,
             Problem::UnknownOptional { .. }
             | Problem::ZeroContent { .. }

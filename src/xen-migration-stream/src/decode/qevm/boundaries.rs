@@ -251,6 +251,43 @@ fn forward<'a>(blob: &[u8], headers: &[Header<'a>], eof: Option<usize>) -> Chain
     Chain { sections, footers: true, stop: Some(stop) }
 }
 
+/// Octets of the state of devices that QEMU has under Xen, without subsections: version, name or its end, and the least
+/// size. Without footers the last section ends where the blob ends, also where that was cut.
+///
+/// Source: the states of QEMU 7.2 and 10.0 in real streams.
+const LEAST: &[(u32, &str, usize)] = &[
+    (2, "timer", 24),
+    (1, "cpu_common", 8),
+    (12, "cpu", 1313),
+    (3, "apic", 181),
+    (2, "fw_cfg", 6),
+    (1, "PCIBUS", 516),
+    (3, "/I440FX", 277),
+    (1, "dma", 75),
+    (3, "/PIIX3", 292),
+    (3, "ioapic", 206),
+    (2, "hpet", 151),
+    (3, "mc146818rtc", 245),
+    (3, "serial", 11),
+    (2, "fdc", 542),
+    (3, "ps2kbd", 284),
+    (2, "ps2mouse", 291),
+    (3, "pckbd", 4),
+    (1, "port92", 1),
+    (3, "/ide", 430),
+    (1, "i2c_bus", 1),
+    (3, "/piix4_pm", 312),
+    (4, "/platform", 277),
+];
+
+/// The least size of a section's data; 0 where it is not known.
+fn least(header: &Header<'_>) -> usize {
+    let Some((name, _, version)) = header.name else { return 0 };
+    let fits = |known: &str| if known.starts_with('/') { name.ends_with(known) } else { name == known };
+    let entry = LEAST.iter().find(|(known, device, _)| *known == version && fits(device));
+    entry.map_or(0, |(.., least)| *least)
+}
+
 fn without_footers<'a>(headers: &[Header<'a>], eof: Option<usize>) -> Chain<'a> {
     let mut ids: HashMap<u32, usize> = HashMap::new();
     let mut names: HashMap<(&str, u32), usize> = HashMap::new();
@@ -274,7 +311,7 @@ fn without_footers<'a>(headers: &[Header<'a>], eof: Option<usize>) -> Chain<'a> 
             }
             // START belongs to a stream with RAM, whose nameless parts cannot be told from data
             // without footers.
-            Some(end) if header.kind == FULL => {
+            Some(end) if header.kind == FULL && end >= header.offset + header.length + least(header) => {
                 sections.push((*header, end));
                 continue;
             }
