@@ -50,14 +50,14 @@ const LAYOUTS: &[Layout] = &[
     exact(LAPIC_REGS, 1024),
     exact(7, 16),
     exact(8, 8),
-    exact(9, 4),
-    exact(10, 96),
+    exact(9, 8),
+    exact(10, 56),
     extended(11, 24),
-    exact(12, 264),
-    exact(13, 16),
+    exact(12, 1048),
+    exact(13, 8),
     exact(14, 240),
     extended(15, 32),
-    extended(17, 224),
+    extended(17, 216),
     extended(18, 32),
     exact(19, 8),
 ];
@@ -275,6 +275,21 @@ fn msrs(entry: &Entry<'_>, policy: &Policy, remarks: bool, report: &mut dyn FnMu
         }
         if remarks {
             policy.msr(vcpu, "HVM_CONTEXT", false, (index, LittleEndian::read_u64(&entry[8..])), report);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_layouts_are_those_that_the_decoders_know() {
+        for layout in LAYOUTS {
+            let (_, extra) = EntryBody::decode(layout.typecode, &vec![0; layout.longest]).unwrap().unwrap();
+            assert_eq!(extra, 0, "type {}", layout.typecode);
+            let (_, extra) = EntryBody::decode(layout.typecode, &vec![0; layout.longest + 8]).unwrap().unwrap();
+            assert_eq!(extra, 8, "type {}", layout.typecode);
         }
     }
 }
