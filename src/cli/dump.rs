@@ -66,7 +66,16 @@ fn one(args: &Args, input: Input, framing: FramerOptions) -> io::Result<bool> {
     drop(progress);
     out.flush()?;
     let dumped = dumped.map_err(|error| args.stream.named(error))?;
+    let file = args.stream.file.display();
+    if let Some(container) = &dumped.container {
+        eprintln!("xen-replicate: {file}: {container}");
+    }
+    if let Some(stopped) = &dumped.stopped {
+        eprintln!("xen-replicate: {file}: {stopped}");
+    }
+    if let Some(foreign) = &dumped.foreign {
+        eprintln!("xen-replicate: {file}: {foreign}");
+    }
     let Some(stopped) = dumped.stopped else { return Ok(!dumped.refused) };
-    eprintln!("xen-replicate: {}: {stopped}", args.stream.file.display());
     Ok(!dumped.refused && stopped.problem.severity() == Severity::Remark)
 }

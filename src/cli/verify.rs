@@ -85,6 +85,12 @@ fn text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     if report.left_out > 0 {
         writeln!(out, "{} more findings are left out", report.left_out)?;
     }
+    if let Some(foreign) = &report.foreign {
+        writeln!(out, "{foreign}")?;
+    }
+    if let Some(container) = &report.container {
+        writeln!(out, "{container}")?;
+    }
     let verdict = if report.valid { "valid" } else { "NOT valid" };
     let start = report.start.filter(|&start| start != report.mode).map_or(String::new(), |start| format!(" {start}"));
     writeln!(

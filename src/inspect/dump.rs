@@ -1,6 +1,8 @@
 //! Prints a stream, one line an item.
 
 use super::body;
+use super::container::Container;
+use super::foreign::Foreign;
 use super::input::Input;
 use super::progress::Progress;
 use super::summary::summary;
@@ -31,6 +33,10 @@ pub struct Dumped {
     pub refused: bool,
     /// Why the stream could not be followed to a proper end; a remark where a checkpointed stream just stops.
     pub stopped: Option<StreamError>,
+    /// What the stream is in.
+    pub container: Option<Container>,
+    /// What stands where the stream could not be followed, if that can be told.
+    pub foreign: Option<Foreign>,
 }
 
 /// Prints every item of a stream.
@@ -59,7 +65,7 @@ pub fn dump(
         Err(ReadError::Io { error, .. }) => return Err(error),
         Err(ReadError::Stream(error)) => Some(walked.framer.judge_end(error)),
     };
-    Ok(Dumped { refused: dumper.refused, stopped })
+    Ok(Dumped { refused: dumper.refused, stopped, container: walked.container, foreign: walked.foreign })
 }
 
 /// Prints items as they come.

@@ -1,14 +1,18 @@
 //! Reads streams for people: what is in them, and what is wrong with them.
 //!
 //! * [`input`] opens a file or a pipe, mapped where that can be, decompressed where it must be.
-//! * [`walk()`] drives the stream's walker over an input.
+//! * [`walk()`] drives the stream's walker over an input, in whatever [`container`] the stream is; where it cannot go on,
+//!   [`foreign`] says what stands there.
 //! * [`recording`] does both for sessions that the tap has recorded.
 //! * [`verify()`] holds a stream against every rule; [`dump()`] prints it record by record; [`stats()`] counts pages.
 
 pub mod body;
+pub mod container;
 pub mod dump;
+pub mod foreign;
 pub mod input;
 mod mapped;
+mod packing;
 pub mod progress;
 pub mod recording;
 pub mod session_stats;

@@ -1,5 +1,7 @@
 //! Holds a stream against every rule.
 
+use super::container::Container;
+use super::foreign::Foreign;
 use super::input::Input;
 use super::progress::Progress;
 use super::walk::{Flow, walk};
@@ -78,10 +80,16 @@ pub struct Report {
     pub checkpoints: u64,
     /// Octets up to the end of the last item.
     pub octets: u64,
+    /// What the stream is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
     /// What was found, in stream order: the first [`MAX_FINDINGS`], and the first error in any case.
     pub findings: Vec<Finding>,
     /// Findings beyond those.
     pub left_out: u64,
+    /// What stands where the stream could not be followed, if that can be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<Foreign>,
 }
 
 /// Verifies a stream.
@@ -113,8 +121,10 @@ pub fn verify(input: Input, options: &Options, progress: &mut Progress) -> io::R
         records,
         checkpoints: framer.checkpoints(),
         octets: framer.offset(),
+        container: walked.container,
         findings: judge.findings,
         left_out: judge.left_out,
+        foreign: walked.foreign,
     })
 }
 

@@ -107,6 +107,10 @@ fn bad_state(context: &EmulatorContext<'_>) -> Option<String> {
     match QemuState::decode(state) {
         Err(error) => Some(error.to_string()),
         Ok(decoded) => {
+            let ambiguous = decoded.stopped.is_some_and(|stopped| stopped.reason == qevm::AMBIGUOUS);
+            if decoded.sections.is_empty() && !ambiguous {
+                return Some(format!("no device's state in {} octets", state.len()));
+            }
             let stopped = decoded.stopped?;
             // More than one way to read it is the reader's trouble, not QEMU's.
             matches!(stopped.reason, qevm::CUT_MARK | qevm::CUT_SECTION)

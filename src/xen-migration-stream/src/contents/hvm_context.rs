@@ -10,7 +10,7 @@ use super::policy::Policy;
 use super::vcpus::{VcpuSet, xsave};
 use crate::decode::DecodeError;
 use crate::decode::hvm_context::{DESCRIPTOR, Entries, Entry};
-use crate::decode::hvm_entry::{END, EntryBody, HEADER, entry_name};
+use crate::decode::hvm_entry::{END, EntryBody, HEADER, HVM_FILE_MAGIC, HVM_FILE_VERSION, entry_name};
 use byteorder::{ByteOrder, LittleEndian};
 
 const CPU: u16 = 2;
@@ -18,6 +18,10 @@ const LAPIC: u16 = 5;
 const LAPIC_REGS: u16 = 6;
 const CPU_XSAVE: u16 = 16;
 const CPU_MSR: u16 = 20;
+
+/// Octets of a HEADER entry's data, and the first of them: magic and version.
+const HEADER_LEN: usize = 24;
+const HEADER_START: [[u8; 4]; 2] = [HVM_FILE_MAGIC.to_le_bytes(), HVM_FILE_VERSION.to_le_bytes()];
 
 /// Octets of XSAVE's legacy region and header.
 const XSAVE_MIN: usize = 576;
@@ -41,8 +45,9 @@ const fn extended(typecode: u16, longest: usize) -> Layout {
     Layout { typecode, longest, zero_extended: true, newer: None }
 }
 
-/// Every entry of fixed length but HEADER. Those that vary are looked at where they are read.
+/// Every entry of fixed length; a short HEADER is the chain's own fault. Those that vary are looked at where they are read.
 const LAYOUTS: &[Layout] = &[
+    extended(HEADER, HEADER_LEN),
     extended(CPU, 1032),
     exact(3, 8),
     exact(4, 400),
@@ -165,9 +170,13 @@ const fn per_vcpu(typecode: u16) -> bool {
     matches!(typecode, CPU | LAPIC | LAPIC_REGS | 14 | CPU_XSAVE | 17 | 18 | 19 | CPU_MSR)
 }
 
-/// Magic and version, which Xen wants as they are.
+/// Length, magic and version, which Xen wants as they are.
 fn header(entry: &Entry<'_>, report: &mut dyn FnMut(Found)) {
+    if entry.data.len() == HEADER_LEN && entry.data.starts_with(HEADER_START.as_flattened()) {
+        return;
+    }
     let shifted = |error: DecodeError| Found::Chain(error.shifted(entry.offset + DESCRIPTOR));
+    // Decoded, which costs an allocation, only to say what is wrong.
     match EntryBody::decode(entry.typecode, entry.data) {
         Ok(Some((EntryBody::Header(header), _))) => {
             if let Err(error) = header.check() {
@@ -203,6 +212,7 @@ fn length(entry: &Entry<'_>, report: &mut dyn FnMut(ContentProblem)) {
         _ if length < most && !layout.zero_extended => {
             report(ContentProblem::HvmEntryTooShort { entry: name, instance, length, least: most });
         }
+        _ if typecode == HEADER => {}
         _ if length < most && EntryBody::decode(typecode, entry.data).is_err() => {
             report(ContentProblem::HvmEntryShort { entry: name, instance, length });
         }

@@ -14,7 +14,7 @@
 //! | `params.rs` | HVM_PARAMS, X86_TSC_INFO |
 //! | `devices.rs` | domain type, device model and xenstore entries against the configuration |
 //!
-//! A remark is made once a stream for each sort and vCPU. Nothing is allocated where all is well.
+//! A remark is made once a stream for each thing that it names. Nothing is allocated where all is well.
 
 mod devices;
 mod hvm_context;
@@ -57,7 +57,7 @@ pub struct Contents {
     context: bool,
     rings: Rings,
     emulator: bool,
-    said: Vec<(Discriminant<ContentProblem>, u32)>,
+    said: Vec<Key>,
 }
 
 /// What is known of a PV guest's p2m.
@@ -83,7 +83,7 @@ impl Contents {
         let mut said = std::mem::take(&mut self.said);
         let mut report = |problem: Problem| match &problem {
             Problem::Contents(content) if content.severity() == Severity::Remark => {
-                let key = (std::mem::discriminant(content), vcpu_of(content));
+                let key = Key::of(content);
                 if remarks && !said.contains(&key) {
                     if said.len() < REMEMBERED {
                         said.push(key);
@@ -180,7 +180,7 @@ impl Contents {
                     report(ContentProblem::PvIncomplete { record: "X86_PV_VCPU_BASIC of vCPU 0" });
                 }
                 if let Some(vcpu) = self.others.first_without(&self.basics) {
-                    report(ContentProblem::PartWithoutBasic { record: "a part of the state", vcpu });
+                    report(ContentProblem::PartWithoutBasic { vcpu });
                 }
                 if let Some(max_vcpus) = self.config.max_vcpus.filter(|_| !self.basics.is_empty())
                     && let Some((first, missing)) = self.basics.missing_below(max_vcpus)
@@ -234,20 +234,36 @@ impl P2m {
     }
 }
 
-/// What tells remarks of one sort apart.
-const fn vcpu_of(problem: &ContentProblem) -> u32 {
-    match problem {
-        ContentProblem::BeyondPolicy { vcpu, .. }
-        | ContentProblem::UnknownMsr { vcpu, .. }
-        | ContentProblem::RegisterDepends { vcpu, .. }
-        | ContentProblem::PartWithoutBasic { vcpu, .. } => *vcpu,
-        ContentProblem::HvmUnknownEntry { typecode, .. } => *typecode as u32,
-        ContentProblem::ParamUnknown { index, .. } => *index as u32,
-        ContentProblem::ParamMissing { missing, .. } => missing.len() as u32,
-        ContentProblem::HvmEntryTooLong { entry, .. }
-        | ContentProblem::HvmEntryNewer { entry, .. }
-        | ContentProblem::HvmEntryShort { entry, .. }
-        | ContentProblem::HvmNoLapic { entry, .. } => entry.len() as u32,
-        _ => 0,
+/// What tells remarks of one sort apart: the remark is made once for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Key {
+    sort: Discriminant<ContentProblem>,
+    /// vCPU, instance or number.
+    number: u64,
+    /// Entry, register or parameter.
+    name: &'static str,
+    /// The bits that are meant, or the type.
+    bits: u64,
+}
+
+impl Key {
+    fn of(problem: &ContentProblem) -> Key {
+        let (number, name, bits) = match *problem {
+            ContentProblem::BeyondPolicy { vcpu, register, mask, .. } => (vcpu.into(), register, mask),
+            ContentProblem::UnknownMsr { vcpu, record, index } => (vcpu.into(), record, index.into()),
+            ContentProblem::RegisterDepends { vcpu, register, .. } => (vcpu.into(), register, 0),
+            ContentProblem::PartWithoutBasic { vcpu } => (vcpu.into(), "", 0),
+            ContentProblem::HvmUnknownEntry { typecode, instance } => (instance.into(), "", typecode.into()),
+            ContentProblem::HvmEntryTooLong { entry, instance, .. }
+            | ContentProblem::HvmEntryNewer { entry, instance, .. }
+            | ContentProblem::HvmEntryShort { entry, instance, .. } => (instance.into(), entry, 0),
+            ContentProblem::HvmNoLapic { entry, vcpu } => (vcpu.into(), entry, 0),
+            ContentProblem::ParamUnknown { index, .. } => (index, "", 0),
+            ContentProblem::ParamOdd { name, .. } => (0, name, 0),
+            ContentProblem::ParamMissing { missing, .. } => (0, missing, 0),
+            ContentProblem::EmulatorOther { record, .. } => (0, record, 0),
+            _ => (0, "", 0),
+        };
+        Key { sort: std::mem::discriminant(problem), number, name, bits }
     }
 }

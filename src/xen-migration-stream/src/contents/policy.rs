@@ -122,7 +122,7 @@ impl Policy {
             }
         }
         let bits = named(beyond, Xstate::NAMES);
-        report(ContentProblem::BeyondPolicy { vcpu, register: "XCR0", value: accumulated, bits, leaf });
+        report(ContentProblem::BeyondPolicy { vcpu, register: "XCR0", value: accumulated, mask: beyond, bits, leaf });
     }
 
     /// A MSR of a vCPU; `record` is what carries it.
@@ -147,7 +147,7 @@ impl Policy {
             && !features.iter().any(|feature| policy.has(feature))
         {
             let bits = features.join(" or ");
-            report(ContentProblem::BeyondPolicy { vcpu, register, value, bits, leaf: leaves(features) });
+            report(ContentProblem::BeyondPolicy { vcpu, register, value, mask: 0, bits, leaf: leaves(features) });
         }
     }
 
@@ -163,8 +163,9 @@ impl Policy {
         let Some(policy) = &self.cpuid else { return };
         for (bit, features) in needs {
             if value >> bit & 1 == 1 && !features.iter().any(|feature| policy.has(feature)) {
-                let bits = named(1 << bit, names);
-                report(ContentProblem::BeyondPolicy { vcpu, register, value, bits, leaf: leaves(features) });
+                let mask = 1 << bit;
+                let bits = named(mask, names);
+                report(ContentProblem::BeyondPolicy { vcpu, register, value, mask, bits, leaf: leaves(features) });
             }
         }
     }

@@ -67,6 +67,16 @@ pub enum ContentProblem {
         /// How many vCPUs the configuration has.
         max_vcpus: u32,
     },
+    /// The same of a PV guest, whose vCPUs the restorer counts.
+    #[error("{record}: vCPU {vcpu}, the domain has {nr_vcpus}: Xen's restorer refuses it")]
+    PvVcpuBeyondMaximum {
+        /// The record.
+        record: &'static str,
+        /// The vCPU.
+        vcpu: u32,
+        /// How many vCPUs the configuration has, or any PV domain can have.
+        nr_vcpus: u32,
+    },
     /// vCPUs without registers.
     #[error("no registers of vCPU {first} ({missing} of {max_vcpus} vCPUs have none): they were offline, or stay so")]
     VcpusOffline {
@@ -78,10 +88,8 @@ pub enum ContentProblem {
         max_vcpus: u32,
     },
     /// A part of a vCPU's state without the part that all else hangs on.
-    #[error("{record} of vCPU {vcpu} without X86_PV_VCPU_BASIC: Xen's restorer ignores it")]
+    #[error("vCPU {vcpu} has parts of its state and no X86_PV_VCPU_BASIC: Xen's restorer ignores them")]
     PartWithoutBasic {
-        /// The record.
-        record: &'static str,
         /// The vCPU.
         vcpu: u32,
     },
@@ -207,7 +215,9 @@ pub enum ContentProblem {
         register: &'static str,
         /// Its value.
         value: u64,
-        /// The bits that the policy has not, by number and name.
+        /// The bits that the policy has not; 0 for a register that it has not at all.
+        mask: u64,
+        /// The same, by number and name.
         bits: String,
         /// The leaf and register of the policy that would allow them.
         leaf: String,
@@ -315,6 +325,7 @@ impl ContentProblem {
             | ContentProblem::P2mFrameOutside { .. }
             | ContentProblem::PvIncomplete { .. }
             | ContentProblem::CheckpointIncomplete { .. }
+            | ContentProblem::PvVcpuBeyondMaximum { .. }
             | ContentProblem::PartTooLong { .. } => RefusedBy::Restorer,
             ContentProblem::VcpuBeyondMaximum { .. }
             | ContentProblem::TscMode(_)

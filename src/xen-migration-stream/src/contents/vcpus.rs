@@ -114,9 +114,9 @@ pub(super) fn part(
     report: &mut dyn FnMut(ContentProblem),
 ) {
     let (vcpu, what, length) = (part.vcpu_id, part.part.name(), part.context.len());
-    let most = max_vcpus.unwrap_or(MAX_VCPUS as u32);
-    if vcpu >= most {
-        report(ContentProblem::VcpuBeyondMaximum { what, vcpu, max_vcpus: most });
+    let nr_vcpus = max_vcpus.unwrap_or(MAX_VCPUS as u32);
+    if vcpu >= nr_vcpus {
+        report(ContentProblem::PvVcpuBeyondMaximum { record: what, vcpu, nr_vcpus });
     }
     match part.part {
         VcpuRecord::Basic => {}

@@ -85,7 +85,7 @@ pub(super) fn chain(blob: &[u8], first: usize, eof: Option<usize>) -> Chain<'_> 
     let with = with_footers(blob, &headers, eof);
     let footers_seen =
         with.stop.is_none() || !with.sections.is_empty() || matches!(with.stop, Some((_, Stop::Ambiguous)));
-    if footers_seen { with } else { without_footers(&headers, eof) }
+    if footers_seen { with } else { without_footers(blob, &headers, eof) }
 }
 
 fn named_header(input: &[u8]) -> IResult<&[u8], (u32, &[u8], u32, u32)> {
@@ -288,7 +288,26 @@ fn least(header: &Header<'_>) -> usize {
     entry.map_or(0, |(.., least)| *least)
 }
 
-fn without_footers<'a>(headers: &[Header<'a>], eof: Option<usize>) -> Chain<'a> {
+/// Whether a section of a known device ends in a header that was cut: its data is followed by the beginning of one, up to the
+/// end of the blob. A cut behind a zero leaves what looks like the end-of-file mark.
+fn ends_in_header(blob: &[u8], header: &Header<'_>) -> bool {
+    let least = least(header);
+    let Some((kind, rest)) = blob.get(header.offset + header.length + least..).and_then(<[u8]>::split_first) else {
+        return false;
+    };
+    let (id, name) = rest.split_at(rest.len().min(4));
+    let id_fits = id.iter().take(2).all(|octet| *octet == 0);
+    let (length, name) = name.split_first().map_or((None, name), |(length, name)| (Some(usize::from(*length)), name));
+    let named = length.is_none_or(|length| {
+        let behind = name.len().saturating_sub(length);
+        let printable = name.iter().take(length).all(|octet| (b' '..=b'~').contains(octet));
+        // A length alone is cut behind a zero too.
+        (length == 0 && name.is_empty()) || (length >= MIN_NAME && printable && behind < 8)
+    });
+    least > 0 && *kind == FULL && !rest.is_empty() && id_fits && named
+}
+
+fn without_footers<'a>(blob: &[u8], headers: &[Header<'a>], eof: Option<usize>) -> Chain<'a> {
     let mut ids: HashMap<u32, usize> = HashMap::new();
     let mut names: HashMap<(&str, u32), usize> = HashMap::new();
     let mut disputed = headers.len();
@@ -311,7 +330,11 @@ fn without_footers<'a>(headers: &[Header<'a>], eof: Option<usize>) -> Chain<'a> 
             }
             // START belongs to a stream with RAM, whose nameless parts cannot be told from data
             // without footers.
-            Some(end) if header.kind == FULL && end >= header.offset + header.length + least(header) => {
+            Some(end)
+                if header.kind == FULL
+                    && end >= header.offset + header.length + least(header)
+                    && !(i + 1 == headers.len() && ends_in_header(blob, header)) =>
+            {
                 sections.push((*header, end));
                 continue;
             }
