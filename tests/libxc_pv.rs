@@ -457,7 +457,10 @@ fn bad_images_are_refused_with_what_is_wrong() {
     assert!(matches!(error, RestoreError::Pv { error: PvError::Table { pfn: 1, .. }, .. }), "{text}");
     assert!(text.contains("L1[0]") && text.contains("0x400 pfns"), "{text}");
     let (text, error) = refused(&beyond, &[]);
-    assert!(matches!(contents(&error), Some(ContentProblem::PfnBeyondP2m { pfn: 0x3_ffff_ffff, last: 1023 })), "{text}");
+    assert!(
+        matches!(contents(&error), Some(ContentProblem::PfnBeyondP2m { pfn: 0x3_ffff_ffff, last: 1023 })),
+        "{text}"
+    );
     let (text, error) = refused(&plain, &[]);
     assert!(matches!(contents(&error), Some(ContentProblem::PvIncomplete { record: "SHARED_INFO" })), "{text}");
     let (text, error) = refused(&plain, &[Record::SharedInfo(&shared)]);

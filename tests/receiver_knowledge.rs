@@ -54,7 +54,12 @@ const INPUTS: &[(&str, bool, &[&str])] = &[
     (
         "E3-spec-ctrl-psfd-not-in-policy",
         true,
-        &["remark", "vCPU 0: MSR SPEC_CTRL is", "bit 2 (ssbd) not in X86_CPUID_POLICY", "bit 7 (psfd) not in X86_CPUID_POLICY"],
+        &[
+            "remark",
+            "vCPU 0: MSR SPEC_CTRL is",
+            "bit 2 (ssbd) not in X86_CPUID_POLICY",
+            "bit 7 (psfd) not in X86_CPUID_POLICY",
+        ],
     ),
     ("E4c-pv-no-shared-info", false, &["error", "no SHARED_INFO"]),
     ("E5-tsc-mode-7", false, &["error", "mode is 7", "EINVAL"]),

@@ -5,6 +5,7 @@ mod disk;
 mod dump;
 mod endpoint;
 mod fence;
+mod info;
 mod live;
 mod pages;
 mod panic;
@@ -68,6 +69,8 @@ enum Command {
     Dump(dump::Args),
     /// Say whether a stream is valid, and what is wrong with it
     Verify(verify::Args),
+    /// Say on one screen what a file is: whose guest, of which Xen, how large, valid or not
+    Info(info::Args),
     /// Count a stream's pages
     Stats(stats::Args),
     /// Protect a running domain: send checkpoints of it to another host
@@ -106,6 +109,7 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Command::Dump(args) => dump::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Info(args) => info::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Remus(args) => return end(remus::run(&args)),
         Command::Receive(args) => receive::run(&args),

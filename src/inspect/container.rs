@@ -132,7 +132,8 @@ impl<R: Read> Taken<'_, R> {
             return Err(self.bad(at, format!("{what} has {count} octets, over the limit of {MAX_TEXT}")));
         }
         let mut octets = Vec::new();
-        let got = self.source.take(count).read_to_end(&mut octets).map_err(|error| ReadError::Io { offset: at, error })?;
+        let got =
+            self.source.take(count).read_to_end(&mut octets).map_err(|error| ReadError::Io { offset: at, error })?;
         self.offset += got as u64;
         if (got as u64) < count {
             return Err(self.bad(at, format!("it ends inside {what}: {count} octets expected, {got} there")));
@@ -264,14 +265,14 @@ impl Container {
 
 fn enter_libvirt<R: Read>(taken: &mut Taken<'_, R>) -> Result<Container, ReadError> {
     let header = taken.octets("the header", LIBVIRT_HEADER as u64)?;
-    let word = |at: usize| {
-        header.get(at..at + 4).and_then(|octets| octets.try_into().ok()).map_or(0, u32::from_le_bytes)
-    };
+    let word =
+        |at: usize| header.get(at..at + 4).and_then(|octets| octets.try_into().ok()).map_or(0, u32::from_le_bytes);
     let (version, length) = (word(16), word(20));
     match version {
         LIBVIRT_VERSION => {}
         1 => {
-            let why = "version is 1: a legacy stream follows, of Xen 4.5 or earlier, which convert-legacy-stream converts";
+            let why =
+                "version is 1: a legacy stream follows, of Xen 4.5 or earlier, which convert-legacy-stream converts";
             return Err(taken.bad(16, why.to_owned()));
         }
         _ => return Err(taken.bad(16, format!("version is {version}, at most {LIBVIRT_VERSION} exists"))),

@@ -90,10 +90,18 @@ const IMAGES: &[(&[u8], &str, &str)] = &[
         "a legacy suspend image of XAPI, of Xen 4.5 or earlier",
         "xenopsd reads it, by way of convert-legacy-stream",
     ),
-    (b"LibvirtQemudSave", "a save image of libvirt's QEMU driver", "it is of a QEMU or KVM guest and has no Xen stream"),
+    (
+        b"LibvirtQemudSave",
+        "a save image of libvirt's QEMU driver",
+        "it is of a QEMU or KVM guest and has no Xen stream",
+    ),
     (b"LibvirtQemudPart", "an unfinished save image of libvirt's QEMU driver", "it is of a QEMU or KVM guest"),
     (b"\x7fELF", "an ELF file, as xl dump-core writes", "crash and gdb read it; no toolstack restores a guest from it"),
-    (b"QemuDeviceModelRecord\n", "a legacy record of a device model", "it is the tail of an image of Xen 4.5 or earlier"),
+    (
+        b"QemuDeviceModelRecord\n",
+        "a legacy record of a device model",
+        "it is the tail of an image of Xen 4.5 or earlier",
+    ),
     (b"DeviceModelRecord0002", "a legacy record of a device model", "it is the tail of an image of Xen 4.5 or earlier"),
     (b"QFI\xfb", "a qcow2 disk image", "it holds a disk, not a guest's memory"),
 ];
@@ -151,13 +159,7 @@ fn is_legacy_libxc(ahead: &[u8]) -> bool {
     pfns(word(0)) && (word(4) == Some(u32::MAX) || (word(4) == Some(0) && word(8) == Some(u32::MAX)))
 }
 
-fn zeros(
-    offset: u64,
-    least: u64,
-    before: &[u8],
-    ahead: &[u8],
-    more: &mut dyn Read,
-) -> io::Result<Option<Foreign>> {
+fn zeros(offset: u64, least: u64, before: &[u8], ahead: &[u8], more: &mut dyn Read) -> io::Result<Option<Foreign>> {
     let here = ahead.iter().take_while(|octet| **octet == 0).count();
     let mut octets = here as u64;
     if octets < least.min(ahead.len() as u64).max(8) {
@@ -207,7 +209,9 @@ fn text_run(octets: &[u8]) -> usize {
         Ok(text) => text,
         Err(error) => octets.get(..error.valid_up_to()).map_or("", |valid| std::str::from_utf8(valid).unwrap_or("")),
     };
-    valid.find(|c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\x07' | '\x08' | '\x1b')).unwrap_or(valid.len())
+    valid
+        .find(|c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\x07' | '\x08' | '\x1b'))
+        .unwrap_or(valid.len())
 }
 
 #[cfg(test)]

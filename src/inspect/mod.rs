@@ -4,12 +4,16 @@
 //! * [`walk()`] drives the stream's walker over an input, in whatever [`container`] the stream is; where it cannot go on,
 //!   [`foreign`] says what stands there.
 //! * [`recording`] does both for sessions that the tap has recorded.
-//! * [`verify()`] holds a stream against every rule; [`dump()`] prints it record by record; [`stats()`] counts pages.
+//! * [`verify()`] holds a stream against every rule; [`dump()`] prints it record by record; [`stats()`] counts pages;
+//!   [`info()`] says on one screen what a file is.
 
 pub mod body;
 pub mod container;
+pub mod deep;
 pub mod dump;
+pub mod filter;
 pub mod foreign;
+pub mod info;
 pub mod input;
 mod mapped;
 mod packing;
@@ -23,6 +27,7 @@ pub mod verify;
 mod walk;
 
 pub use dump::{Dumper, dump};
+pub use info::{Info, info};
 pub use input::Input;
 pub use stats::{Stats, stats};
 pub use verify::{Finding, Report, verify};

@@ -206,6 +206,7 @@ fn verify_events(follow: Follow<'_>, start: &'static str) -> io::Result<Report> 
         findings,
         left_out,
         foreign: None,
+        deep: None,
     })
 }
 

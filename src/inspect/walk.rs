@@ -85,11 +85,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Walks what is in a container, if there is one and it can be read.
-    fn within(
-        mut self,
-        entered: Option<Result<Container, ReadError>>,
-        walk: impl FnOnce(Self) -> Walked,
-    ) -> Walked {
+    fn within(mut self, entered: Option<Result<Container, ReadError>>, walk: impl FnOnce(Self) -> Walked) -> Walked {
         match entered.transpose() {
             Ok(container) => {
                 let start = container.as_ref().and_then(|container| container.start);
@@ -97,9 +93,7 @@ impl Walk<'_> {
                 self.container = container;
                 walk(self)
             }
-            Err(error) => {
-                Walked { framer: Framer::new(self.options), end: Err(error), container: None, foreign: None }
-            }
+            Err(error) => Walked { framer: Framer::new(self.options), end: Err(error), container: None, foreign: None },
         }
     }
 

@@ -1,8 +1,8 @@
 //! One checkpoint in memory of our own: what a saver copies while the guest stands still, and what a restorer holds
 //! until it has all of it.
 
-use super::pv::PvState;
 use super::SaveError;
+use super::pv::PvState;
 use crate::hypervisor::types::{HvmParam, PAGE_SIZE, TscInfo};
 use crate::hypervisor::{PageBatch, SaveDomain};
 use crate::stream::handover::LibxcWriter;

@@ -84,6 +84,13 @@ pub fn emulator(data: &[u8]) -> Vec<u8> {
     [&[2, 0, 0, 0, 0, 0, 0, 0][..], data].concat()
 }
 
+/// QEMU's state, of one device.
+pub fn qemu_state() -> Vec<u8> {
+    let mut out = b"QEVM\0\0\0\x03\x04\0\0\0\0\x05timer\0\0\0\0\0\0\0\x02".to_vec();
+    out.extend_from_slice(&[0; 24 + 1]);
+    out
+}
+
 /// The state records of a HVM round, in the specification's order.
 pub fn hvm_state() -> Vec<u8> {
     let params = record(10, &hvm_params(&[(1, 0xfeffc), (17, 0xfeffd)]));
@@ -104,13 +111,13 @@ pub fn hvm_libxc() -> Vec<u8> {
 /// The same between libxl's records, behind xl's preamble.
 pub fn hvm_xl() -> Vec<u8> {
     let head = [xl_preamble(b"{\"c_info\": {\"name\": \"t\"}}\0"), libxl_header(), record(1, &[])].concat();
-    let device = [record(2, &emulator(b"key\0value\0")), record(3, &emulator(b"state"))].concat();
+    let device = [record(2, &emulator(b"key\0value\0")), record(3, &emulator(&qemu_state()))].concat();
     [head, hvm_libxc(), device, record(0, &[])].concat()
 }
 
 /// libxl's part of a checkpoint.
 pub fn libxl_checkpoint() -> Vec<u8> {
-    [record(2, &emulator(b"key\0value\0")), record(3, &emulator(b"state")), record(4, &[])].concat()
+    [record(2, &emulator(b"key\0value\0")), record(3, &emulator(&qemu_state())), record(4, &[])].concat()
 }
 
 /// A Remus stream of libxl with `rounds` checkpoints; gives the offsets behind each of them too.

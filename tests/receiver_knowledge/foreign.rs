@@ -7,6 +7,7 @@ use xen_replicate::inspect::Input;
 use xen_replicate::inspect::foreign::Foreign;
 use xen_replicate::inspect::progress::Progress;
 use xen_replicate::inspect::verify::{Options, verify};
+use xen_replicate::stream::What;
 use xen_replicate::stream::reader::SliceReader;
 
 /// What is found as a file that is mapped, which must be what is found as a pipe.
@@ -40,7 +41,10 @@ fn any_text_at_every_place_between_two_items() {
     let mut places = Vec::new();
     let mut reader = SliceReader::new(&good, Default::default());
     while let Some(item) = reader.next_item().unwrap() {
-        places.push(item.offset as usize);
+        // The domain header has no mark: text in its place is an error for its type.
+        if !matches!(item.what, What::DomainHeader(_)) {
+            places.push(item.offset as usize);
+        }
     }
     assert!(places.len() > 12);
     for &place in &places {
@@ -65,7 +69,8 @@ fn long_text_is_quoted_in_part() {
         assert!(quoted.ends_with('…') && quoted.chars().count() == 201);
     }
     // Nothing but text.
-    let Some(Foreign::Text { goes_on: None, .. }) = found(b"ssh: connect to host b port 22: Connection refused\r\n") else {
+    let Some(Foreign::Text { goes_on: None, .. }) = found(b"ssh: connect to host b port 22: Connection refused\r\n")
+    else {
         panic!()
     };
 }

@@ -1,7 +1,9 @@
 //! HVM guests: each kind of fault, every one of it.
 
 use crate::common::build::{hvm_params, xl_preamble};
-use crate::edit::{Change, among, edit, entries, good_hvm, input, only, said, with_body, with_entries, with_entry, without};
+use crate::edit::{
+    Change, among, edit, entries, good_hvm, input, only, said, with_body, with_entries, with_entry, without,
+};
 use xen_replicate::decode::hvm_params::hvm_param_name;
 use xen_replicate::stream::Layer;
 use xen_replicate::stream::reader::SliceReader;
@@ -112,9 +114,8 @@ fn what_a_vcpu_must_have() {
 #[test]
 fn every_register_that_no_xen_loads() {
     let good = good_hvm();
-    let with = |at: usize, value: u64| {
-        with_entry(&good, 2, |data| data[at..at + 8].copy_from_slice(&value.to_le_bytes()))
-    };
+    let with =
+        |at: usize, value: u64| with_entry(&good, 2, |data| data[at..at + 8].copy_from_slice(&value.to_le_bytes()));
     for bit in (6..16).chain([17]).chain(19..29).chain(32..64) {
         only(&with(656, 0x8005_0033 | 1 << bit), "error: vCPU 0: CR0", "reserved bits");
     }
@@ -267,7 +268,10 @@ fn params_without_which_a_guest_is_cut_off() {
         let left: Vec<_> = params.iter().copied().filter(|param| param.0 != index).collect();
         only(&with_body(&good, HVM_PARAMS, |_| hvm_params(&left)), "remark: HVM_PARAMS", words);
     }
-    assert_eq!(said(&without(&good, Layer::Libxc, HVM_PARAMS)).iter().filter(|said| said.contains("cut off")).count(), 2);
+    assert_eq!(
+        said(&without(&good, Layer::Libxc, HVM_PARAMS)).iter().filter(|said| said.contains("cut off")).count(),
+        2
+    );
 }
 
 #[test]

@@ -57,7 +57,11 @@ fn every_gap_in_the_p2m() {
         let words = format!("error: X86_PV_P2M_FRAMES: starts at pfn {start:#x}");
         assert!(said.iter().any(|said| said.starts_with(&words)), "{said:?}");
         if start > 512 {
-            among(&with_frames(&[frames(0, 1), frames(start, end)]), "error: X86_PV_P2M_FRAMES: starts", "up to pfn 0x200");
+            among(
+                &with_frames(&[frames(0, 1), frames(start, end)]),
+                "error: X86_PV_P2M_FRAMES: starts",
+                "up to pfn 0x200",
+            );
         }
     }
     // One behind the other, over the other, and the first again.

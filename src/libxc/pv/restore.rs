@@ -181,13 +181,7 @@ impl PvRestorer {
 
     /// Checks that a page table from the stream names pfns of the guest only.
     pub(in crate::libxc) fn check_table(&self, pfn: Pfn, level: u8, source: &[u8]) -> Result<(), PvError> {
-        let problem = table::EntryProblem::Range { nr_pfns: self.nr_pfns };
-        match table::pfns(source).find(|&(.., named)| named >= self.nr_pfns) {
-            Some((index, entry, _)) => {
-                Err(PvError::Table { pfn, error: table::BadEntry { level, index, entry, problem } })
-            }
-            None => Ok(()),
-        }
+        table::check(source, level, self.nr_pfns).map_err(|error| PvError::Table { pfn, error })
     }
 
     /// Writes a page as it is to be in memory. All pfns that a table names must have frames.

@@ -585,7 +585,9 @@ impl Framer {
 /// Whether a record is of a type that exists and has a body of that type.
 fn is_known(layer: Layer, frame: &Frame<'_>) -> bool {
     match Parsed::new(layer, frame) {
-        Ok(Parsed::Libxl(libxl::Record::Optional { .. }) | Parsed::Libxc(libxc::Record::Optional { .. })) | Err(_) => false,
+        Ok(Parsed::Libxl(libxl::Record::Optional { .. }) | Parsed::Libxc(libxc::Record::Optional { .. })) | Err(_) => {
+            false
+        }
         Ok(_) => true,
     }
 }

@@ -280,21 +280,51 @@ const LEAST: &[(u32, &str, usize)] = &[
     (4, "/platform", 277),
 ];
 
+/// The size of the data of those that have a subsection: version, name or its end, the subsection, and the size with it and what
+/// comes with it.
+const WITH: &[(u32, &str, &[u8], usize)] = &[
+    (12, "cpu", b"cpu/poll_control_msr", 1347),
+    (2, "fdc", b"fdrive/media_rate", 593),
+    (3, "/piix4_pm", b"piix4_pm/memhp", 336),
+];
+
+/// Mark in front of a subsection.
+const SUBSECTION_MARK: u8 = 5;
+
+fn is(name: &str, known: &str) -> bool {
+    if known.starts_with('/') { name.ends_with(known) } else { name == known }
+}
+
 /// The least size of a section's data; 0 where it is not known.
 fn least(header: &Header<'_>) -> usize {
     let Some((name, _, version)) = header.name else { return 0 };
-    let fits = |known: &str| if known.starts_with('/') { name.ends_with(known) } else { name == known };
-    let entry = LEAST.iter().find(|(known, device, _)| *known == version && fits(device));
+    let entry = LEAST.iter().find(|(known, device, _)| *known == version && is(name, device));
     entry.map_or(0, |(.., least)| *least)
 }
 
-/// Whether a section of a known device ends in a header that was cut: its data is followed by the beginning of one, up to the
-/// end of the blob. A cut behind a zero leaves what looks like the end-of-file mark.
-fn ends_in_header(blob: &[u8], header: &Header<'_>) -> bool {
+/// Whether the last section, one of a known device, was cut in its subsection or in the header behind it. A cut behind a zero
+/// leaves what looks like the end-of-file mark.
+fn is_cut(blob: &[u8], header: &Header<'_>) -> bool {
+    let Some(data) = blob.get(header.offset + header.length..) else { return false };
     let least = least(header);
-    let Some((kind, rest)) = blob.get(header.offset + header.length + least..).and_then(<[u8]>::split_first) else {
-        return false;
+    let end = match data.get(least..).and_then(<[u8]>::split_first) {
+        Some((&SUBSECTION_MARK, subsection)) => {
+            let name = subsection.get(1..).unwrap_or_default();
+            let with = WITH.iter().find(|(version, device, with, _)| {
+                let same = name.len().min(with.len());
+                header.name.is_some_and(|(name, _, found)| found == *version && is(name, device))
+                    && name.get(..same) == with.get(..same)
+            });
+            with.map_or(least, |(.., size)| *size)
+        }
+        _ => least,
     };
+    least > 0 && data.get(end..).is_none_or(|behind| behind.is_empty() || is_cut_header(behind))
+}
+
+/// Whether octets are the beginning of a section's header and no more.
+fn is_cut_header(octets: &[u8]) -> bool {
+    let Some((kind, rest)) = octets.split_first() else { return false };
     let (id, name) = rest.split_at(rest.len().min(4));
     let id_fits = id.iter().take(2).all(|octet| *octet == 0);
     let (length, name) = name.split_first().map_or((None, name), |(length, name)| (Some(usize::from(*length)), name));
@@ -304,7 +334,7 @@ fn ends_in_header(blob: &[u8], header: &Header<'_>) -> bool {
         // A length alone is cut behind a zero too.
         (length == 0 && name.is_empty()) || (length >= MIN_NAME && printable && behind < 8)
     });
-    least > 0 && *kind == FULL && !rest.is_empty() && id_fits && named
+    *kind == FULL && !rest.is_empty() && id_fits && named
 }
 
 fn without_footers<'a>(blob: &[u8], headers: &[Header<'a>], eof: Option<usize>) -> Chain<'a> {
@@ -333,7 +363,7 @@ fn without_footers<'a>(blob: &[u8], headers: &[Header<'a>], eof: Option<usize>) 
             Some(end)
                 if header.kind == FULL
                     && end >= header.offset + header.length + least(header)
-                    && !(i + 1 == headers.len() && ends_in_header(blob, header)) =>
+                    && !(i + 1 == headers.len() && is_cut(blob, header)) =>
             {
                 sections.push((*header, end));
                 continue;
