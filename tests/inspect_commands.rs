@@ -7,6 +7,9 @@ use common::{fixture, golden};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Output;
+use xen_replicate::stream::What;
+use xen_replicate::stream::libxc::Record;
+use xen_replicate::stream::reader::SliceReader;
 
 fn run(arguments: &[&str], file: &str) -> Output {
     let mut program = Command::cargo_bin("xen-replicate").unwrap();
@@ -84,7 +87,7 @@ fn items(arguments: &[&str]) -> Vec<Value> {
 #[test]
 fn each_filter_shows_exactly_what_it_asks_for() {
     let all = items(&[]);
-    assert_eq!(all.len(), 345);
+    assert_eq!(all.len(), 344);
     let number = |item: &Value, key: &str| item[key].as_u64().unwrap();
     let has_pfn = |item: &Value, pfn: u64| {
         item["body"]["entries"].as_array().into_iter().flatten().any(|run| {
@@ -127,5 +130,103 @@ fn a_filter_hides_nothing_of_the_verdict_and_bad_ones_are_wrong_usage() {
         [&["--type", "PAGES"][..], &["--round", "3-2"], &["--from", "x"], &["--pfn", "-"], &["--layer", "xenops"]]
     {
         assert_eq!(run(&[&["dump"], arguments].concat(), REMUS).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+/// What `verify --deep` says of octets.
+fn deep(stream: &[u8]) -> (Option<i32>, Value) {
+    let mut program = Command::cargo_bin("xen-replicate").unwrap();
+    let output = program.args(["verify", "--deep", "--all", "--json", "-"]).write_stdin(stream).output().unwrap();
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// A HVM stream with one record a page: pfn and filling.
+fn filled(pages: &[(u64, u8)]) -> Vec<u8> {
+    use common::build::{hvm_state, hvm_static, libxc_headers, record};
+    let page =
+        |(pfn, fill): &(u64, u8)| record(1, &[&1u64.to_le_bytes()[..], &pfn.to_le_bytes(), &[*fill; 4096]].concat());
+    let pages: Vec<u8> = pages.iter().flat_map(page).collect();
+    [libxc_headers(3, 2), hvm_static(), pages, hvm_state(), record(0, &[])].concat()
+}
+
+#[test]
+fn deep_tells_equal_memory_from_other_memory() {
+    let digest = |pages: &[(u64, u8)]| {
+        let (code, report) = deep(&filled(pages));
+        assert_eq!(code, Some(0), "{report}");
+        (report["deep"]["memory"][0]["pfns"].clone(), report["deep"]["memory"][0]["digest"].clone())
+    };
+    let one = digest(&[(0, 1), (1, 2), (2, 3)]);
+    assert_eq!(one.0, 3);
+    // In another order, and after other contents.
+    assert_eq!(digest(&[(2, 3), (0, 1), (1, 2)]), one);
+    assert_eq!(digest(&[(1, 9), (0, 1), (1, 2), (2, 7), (2, 3)]), one);
+    // Contents that differ, that are elsewhere, that changed places, or that are missing.
+    for other in
+        [&[(0, 1), (1, 2), (2, 4)][..], &[(0, 1), (1, 2), (3, 3)], &[(0, 2), (1, 1), (2, 3)], &[(0, 1), (1, 2)]]
+    {
+        assert_ne!(digest(other).1, one.1, "{other:?}");
+    }
+    let (_, report) = deep(&filled(&[(0, 0), (1, 2), (2, 0), (3, 0)]));
+    assert_eq!((&report["deep"]["pages"], &report["deep"]["zero"]), (&4.into(), &3.into()));
+}
+
+#[test]
+fn deep_digests_each_checkpoint() {
+    let report: Value =
+        serde_json::from_str(&text(&run(&["verify", "--deep", "--json"], "helper/hvm-remus-libxl.xz"))).unwrap();
+    // Made-up registers end it at the first image, without --all.
+    assert_eq!(report["valid"], false);
+    let report: Value =
+        serde_json::from_str(&text(&run(&["verify", "--deep", "--all", "--json"], "helper/hvm-remus-libxl.xz")))
+            .unwrap();
+    let memory = report["deep"]["memory"].as_array().unwrap();
+    assert_eq!((memory.len(), &report["deep"]["pages"]), (3, &(260 + 62 + 54).into()));
+    let mut digests: Vec<_> = memory.iter().map(|memory| memory["digest"].as_str().unwrap()).collect();
+    digests.sort_unstable();
+    digests.dedup();
+    assert_eq!(digests.len(), 3, "the guest has written between checkpoints");
+    // Real hosts' streams whose pages were set to zero.
+    let real: Value =
+        serde_json::from_str(&text(&run(&["verify", "--deep", "--json"], "xen/4.17.5shadow-pv48-remus.xz"))).unwrap();
+    assert_eq!((&real["valid"], &real["deep"]["pages"]), (&true.into(), &real["deep"]["zero"]));
+    assert_eq!(real["deep"]["memory"].as_array().unwrap().len(), 40);
+    assert!(real["deep"]["tables"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn deep_finds_every_page_table_that_leaves_the_p2m() {
+    let good = common::read(&fixture("helper/pv-plain-libxc.xz"));
+    let (_, report) = deep(&good);
+    let tables = report["deep"]["tables"].as_u64().unwrap();
+    let findings = |report: &Value| {
+        let list = report["findings"].as_array().unwrap();
+        list.iter().filter(|it| it["message"].as_str().unwrap().contains("the page table at pfn")).count()
+    };
+    assert!(tables > 0);
+    assert_eq!(findings(&report), 0, "{report}");
+    // The first and the last entry of each table, one after the other.
+    let mut reader = SliceReader::new(&good, Default::default());
+    let mut places = Vec::new();
+    while let Some(item) = reader.next_item().unwrap() {
+        let What::Record(frame) = &item.what else { continue };
+        let Ok(Record::PageData(pages)) = Record::parse(frame) else { continue };
+        let mut at = item.offset as usize + 8 + 8 + 8 * pages.count();
+        for entry in pages.entries() {
+            if entry.page_type.table_level().is_some() {
+                places.push(at);
+            }
+            at += if entry.page_type.has_contents() { 4096 } else { 0 };
+        }
+    }
+    assert_eq!(places.len() as u64, tables);
+    for place in places {
+        for at in [place, place + 4096 - 8] {
+            let mut bad = good.clone();
+            // The highest pfn of 40 bits, present.
+            bad[at..at + 8].copy_from_slice(&(((1u64 << 40) - 1) << 12 | 1).to_le_bytes());
+            let (code, report) = deep(&bad);
+            assert_eq!((code, findings(&report)), (Some(1), 1), "{at}: {report}");
+        }
     }
 }

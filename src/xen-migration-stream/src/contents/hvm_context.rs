@@ -212,6 +212,7 @@ fn length(entry: &Entry<'_>, remarks: bool, report: &mut dyn FnMut(ContentProble
         _ if length < most && !layout.zero_extended => {
             report(ContentProblem::HvmEntryTooShort { entry: name, instance, length, least: most });
         }
+        Some((older, _)) if length == older => {}
         _ if typecode == HEADER => {}
         // Decoding costs an allocation.
         _ if remarks && length < most && EntryBody::decode(typecode, entry.data).is_err() => {

@@ -155,8 +155,12 @@ mod tests {
     fn a_set_knows_what_it_lacks() {
         let (mut set, mut other) = (VcpuSet::default(), VcpuSet::default());
         assert!(set.is_empty() && set.missing_below(0).is_none());
-        [0, 1, 70, 8191, u32::MAX].map(|vcpu| set.insert(vcpu));
-        [0, 1].map(|vcpu| other.insert(vcpu));
+        for vcpu in [0, 1, 70, 8191, u32::MAX] {
+            set.insert(vcpu);
+        }
+        for vcpu in [0, 1] {
+            other.insert(vcpu);
+        }
         assert_eq!((set.first_without(&other), other.first_without(&set)), (Some(70), None));
         assert_eq!((set.missing_below(2), set.missing_below(4)), (None, Some((2, 2))));
         assert!(set.contains(8191) && !set.contains(u32::MAX));

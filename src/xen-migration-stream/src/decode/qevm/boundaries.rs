@@ -360,11 +360,7 @@ fn without_footers<'a>(blob: &[u8], headers: &[Header<'a>], eof: Option<usize>) 
             }
             // START belongs to a stream with RAM, whose nameless parts cannot be told from data
             // without footers.
-            Some(end)
-                if header.kind == FULL
-                    && end >= header.offset + header.length + least(header)
-                    && !(i + 1 == headers.len() && is_cut(blob, header)) =>
-            {
+            Some(end) if header.kind == FULL && !(i + 1 == headers.len() && is_cut(blob, header)) => {
                 sections.push((*header, end));
                 continue;
             }
