@@ -1,6 +1,9 @@
 //! In the steady state reading and writing records allocates nothing: the heap is asked for nothing between the first
 //! few records and the last, however many there are.
 
+mod common;
+
+use common::build::small_context;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{self, Cursor, IoSlice, Write};
@@ -57,6 +60,17 @@ const RECORDS: u64 = 200;
 /// Pages of a large record; the other kind has one page less, so that buffers cannot fit by chance.
 const PAGES: usize = 64;
 
+/// STORE_PFN and CONSOLE_PFN.
+const PARAMS: &[u8] = b"\x02\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\xfc\0\0\0\0\0\0\0\x11\0\0\0\0\0\0\0\xff\0\0\0\0\0\0\0";
+
+/// A HVM context of a length that needs padding: what a vCPU needs, and an XSAVE area that was not used.
+fn context() -> Vec<u8> {
+    let mut context = small_context();
+    let end = context.len() - 8;
+    context.splice(end..end, [&[16, 0, 0, 0][..], &601u32.to_le_bytes(), &[0; 601]].concat());
+    context
+}
+
 fn entries(pages: usize) -> impl ExactSizeIterator<Item = PageEntry> + Clone {
     // A hole at the end: entries without contents take another way.
     (0..pages + 1).map(move |pfn| {
@@ -66,12 +80,12 @@ fn entries(pages: usize) -> impl ExactSizeIterator<Item = PageEntry> + Clone {
 }
 
 /// The records of a round, several kinds of them.
-fn write_round<W: Write>(writer: &mut RecordWriter<W>, memory: &[u8], round: u64) -> io::Result<()> {
+fn write_round<W: Write>(writer: &mut RecordWriter<W>, memory: &[u8], context: &[u8], round: u64) -> io::Result<()> {
     let pages = PAGES - (round % 2) as usize;
     writer.page_data(entries(pages), memory[..pages * PAGE_SIZE].chunks(PAGE_SIZE))?;
     writer.record(types::X86_TSC_INFO, &[&[0; 24]])?;
-    writer.record(types::HVM_PARAMS, &[&1u32.to_le_bytes(), &[0; 4], &[0; 16]])?;
-    writer.record(types::HVM_CONTEXT, &[&memory[..1001]])?;
+    writer.record(types::HVM_PARAMS, &[PARAMS])?;
+    writer.record(types::HVM_CONTEXT, &[context])?;
     writer.record(types::CHECKPOINT, &[])
 }
 
@@ -82,9 +96,9 @@ fn stream() -> Vec<u8> {
     writer.raw(b"XENF\0\0\0\x03\0\0\0\0\0\0\0\0").unwrap();
     writer.raw(b"\x02\0\0\0\x0c\0\0\0\x04\0\0\0\x11\0\0\0").unwrap();
     writer.record(types::STATIC_DATA_END, &[]).unwrap();
-    let memory = vec![0x5a; PAGES * PAGE_SIZE];
+    let (memory, context) = (vec![0x5a; PAGES * PAGE_SIZE], context());
     for round in 0..RECORDS / 5 {
-        write_round(&mut writer, &memory, round).unwrap();
+        write_round(&mut writer, &memory, &context, round).unwrap();
     }
     writer.into_inner()
 }
@@ -207,11 +221,11 @@ impl Write for Sink {
 
 #[test]
 fn writing() {
-    let memory = vec![0x5a; PAGES * PAGE_SIZE];
+    let (memory, context) = (vec![0x5a; PAGES * PAGE_SIZE], context());
     let mut writer = RecordWriter::new(Sink(0));
     let mut since = 0;
     for round in 0..RECORDS {
-        write_round(&mut writer, &memory, round).unwrap();
+        write_round(&mut writer, &memory, &context, round).unwrap();
         if round == 2 {
             since = CALLS.get();
         }

@@ -20,6 +20,7 @@ const STRICT: Options = Options {
     lenient: false,
     all: true,
     complete: false,
+    deep: false,
     limits: framer::Limits { libxc_body: 128 << 20, libxl_body: 128 << 20, xl_optional_data: 16 << 20 },
 };
 
@@ -67,7 +68,7 @@ fn hvm_with(records: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn pv_with(records: &[Vec<u8>]) -> Vec<u8> {
-    [pv_head(), records.concat(), record(4, &vcpu(0, 5168)), record(0, &[])].concat()
+    [pv_head(), record(7, &[0; PAGE]), records.concat(), record(4, &vcpu(0, 5168)), record(0, &[])].concat()
 }
 
 /// A record header alone, which claims a body that is not there.

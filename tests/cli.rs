@@ -123,11 +123,10 @@ fn findings_do_not_fill_the_memory() {
 fn what_a_stream_was_taken_for_is_said_when_it_is_not_that() {
     let output = run(&["verify", "--mode", "remus", "-"], &hvm_xl());
     assert_eq!(output.status.code(), Some(0));
-    assert!(
-        text(&output.stdout).contains(
-            "remark: xl record 16 at offset 4518 (0x11a6): no checkpoint in a stream that is taken for remus"
-        )
-    );
+    let end = hvm_xl().len();
+    let expected =
+        format!("remark: xl record 16 at offset {end} ({end:#x}): no checkpoint in a stream that is taken for remus");
+    assert!(text(&output.stdout).contains(&expected));
     let output = run(&["verify", "--json", "-"], b"rubbish, and more of it");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&report["mode"], &report["start"]), (&"unknown".into(), &Value::Null));
@@ -148,7 +147,8 @@ fn stats_of_a_stream_that_must_be_refused() {
 #[test]
 fn dump_json_has_everything() {
     let output = on_file(&["dump", "--json"], &fixture("helper/hvm-remus-libxl.xz"));
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    // Its registers are made up.
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
     let lines: Vec<Value> = text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 32);
     let mut offset = 0;
@@ -252,7 +252,7 @@ fn compressed_streams_are_read_as_they_are() {
         let output = run(&["verify", "-"], &packed[..packed.len() / 2]);
         assert_ne!(output.status.code(), Some(0), "{name} cut");
     }
-    let packed = std::fs::read(fixture("helper/hvm-plain-libxl.xz")).unwrap();
+    let packed = std::fs::read(fixture("xen/4.17.7stock-hvm64-live.xz")).unwrap();
     assert_eq!(run(&["verify", "-"], &packed).status.code(), Some(0), "xz pipe");
     let output = run(&["verify", "-"], &packed[..packed.len() / 2]);
     assert_eq!(output.status.code(), Some(2), "a cut xz file cannot be read");

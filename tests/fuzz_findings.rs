@@ -10,7 +10,7 @@ mod targets;
 use common::build;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use targets::{Steered, blobs, packed, streams, taps};
+use targets::{Steered, blobs, containers, packed, streams, taps};
 use xen_replicate::inspect::Input;
 use xen_replicate::tap::recording::Reader;
 use xen_replicate::tap::{Direction, Form};
@@ -120,9 +120,33 @@ fn seeds() -> BTreeMap<String, Vec<u8>> {
         seeds.insert(format!("tap/{name}-file"), file);
     }
     seeds.insert("tap/multifd".into(), taps::pieces(Form::Qemu, &multifd()));
+    for (name, octets) in wrapped() {
+        seeds.insert(format!("containers/{name}"), octets);
+    }
     let libxl = [(0, Direction::Back, back()[..86].to_vec()), (0, Direction::Forward, colo())];
     seeds.insert("tap/libxl".into(), taps::pieces(Form::Libxl, &libxl));
     seeds
+}
+
+/// Streams in containers, behind text, before zeros, and what is none.
+fn wrapped() -> [(&'static str, Vec<u8>); 6] {
+    let page = build::record(1, &build::pages(&[0xf << 60 | 1], 0));
+    let libxc =
+        [build::libxc_headers(3, 2), build::hvm_static(), page, build::hvm_state(), build::record(0, &[])].concat();
+    let libxl = [build::libxl_header(), build::record(1, &[]), libxc.clone(), build::record(0, &[])].concat();
+    let libvirt = [&b"libvirt-xml\n \0 \r\x02\0\0\0\x0c\0\0\0"[..], &[0; 40], b"<domain/>\0\0\0", &libxl].concat();
+    let part = |id: u64, octets: &[u8]| [&id.to_le_bytes()[..], &(octets.len() as u64).to_le_bytes(), octets].concat();
+    let xapi = [b"XenSavedDomv2-\n", &part(0xf, b"((word_size 64))")[..], &part(0xf0, b""), &libxc].concat();
+    let xapi = [xapi, part(0xf00, b"QEVM"), part(0xffff, b"")].concat();
+    let middle = libxl.len() / 2;
+    [
+        ("libvirt", libvirt),
+        ("xapi", xapi),
+        ("motd", [&b"Welcome to host b!\r\n"[..], &libxl].concat()),
+        ("stderr", [&libxl[..16], b"xc: info: Saving domain 7\n", &libxl[16..]].concat()),
+        ("crash", [&libxl[..middle], &vec![0; 4096][..]].concat()),
+        ("xend", b"LinuxGuestRecord\0\0\0\x28((domain (domid 1)))".to_vec()),
+    ]
 }
 
 /// Two channels with a SYNC each, and a main connection with a return path and one flush mark.
@@ -178,7 +202,10 @@ fn seeds_are_as_generated() {
         total += octets.len();
     }
     assert_eq!(
-        ["stream", "decode", "tap"].map(|folder| files(&format!("fuzz/seeds/{folder}")).len()).iter().sum::<usize>(),
+        ["stream", "decode", "tap", "containers"]
+            .map(|folder| files(&format!("fuzz/seeds/{folder}")).len())
+            .iter()
+            .sum::<usize>(),
         expected.len()
     );
     assert!(total < 100 << 10, "{total} octets of seeds");
@@ -189,7 +216,7 @@ fn seeds_are_as_generated() {
 #[test]
 fn every_target_takes_every_seed_and_finding() {
     let mut inputs = files("fixtures/fuzz");
-    for folder in ["stream", "decode", "packed", "tap"] {
+    for folder in ["stream", "decode", "packed", "tap", "containers"] {
         let seeds = files(&format!("fuzz/seeds/{folder}"));
         assert!(!seeds.is_empty(), "fuzz/seeds/{folder} is empty");
         inputs.extend(seeds.into_iter().map(|(name, octets)| (format!("{folder}/{name}"), octets)));
@@ -205,6 +232,7 @@ fn every_target_takes_every_seed_and_finding() {
         streams::round_trip(&steered);
         blobs::decode(octets);
         packed::read(octets);
+        containers::read(octets);
         taps::read(octets);
     }
 }
@@ -214,7 +242,7 @@ fn every_target_takes_every_seed_and_finding() {
 fn packed_seeds_unpack_to_the_same() {
     let plain = packed::unpacked(Input::open(&path("fuzz/seeds/packed/plain"))).unwrap();
     assert_eq!(plain, back());
-    for name in ["gzip", "xz", "zstd"] {
+    for name in ["gzip", "xz", "zstd", "bzip2", "lz4"] {
         let input = Input::open(&path("fuzz/seeds/packed").join(name));
         assert!(matches!(input, Ok(Input::Compressed(_))), "{name}");
         assert_eq!(packed::unpacked(input).unwrap(), plain, "{name}");

@@ -15,11 +15,12 @@ use xen_replicate::libxc::pv::table;
 use xen_replicate::libxc::restore::{Ending, Rings};
 use xen_replicate::libxc::{PvError, RestoreError, Restorer, Round, SaveError, Saver};
 use xen_replicate::stream::check::{Checker, Parsed};
+use xen_replicate::stream::contents::ContentProblem;
 use xen_replicate::stream::framer::Options;
 use xen_replicate::stream::handover::{Alone, LibxcReader, LibxcWriter, LibxlReader};
 use xen_replicate::stream::libxc::{PageEntry, PageType, Record};
-use xen_replicate::stream::reader::SliceReader;
-use xen_replicate::stream::{Mode, Start, libxl};
+use xen_replicate::stream::reader::{ReadError, SliceReader};
+use xen_replicate::stream::{Mode, Problem, Start, libxl};
 
 const KINDS: [(Width, P2mKind); 4] = [
     (Width::Bits64, P2mKind::List),
@@ -421,6 +422,17 @@ fn page(page_type: PageType, pfn: u64, entry: u64) -> (PageEntry, Vec<u8>) {
     (PageEntry { page_type, pfn }, contents)
 }
 
+/// What of the contents the reader has refused.
+fn contents(error: &RestoreError) -> Option<&ContentProblem> {
+    match error {
+        RestoreError::Read(ReadError::Stream(error)) => match &error.problem {
+            Problem::Contents(problem) => Some(problem),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 #[test]
 fn bad_images_are_refused_with_what_is_wrong() {
     let config = PvConfig { budget: 200, ..PvConfig::small(5, Width::Bits64, P2mKind::List) };
@@ -445,17 +457,21 @@ fn bad_images_are_refused_with_what_is_wrong() {
     assert!(matches!(error, RestoreError::Pv { error: PvError::Table { pfn: 1, .. }, .. }), "{text}");
     assert!(text.contains("L1[0]") && text.contains("0x400 pfns"), "{text}");
     let (text, error) = refused(&beyond, &[]);
-    assert!(matches!(error, RestoreError::Pfn { pfn: 0x3_ffff_ffff, nr_pfns: 1024, .. }), "{text}");
+    assert!(
+        matches!(contents(&error), Some(ContentProblem::PfnBeyondP2m { pfn: 0x3_ffff_ffff, last: 1023 })),
+        "{text}"
+    );
     let (text, error) = refused(&plain, &[]);
-    assert!(matches!(error, RestoreError::Pv { error: PvError::Missing("SHARED_INFO"), .. }), "{text}");
+    assert!(matches!(contents(&error), Some(ContentProblem::PvIncomplete { record: "SHARED_INFO" })), "{text}");
     let (text, error) = refused(&plain, &[Record::SharedInfo(&shared)]);
-    assert!(matches!(error, RestoreError::Pv { error: PvError::Missing(_), .. }), "{text}");
+    let without = ContentProblem::PvIncomplete { record: "X86_PV_VCPU_BASIC of vCPU 0" };
+    assert_eq!(contents(&error), Some(&without), "{text}");
     let (text, error) = refused(&plain, &[Record::SharedInfo(&shared), part(VcpuRecord::Basic, 2, &good)]);
     assert!(matches!(error, RestoreError::Pv { error: PvError::Vcpu { vcpu: 2, nr_vcpus: 2 }, .. }), "{text}");
     let (text, error) = refused(&plain, &[Record::SharedInfo(&shared), part(VcpuRecord::Basic, 0, &good[..2800])]);
     assert!(matches!(error, RestoreError::Read(_)) && text.contains("X86_PV_VCPU_BASIC"), "{text}");
     let (text, error) = refused(&plain, &[Record::SharedInfo(&shared), part(VcpuRecord::Extended, 0, &[0; 129])]);
-    assert!(matches!(error, RestoreError::Pv { error: PvError::Length { length: 129, .. }, .. }), "{text}");
+    assert!(matches!(contents(&error), Some(ContentProblem::PartTooLong { length: 129, most: 128, .. })), "{text}");
     let (text, error) = refused(&plain, &[Record::SharedInfo(&shared), part(VcpuRecord::Basic, 0, &far)]);
     let absent = ContextError::Frame {
         what: "the start info frame in vCPU 0's edx",

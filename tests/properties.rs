@@ -48,8 +48,8 @@ fn rounds() -> impl Strategy<Value = Round> {
     let page = (prop::sample::select(vec![0u8, 0, 0, 0, 0xd, 0xe, 0xf]), 0u64..1 << 40, any::<u8>());
     (
         vec(vec(page, 1..5), 1..4),
-        any::<(u32, u32, u64, u32)>(),
-        vec(any::<(u64, u64)>(), 1..4),
+        (0u32..3, any::<u32>(), any::<u64>(), any::<u32>()),
+        vec((40u64.., any::<u64>()), 1..4),
         vec(vec(any::<u8>(), 0..40), 0..4),
         vec((any::<u32>().prop_map(|t| t | 1 << 31), vec(any::<u8>(), 0..20)), 0..2),
         vec(("[a-z0-9/_@-]{1,9}".prop_filter("relative", |k| !k.starts_with('/')), "[ -~]{0,9}"), 0..3),
@@ -194,7 +194,8 @@ proptest! {
         prop_assert!(report.valid, "{:?}", report.findings);
         let optional: usize = spec.rounds.iter().map(|round| round.optional.len()).sum();
         if spec.mode == Mode::Plain {
-            prop_assert_eq!(report.findings.len(), spec.rounds[0].optional.len());
+            let skipped = report.findings.iter().filter(|finding| finding.message.starts_with("unknown optional record"));
+            prop_assert_eq!(skipped.count(), spec.rounds[0].optional.len());
         } else {
             prop_assert_eq!(report.checkpoints, spec.rounds.len() as u64);
             prop_assert!(report.findings.len() >= optional);

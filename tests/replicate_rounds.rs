@@ -9,8 +9,10 @@ use xen_replicate::libxc::{CopyAhead, RestoreError};
 use xen_replicate::libxl::Saver;
 use xen_replicate::libxl::restore::Options;
 use xen_replicate::replicate::bare::{Outcome, Refusal, receive};
-use xen_replicate::stream::What;
+use xen_replicate::stream::contents::ContentProblem;
 use xen_replicate::stream::framer::{Item, record_name};
+use xen_replicate::stream::reader::ReadError;
+use xen_replicate::stream::{Problem, What};
 
 /// What a secondary makes of a stream, and the domain that it is left with.
 fn received(stream: &[u8], config: &SimConfig, options: Options) -> (Result<Outcome, Refusal>, SimDomain) {
@@ -214,9 +216,13 @@ fn a_checkpoint_without_vcpus_is_refused() {
     let (from, to) = (context.offset as usize, (context.offset + context.size) as usize);
     let without = [&stream[..from], &stream[to..]].concat();
     let (outcome, domain) = received(&without, &config, Options::default());
-    assert!(
-        matches!(outcome, Err(Refusal::Refused { checkpoint: 1, error: RestoreError::NoHvmContext { .. } })),
-        "{outcome:?}"
+    let Err(Refusal::Refused { checkpoint: 1, error: RestoreError::Read(ReadError::Stream(error)) }) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(
+        error.problem,
+        Problem::Contents(ContentProblem::CheckpointIncomplete { record: "HVM_CONTEXT" }),
+        "{error}"
     );
     assert_eq!(domain.diff(&states[0], 3).unwrap(), []);
 }

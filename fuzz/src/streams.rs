@@ -145,6 +145,7 @@ fn report(input: &Steered<'_>, all: bool, lenient: bool, complete: bool) -> insp
         lenient,
         all,
         complete,
+        deep: false,
     };
     inspect::verify(memory(input.stream), &options, &mut Progress::none()).unwrap()
 }

@@ -2,14 +2,15 @@
 
 use super::stream_options::StreamArgs;
 use crate::inspect::Input;
-use crate::inspect::dump::{Options, dump};
+use crate::inspect::dump::{Options, dump_some};
+use crate::inspect::filter::{Filter, Span, TypeIs, number};
 use crate::inspect::progress::Progress;
 use crate::inspect::recording::{self, OneWay, Source};
 use crate::stream::framer::Options as FramerOptions;
-use crate::stream::{Mode, Severity};
+use crate::stream::{Layer, Mode, Severity};
 use crate::tap::recording::Reader;
 use crate::tap::{Direction, Form};
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, ValueEnum};
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
 
 /// Options of the command.
@@ -23,6 +24,56 @@ pub struct Args {
     /// One JSON object a line, with everything
     #[arg(long)]
     json: bool,
+    /// Only records of this type: PAGE_DATA, HVM_CONTEXT ... as dump names them, or a number
+    #[arg(long = "type", value_name = "TYPE", help_heading = "What to print")]
+    types: Vec<TypeIs>,
+    /// Only what this layer wrote
+    #[arg(long = "layer", value_enum, value_name = "LAYER", help_heading = "What to print")]
+    layers: Vec<LayerArg>,
+    /// Only these rounds: 3, 3-7 or 3-; 0 is the first image
+    #[arg(long = "round", value_name = "ROUNDS", help_heading = "What to print")]
+    rounds: Vec<Span>,
+    /// Only from this offset on
+    #[arg(long, value_name = "OFFSET", value_parser = number, help_heading = "What to print")]
+    from: Option<u64>,
+    /// Only up to this offset
+    #[arg(long, value_name = "OFFSET", value_parser = number, help_heading = "What to print")]
+    to: Option<u64>,
+    /// Only records about these pages: 0x10, 0x10-0x1f or 0x10-
+    #[arg(long = "pfn", value_name = "PFNS", help_heading = "What to print")]
+    pfns: Vec<Span>,
+}
+
+/// A layer of the stream.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LayerArg {
+    /// The preamble and the handshake
+    Xl,
+    /// libxl's records
+    Libxl,
+    /// libxc's records
+    Libxc,
+    /// A back channel
+    Back,
+}
+
+impl Args {
+    fn filter(&self) -> Filter {
+        let layer = |layer: &LayerArg| match layer {
+            LayerArg::Xl => Layer::Xl,
+            LayerArg::Libxl => Layer::Libxl,
+            LayerArg::Libxc => Layer::Libxc,
+            LayerArg::Back => Layer::Back,
+        };
+        Filter {
+            types: self.types.clone(),
+            layers: self.layers.iter().map(layer).collect(),
+            rounds: self.rounds.clone(),
+            from: self.from,
+            to: self.to,
+            pfns: self.pfns.clone(),
+        }
+    }
 }
 
 /// Runs the command; false when the stream has an error or cannot be followed to its end.
@@ -62,11 +113,20 @@ fn one(args: &Args, input: Input, framing: FramerOptions) -> io::Result<bool> {
     let mut progress = if stdout.is_terminal() { Progress::none() } else { Progress::new(input.len()) };
     let mut out = BufWriter::with_capacity(1 << 16, stdout.lock());
     let options = Options { json: args.json, verbose: args.verbose };
-    let dumped = dump(input, framing, options, &mut progress, &mut out);
+    let dumped = dump_some(input, framing, options, args.filter(), &mut progress, &mut out);
     drop(progress);
     out.flush()?;
     let dumped = dumped.map_err(|error| args.stream.named(error))?;
+    let file = args.stream.file.display();
+    if let Some(container) = &dumped.container {
+        eprintln!("xen-replicate: {file}: {container}");
+    }
+    if let Some(stopped) = &dumped.stopped {
+        eprintln!("xen-replicate: {file}: {stopped}");
+    }
+    if let Some(foreign) = &dumped.foreign {
+        eprintln!("xen-replicate: {file}: {foreign}");
+    }
     let Some(stopped) = dumped.stopped else { return Ok(!dumped.refused) };
-    eprintln!("xen-replicate: {}: {stopped}", args.stream.file.display());
     Ok(!dumped.refused && stopped.problem.severity() == Severity::Remark)
 }

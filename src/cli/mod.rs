@@ -9,6 +9,7 @@ mod endpoint;
 mod extract;
 mod fence;
 mod image_options;
+mod info;
 mod live;
 mod pages;
 mod panic;
@@ -72,6 +73,8 @@ enum Command {
     Dump(dump::Args),
     /// Say whether a stream is valid, and what is wrong with it
     Verify(verify::Args),
+    /// Say on one screen what a file is: whose guest, of which Xen, how large, valid or not
+    Info(info::Args),
     /// Count a stream's pages
     Stats(stats::Args),
     /// Write an image of a stream, at any checkpoint, as a plain one
@@ -116,6 +119,7 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Command::Dump(args) => dump::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Info(args) => info::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Diff(args) => diff::run(&args),

@@ -55,6 +55,12 @@ pub fn run(args: &Args) -> io::Result<bool> {
         stats.write_text(&mut out)?;
     }
     out.flush()?;
+    if let Some(container) = &stats.container {
+        eprintln!("xen-replicate: {}: {container}", args.stream.file.display());
+    }
+    if let Some(foreign) = &stats.foreign {
+        eprintln!("xen-replicate: {}: {foreign}", args.stream.file.display());
+    }
     if let Some(stopped) = &stats.stopped {
         eprintln!("xen-replicate: {}: {stopped}", args.stream.file.display());
     }

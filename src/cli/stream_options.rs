@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// Which stream, and what it is taken for.
 #[derive(Debug, Args)]
 pub struct StreamArgs {
-    /// The stream: a file, or - for standard input; gzip, xz and zstd are unpacked on the way
+    /// The stream: a file, or - for standard input; gzip, xz, zstd, bzip2 and lz4 are unpacked, images of libvirt and XAPI opened
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// What the stream is for, when it is not to be recognised

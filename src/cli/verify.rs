@@ -28,6 +28,9 @@ pub struct Args {
     /// Ask for a proper end also of a checkpointed stream
     #[arg(long)]
     complete: bool,
+    /// Read page contents too: page tables of PV guests, zeros, a digest of memory at each checkpoint
+    #[arg(long)]
+    deep: bool,
 }
 
 /// Runs the command; true for a valid stream.
@@ -38,6 +41,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
         lenient: args.lenient,
         all: args.all,
         complete: args.complete,
+        deep: args.deep,
         ..Options::default()
     };
     let reports = match recording::recognise(args.stream.open()?).map_err(|error| args.stream.named(error))? {
@@ -84,6 +88,15 @@ fn text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     }
     if report.left_out > 0 {
         writeln!(out, "{} more findings are left out", report.left_out)?;
+    }
+    if let Some(foreign) = &report.foreign {
+        writeln!(out, "{foreign}")?;
+    }
+    if let Some(container) = &report.container {
+        writeln!(out, "{container}")?;
+    }
+    if let Some(deep) = &report.deep {
+        writeln!(out, "{deep}")?;
     }
     let verdict = if report.valid { "valid" } else { "NOT valid" };
     let start = report.start.filter(|&start| start != report.mode).map_or(String::new(), |start| format!(" {start}"));

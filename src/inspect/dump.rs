@@ -1,6 +1,9 @@
 //! Prints a stream, one line an item.
 
 use super::body;
+use super::container::Container;
+use super::filter::Filter;
+use super::foreign::Foreign;
 use super::input::Input;
 use super::progress::Progress;
 use super::summary::summary;
@@ -31,6 +34,10 @@ pub struct Dumped {
     pub refused: bool,
     /// Why the stream could not be followed to a proper end; a remark where a checkpointed stream just stops.
     pub stopped: Option<StreamError>,
+    /// What the stream is in.
+    pub container: Option<Container>,
+    /// What stands where the stream could not be followed, if that can be told.
+    pub foreign: Option<Foreign>,
 }
 
 /// Prints every item of a stream.
@@ -44,8 +51,23 @@ pub fn dump(
     progress: &mut Progress,
     out: &mut dyn Write,
 ) -> io::Result<Dumped> {
+    dump_some(input, framing, options, Filter::default(), progress, out)
+}
+
+/// Prints the items of a stream that are wanted. All are checked.
+///
+/// # Errors
+/// As [`dump`].
+pub fn dump_some(
+    input: Input,
+    framing: FramerOptions,
+    options: Options,
+    filter: Filter,
+    progress: &mut Progress,
+    out: &mut dyn Write,
+) -> io::Result<Dumped> {
     let framing = FramerOptions { skip_contents: true, ..framing };
-    let mut dumper = Dumper::new(framing, options);
+    let mut dumper = Dumper { filter, ..Dumper::new(framing, options) };
     let mut written = dumper.heading(out);
     let walked = walk(input, framing, progress, &mut |item| {
         if written.is_ok() {
@@ -59,7 +81,7 @@ pub fn dump(
         Err(ReadError::Io { error, .. }) => return Err(error),
         Err(ReadError::Stream(error)) => Some(walked.framer.judge_end(error)),
     };
-    Ok(Dumped { refused: dumper.refused, stopped })
+    Ok(Dumped { refused: dumper.refused, stopped, container: walked.container, foreign: walked.foreign })
 }
 
 /// Prints items as they come.
@@ -68,6 +90,7 @@ pub struct Dumper {
     options: Options,
     checker: Checker,
     context: body::Context,
+    filter: Filter,
     refused: bool,
 }
 
@@ -75,7 +98,7 @@ impl Dumper {
     /// A printer before the first item.
     pub fn new(framing: FramerOptions, options: Options) -> Self {
         let context = body::Context::default();
-        Dumper { options, checker: Checker::new(framing.mode), context, refused: false }
+        Dumper { options, checker: Checker::new(framing.mode), context, filter: Filter::default(), refused: false }
     }
 
     /// Writes the heading of the columns.
@@ -102,10 +125,13 @@ impl Dumper {
         let parsed = self.checker.item(item, &mut |error| problems.push(error));
         self.context.learn(item, parsed.as_ref());
         self.refused |= problems.iter().any(StreamError::is_refused);
+        let (name, type_id, length) = identity(item);
+        if !self.filter.takes(item, parsed.as_ref(), &name, type_id) {
+            return Ok(());
+        }
         if self.options.json {
             return self.json(item, parsed.as_ref(), &problems, out);
         }
-        let (name, _, length) = identity(item);
         let summary = summary(item, parsed.as_ref());
         let line = format!(
             "{:>6} {:>12} {:<5} {:>5} {name:<26} {length:>10}  {summary}",

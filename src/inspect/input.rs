@@ -1,6 +1,7 @@
-//! A stream from a file or a pipe, mapped or read, compressed or not.
+//! A stream from a file or a pipe, mapped or read, packed or not.
 
 use super::mapped;
+use super::packing::Packing;
 use memmap2::Mmap;
 use rustix::pipe::{SpliceFlags, splice};
 use std::fs::{File, OpenOptions};
@@ -8,13 +9,10 @@ use std::io::{self, BufReader, Read, Seek};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-/// Octets that tell a compressed file.
-const PEEK: usize = 6;
+/// Octets that tell a compressed file or a container.
+const PEEK: usize = super::container::HEAD;
 /// Octets read at once from a pipe whose contents nobody wants.
 const CHUNK: usize = 1 << 18;
-/// Most memory that unpacking xz may take, in KiB; the presets of `xz` need up to 65 MiB. The decoders of gzip and zstd
-/// have bounds of their own, 32 KiB and 128 MiB.
-const XZ_MEMORY_KIB: u32 = 256 << 10;
 
 /// Where a stream comes from.
 pub enum Input {
@@ -54,15 +52,15 @@ impl Input {
             && file.stream_position()? == 0
             && let Ok(map) = mapped::map(&file)
         {
-            return Ok(match Compression::of(&map) {
+            return Ok(match Packing::of(&map) {
                 None => Input::Mapped(map),
-                Some(compression) => Input::Compressed(compression.reader(BufReader::new(file))?),
+                Some(packing) => Input::Compressed(packing.reader(BufReader::new(file))?),
             });
         }
         let pipe = Pipe::new(file)?;
-        Ok(match Compression::of(&pipe.head[..pipe.len]) {
+        Ok(match Packing::of(&pipe.head[..pipe.len]) {
             None => Input::Pipe(pipe),
-            Some(compression) => Input::Compressed(compression.reader(BufReader::new(pipe))?),
+            Some(packing) => Input::Compressed(packing.reader(BufReader::new(pipe))?),
         })
     }
 
@@ -181,109 +179,5 @@ impl Read for Pipe {
             return Ok(octets);
         }
         self.file.read(out)
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Compression {
-    Gzip,
-    Xz,
-    Zstd,
-}
-
-impl Compression {
-    fn of(first: &[u8]) -> Option<Compression> {
-        if first.starts_with(&[0x1f, 0x8b]) {
-            Some(Compression::Gzip)
-        } else if first.starts_with(&[0xfd, b'7', b'z', b'X', b'Z', 0]) {
-            Some(Compression::Xz)
-        } else if first.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-            Some(Compression::Zstd)
-        } else {
-            None
-        }
-    }
-
-    const fn name(self) -> &'static str {
-        match self {
-            Compression::Gzip => "gzip",
-            Compression::Xz => "xz",
-            Compression::Zstd => "zstd",
-        }
-    }
-
-    fn reader<R: io::BufRead + Send + 'static>(self, source: R) -> io::Result<Box<dyn Read + Send>> {
-        let unpacked: Box<dyn Read + Send> = match self {
-            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
-            Compression::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(source, true, XZ_MEMORY_KIB)),
-            Compression::Zstd => Box::new(ZstdFrames { decoder: None, source: Some(source) }),
-        };
-        Ok(Box::new(Unpacked { unpacked, name: self.name() }))
-    }
-}
-
-/// Says with each error that it is the packing that is wrong, or cut, and not the stream in it.
-struct Unpacked {
-    unpacked: Box<dyn Read + Send>,
-    name: &'static str,
-}
-
-impl Read for Unpacked {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.unpacked.read(out).map_err(|error| match error.kind() {
-            io::ErrorKind::Interrupted => error,
-            kind => io::Error::new(kind, format!("unpacking {}: {error}", self.name)),
-        })
-    }
-}
-
-/// Every frame of a zstd file; the decoder itself stops behind the first.
-struct ZstdFrames<R: Read> {
-    decoder: Option<ruzstd::decoding::StreamingDecoder<R, ruzstd::decoding::FrameDecoder>>,
-    source: Option<R>,
-}
-
-impl<R: io::BufRead> Read for ZstdFrames<R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if let Some(decoder) = &mut self.decoder {
-                match decoder.read(out)? {
-                    0 if !out.is_empty() => self.source = self.decoder.take().map(|decoder| decoder.into_inner()),
-                    octets => return Ok(octets),
-                }
-            }
-            let Some(mut source) = self.source.take() else { return Ok(0) };
-            if source.fill_buf()?.is_empty() {
-                return Ok(0);
-            }
-            self.decoder = Some(
-                ruzstd::decoding::StreamingDecoder::new(source)
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?,
-            );
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Write;
-
-    /// 100 octets packed by xz, the block header changed to claim a dictionary of 4 GiB.
-    const GREEDY_XZ: [u8; 64] = [
-        0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 0x00, 0x04, 0xe6, 0xd6, 0xb4, 0x46, 0x02, 0x00, 0x21, 0x01, 0x28, 0x00,
-        0x00, 0x00, 0xe6, 0xa0, 0x11, 0xb3, 0xe0, 0x00, 0x63, 0x00, 0x06, 0x5d, 0x00, 0x3c, 0x6e, 0x9e, 0x00, 0x00,
-        0x00, 0x00, 0x00, 0x00, 0x59, 0xb3, 0x71, 0x57, 0x16, 0xaa, 0xeb, 0x64, 0x00, 0x01, 0x22, 0x64, 0x4a, 0x56,
-        0xeb, 0xcd, 0x1f, 0xb6, 0xf3, 0x7d, 0x01, 0x00, 0x00, 0x00,
-    ];
-
-    #[test]
-    fn a_packed_file_does_not_choose_how_much_memory_it_takes() {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&GREEDY_XZ).unwrap();
-        file.rewind().unwrap();
-        let Input::Compressed(mut reader) = Input::from_file(file).unwrap() else { panic!("not seen as xz") };
-        let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::OutOfMemory, "{error}");
     }
 }

@@ -202,8 +202,11 @@ fn verify_events(follow: Follow<'_>, start: &'static str) -> io::Result<Report> 
         records,
         checkpoints: session.checkpoints(),
         octets: session.all_octets(),
+        container: None,
         findings,
         left_out,
+        foreign: None,
+        deep: None,
     })
 }
 

@@ -1,5 +1,7 @@
 //! Counts what a stream's memory is made of.
 
+use super::container::Container;
+use super::foreign::Foreign;
 use super::input::Input;
 use super::progress::Progress;
 use super::walk::{Flow, walk};
@@ -71,6 +73,12 @@ pub struct Stats {
     pub refused: Option<String>,
     /// Why the stream could not be read to a proper end.
     pub stopped: Option<String>,
+    /// What the stream is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
+    /// What stands where the stream could not be followed, if that can be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<Foreign>,
     /// Whether the figures cover the stream: it has a proper end, or is a checkpointed one that just stops.
     pub followed: bool,
 }
@@ -115,6 +123,8 @@ pub fn stats(input: Input, options: Options, progress: &mut Progress) -> io::Res
             stats.stopped = Some(error.to_string());
         }
     }
+    stats.container = walked.container;
+    stats.foreign = walked.foreign;
     stats.mode = walked.framer.mode_name();
     stats.octets = walked.framer.offset();
     stats.checkpoints = walked.framer.checkpoints();

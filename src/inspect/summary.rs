@@ -121,6 +121,6 @@ fn hvm_context_summary(context: &[u8]) -> String {
     format!("{entries} entries, {cpus} vCPUs")
 }
 
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -1,15 +1,16 @@
 //! Holds a stream against every rule.
 
+use super::container::Container;
+use super::deep::Deep;
+use super::foreign::Foreign;
 use super::input::Input;
 use super::progress::Progress;
 use super::walk::{Flow, walk};
-use crate::decode::hvm_context::Entries;
-use crate::decode::xl_config::XlConfig;
 use crate::stream::check::{Checker, Parsed};
 use crate::stream::error::{Problem, Severity, StreamError};
 use crate::stream::framer::{Framer, Item, Options as FramerOptions, What};
 use crate::stream::reader::ReadError;
-use crate::stream::{Layer, Limits, Mode, Start, libxc, xl};
+use crate::stream::{Layer, Limits, Mode, Start};
 use serde::Serialize;
 use std::io;
 
@@ -29,6 +30,8 @@ pub struct Options {
     pub all: bool,
     /// Ask for a proper end also of a checkpointed stream.
     pub complete: bool,
+    /// Read page contents too: see [`Deep`].
+    pub deep: bool,
     /// Bounds.
     pub limits: Limits,
 }
@@ -80,10 +83,19 @@ pub struct Report {
     pub checkpoints: u64,
     /// Octets up to the end of the last item.
     pub octets: u64,
+    /// What the stream is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
     /// What was found, in stream order: the first [`MAX_FINDINGS`], and the first error in any case.
     pub findings: Vec<Finding>,
     /// Findings beyond those.
     pub left_out: u64,
+    /// What stands where the stream could not be followed, if that can be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<Foreign>,
+    /// What pages hold, when it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deep: Option<Deep>,
 }
 
 /// Verifies a stream.
@@ -91,14 +103,32 @@ pub struct Report {
 /// # Errors
 /// The input cannot be read. What is wrong with its octets is in the report.
 pub fn verify(input: Input, options: &Options, progress: &mut Progress) -> io::Result<Report> {
-    let framing =
-        FramerOptions { start: options.start, mode: options.mode, limits: options.limits, skip_contents: true };
+    verify_with(input, options, progress, &mut |_, _| {})
+}
+
+/// The same, and shows every item that is verified.
+///
+/// # Errors
+/// As [`verify`].
+pub(super) fn verify_with(
+    input: Input,
+    options: &Options,
+    progress: &mut Progress,
+    observe: &mut dyn FnMut(&Item<'_>, Option<&Parsed<'_>>),
+) -> io::Result<Report> {
+    let framing = FramerOptions {
+        start: options.start,
+        mode: options.mode,
+        limits: options.limits,
+        skip_contents: !options.deep,
+    };
     let mut judge =
         Judge { options, checker: Checker::new(options.mode), findings: Vec::new(), left_out: 0, refused: false };
+    let mut deep = options.deep.then(Deep::default);
     let mut records = 0;
     let walked = walk(input, framing, progress, &mut |item| {
         records += u64::from(matches!(item.what, What::Record(_)));
-        judge.item(item);
+        judge.item(item, &mut deep, observe);
         if judge.refused && !options.all { Flow::Stop } else { Flow::Next }
     });
     let framer = walked.framer;
@@ -115,8 +145,11 @@ pub fn verify(input: Input, options: &Options, progress: &mut Progress) -> io::R
         records,
         checkpoints: framer.checkpoints(),
         octets: framer.offset(),
+        container: walked.container,
         findings: judge.findings,
         left_out: judge.left_out,
+        foreign: walked.foreign,
+        deep,
     })
 }
 
@@ -129,12 +162,23 @@ struct Judge<'o> {
 }
 
 impl Judge<'_> {
-    fn item(&mut self, item: &Item<'_>) {
+    fn item(
+        &mut self,
+        item: &Item<'_>,
+        deep: &mut Option<Deep>,
+        observe: &mut dyn FnMut(&Item<'_>, Option<&Parsed<'_>>),
+    ) {
         let mut errors = Vec::new();
         let parsed = self.checker.item(item, &mut |error| errors.push(error));
-        contents(item, parsed.as_ref(), &mut |problem| errors.push(item.error(problem)));
+        observe(item, parsed.as_ref());
         for error in errors {
             self.add(error);
+        }
+        if let Some(deep) = deep {
+            deep.item(item, parsed.as_ref(), &mut |pfn, error| {
+                let message = || format!("PAGE_DATA: the page table at pfn {pfn:#x}: {error}: a restorer refuses it");
+                self.say("error", item.layer, Some(item.index), item.offset, message);
+            });
         }
     }
 
@@ -150,15 +194,26 @@ impl Judge<'_> {
     }
 
     fn add(&mut self, error: StreamError) {
-        // Without --all the first error is the last finding.
-        if self.refused && !self.options.all {
-            return;
-        }
         let severity = match error.problem.severity() {
             Severity::Error => "error",
             Severity::Tolerated if !self.options.lenient => "error",
             Severity::Tolerated | Severity::Remark => "remark",
         };
+        self.say(severity, error.layer, error.index, error.offset, || error.problem.to_string());
+    }
+
+    fn say(
+        &mut self,
+        severity: &'static str,
+        layer: Layer,
+        record: Option<u64>,
+        offset: u64,
+        message: impl FnOnce() -> String,
+    ) {
+        // Without --all the first error is the last finding.
+        if self.refused && !self.options.all {
+            return;
+        }
         let is_error = severity == "error";
         let decides = is_error && !self.refused;
         self.refused |= is_error;
@@ -166,29 +221,6 @@ impl Judge<'_> {
             self.left_out += 1;
             return;
         }
-        self.findings.push(Finding {
-            severity,
-            layer: error.layer.name(),
-            record: error.index,
-            offset: error.offset,
-            message: error.problem.to_string(),
-        });
-    }
-}
-
-/// What the blobs inside must hold for a receiver to take them.
-fn contents(item: &Item<'_>, parsed: Option<&Parsed<'_>>, report: &mut dyn FnMut(Problem)) {
-    match (&item.what, parsed) {
-        (What::XlPreamble(preamble), _) if preamble.header.mandatory_flags & xl::MANDATORY_JSON != 0 => {
-            if let Ok(Err(error)) = preamble.config().map(XlConfig::decode) {
-                report(Problem::Content { record: "xl preamble", error });
-            }
-        }
-        (_, Some(Parsed::Libxc(libxc::Record::HvmContext(context)))) => {
-            if let Some(error) = Entries::new(context).find_map(Result::err) {
-                report(Problem::Content { record: "HVM_CONTEXT", error });
-            }
-        }
-        _ => {}
+        self.findings.push(Finding { severity, layer: layer.name(), record, offset, message: message() });
     }
 }

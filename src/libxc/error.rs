@@ -4,7 +4,6 @@ use super::precopy::RoundSent;
 use super::pv::context::{ContextError, FrameProblem};
 use super::pv::p2m::P2mError;
 use super::pv::table::BadEntry;
-use crate::decode::DecodeError;
 use crate::hypervisor;
 use crate::hypervisor::types::Pfn;
 use crate::stream::handover::WriteError;
@@ -119,18 +118,10 @@ pub enum RestoreError {
         /// Octets that the checkpoint would take with it.
         needed: u64,
     },
-    /// A HVM context that is no chain of entries.
-    #[error("HVM_CONTEXT at offset {offset}: {error}")]
-    HvmContext {
-        /// Offset of the record.
-        offset: u64,
-        /// What is wrong with it.
-        error: DecodeError,
-    },
-    /// An image or a checkpoint without vCPU state: its memory would go with vCPUs that have none, or that of the one before.
+    /// A domain is to be completed whose vCPUs have no state.
     #[error("what is before offset {offset} has no HVM_CONTEXT")]
     NoHvmContext {
-        /// Offset behind the checkpoint's last record.
+        /// Offset behind the last record.
         offset: u64,
     },
     /// The state of another device model than the domain has.
@@ -181,33 +172,6 @@ pub enum PvError {
         vcpu: u32,
         /// How many the domain has.
         nr_vcpus: u32,
-    },
-    /// A part of a vCPU's state of a size that none has.
-    #[error("{part} of {length} octets")]
-    Length {
-        /// The record.
-        part: &'static str,
-        /// Its octets.
-        length: usize,
-    },
-    /// Frames that do not fit the width of the guest.
-    #[error("{got} p2m frames for pfns {start:#x} to {end:#x}")]
-    Frames {
-        /// Frames that there are.
-        got: usize,
-        /// First pfn.
-        start: u32,
-        /// Last pfn.
-        end: u32,
-    },
-    /// Frames of a part of the p2m before which others are missing. No sender leaves them out, and what they would be worth is
-    /// memory that the stream never paid for.
-    #[error("p2m frames from pfn {start:#x} on, when those before have come only up to pfn {known:#x}")]
-    FramesGap {
-        /// First pfn of the record.
-        start: u32,
-        /// One more than the last pfn whose frame is known.
-        known: u64,
     },
     /// A frame of the p2m that is no page of data.
     #[error("frame {index} of the p2m is pfn {pfn:#x}, which is {problem}")]

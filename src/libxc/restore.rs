@@ -9,14 +9,12 @@
 //! rounds the context goes first: it is what the hypervisor may refuse, and then nothing else has changed yet.
 
 use super::pv::{PvRestorer, PvState, PvTrouble, table};
-use super::{PvError, RestoreError, Round};
+use super::{RestoreError, Round};
 use crate::hypervisor::types::{CpuPolicy, DomainKind, GrantSeed, HvmParam, PAGE_SIZE, Page, Pfn, TscInfo, ZERO_PAGE};
 use crate::hypervisor::{self, INVALID_MFN, Mfn, PageBatch, PageBatchMut, RestoreDomain, hvm_param};
 use crate::stream::framer::Item;
 use crate::stream::handover::LibxcReader;
-use crate::stream::libxc::{
-    BATCH, DomainHeader, DomainType, MAX_BODY, PageData, PageEntry, Record, VcpuBlob, VcpuRecord,
-};
+use crate::stream::libxc::{BATCH, DomainHeader, DomainType, MAX_BODY, PageData, PageEntry, Record, VcpuBlob};
 use crate::stream::reader::Contents;
 use std::io::Read;
 
@@ -162,7 +160,7 @@ impl Restorer {
     /// Reads the first image, or the only one, and applies it as it arrives.
     ///
     /// # Errors
-    /// The stream's, the hypervisor's, [`RestoreError::Pfn`], [`RestoreError::HvmContext`].
+    /// The stream's, the hypervisor's, [`RestoreError::Pfn`].
     pub fn first_image<R: Read, Home, D: RestoreDomain>(
         &mut self,
         reader: &mut LibxcReader<R, Home>,
@@ -216,8 +214,8 @@ impl Restorer {
         told: &mut impl FnMut(Missing) -> Result<(), E>,
     ) -> Result<Option<Ending>, E> {
         match *record {
-            Record::End => return Ok(Some(self.ended(Ending::End)?)),
-            Record::Checkpoint => return Ok(Some(self.ended(Ending::Checkpoint)?)),
+            Record::End => return Ok(Some(Ending::End)),
+            Record::Checkpoint => return Ok(Some(Ending::Checkpoint)),
             Record::X86PvInfo(info) => {
                 let pv = self.pv.as_mut().ok_or(unexpected(record, item.offset))?;
                 pv.info(info, domain).map_err(|error| RestoreError::Hypervisor { offset: item.offset, error })?;
@@ -227,7 +225,7 @@ impl Restorer {
                     told(self.end_static_data(domain)?)?;
                 }
                 let pv = self.pv.as_mut().ok_or(unexpected(record, item.offset))?;
-                pv.frames(&frames).map_err(|error| RestoreError::Pv { offset: item.offset, error })?;
+                pv.frames(&frames);
                 self.nr_pfns = pv.nr_pfns().min(self.options.nr_pfns.unwrap_or(u64::MAX));
             }
             Record::SharedInfo(page) => {
@@ -251,9 +249,8 @@ impl Restorer {
             Record::X86TscInfo(tsc) => self.set_tsc(tsc, domain)?,
             Record::HvmParams(params) => self.set_params(params.params(), domain)?,
             Record::HvmContext(blob) => {
-                let mut state = super::round::MachineState::default();
-                state.set_context(item.offset, blob)?;
-                self.context = state.context;
+                self.context.clear();
+                self.context.extend_from_slice(blob);
             }
             // Of no use to a HVM domain, or not known and optional.
             Record::Toolstack(_) | Record::Optional { .. } => {}
@@ -265,8 +262,8 @@ impl Restorer {
     /// Reads a later round into `round`, replacing what it had. Nothing of it is applied.
     ///
     /// # Errors
-    /// The stream's, [`RestoreError::RoundLimit`], [`RestoreError::RoundMemory`], [`RestoreError::Pfn`],
-    /// [`RestoreError::HvmContext`], [`RestoreError::NoHvmContext`]. The domain is at the checkpoint before, and `round` is of no use.
+    /// The stream's, also of a round without the state of its vCPUs, [`RestoreError::RoundLimit`],
+    /// [`RestoreError::RoundMemory`], [`RestoreError::Pfn`]. The domain is at the checkpoint before, and `round` is of no use.
     pub fn receive<R: Read, Home>(
         &mut self,
         reader: &mut LibxcReader<R, Home>,
@@ -298,7 +295,7 @@ impl Restorer {
                 }
                 Record::HvmContext(blob) => {
                     self.check_limit(round, 0, blob.len())?;
-                    round.state.set_context(item.offset, blob)?;
+                    round.state.set_context(blob);
                     continue;
                 }
                 Record::HvmParams(params) => {
@@ -320,11 +317,6 @@ impl Restorer {
                 Record::Optional { .. } => continue,
                 _ => return Err(unexpected(&record, item.offset)),
             };
-            if self.pv.is_some() {
-                whole(&round.state.pv).map_err(|error| RestoreError::Pv { offset: item.offset, error })?;
-            } else if round.state.context.is_empty() {
-                return Err(RestoreError::NoHvmContext { offset: item.offset });
-            }
             return Ok(ending);
         }
         Err(RestoreError::Unexpected { record: "the end of libxc's turn", offset: reader.offset() })
@@ -431,14 +423,6 @@ impl Restorer {
     /// Octets that a buffered checkpoint may take.
     pub(crate) fn round_limit(&self) -> u64 {
         self.options.round_limit.unwrap_or(self.memory.saturating_add(2 * u64::from(MAX_BODY)))
-    }
-
-    /// The first image has all that it takes.
-    fn ended(&self, ending: Ending) -> Result<Ending, RestoreError> {
-        match self.pv.as_ref().map(|pv| whole(&pv.state)) {
-            Some(Err(error)) => Err(RestoreError::Pv { offset: self.offset, error }),
-            _ => Ok(ending),
-        }
     }
 
     fn failed(&self, error: hypervisor::Error) -> RestoreError {
@@ -682,20 +666,9 @@ fn take_part(
     if context.is_empty() {
         return Ok(());
     }
-    pv.check_part(vcpu_id, part, context).map_err(|error| RestoreError::Pv { offset, error })?;
+    pv.check_vcpu(vcpu_id).map_err(|error| RestoreError::Pv { offset, error })?;
     state.unwrap_or(&mut pv.state).set(vcpu_id, part, context);
     Ok(())
-}
-
-/// Whether there is all that a PV domain cannot run without.
-fn whole(state: &PvState) -> Result<(), PvError> {
-    if state.shared_info.is_none() {
-        return Err(PvError::Missing("SHARED_INFO"));
-    }
-    match state.parts.iter().any(|part| (part.vcpu, part.part) == (0, VcpuRecord::Basic)) {
-        true => Ok(()),
-        false => Err(PvError::Missing("X86_PV_VCPU_BASIC of vCPU 0")),
-    }
 }
 
 fn unexpected(record: &Record<'_>, offset: u64) -> RestoreError {

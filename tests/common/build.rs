@@ -57,11 +57,14 @@ pub fn hvm_context(entries: &[(u16, u16, &[u8])]) -> Vec<u8> {
     out
 }
 
-/// A HVM context of a header alone.
+/// A HVM context with what a vCPU needs: registers as after a reset, and its APIC.
 pub fn small_context() -> Vec<u8> {
     let mut header = [0x5438_1286u32.to_le_bytes(), 1u32.to_le_bytes()].concat();
     header.resize(24, 0);
-    hvm_context(&[(1, 0, &header)])
+    let mut cpu = vec![0; 1032];
+    // CR0 with `et`.
+    cpu[656] = 0x10;
+    hvm_context(&[(1, 0, &header), (2, 0, &cpu), (5, 0, &[0; 24]), (6, 0, &[0; 1024])])
 }
 
 pub fn hvm_params(params: &[(u64, u64)]) -> Vec<u8> {
@@ -81,9 +84,16 @@ pub fn emulator(data: &[u8]) -> Vec<u8> {
     [&[2, 0, 0, 0, 0, 0, 0, 0][..], data].concat()
 }
 
+/// QEMU's state, of one device.
+pub fn qemu_state() -> Vec<u8> {
+    let mut out = b"QEVM\0\0\0\x03\x04\0\0\0\0\x05timer\0\0\0\0\0\0\0\x02".to_vec();
+    out.extend_from_slice(&[0; 24 + 1]);
+    out
+}
+
 /// The state records of a HVM round, in the specification's order.
 pub fn hvm_state() -> Vec<u8> {
-    let params = record(10, &hvm_params(&[(1, 0xfeffc)]));
+    let params = record(10, &hvm_params(&[(1, 0xfeffc), (17, 0xfeffd)]));
     [record(8, &tsc_info()), params, record(9, &small_context())].concat()
 }
 
@@ -101,13 +111,13 @@ pub fn hvm_libxc() -> Vec<u8> {
 /// The same between libxl's records, behind xl's preamble.
 pub fn hvm_xl() -> Vec<u8> {
     let head = [xl_preamble(b"{\"c_info\": {\"name\": \"t\"}}\0"), libxl_header(), record(1, &[])].concat();
-    let device = [record(2, &emulator(b"key\0value\0")), record(3, &emulator(b"state"))].concat();
+    let device = [record(2, &emulator(b"key\0value\0")), record(3, &emulator(&qemu_state()))].concat();
     [head, hvm_libxc(), device, record(0, &[])].concat()
 }
 
 /// libxl's part of a checkpoint.
 pub fn libxl_checkpoint() -> Vec<u8> {
-    [record(2, &emulator(b"key\0value\0")), record(3, &emulator(b"state")), record(4, &[])].concat()
+    [record(2, &emulator(b"key\0value\0")), record(3, &emulator(&qemu_state())), record(4, &[])].concat()
 }
 
 /// A Remus stream of libxl with `rounds` checkpoints; gives the offsets behind each of them too.
@@ -126,7 +136,7 @@ pub fn hvm_remus(rounds: usize) -> (Vec<u8>, Vec<usize>) {
 
 /// The records of a 64-bit PV guest up to its pages.
 pub fn pv_head() -> Vec<u8> {
-    let p2m = [&0u32.to_le_bytes()[..], &1u32.to_le_bytes(), &9u64.to_le_bytes()].concat();
+    let p2m = [&0u32.to_le_bytes()[..], &1u32.to_le_bytes(), &0u64.to_le_bytes()].concat();
     let head = [libxc_headers(3, 1), record(2, &[8, 4, 0, 0, 0, 0, 0, 0]), record(0x10, &[])].concat();
     [head, record(3, &p2m), record(1, &pages(&[0], 1))].concat()
 }
@@ -138,10 +148,22 @@ pub fn vcpu(id: u32, context: usize) -> Vec<u8> {
     out
 }
 
+/// The body of X86_PV_VCPU_XSAVE of a vCPU that has not used any of it, and of X86_PV_VCPU_MSRS with TSC_AUX.
+pub fn vcpu_xsave(id: u32) -> Vec<u8> {
+    let mut out = u64::from(id).to_le_bytes().to_vec();
+    out.resize(8 + 848, 0);
+    out
+}
+
+/// See [`vcpu_xsave`].
+pub fn vcpu_msrs(id: u32) -> Vec<u8> {
+    [&u64::from(id).to_le_bytes()[..], &0xc000_0103_u64.to_le_bytes(), &7u64.to_le_bytes()].concat()
+}
+
 /// A whole PV stream of libxc.
 pub fn pv_libxc() -> Vec<u8> {
     let state = [record(8, &tsc_info()), record(7, &[0; PAGE]), record(4, &vcpu(0, 5168)), record(5, &vcpu(0, 64))];
-    [pv_head(), state.concat(), record(6, &vcpu(0, 848)), record(12, &vcpu(0, 32)), record(0, &[])].concat()
+    [pv_head(), state.concat(), record(6, &vcpu_xsave(0)), record(12, &vcpu_msrs(0)), record(0, &[])].concat()
 }
 
 /// A CHECKPOINT_STATE record as libxl writes it.

@@ -14,8 +14,6 @@ use thiserror::Error;
 
 /// Pfns in a part of our p2m.
 const LEAF: usize = 512;
-/// Octets of an extended state at most: its place in `struct xen_domctl`.
-const EXTENDED: usize = 128;
 
 /// Either kind of trouble.
 #[derive(Debug, Error)]
@@ -80,17 +78,11 @@ impl PvRestorer {
         Ok(())
     }
 
-    /// X86_PV_P2M_FRAMES.
-    pub(in crate::libxc) fn frames(&mut self, record: &P2mFrames<'_>) -> Result<(), PvError> {
+    /// X86_PV_P2M_FRAMES, of which the reader has refused one that leaves a gap, or has another number of frames than the width asks for.
+    pub(in crate::libxc) fn frames(&mut self, record: &P2mFrames<'_>) {
         let P2mFrames { start, end, .. } = *record;
         let got = record.pfns().len();
-        if got as u64 != record.frames_for_width(self.width.octets() as u8) {
-            return Err(PvError::Frames { got, start, end });
-        }
         let first = start as usize / (PAGE_SIZE / self.width.octets());
-        if first > self.frames.len() {
-            return Err(PvError::FramesGap { start, known: self.nr_pfns });
-        }
         self.nr_pfns = self.nr_pfns.max(u64::from(end) + 1);
         if self.frames.len() < first + got {
             self.frames.resize(first + got, INVALID_MFN);
@@ -102,28 +94,11 @@ impl PvRestorer {
         if self.leaves.len() < leaves {
             self.leaves.resize_with(leaves, || None);
         }
-        Ok(())
     }
 
-    /// Takes a part of a vCPU's state into `state`.
-    pub(in crate::libxc) fn check_part(&self, vcpu: u32, part: VcpuRecord, blob: &[u8]) -> Result<(), PvError> {
-        let length = blob.len();
-        let fits = match part {
-            VcpuRecord::Basic => match self.width {
-                Width::Bits64 => length == words::CONTEXT_64,
-                Width::Bits32 => length == words::CONTEXT_32,
-            },
-            VcpuRecord::Extended => length <= EXTENDED,
-            // The record's parser has looked at these.
-            VcpuRecord::Xsave | VcpuRecord::Msrs => true,
-        };
-        if !fits {
-            return Err(PvError::Length { part: part.name(), length });
-        }
-        if vcpu >= self.nr_vcpus {
-            return Err(PvError::Vcpu { vcpu, nr_vcpus: self.nr_vcpus });
-        }
-        Ok(())
+    /// Whether the domain has a vCPU. The reader has refused a state of another length than the guest's width has.
+    pub(in crate::libxc) const fn check_vcpu(&self, vcpu: u32) -> Result<(), PvError> {
+        if vcpu < self.nr_vcpus { Ok(()) } else { Err(PvError::Vcpu { vcpu, nr_vcpus: self.nr_vcpus }) }
     }
 
     fn leaf(&self, pfn: Pfn) -> Option<(&Leaf, usize)> {
@@ -206,13 +181,7 @@ impl PvRestorer {
 
     /// Checks that a page table from the stream names pfns of the guest only.
     pub(in crate::libxc) fn check_table(&self, pfn: Pfn, level: u8, source: &[u8]) -> Result<(), PvError> {
-        let problem = table::EntryProblem::Range { nr_pfns: self.nr_pfns };
-        match table::pfns(source).find(|&(.., named)| named >= self.nr_pfns) {
-            Some((index, entry, _)) => {
-                Err(PvError::Table { pfn, error: table::BadEntry { level, index, entry, problem } })
-            }
-            None => Ok(()),
-        }
+        table::check(source, level, self.nr_pfns).map_err(|error| PvError::Table { pfn, error })
     }
 
     /// Writes a page as it is to be in memory. All pfns that a table names must have frames.

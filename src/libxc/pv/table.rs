@@ -67,6 +67,18 @@ pub fn pfns(table: &[u8]) -> impl Iterator<Item = (usize, u64, Pfn)> {
     entries.filter(|(_, entry)| entry & PRESENT != 0).map(|(index, entry)| (index, entry, frame(entry)))
 }
 
+/// Checks that a normalised table names pfns of the guest only.
+///
+/// # Errors
+/// The first entry that does not.
+pub fn check(table: &[u8], level: u8, nr_pfns: u64) -> Result<(), BadEntry> {
+    let problem = EntryProblem::Range { nr_pfns };
+    match pfns(table).find(|&(.., named)| named >= nr_pfns) {
+        Some((index, entry, _)) => Err(BadEntry { level, index, entry, problem }),
+        None => Ok(()),
+    }
+}
+
 /// Turns machine frames into pfns, in place, and takes out what is Xen's: it is made anew on the other side.
 ///
 /// # Errors

@@ -46,12 +46,20 @@ pub struct Checker {
     domain: Option<DomainType>,
     /// Octets of a PV guest's word, from X86_PV_INFO.
     guest_width: Option<u8>,
+    #[cfg(feature = "decode")]
+    contents: crate::contents::Contents,
 }
 
 impl Checker {
     /// A checker before the first item; see [`Grammar::new`] for the mode.
     pub fn new(mode: Option<Mode>) -> Self {
-        Checker { grammar: Grammar::new(mode), domain: None, guest_width: None }
+        Checker {
+            grammar: Grammar::new(mode),
+            domain: None,
+            guest_width: None,
+            #[cfg(feature = "decode")]
+            contents: crate::contents::Contents::default(),
+        }
     }
 
     /// See [`Grammar::libxc_elsewhere`].
@@ -61,7 +69,27 @@ impl Checker {
 
     /// Checks the next item. Gives the parsed record, when the item is one and its body can be parsed.
     pub fn item<'a>(&mut self, item: &Item<'a>, report: &mut dyn FnMut(StreamError)) -> Option<Parsed<'a>> {
+        self.checked(item, true, report)
+    }
+
+    /// The same; without `remarks` the contents are looked at only for what is refused for certain.
+    fn checked<'a>(
+        &mut self,
+        item: &Item<'a>,
+        remarks: bool,
+        report: &mut dyn FnMut(StreamError),
+    ) -> Option<Parsed<'a>> {
         let mut report = |problem: Problem| report(item.error(problem));
+        let parsed = self.parsed(item, &mut report);
+        #[cfg(feature = "decode")]
+        self.contents.item(item, parsed.as_ref(), remarks, &mut report);
+        #[cfg(not(feature = "decode"))]
+        let _ = remarks;
+        parsed
+    }
+
+    fn parsed<'a>(&mut self, item: &Item<'a>, report: &mut dyn FnMut(Problem)) -> Option<Parsed<'a>> {
+        let mut report = report;
         match &item.what {
             What::XlPreamble(preamble) => {
                 if let Err(error) = preamble.config() {
@@ -87,7 +115,7 @@ impl Checker {
                 self.grammar.check(Event::DomainHeader(header.domain_type()), &mut report);
             }
             What::Handshake(message, _) => report(Problem::Handshake(*message)),
-            What::Record(frame) => return self.record(item, frame, &mut report),
+            What::Record(frame) => return self.record(item, frame, report),
         }
         None
     }
@@ -164,11 +192,11 @@ impl Checker {
     /// Checks the next item as a receiver does.
     ///
     /// # Errors
-    /// The first report of [`Severity::Error`].
+    /// The first report of [`Severity::Error`] that is not for the hypervisor to judge ([`Problem::is_hypervisors`]).
     pub fn receive<'a>(&mut self, item: &Item<'a>) -> Result<Option<Parsed<'a>>, StreamError> {
         let mut refused = None;
-        let parsed = self.item(item, &mut |error| {
-            if error.problem.severity() == Severity::Error {
+        let parsed = self.checked(item, false, &mut |error| {
+            if error.problem.severity() == Severity::Error && !error.problem.is_hypervisors() {
                 refused.get_or_insert(error);
             }
         });

@@ -79,6 +79,10 @@ pub enum Problem {
         /// What the decoder of the blob says.
         error: crate::decode::DecodeError,
     },
+    /// What records carry does not go together, or a receiver or the hypervisor does not take it.
+    #[cfg(feature = "decode")]
+    #[error(transparent)]
+    Contents(#[from] crate::contents::ContentProblem),
     /// Padding that is not zero.
     #[error("{record}: padding is not zero: octet {value:#04x}")]
     Padding {
@@ -162,6 +166,17 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// Whether a receiver can leave it to the hypervisor, which it has and `verify` has not.
+    pub const fn is_hypervisors(&self) -> bool {
+        match self {
+            #[cfg(feature = "decode")]
+            Problem::Contents(problem) => {
+                matches!(problem.refused_by(), crate::contents::RefusedBy::Hypervisor)
+            }
+            _ => false,
+        }
+    }
+
     /// What a receiver makes of it.
     pub const fn severity(&self) -> Severity {
         match self {
@@ -169,6 +184,8 @@ impl Problem {
             Problem::Frame(_) | Problem::Body(_) | Problem::Order(_) => Severity::Error,
             #[cfg(feature = "decode")]
             Problem::Content { .. } => Severity::Error,
+            #[cfg(feature = "decode")]
+            Problem::Contents(problem) => problem.severity(),
             Problem::Padding { .. } | Problem::Reserved { .. } => Severity::Tolerated,
             Problem::UnknownOptional { .. }
             | Problem::ZeroContent { .. }
@@ -199,8 +216,16 @@ pub enum FrameError {
         got: u64,
     },
     /// Not a stream that this program knows.
-    #[error("not a migration-v2 stream: it starts with {0:02x?}")]
+    #[error("not a migration-v2 stream: it starts with {}", shown(.0))]
     UnknownStart([u8; 8]),
+    /// What is around the stream is not what it should be. No reader of this crate says so: it is for who reads containers.
+    #[error("{container}: {why}")]
+    Container {
+        /// What it is.
+        container: &'static str,
+        /// What is wrong with it, with the offending value.
+        why: String,
+    },
     /// The octets of a legacy stream's start, which has a zero bit among the first 64.
     #[error("marker is {0:#018x}, not 0xffffffffffffffff: a stream of Xen 4.5 or earlier, or none at all")]
     Marker(u64),
@@ -255,6 +280,14 @@ pub enum FrameError {
         /// Up to 8 of them.
         first: Vec<u8>,
     },
+}
+
+/// Octets as they are, and as text where they are some.
+fn shown(octets: &[u8; 8]) -> String {
+    match octets.iter().all(|octet| octet.is_ascii_graphic() || octet.is_ascii_whitespace()) {
+        true => format!("the text {:?}", String::from_utf8_lossy(octets)),
+        false => format!("{octets:02x?}"),
+    }
 }
 
 fn cut(what: &str, needed: u64, got: u64) -> String {

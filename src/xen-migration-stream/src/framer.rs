@@ -8,6 +8,7 @@
 //! the driver wants them left out. What a body must be is [`super::libxl::Record::parse`]'s and
 //! [`super::libxc::Record::parse`]'s matter, and the order of records is [`super::grammar`]'s.
 
+use super::check::Parsed;
 use super::error::{FrameError, Problem, StreamError};
 use super::handshake::Message;
 use super::libxc::{self, DomainHeader, ImageHeader};
@@ -354,6 +355,36 @@ impl Framer {
         }
     }
 
+    /// Whether the stream can go on with `input` in the place of what stands here: a header with its magic, or whole records of
+    /// types that are known, three of them or as many as there are up to a proper end.
+    pub fn goes_on_with(&self, input: &[u8]) -> bool {
+        let mut ahead = self.clone();
+        ahead.skipped = 0;
+        ahead.options.skip_contents = true;
+        let (mut rest, mut records) = (input, 0);
+        while records < 3 {
+            match ahead.take(rest) {
+                Ok(Step::Item(item, octets)) => {
+                    match &item.what {
+                        What::Record(frame) if is_known(item.layer, frame) => records += 1,
+                        What::Record(_) => return false,
+                        What::DomainHeader(header) if header.check().is_err() => return false,
+                        _ => return true,
+                    }
+                    rest = rest.get(octets..).unwrap_or_default();
+                }
+                Ok(Step::Skip { keep, .. }) => {
+                    let frame = RecordHeader::parse(rest).zip(rest.get(record::HEADER_LEN..keep));
+                    let frame = frame.map(|(header, body)| Frame { header, body, padding: &[] });
+                    return frame.is_some_and(|frame| is_known(Layer::Libxc, &frame));
+                }
+                Ok(Step::Need(_)) => return records > 0 && ahead.finish(rest, 0).is_ok(),
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
     fn take_start<'a>(&mut self, input: &'a [u8]) -> Result<Step<'a>, StreamError> {
         let Some(first) = input.first_chunk::<8>() else {
             return Ok(self.need("its first 8 octets", 8));
@@ -563,6 +594,16 @@ impl Framer {
     fn error(&self, problem: FrameError) -> StreamError {
         let layer = self.owner().unwrap_or(self.start.map_or(Layer::Xl, Start::layer));
         StreamError { layer, index: Some(self.index), offset: self.offset, problem: problem.into() }
+    }
+}
+
+/// Whether a record is of a type that exists and has a body of that type.
+fn is_known(layer: Layer, frame: &Frame<'_>) -> bool {
+    match Parsed::new(layer, frame) {
+        Ok(Parsed::Libxl(libxl::Record::Optional { .. }) | Parsed::Libxc(libxc::Record::Optional { .. })) | Err(_) => {
+            false
+        }
+        Ok(_) => true,
     }
 }
 

@@ -9,7 +9,7 @@
 //! * [`framer`] walks a stream item by item without any I/O; [`reader`] puts the three ways in around it: a slice
 //!   (a mapped file), octets pushed in any split, and an exact pull from an [`std::io::Read`].
 //! * [`grammar`] knows which record may follow which, per layer and mode.
-//! * [`check`] holds one item against all rules at once.
+//! * [`check`] holds one item against all rules at once; `contents` is what records carry, held against each other.
 //! * [`writer`] emits records, page contents as iovecs; [`handover`] makes the change of owner a move of a value.
 //! * `decode` gives the blobs inside records as typed values.
 //!
@@ -157,6 +157,8 @@
 #![warn(missing_docs)]
 
 pub mod check;
+#[cfg(feature = "decode")]
+pub mod contents;
 #[cfg(feature = "decode")]
 pub mod decode;
 mod emit;

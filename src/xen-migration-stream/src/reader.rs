@@ -293,6 +293,12 @@ impl<R: Read> PullReader<R> {
         self.source
     }
 
+    /// The source, and what was read of it that is part of no item.
+    pub fn into_parts(mut self) -> (R, Vec<u8>) {
+        self.buffer.truncate(self.filled);
+        (self.source, self.buffer)
+    }
+
     /// The walker, to be told of what it has not seen.
     pub(super) const fn framer_mut(&mut self) -> &mut Framer {
         &mut self.framer

@@ -192,6 +192,11 @@ impl<'a> PageData<'a> {
         self.types & 1 << PageType::XALLOC.0 == 0
     }
 
+    /// At least the highest pfn among the entries: all of their bits together.
+    pub const fn highest_possible(&self) -> u64 {
+        self.bits & PFN_MASK
+    }
+
     /// Entries in the record; at least 1.
     pub const fn count(&self) -> usize {
         self.entries.len() / ENTRY

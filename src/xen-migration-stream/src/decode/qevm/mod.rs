@@ -24,6 +24,13 @@ pub const MAGIC: u32 = 0x5145_564d;
 /// `QEMU_VM_FILE_VERSION`.
 pub const VERSION: u32 = 3;
 
+/// [`Stopped::reason`] of a blob that can be read in more than one way.
+pub const AMBIGUOUS: &str = "more than one way to read on";
+/// [`Stopped::reason`] of a blob that ends without the mark that it must end with.
+pub const CUT_MARK: &str = "no end-of-file mark";
+/// [`Stopped::reason`] of a blob that ends inside its last section.
+pub const CUT_SECTION: &str = "no end of the section";
+
 const EOF: u8 = 0;
 const SUBSECTION: u8 = 5;
 const VMDESCRIPTION: u8 = 6;
@@ -183,10 +190,10 @@ impl QemuState {
         let stopped = chain.stop.map(|(offset, stop)| Stopped {
             offset,
             reason: match (stop, eof) {
-                (Stop::Ambiguous, _) => "more than one way to read on",
+                (Stop::Ambiguous, _) => AMBIGUOUS,
                 (Stop::NoHeader, _) => "no section header",
-                (Stop::NoEnd, None) => "no end-of-file mark",
-                (Stop::NoEnd, Some(_)) => "no end of the section",
+                (Stop::NoEnd, None) => CUT_MARK,
+                (Stop::NoEnd, Some(_)) => CUT_SECTION,
             },
         });
         Ok(QemuState {

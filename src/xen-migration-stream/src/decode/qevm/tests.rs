@@ -29,7 +29,7 @@ fn plain() -> Vec<u8> {
     header(&mut out, 4, 3, "fdc", 0, 2);
     out.extend_from_slice(b"\x01\x02\x05\x11fdrive/media_rate\0\0\0\x01\x03");
     header(&mut out, 4, 33, "0000:00:02.0/platform", 1, 4);
-    out.extend_from_slice(&[0; 9]);
+    out.extend_from_slice(&[0; 277]);
     out.push(0);
     out
 }
@@ -65,13 +65,13 @@ fn sections_without_footers() {
     let state = QemuState::decode(&blob).unwrap();
     assert_eq!(
         shape(&state),
-        [("full", 0, "timer", 8, 24), ("full", 3, "fdc", 51, 26), ("full", 33, "0000:00:02.0/platform", 94, 9)]
+        [("full", 0, "timer", 8, 24), ("full", 3, "fdc", 51, 26), ("full", 33, "0000:00:02.0/platform", 94, 277)]
     );
     assert!(state.complete && !state.footers);
     assert_eq!((state.machine, state.stopped), (None, None));
     assert_eq!(state.sections[1].subsections, ["fdrive/media_rate"]);
     assert_eq!((state.sections[2].instance, state.sections[2].version), (Some(1), Some(4)));
-    assert_eq!(blob.len(), 94 + 35 + 9 + 1);
+    assert_eq!(blob.len(), 94 + 35 + 277 + 1);
 }
 
 #[test]

@@ -1,0 +1,43 @@
+//! `xen-replicate info`.
+
+use super::stream_options::StreamArgs;
+use crate::inspect::info::info;
+use crate::inspect::progress::Progress;
+use crate::inspect::recording::{self, Source};
+use crate::inspect::verify::Options;
+use clap::Args as ClapArgs;
+use std::io::{self, BufWriter, Write};
+
+/// Options of the command.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(flatten)]
+    stream: StreamArgs,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command; true for a valid stream.
+pub fn run(args: &Args) -> io::Result<bool> {
+    let input = match recording::recognise(args.stream.open()?).map_err(|error| args.stream.named(error))? {
+        Source::Stream(input) => input,
+        Source::Primary(_) | Source::Recording(_) => {
+            let text = format!("{}: a session of COLO: stats and verify tell of it", args.stream.file.display());
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+    };
+    let options = Options { start: args.stream.start(), mode: args.stream.mode(), ..Options::default() };
+    let mut progress = Progress::new(input.len());
+    let info = info(input, &options, &mut progress).map_err(|error| args.stream.named(error))?;
+    drop(progress);
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &info)?;
+        writeln!(out)?;
+    } else {
+        info.write_text(&mut out)?;
+    }
+    out.flush()?;
+    Ok(info.valid)
+}
