@@ -237,6 +237,7 @@ fn serve<H: Home>(
         restore,
         record: args.record.clone(),
         once: args.once,
+        ctl: ctl(args),
         resolve: Box::new(move || {
             let args = resolving.clone();
             Box::new(move |host, ssh, remote| args.endpoint_of(host, ssh, remote))
@@ -259,6 +260,16 @@ fn serve<H: Home>(
     drop(table);
     drop(office);
     received
+}
+
+/// What of a command line for this side's operator comes before the command.
+fn ctl(args: &Args) -> String {
+    let domain = args.domain();
+    match (&args.protection.control, args.protection.no_control) {
+        (_, true) => format!("(--no-control: nobody can be asked) xen-replicate ctl {domain}"),
+        (Some(path), false) => format!("xen-replicate ctl {domain} --control {}", path.display()),
+        (None, false) => format!("xen-replicate ctl {domain}"),
+    }
 }
 
 /// Who sends.

@@ -84,6 +84,16 @@ fn write_head(out: &mut String, status: &Status, width: usize) -> std::fmt::Resu
     if let Some(alarm) = &status.alarm {
         writeln!(out, "ALARM        {}", one_line(alarm))?;
     }
+    if let Some(kept) = &status.kept {
+        let (since, memory) = (span(kept.since_ms), octets(kept.memory));
+        let (checkpoint, newest) = (thousands(kept.checkpoint), kept.newest);
+        writeln!(
+            out,
+            "KEPT         the replica at checkpoint {checkpoint}, {memory}, denied {since} ago: generation {newest} is somebody else's"
+        )?;
+        writeln!(out, "  where another host runs the domain: {}", one_line(&kept.drop))?;
+        writeln!(out, "  only if none does and none will: {}", one_line(&kept.fail_over))?;
+    }
     let last = status.since_last_ms.map_or("never".into(), |ms| format!("{} ago", span(ms)));
     let (begun, acknowledged) = (thousands(status.checkpoint), thousands(status.acknowledged));
     let refused = thousands(status.statistics.refused);
@@ -262,6 +272,7 @@ mod tests {
                 Notice { age_ms: 61_500, level: Loudness::Info, text: "protected".into() },
                 Notice { age_ms: 2_040, level: Loudness::Critical, text: "refused:\n\x1b[2Jchecksum".into() },
             ],
+            kept: None,
             lock_step: None,
             statistics: Figures {
                 checkpoints: 1234,

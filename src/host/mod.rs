@@ -8,6 +8,7 @@
 //! | `primary.rs` | a domain of this host, protected |
 //! | `secondary.rs` | a copy of another host's domain, and its life after a failover |
 //! | `kept.rs` | copies of a domain whose disks have keepers here |
+//! | `custody.rs` | a replica whose side was denied, until it is decided what becomes of it |
 //! | `digests.rs` | what a guest was at each checkpoint, for tests |
 //! | `operator.rs` | the control socket and signals, whoever is in charge of the domain |
 //! | `sim.rs` | the backend: simulated guests, their cables |
@@ -16,6 +17,7 @@
 pub mod bare;
 pub mod claim;
 pub mod colo;
+pub mod custody;
 pub mod digests;
 pub mod kept;
 pub mod operator;

@@ -28,6 +28,8 @@ struct Shared {
 struct Clerk {
     domain: String,
     driver: Option<Handle>,
+    /// Who answers for a replica that was denied.
+    custody: Option<Handle>,
     /// How often the charge has changed hands.
     changes: u64,
     /// The last word of a driver that has ended.
@@ -51,8 +53,15 @@ impl Desk {
     /// The system's.
     pub fn new(domain: &str) -> io::Result<Self> {
         let waiting = Cancel::new()?;
-        let clerk =
-            Clerk { domain: domain.to_owned(), driver: None, changes: 0, last: None, waiting, terminated: false };
+        let clerk = Clerk {
+                domain: domain.to_owned(),
+                driver: None,
+                custody: None,
+                changes: 0,
+                last: None,
+                waiting,
+                terminated: false,
+            };
         Ok(Desk(Arc::new(Shared { clerk: Mutex::new(clerk), changed: Condvar::new() })))
     }
 
@@ -94,6 +103,30 @@ impl Desk {
         self.change(None, last);
     }
 
+    /// From now on this answers for a replica that was denied, whatever driver is in charge besides; none when there is no replica any
+    /// more.
+    pub fn keep(&self, custody: Option<Handle>) {
+        let mut clerk = self.clerk();
+        clerk.custody.clone_from(&custody);
+        clerk.changes += 1;
+        self.0.changed.notify_all();
+        let terminated = clerk.terminated;
+        drop(clerk);
+        if let (true, Some(custody)) = (terminated, custody) {
+            custody.terminate();
+        }
+    }
+
+    /// Wakes who waits by [`Desk::waiting`], for once.
+    pub fn wake(&self) {
+        let mut clerk = self.clerk();
+        clerk.waiting.cancel();
+        // Without a descriptor for another one, whoever waits next is awake at once, and no worse off.
+        if let (false, Ok(waiting)) = (clerk.terminated, Cancel::new()) {
+            clerk.waiting = waiting;
+        }
+    }
+
     /// Gives whether this process was told to end.
     fn change(&self, driver: Option<Handle>, last: Option<Status>) -> bool {
         let mut clerk = self.clerk();
@@ -119,6 +152,23 @@ impl Desk {
 
     /// Asks whoever is in charge. A driver that has ended is about to leave its last word, which is waited for.
     pub fn request(&self, request: Request) -> Reply {
+        let custody = self.clerk().custody.clone();
+        let Some(custody) = custody else { return self.ask_driver(request) };
+        let idle = self.clerk().driver.is_none();
+        let for_it = idle || matches!(request, Request::Drop | Request::FailOver { generation: Some(_), .. });
+        if for_it && let Some(reply) = custody.ask(request.clone()) {
+            return reply;
+        }
+        let mut reply = self.ask_driver(request);
+        if let Some(status) = &mut reply.status
+            && let Some(Reply { status: Some(kept), .. }) = custody.ask(Request::Status)
+        {
+            status.kept = kept.kept;
+        }
+        reply
+    }
+
+    fn ask_driver(&self, request: Request) -> Reply {
         let mut clerk = self.clerk();
         while let Some(driver) = clerk.driver.clone() {
             let asked = clerk.changes;
@@ -150,10 +200,10 @@ impl Desk {
         let mut clerk = self.clerk();
         clerk.terminated = true;
         clerk.waiting.cancel();
-        let driver = clerk.driver.clone();
+        let told = [clerk.driver.clone(), clerk.custody.clone()];
         drop(clerk);
-        if let Some(driver) = driver {
-            driver.terminate();
+        for handle in told.into_iter().flatten() {
+            handle.terminate();
         }
     }
 }

@@ -93,6 +93,8 @@ pub enum Forward {
     Message(Message),
     Memory(u64),
     State(Snapshot),
+    /// It goes on alone: of our own dialect.
+    Goodbye,
 }
 
 /// One direction of the connection.
@@ -346,6 +348,11 @@ impl World {
                     self.forward.ended = true;
                 }
             }
+            Action::Dismiss => {
+                if p.machine.config().dialect == Dialect::Libxl {
+                    self.forward.send(Forward::Goodbye);
+                }
+            }
             Action::Resume { epoch } => {
                 if p.paused {
                     return Err("P3: a fenced guest is resumed".into());
@@ -510,6 +517,7 @@ impl World {
                 s.events.push_back(Event::GuestResumed);
             }
             Action::DropCopy => (s.copy, s.running, s.received) = (false, false, None),
+            Action::KeepCopy => (s.running, s.received) = (false, None),
             Action::RunFence { .. } => s.fencing = true,
             Action::ActivateGuest { checkpoint, .. } => {
                 if checkpoint != s.loaded || checkpoint == 0 {

@@ -156,7 +156,7 @@ fn by_the_operators_word() {
         primary.kill();
         secondary.wait_for_phase("lost");
         assert!(secondary.says_critically("ctl fail-over") && secondary.survivor().is_none());
-        secondary.order(&Request::FailOver { force: false });
+        secondary.order(&Request::FailOver { force: false, generation: None });
         world.survives(&primary, &mut secondary, SECONDARY, 5);
         world.over("went active when told", Some(&mut secondary))
     });

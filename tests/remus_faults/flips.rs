@@ -115,7 +115,7 @@ fn through(case: &Case, wanted: Wanted) -> (World, Proxy, Side, Side) {
         match command {
             Command::SwitchOver => primary.order(&Request::SwitchOver),
             Command::Unprotect => primary.order(&Request::Unprotect { force: false }),
-            Command::FailOver => secondary.order(&Request::FailOver { force: true }),
+            Command::FailOver => secondary.order(&Request::FailOver { force: true, generation: None }),
         }
     }
     let done = until(PATIENCE, || flipped.load(Ordering::SeqCst).then_some(()));

@@ -123,7 +123,7 @@ fn secondary_stops_at(case: &Case) -> Outcome {
     let mut secondary = secondary;
     if matches!(case.step, Step::Asking | Step::Fencing | Step::Activating | Step::Activated) {
         secondary.wait("able to take over", |status| status.acknowledged >= 5);
-        let _ = secondary.request(&Request::FailOver { force: true });
+        let _ = secondary.request(&Request::FailOver { force: true, generation: None });
     }
     wait_until_stopped(&secondary);
     let since = Instant::now();

@@ -76,7 +76,13 @@ enum Action {
         /// Nothing checks that; if it is not so, two copies run and clients see both
         #[arg(long)]
         force: bool,
+        /// Of a side that was denied and keeps its replica: acquire the generation after N and start the guest from it. N is the
+        /// newest generation, as `status` shows it; you vouch that no other host runs the domain and none will
+        #[arg(long, value_name = "N", conflicts_with = "force", value_parser = clap::value_parser!(u64).range(1..u64::MAX))]
+        force_generation: Option<u64>,
     },
+    /// Free the replica of a side that was denied: another host runs the domain
+    Drop,
     /// List what this side offers its peers, what is in use, and what sets it
     Capabilities,
     /// Switch a capability on or off; one that cannot be while running says what can be done instead
@@ -143,7 +149,10 @@ fn run_to(args: &Args, out: &mut impl Write) -> io::Result<bool> {
             wait(request, Command::Protect)
         }
         &Action::Unprotect { force } => wait(Request::Unprotect { force }, Command::Unprotect),
-        &Action::FailOver { force } => wait(Request::FailOver { force }, Command::FailOver),
+        &Action::FailOver { force, force_generation: generation } => {
+            wait(Request::FailOver { force, generation }, Command::FailOver)
+        }
+        Action::Drop => Ok(site.ask(&Request::Drop)?.is_some()),
     }
 }
 

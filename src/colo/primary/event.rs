@@ -125,6 +125,8 @@ pub enum Action {
     },
     /// Drop what is being collected or sent. The guest may run as soon as this is done.
     Abandon,
+    /// Tell the secondary, in a dialect of our own, that this side goes on alone: its copy is of no use any more. No event.
+    Dismiss,
     /// Stamp packets with this epoch from now on, and let the guest run: [`Event::GuestResumed`].
     Resume {
         /// The checkpoint it goes on from.

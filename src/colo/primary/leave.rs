@@ -76,6 +76,9 @@ impl Primary {
     /// Nobody else is active nor will be: the guest runs, its output is free.
     pub(super) fn go_alone(&mut self, generation: Generation, out: &mut Vec<Action>) {
         self.generation = generation;
+        if self.link {
+            out.push(Action::Dismiss);
+        }
         self.close(out);
         self.phase = Phase::Alone;
         self.pace = Pace::Off;

@@ -97,6 +97,8 @@ pub enum Action {
     },
     /// Free the copy: this side will not go active.
     DropCopy,
+    /// Keep the copy, paused, as [`crate::claim::Denied`]: this session will not let it go active, the operator may.
+    KeepCopy,
     /// Run the fencing command: [`Event::Fenced`].
     RunFence {
         /// The generation that this side holds or would have.
@@ -136,8 +138,8 @@ pub enum Action {
 pub enum End {
     /// The primary has ended the session.
     Dismissed,
-    /// The other side holds a newer generation.
-    Superseded,
+    /// The witness has given the next generation, or a newer one, to somebody else. The copy is kept.
+    Denied,
     /// The primary was lost before one checkpoint was whole.
     Empty,
     /// The copy is lost: a checkpoint could not be applied.

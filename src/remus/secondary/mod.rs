@@ -6,7 +6,7 @@
 //!                        v                                           v  | unreachable
 //!                     Claiming --granted--> Fencing --success--> Activating --> Active
 //!                        |                     | failure: Lost
-//!                        +--held--> Ended
+//!                        +--held--> Ended, the copy kept: claim::Denied
 //! ```
 //!
 //! It acknowledges in every state before Activating: whichever checkpoint it goes on from is then the newest it has

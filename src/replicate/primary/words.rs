@@ -146,6 +146,7 @@ impl Words {
             alarm: self.alarm.text(),
             notices: self.notices.list(),
             statistics: figures(rounds.statistics()),
+            kept: None,
             lock_step: None,
         }
     }

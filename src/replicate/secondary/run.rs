@@ -1,7 +1,7 @@
 //! The secondary while it serves: the machine, its timers, and what its actions mean here.
 
 use super::copy::{Order, Said};
-use super::{End, Message, Outcome, Survivor, Trouble, words};
+use super::{End, Finished, Message, Outcome, Survivor, Trouble, words};
 use crate::control::capability::{Capability, Setting};
 use crate::control::status::secondary_phase;
 use crate::control::{Reply, Request, Status};
@@ -39,6 +39,10 @@ pub(super) struct Run<D> {
     pub(super) refusal: Option<String>,
     pub(super) on_checkpoint: Option<Box<dyn FnMut(u64) + Send>>,
     pub(super) lost: Instant,
+    /// Told once, when the first checkpoint is applied.
+    pub(super) on_replica: Option<Box<dyn FnOnce() + Send>>,
+    /// The copy is kept, with so much memory; the inner none where there is none any more.
+    pub(super) held: Option<Option<u64>>,
     /// Told to end; when to insist on it.
     pub(super) terminated: Option<Instant>,
     /// Told to end twice.
@@ -50,14 +54,20 @@ pub(super) struct Run<D> {
 }
 
 impl<D: Send + 'static> Run<D> {
-    pub(super) fn serve(&mut self, inbox: &Receiver<Message<D>>) -> Result<Outcome<D>, Trouble> {
+    pub(super) fn serve(&mut self, inbox: &Receiver<Message<D>>) -> Result<Finished<D>, Trouble> {
         loop {
             self.insist();
-            if let Phase::Ended(end) = self.machine.phase() {
-                return Ok(Outcome::Ended(end));
+            match self.machine.phase() {
+                // The copy's thread may have a checkpoint to apply first.
+                Phase::Ended(End::Denied) if self.held.is_none() => {}
+                Phase::Ended(End::Denied) => {
+                    return Ok(self.held.flatten().map_or(Outcome::Ended(End::CopyLost).into(), Finished::Denied));
+                }
+                Phase::Ended(end) => return Ok(Outcome::Ended(end).into()),
+                _ => {}
             }
             if self.quit {
-                return Ok(Outcome::Ended(End::Stopped));
+                return Ok(Outcome::Ended(End::Stopped).into());
             }
             let message = match self.wait() {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -66,12 +76,12 @@ impl<D: Send + 'static> Run<D> {
             match message {
                 Ok(message) => {
                     if let Some(outcome) = self.take(message)? {
-                        return Ok(outcome);
+                        return Ok(outcome.into());
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => self.expire(),
                 // This value holds a sender.
-                Err(RecvTimeoutError::Disconnected) => return Ok(Outcome::Ended(End::Stopped)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(Outcome::Ended(End::Stopped).into()),
             }
         }
     }
@@ -97,9 +107,9 @@ impl<D: Send + 'static> Run<D> {
         }
     }
 
-    /// Ends both directions and the copy's thread. `wait`: until what is to be said has been sent, for the process may end
-    /// next.
-    pub(super) fn shut(&mut self, wait: bool) {
+    /// Ends both directions, and unless the copy is kept its thread. `wait`: until what is to be said has been sent, for the process may
+    /// end next.
+    pub(super) fn shut(&mut self, wait: bool, keep: bool) {
         if let Some(outbox) = self.outbox.take() {
             outbox.close();
             if wait {
@@ -108,7 +118,9 @@ impl<D: Send + 'static> Run<D> {
         } else {
             self.link.cancel();
         }
-        let _ = self.orders.send(Order::Quit);
+        if !keep {
+            let _ = self.orders.send(Order::Quit);
+        }
         self.reading.cancel();
     }
 
@@ -202,9 +214,13 @@ impl<D: Send + 'static> Run<D> {
             }
             Said::Applied { number, took } => {
                 self.words.statistics.applied(took);
+                if let Some(tell) = self.on_replica.take() {
+                    tell();
+                }
                 self.feed(Event::Applied { checkpoint: number });
             }
             Said::ApplyFailed { number, text } => {
+                log::error!("{}: checkpoint {number} could not be applied: {text}", self.words.domain);
                 self.refusal = Some(text);
                 self.feed(Event::ApplyFailed { checkpoint: number });
             }
@@ -216,6 +232,7 @@ impl<D: Send + 'static> Run<D> {
                 return Ok(Some(Outcome::Survivor(survivor)));
             }
             Said::Unfit(text) => return Err(Trouble::Unfit(text, self.machine.generation())),
+            Said::Held(memory) => self.held = Some(memory),
         }
         Ok(None)
     }
@@ -259,6 +276,9 @@ impl<D: Send + 'static> Run<D> {
             }
             Action::DropCopy => {
                 let _ = self.orders.send(Order::Quit);
+            }
+            Action::KeepCopy => {
+                let _ = self.orders.send(Order::Hold);
             }
             Action::RunFence { generation } => self.run_fence(generation),
             Action::ActivateGuest { checkpoint, generation } => {
@@ -332,7 +352,8 @@ impl<D: Send + 'static> Run<D> {
         match request {
             Request::Status | Request::Watch { .. } => Reply::status(self.status()),
             Request::Capabilities => Reply::capabilities(Capabilities::OFFERED, self.machine.capabilities()),
-            Request::FailOver { force } => self.command(Command::FailOver { force }),
+            Request::FailOver { generation: Some(_), .. } => Reply::error(words::NOTHING_DENIED),
+            Request::FailOver { force, generation: None } => self.command(Command::FailOver { force }),
             Request::SetCapability { name, on } => {
                 let (offered, used) = (Capabilities::OFFERED, self.machine.capabilities());
                 match Capability::set(&name, on, offered, used) {
@@ -341,6 +362,7 @@ impl<D: Send + 'static> Run<D> {
                     Setting::Fixed(text) | Setting::Unknown(text) => Reply::error(text),
                 }
             }
+            Request::Drop => Reply::error(words::NOTHING_DENIED),
             Request::SetInterval { .. } | Request::SwitchOver | Request::Protect { .. } | Request::Unprotect { .. } => {
                 Reply::error("this side is the secondary: ask the primary")
             }

@@ -24,6 +24,10 @@ pub(super) struct Words {
     pub begun: Instant,
 }
 
+/// To the commands that decide what becomes of a replica whose side was denied.
+pub const NOTHING_DENIED: &str =
+    "no replica is kept here that was denied: --force-generation and drop are for such a one";
+
 fn text(code: Code) -> String {
     let text = match code {
         Code::Ready => "the first checkpoint is whole: this side could take over",
@@ -47,7 +51,7 @@ fn text(code: Code) -> String {
         Code::Active => "active",
         Code::Ended(end) => match end {
             End::Dismissed => "the primary has ended the session; the copy is freed",
-            End::Superseded => "the primary, or somebody else, holds a newer generation; the copy is freed",
+            End::Denied => "the witness denies this side: the primary, or somebody else, holds a newer generation; the replica is kept",
             End::Empty => "the connection ended before one checkpoint was whole",
             End::CopyLost => "a checkpoint could not be applied: the copy is lost",
             End::Stopped => "stopped; the copy is freed",
@@ -96,6 +100,7 @@ impl Words {
             alarm: self.alarm.text(),
             notices: self.notices.list(),
             statistics: figures(&self.statistics),
+            kept: None,
             lock_step: None,
         }
     }

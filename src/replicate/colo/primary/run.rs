@@ -427,6 +427,11 @@ impl Run {
                     pipe.stop();
                 }
             }
+            Action::Dismiss => {
+                if let Some(pipe) = self.pipe() {
+                    pipe.post(Lane::Goodbye, Vec::new());
+                }
+            }
             Action::Resume { epoch } => self.job(Job::Resume { epoch }),
             Action::Release { packet, .. } => {
                 if self.output("releasing a packet", OutputCall::Release, |card| card.release_one(packet)) == Some(true)
@@ -532,7 +537,7 @@ impl Run {
                 return Reply::error("COLO has none of the capabilities, which are Remus's");
             }
             Request::Unprotect { force } => self.command(Command::Unprotect { force }),
-            Request::FailOver { .. } => return Reply::error("this side is the primary: ask the secondary"),
+            Request::FailOver { .. } | Request::Drop => return Reply::error("this side is the primary: ask the secondary"),
             Request::SetInterval { .. } => return Reply::error("COLO has a period, and it is set at the start"),
             Request::SwitchOver => return Reply::error("COLO has no switch-over: fail-over on the secondary"),
             Request::Protect { .. } => {
