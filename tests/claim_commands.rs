@@ -377,7 +377,10 @@ fn a_denied_secondary_keeps_its_replica_and_the_operator_starts_it_by_the_newest
         );
         assert_eq!((&kept.drop, &kept.fail_over), (&drop, &force));
         let said = |part: &str| status.notices.iter().any(|notice| notice.text.contains(part));
-        assert!(said("DENIED: generation 2 was acquired by somebody else") && said(&drop) && said(&force), "{status:#?}");
+        assert!(
+            said("DENIED: generation 2 was acquired by somebody else") && said(&drop) && said(&force),
+            "{status:#?}"
+        );
         says(hosts.ctl("b", &["status"]), 0, &["KEPT", "drop", "fail-over --force-generation 2"]);
         says(hosts.checked("b"), 1, &["UNPROTECTED, denied, generation 2"]);
         // Only the newest number does it.
@@ -427,7 +430,13 @@ fn the_newest_holder_is_protected_again_and_its_image_replaces_the_denied_replic
         let hosts = Hosts::new();
         let (_receiver, link, _) = hosts.denied_by(remus, receive);
         // Who does not hold the newest takes nothing from it: its start is superseded, and it does not even connect.
-        let ended = hosts.on("a", &[&["remus", "--once", "--no-control", "--witness", &hosts.text("w")], remus, &["web", &link]].concat()).output().unwrap();
+        let ended = hosts
+            .on(
+                "a",
+                &[&["remus", "--once", "--no-control", "--witness", &hosts.text("w")], remus, &["web", &link]].concat(),
+            )
+            .output()
+            .unwrap();
         assert_eq!(ended.status.code(), Some(3));
         // A connection that brings nothing leaves it as it is.
         drop(std::os::unix::net::UnixStream::connect(hosts.path("link")).unwrap());

@@ -109,7 +109,9 @@ pub enum NotNow {
         newest: Generation,
     },
     /// A primary is connected.
-    #[error("a primary is connected and about to be protected by this host again: the replica is kept until its image is whole")]
+    #[error(
+        "a primary is connected and about to be protected by this host again: the replica is kept until its image is whole"
+    )]
     Connected,
     /// The witness has not answered yet.
     #[error("the witness is being asked for the next generation")]
@@ -268,10 +270,9 @@ mod tests {
     #[test]
     fn told_to_end_it_frees_the_replica_but_not_under_a_question() {
         assert_eq!(Denied::new(NEWEST).handle(Event::Stop), Some(Action::Free));
-        for (verdict, then) in [
-            (Verdict::Unreachable, Action::Free),
-            (Verdict::Granted, Action::Activate { generation: Generation(8) }),
-        ] {
+        for (verdict, then) in
+            [(Verdict::Unreachable, Action::Free), (Verdict::Granted, Action::Activate { generation: Generation(8) })]
+        {
             let mut denied = forced();
             assert_eq!(denied.handle(Event::Stop), None);
             assert_eq!(denied.handle(Event::Answer { generation: Generation(8), verdict }), Some(then));

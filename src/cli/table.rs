@@ -89,10 +89,8 @@ fn write_head(out: &mut String, status: &Status, width: usize) -> std::fmt::Resu
         let (checkpoint, newest) = (thousands(kept.checkpoint), kept.newest);
         writeln!(
             out,
-            "KEPT         the replica at checkpoint {checkpoint}, {memory}, denied {since} ago: generation {newest} is somebody else's"
+            "KEPT         checkpoint {checkpoint}, {memory}, since {since}: denied, another has generation {newest}"
         )?;
-        writeln!(out, "  where another host runs the domain: {}", one_line(&kept.drop))?;
-        writeln!(out, "  only if none does and none will: {}", one_line(&kept.fail_over))?;
     }
     let last = status.since_last_ms.map_or("never".into(), |ms| format!("{} ago", span(ms)));
     let (begun, acknowledged) = (thousands(status.checkpoint), thousands(status.acknowledged));
@@ -101,6 +99,18 @@ fn write_head(out: &mut String, status: &Status, width: usize) -> std::fmt::Resu
     let adaptive = one_line(status.adaptive.as_deref().unwrap_or("fixed"));
     let stretched = thousands(status.statistics.interval_stretched);
     writeln!(out, "interval     {} ms ({adaptive}), stretched {stretched} times", thousands(status.interval_ms))
+}
+
+/// What an operator can do about a replica that was denied, in lines that can be pasted: whole, whatever the width. Empty where there is
+/// none.
+pub fn decisions(status: &Status) -> String {
+    let Some(kept) = &status.kept else { return String::new() };
+    let clean = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
+    format!(
+        "where another host runs the domain:\n  {}\nonly if no other host runs it and none will:\n  {}\n",
+        clean(&kept.drop),
+        clean(&kept.fail_over)
+    )
 }
 
 fn write_figures(out: &mut String, status: &Status, earlier: &Status) -> std::fmt::Result {

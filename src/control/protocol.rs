@@ -176,10 +176,7 @@ mod tests {
             (protect(None), r#"{"command":"protect","host":"tcp:127.0.0.1:7000"}"#),
             (protect(Some("ssh -p 1")), r#"{"command":"protect","host":"tcp:127.0.0.1:7000","rsh":"ssh -p 1"}"#),
             (Request::Unprotect { force: true }, r#"{"command":"unprotect","force":true}"#),
-            (
-                Request::FailOver { force: false, generation: None },
-                r#"{"command":"fail-over","force":false}"#,
-            ),
+            (Request::FailOver { force: false, generation: None }, r#"{"command":"fail-over","force":false}"#),
             (
                 Request::FailOver { force: false, generation: Some(7) },
                 r#"{"command":"fail-over","force":false,"generation":7}"#,
@@ -195,7 +192,10 @@ mod tests {
             assert_eq!(Request::parse(line.as_bytes()).unwrap(), request);
         }
         assert_eq!(Request::parse(br#"{"command":"unprotect"}"#).unwrap(), Request::Unprotect { force: false });
-        assert_eq!(Request::parse(br#"{"command":"fail-over"}"#).unwrap(), Request::FailOver { force: false, generation: None });
+        assert_eq!(
+            Request::parse(br#"{"command":"fail-over"}"#).unwrap(),
+            Request::FailOver { force: false, generation: None }
+        );
     }
 
     #[test]

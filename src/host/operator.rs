@@ -54,14 +54,14 @@ impl Desk {
     pub fn new(domain: &str) -> io::Result<Self> {
         let waiting = Cancel::new()?;
         let clerk = Clerk {
-                domain: domain.to_owned(),
-                driver: None,
-                custody: None,
-                changes: 0,
-                last: None,
-                waiting,
-                terminated: false,
-            };
+            domain: domain.to_owned(),
+            driver: None,
+            custody: None,
+            changes: 0,
+            last: None,
+            waiting,
+            terminated: false,
+        };
         Ok(Desk(Arc::new(Shared { clerk: Mutex::new(clerk), changed: Condvar::new() })))
     }
 

@@ -235,12 +235,7 @@ pub struct Session {
     pub replica: Option<Box<dyn FnOnce() + Send>>,
 }
 
-fn one<H: Home>(
-    session: Session,
-    job: &Job<H>,
-    record: &mut Option<Record>,
-    desk: &Desk,
-) -> io::Result<Served<H>> {
+fn one<H: Home>(session: Session, job: &Job<H>, record: &mut Option<Record>, desk: &Desk) -> io::Result<Served<H>> {
     if job.home.is_lockstep() {
         return job.home.one_in_lockstep(session, job, desk);
     }

@@ -249,7 +249,8 @@ impl Run {
             None => {}
             Some(Action::Acquire { generation }) => match &self.witness {
                 Some(witness) => {
-                    let text = format!("going active on the operator's word that no other host runs the domain: {generation}");
+                    let text =
+                        format!("going active on the operator's word that no other host runs the domain: {generation}");
                     self.notices.add(&self.domain, Level::Critical, text);
                     witness.ask(generation, self.facts.session);
                 }

@@ -393,7 +393,9 @@ mod tests {
         // Neither has looked since.
         fs::remove_file(a.path(Generation(1))).unwrap();
         for mut side in [a, b] {
-            assert!(side.check().unwrap_err().to_string().contains("it knows of generation 0, and knew of generation 1"));
+            assert!(
+                side.check().unwrap_err().to_string().contains("it knows of generation 0, and knew of generation 1")
+            );
         }
     }
 

@@ -2,7 +2,7 @@
 
 mod outcome;
 
-use super::table::{Live, WIDTH, render};
+use super::table::{Live, WIDTH, decisions, render};
 use crate::control::{self, Capability, Client, Reply, Request, Status};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use outcome::{Command, Judge, Outcome};
@@ -269,7 +269,8 @@ fn show(status: &Status, json: bool, out: &mut impl Write) -> io::Result<()> {
     if json {
         writeln!(out, "{}", serde_json::to_string(status)?)
     } else {
-        out.write_all(render(status, WIDTH).as_bytes())
+        out.write_all(render(status, WIDTH).as_bytes())?;
+        out.write_all(decisions(status).as_bytes())
     }
 }
 

@@ -6,8 +6,8 @@
 use super::receiver::{Receiver, Way};
 use crate::disk::engine::Keepers;
 use crate::disk::{Device, Mark};
-use crate::hypervisor::xen::Host;
 use crate::hypervisor::types::DomainInfo;
+use crate::hypervisor::xen::Host;
 use crate::hypervisor::{Domain, Error, RunState};
 use crate::libxc::RestoreError;
 use crate::libxl::restore::Options;

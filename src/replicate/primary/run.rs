@@ -464,7 +464,9 @@ impl Run {
             Request::SetInterval { ms } => self.command(Command::SetInterval(Duration::from_millis(ms))),
             Request::SwitchOver => self.command(Command::SwitchOver),
             Request::Unprotect { force } => self.command(Command::Unprotect { force }),
-            Request::FailOver { .. } | Request::Drop => return Reply::error("this side is the primary: ask the secondary"),
+            Request::FailOver { .. } | Request::Drop => {
+                return Reply::error("this side is the primary: ask the secondary");
+            }
         };
         match obeyed {
             Err(Refused::Phase) => {

@@ -32,8 +32,8 @@ use std::thread;
 use std::time::{Instant, SystemTime};
 
 pub use crate::remus::secondary::End;
-pub(super) use words::NOTHING_DENIED;
 pub use replica::{Arrived, Copies, Replica, Restored, Unsound};
+pub(super) use words::NOTHING_DENIED;
 
 /// Makes the empty domains that images are restored into.
 pub trait Target: Send + 'static {
@@ -166,7 +166,8 @@ impl<T: Copies> Driver<T> {
     /// # Errors
     /// [`Trouble`]: no session came about, or the survivor is unfit.
     pub fn run(self, link: Link, cancel: Cancel, target: T, settings: Settings) -> Result<Outcome<T::Domain>, Trouble> {
-        let Settings { domain, config, restore, fence, witness, record, on_checkpoint, on_replica, failpoints } = settings;
+        let Settings { domain, config, restore, fence, witness, record, on_checkpoint, on_replica, failpoints } =
+            settings;
         let peer = link.peer().to_owned();
         let (reader, mut writer) = link.split();
         // Reading ends before the last frame has been written.

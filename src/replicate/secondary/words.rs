@@ -51,7 +51,9 @@ fn text(code: Code) -> String {
         Code::Active => "active",
         Code::Ended(end) => match end {
             End::Dismissed => "the primary has ended the session; the copy is freed",
-            End::Denied => "the witness denies this side: the primary, or somebody else, holds a newer generation; the replica is kept",
+            End::Denied => {
+                "the witness denies this side: the primary, or somebody else, holds a newer generation; the replica is kept"
+            }
             End::Empty => "the connection ended before one checkpoint was whole",
             End::CopyLost => "a checkpoint could not be applied: the copy is lost",
             End::Stopped => "stopped; the copy is freed",

@@ -177,13 +177,16 @@ pub(super) fn run<T: LockstepTarget, O: Observer<T::Domain>>(
             }
             Next::Order(Order::Hold) => {
                 let held = copy.take().map(hold::<T>).transpose();
-                say(Said::Held(held.unwrap_or_else(|error| {
-                    log::error!("suspending the copy: {error}");
-                    None
-                }).map(|(here, memory)| {
-                    copy = Some(here);
-                    memory
-                })));
+                say(Said::Held(
+                    held.unwrap_or_else(|error| {
+                        log::error!("suspending the copy: {error}");
+                        None
+                    })
+                    .map(|(here, memory)| {
+                        copy = Some(here);
+                        memory
+                    }),
+                ));
             }
             Next::Order(order) => {
                 let Some(here) = &mut copy else { continue };

@@ -48,7 +48,8 @@ pub(super) fn end(end: End) -> String {
     match end {
         End::Fault(fault) => format!("{fault}; the primary lives, the copy is freed"),
         End::Denied => {
-            "the witness denies this side: the primary, or somebody else, holds a newer generation; the replica is kept".into()
+            "the witness denies this side: the primary, or somebody else, holds a newer generation; the replica is kept"
+                .into()
         }
         End::Dismissed => "the primary goes on alone; the copy is freed".into(),
         End::Empty => "the connection ended before the first image was whole".into(),
