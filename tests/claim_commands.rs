@@ -126,7 +126,7 @@ fn a_host_that_comes_back_after_the_failover_starts_no_second_copy() {
     // The two commands, as they can be pasted.
     let witness = hosts.text("w");
     for line in [
-        format!(": xen-replicate receive --domain web --witness {witness} --listen unix:/run/web.link\n"),
+        format!(": xen-replicate receive --domain web --backend sim --witness {witness} --listen unix:/run/web.link\n"),
         format!(": xen-replicate remus --force-generation 2 --once --no-control --witness {witness} web unix:"),
     ] {
         assert!(text.contains(&line), "{line}: {text}");
@@ -452,15 +452,29 @@ fn the_newest_holder_is_protected_again_and_its_image_replaces_the_denied_replic
     }
 }
 
+/// Waits until a process has ended; nobody may have waited for it yet.
+fn wait_until_gone(pid: i32) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    loop {
+        match fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Err(_) => return,
+            Ok(stat) if stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')) => return,
+            Ok(_) => {}
+        }
+        assert!(std::time::Instant::now() < end, "process {pid} stays");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn a_receiver_of_one_connection_stays_with_its_denied_replica_until_it_is_decided() {
-    for end in ["drop", "signal"] {
+    for end in ["drop", "signal", "replaced"] {
         let hosts = Hosts::new();
         let (witness, control) = (hosts.text("w"), hosts.text("b"));
         fs::write(hosts.path("identity.b"), "b").unwrap();
         let pid_file = hosts.text("pid");
         let receive = format!(
-            "exec:echo $$ >{pid_file}; XEN_REPLICATE_HOST_ID={} exec {} receive --domain=web --witness {witness} --retry=20 --control {control}",
+            "exec:echo $$ >>{pid_file}; XEN_REPLICATE_HOST_ID={} exec {} receive --backend=sim --domain=web --witness {witness} --retry=20 --control {control}",
             hosts.text("identity.b"),
             commands_support::PROGRAM,
         );
@@ -472,15 +486,23 @@ fn a_receiver_of_one_connection_stays_with_its_denied_replica_until_it_is_decide
         let pid: i32 = fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
         if end == "drop" {
             says(hosts.ctl("b", &["drop"]), 0, &[]);
+        } else if end == "replaced" {
+            // Its primary starts another receiver beside it, which takes its place once it has an image.
+            let primary = hosts.primary("c", &receive, &[]);
+            hosts.wait("b", "the other receiver", |status| status.protected && status.kept.is_none());
+            kill(primary);
+            let survivor = hosts.wait("b", "the survivor", |status| status.phase == "alone");
+            assert_eq!((survivor.generation, hosts.given()), (5, vec![1, 2, 3, 4, 5]));
+            wait_until_gone(pid);
+            let pids = fs::read_to_string(&pid_file).unwrap();
+            let second = rustix::process::Pid::from_raw(pids.lines().last().unwrap().parse().unwrap()).unwrap();
+            rustix::process::kill_process(second, rustix::process::Signal::KILL).unwrap();
+            continue;
         } else {
             let pid = rustix::process::Pid::from_raw(pid).unwrap();
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         }
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
-        while fs::exists(format!("/proc/{pid}")).unwrap() && commands_support::status(&hosts.path("b")).is_some() {
-            assert!(std::time::Instant::now() < end, "it stays");
-            std::thread::yield_now();
-        }
+        wait_until_gone(pid);
         assert_eq!(hosts.given(), [1, 2]);
     }
 }

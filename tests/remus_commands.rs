@@ -34,7 +34,7 @@ impl Place {
     /// A command for the other side, that dies with it and leaves its pid behind.
     fn remote(&self, options: &str) -> String {
         format!(
-            "echo $$ > {}; exec {PROGRAM} receive --domain web --control {} {options}",
+            "echo $$ > {}; exec {PROGRAM} receive --backend=sim --domain web --control {} {options}",
             self.text("pid"),
             self.text("b")
         )
@@ -78,7 +78,7 @@ fn nobody_there_leaves_the_guest_unprotected_and_says_so() {
             "exec:echo Welcome to Debian 12; sleep 1; echo more",
             "it says \"Welcome to Debian 12\". Where that is the text of a login",
         ),
-        (&format!("exec:{PROGRAM} receive --bare --no-control --domain web"), "--allow-bare takes it"),
+        (&format!("exec:{PROGRAM} receive --backend=sim --bare --no-control --domain web"), "--allow-bare takes it"),
     ] {
         let (code, errors) = run(&["remus", "--once", "--no-control", "web", host]);
         assert!(code == Some(1) && errors.contains(told), "{host}: {code:?} {errors}");
@@ -399,4 +399,40 @@ fn a_command_that_stays_silent_does_not_outlive_the_primary() {
     let pid: i32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     assert!(stat.is_empty() || stat.contains(") Z "), "it still runs: {stat}");
+}
+
+#[test]
+fn without_xen_a_guest_is_protected_or_received_only_when_simulated_is_said() {
+    if Path::new("/dev/xen/privcmd").exists() {
+        return println!("not run: this host has a Xen");
+    }
+    let place = Place::new();
+    let witness = place.text("witness");
+    std::fs::create_dir(&witness).unwrap();
+    for arguments in [
+        &["remus", "--no-control", "--witness", &witness, "web", "unix:/nowhere"][..],
+        &["remus", "-Fb", "--no-control", "web", "x"],
+        &["remus", "--once", "--allow-bare", "--no-control", "web", "b"],
+        &["receive", "--no-control", "--domain=web", "--witness", &witness],
+        &["receive", "--bare", "--no-control", "-r"],
+        &["receive", "--backend=xen", "--no-control", "--domain=web"],
+    ] {
+        let plain = std::process::Command::new(PROGRAM).args(arguments).stdin(Stdio::null()).output().unwrap();
+        let errors = String::from_utf8_lossy(&plain.stderr);
+        assert!(plain.status.code() == Some(2), "{arguments:?}: {errors}");
+        assert!(errors.contains("this host has no Xen") && errors.contains("--backend sim"), "{errors}");
+        assert!(plain.stdout.is_empty(), "nothing was said to a sender");
+    }
+    assert_eq!(std::fs::read_dir(&witness).unwrap().count(), 0, "the witness was touched");
+    for (option, value) in [("--nic", "127.0.0.1:0"), ("--nic-peer", "127.0.0.1:9"), ("--sim", "{}")] {
+        let arguments = ["remus", "--backend=xen", "--no-control", option, value, "web", "unix:/x"];
+        typed(&arguments, 2, &[option, "is for --backend sim"]);
+    }
+    // And a simulated one says so.
+    let control = place.text("a");
+    let _primary = Guarded(command(&["remus", "-Fb", "-i", "10", "--control", &control, "web", "x"]).spawn().unwrap());
+    let status = wait(&place.path("a"), "a status", |status| status.acknowledged >= 1);
+    assert!(status.simulated);
+    let shown = command(&["ctl", "web", "--control", &control, "status"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&shown.stdout).starts_with("web: SIMULATED guest, primary"), "{shown:?}");
 }

@@ -2,8 +2,9 @@
 
 use super::endpoint::{self, Reach, SSH_COMMAND};
 use super::live;
-use super::protection::{MOST_MIB, ProtectionArgs, ms};
+use super::protection::{MOST_MIB, ProtectionArgs, SIMULATED, ms};
 use crate::host::bare::{self, Sender};
+use crate::host::beside;
 use crate::host::colo::Lockstep;
 use crate::host::operator::Desk;
 use crate::host::secondary::{Home, Job, Source, receive};
@@ -57,8 +58,9 @@ pub struct Args {
     /// The domain to take; images of others are refused [default with --bare, without --listen: the one that comes]
     #[arg(long, value_name = "NAME", required_unless_present = "bare")]
     pub domain: Option<String>,
-    /// Most MiB of memory that the domain may have here [default: what it asks for]
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=MOST_MIB))]
+    /// Most MiB of memory that the simulated guest may have here [default: what it asks for]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=MOST_MIB),
+        help_heading = SIMULATED, hide = true)]
     pub domain_memory: Option<u64>,
     /// What builds a real domain here: xl's receiver, for sh
     #[arg(long, value_name = "CMD", default_value = "xl migrate-receive -r")]
@@ -161,6 +163,7 @@ impl Args {
 pub fn run(args: &Args) -> io::Result<bool> {
     let usage = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
     let config = args.config().map_err(usage)?;
+    args.protection.guest_of().map_err(usage)?;
     let mut named = args.clone();
     let met = match args.domain {
         Some(_) => None,
@@ -202,7 +205,7 @@ fn link(args: &Args, cancel: &Cancel) -> io::Result<Link> {
 fn serve<H: Home>(
     args: &Args,
     config: Config,
-    home: H,
+    mut home: H,
     met: Option<(Sender, Cancel)>,
     bare: impl FnOnce(Sender, Cancel, &Job<H>, &Desk) -> io::Result<bool>,
 ) -> io::Result<bool> {
@@ -232,12 +235,30 @@ fn serve<H: Home>(
             "{error}: without its witness this side could never take over; make it reachable and start again"
         ))
     })?;
+    // Over ssh this may come beside the receiver of the last session, which was denied.
+    let beside =
+        socket.as_deref().filter(|_| args.listen.is_none()).and_then(|path| Some((path, beside::kept_at(path)?)));
+    if let Some((path, kept)) = &beside {
+        home.beside();
+        log::warn!(
+            "{}: the process at {} keeps a replica of it, denied {} s ago, in {} MiB: it is replaced when the image of this session is whole; until \
+             then it answers there, and where memory is short `{}` makes room",
+            args.domain(),
+            path.display(),
+            kept.since_ms / 1000,
+            kept.memory >> 20,
+            kept.drop,
+        );
+    }
+    let beside = beside.map(|(path, _)| path.to_owned());
+    let socket = socket.filter(|_| beside.is_none());
     let job = Job {
         home,
         restore,
         record: args.record.clone(),
         once: args.once,
         ctl: ctl(args),
+        beside,
         resolve: Box::new(move || {
             let args = resolving.clone();
             Box::new(move |host, ssh, remote| args.endpoint_of(host, ssh, remote))
@@ -249,7 +270,7 @@ fn serve<H: Home>(
     };
     // Begun here, so that a path of no use is told now and not at a failover.
     drop(args.protection.digests()?);
-    let desk = Desk::new(args.domain())?;
+    let desk = Desk::new(args.domain(), !args.protection.is_xens())?;
     // The remote shell that started this must not end it when it loses its own host.
     let office = desk.open(socket.as_deref(), !args.foreground)?;
     let table = args.protection.watch.then(|| live::start(&desk)).transpose()?;

@@ -67,7 +67,8 @@ fn write_head(out: &mut String, status: &Status, width: usize) -> std::fmt::Resu
     };
     let protected = if status.protected { "protected" } else { "NOT PROTECTED" };
     let (name, phase) = (one_line(name), one_line(&status.phase));
-    writeln!(out, "{name}: {role}, {phase}, {protected}; guest {guest}, output {output}")?;
+    let simulated = if status.simulated { "SIMULATED guest, " } else { "" };
+    writeln!(out, "{name}: {simulated}{role}, {phase}, {protected}; guest {guest}, output {output}")?;
     let framing = match status.framing {
         None => "not connected",
         Some(Framing::Framed) => "framed",
@@ -259,6 +260,7 @@ mod tests {
         let ms = |p50, p99, max| Summary { p50, p99, max };
         Status {
             domain: "web".into(),
+            simulated: false,
             role: Role::Primary,
             phase: "protected".into(),
             guest: Guest::Running,

@@ -15,6 +15,9 @@ pub const MAX_NOTICES: usize = 16;
 pub struct Status {
     /// The domain's name; empty as long as a secondary has not learnt it.
     pub domain: String,
+    /// Whether the guest is a simulated one and no domain.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub simulated: bool,
     /// Which side this is. A secondary that has gone active is the primary from then on.
     pub role: Role,
     /// A word of [`primary_phase`] or [`secondary_phase`].

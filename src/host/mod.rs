@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `bare.rs` | the same for a stock `xl remus` at the other end |
+//! | `beside.rs` | a receiver beside a process that keeps a denied replica of the same domain |
 //! | `claim.rs` | the start of a primary: may the domain run here? |
 //! | `colo.rs` | the two for COLO: a guest that runs on both hosts |
 //! | `primary.rs` | a domain of this host, protected |
@@ -15,6 +16,7 @@
 //! | `xen/` | the backend: domains of this host's Xen |
 
 pub mod bare;
+pub mod beside;
 pub mod claim;
 pub mod colo;
 pub mod custody;

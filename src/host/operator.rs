@@ -22,11 +22,14 @@ struct Shared {
     clerk: Mutex<Clerk>,
     /// Told when a driver takes charge or leaves.
     changed: Condvar,
+    /// While the office is open.
+    server: Mutex<Option<Server>>,
 }
 
 #[derive(Debug)]
 struct Clerk {
     domain: String,
+    simulated: bool,
     driver: Option<Handle>,
     /// Who answers for a replica that was denied.
     custody: Option<Handle>,
@@ -42,19 +45,27 @@ struct Clerk {
 /// The way in for the operator, while this lives.
 #[derive(Debug)]
 pub struct Office {
-    _server: Option<Server>,
+    desk: Desk,
     _signals: Signals,
 }
 
+impl Drop for Office {
+    fn drop(&mut self) {
+        // Its server answers by the desk, which it would keep.
+        drop(self.desk.server().take());
+    }
+}
+
 impl Desk {
-    /// Nobody is in charge yet.
+    /// Nobody is in charge yet. `simulated`: its guest is no domain, and each status says so.
     ///
     /// # Errors
     /// The system's.
-    pub fn new(domain: &str) -> io::Result<Self> {
+    pub fn new(domain: &str, simulated: bool) -> io::Result<Self> {
         let waiting = Cancel::new()?;
         let clerk = Clerk {
             domain: domain.to_owned(),
+            simulated,
             driver: None,
             custody: None,
             changes: 0,
@@ -62,7 +73,7 @@ impl Desk {
             waiting,
             terminated: false,
         };
-        Ok(Desk(Arc::new(Shared { clerk: Mutex::new(clerk), changed: Condvar::new() })))
+        Ok(Desk(Arc::new(Shared { clerk: Mutex::new(clerk), changed: Condvar::new(), server: Mutex::default() })))
     }
 
     /// Opens the control socket, unless there is to be none, and takes SIGTERM and SIGINT.
@@ -70,14 +81,9 @@ impl Desk {
     /// # Errors
     /// The socket is in use by another process, or cannot be made.
     pub fn open(&self, socket: Option<&Path>, ignore_hup: bool) -> io::Result<Office> {
-        let desk = self.clone();
-        let server = socket
-            .map(|path| {
-                Server::bind(path, Arc::new(move |request| desk.request(request))).map_err(|error| {
-                    io::Error::new(error.kind(), format!("control socket {}: {error}", path.display()))
-                })
-            })
-            .transpose()?;
+        if let Some(path) = socket {
+            self.listen(path)?;
+        }
         let desk = self.clone();
         let signals = Signals::install(
             move |signal| {
@@ -86,7 +92,23 @@ impl Desk {
             },
             ignore_hup,
         )?;
-        Ok(Office { _server: server, _signals: signals })
+        Ok(Office { desk: self.clone(), _signals: signals })
+    }
+
+    /// Opens the control socket.
+    ///
+    /// # Errors
+    /// As [`Desk::open`].
+    pub fn listen(&self, socket: &Path) -> io::Result<()> {
+        let desk = self.clone();
+        let server = Server::bind(socket, Arc::new(move |request| desk.request(request)))
+            .map_err(|error| io::Error::new(error.kind(), format!("control socket {}: {error}", socket.display())))?;
+        *self.server() = Some(server);
+        Ok(())
+    }
+
+    fn server(&self) -> std::sync::MutexGuard<'_, Option<Server>> {
+        self.0.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on this driver is in charge.
@@ -152,6 +174,14 @@ impl Desk {
 
     /// Asks whoever is in charge. A driver that has ended is about to leave its last word, which is waited for.
     pub fn request(&self, request: Request) -> Reply {
+        let mut reply = self.answer(request);
+        if let Some(status) = &mut reply.status {
+            status.simulated = self.clerk().simulated;
+        }
+        reply
+    }
+
+    fn answer(&self, request: Request) -> Reply {
         let custody = self.clerk().custody.clone();
         let Some(custody) = custody else { return self.ask_driver(request) };
         let idle = self.clerk().driver.is_none();
@@ -216,7 +246,7 @@ mod tests {
 
     /// What who asks a driver that has ended gets, when `next` is done once it has been asked.
     fn reply_after(request: Request, next: impl FnOnce(&Desk)) -> Reply {
-        let desk = Desk::new("web").unwrap();
+        let desk = Desk::new("web", false).unwrap();
         let (told, asked) = channel();
         desk.assign(Handle::new(move |_| {
             told.send(()).unwrap();

@@ -1,6 +1,7 @@
 //! `receive`: a copy of another host's domain, and its life after a failover.
 
 use super::Protection;
+use super::beside;
 use super::custody::{Custody, Decided, Kept};
 use super::digests::Digests;
 use super::operator::Desk;
@@ -16,6 +17,7 @@ use crate::replicate::secondary::{Copies, Driver, End, Outcome, Settings, Surviv
 use crate::transport::{Cancel, Link, Listener, is_cancelled};
 use std::io;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Instant;
 
 /// A backend's part: where copies are kept, and where a survivor lives.
@@ -39,6 +41,9 @@ pub trait Home: Sized + 'static {
         desk: &Desk,
         tell: &dyn Fn(),
     ) -> io::Result<Ending>;
+
+    /// Another process of this host keeps a copy of the domain: what this one makes must not be taken for it.
+    fn beside(&mut self) {}
 
     /// Whether primaries are served in lock-step (COLO) instead of by checkpoints.
     fn is_lockstep(&self) -> bool {
@@ -68,6 +73,8 @@ pub struct Job<H> {
     pub once: bool,
     /// What of a command line for this side's operator comes before the command: `xen-replicate ctl web`.
     pub ctl: String,
+    /// The control socket of another process of this host that keeps a denied replica of the domain until this one has its own.
+    pub beside: Option<PathBuf>,
     /// For the survivor: what `ctl protect HOST` means.
     pub resolve: Box<dyn Fn() -> Resolve>,
     /// For the survivor: how the interval moves by itself.
@@ -125,7 +132,7 @@ pub fn receive<H: Home>(source: Source, job: &Job<H>, desk: &Desk) -> io::Result
     let mut record = job.record.clone().map(Record::new);
     let listener = match source {
         Source::Link(link, cancel) => {
-            let session = Session { link, cancel, replica: None };
+            let session = Session { link, cancel, replica: job.beside.clone().map(|socket| replaces(socket, desk)) };
             return match one(session, job, &mut record, desk)? {
                 Served::Denied(kept) => match Custody::begin(kept, job, desk)?.end(job, desk)? {
                     Decided::Lived(well) => Ok(well),
@@ -233,6 +240,23 @@ pub struct Session {
     pub cancel: Cancel,
     /// Where an older replica is kept: what to call when the first image of this session is whole and applied.
     pub replica: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// What to call when an image is whole here, where another process of this host keeps an older replica.
+fn replaces(socket: PathBuf, desk: &Desk) -> Box<dyn FnOnce() + Send> {
+    let desk = desk.clone();
+    Box::new(move || {
+        // The primary is not to wait for that.
+        let told = thread::Builder::new().name("beside".into()).spawn(move || match beside::replace(&socket, &desk) {
+            Ok(()) => {
+                log::info!("{}: the older replica is freed, this process answers here from now on", socket.display())
+            }
+            Err(error) => log::error!("{}: replacing the older replica: {error}", socket.display()),
+        });
+        if let Err(error) = told {
+            log::error!("replacing the older replica: {error}");
+        }
+    })
 }
 
 fn one<H: Home>(session: Session, job: &Job<H>, record: &mut Option<Record>, desk: &Desk) -> io::Result<Served<H>> {

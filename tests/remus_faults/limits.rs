@@ -41,7 +41,7 @@ fn limited(limit: &Limit) -> Outcome {
             let status = primary.wait_for_active();
             assert_eq!((status.output, status.acknowledged, status.statistics.refused), (Output::Free, 0, 4));
             assert!(primary.says_critically("UNPROTECTED") && secondary.log().contains("refused (budget)"));
-            secondary.wait_for_phase("waiting");
+            secondary.wait_until_idle();
             world.goes_on(PRIMARY);
             "unprotected, loudly"
         }

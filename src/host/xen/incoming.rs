@@ -48,6 +48,8 @@ pub struct Incoming {
     pub disks: Disks,
     /// Of the copies that there are, those of other sessions too.
     numbers: Numbers,
+    /// The first of them.
+    first: u32,
 }
 
 /// The numbers in use of a domain's copies on this host. The first has the domain's name; one that comes while that is kept has another.
@@ -62,9 +64,9 @@ struct Number {
 }
 
 impl Numbers {
-    fn take(&self) -> Number {
+    fn take(&self, first: u32) -> Number {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = (1..).find(|number| !used.contains(number)).unwrap_or(u32::MAX);
+        let number = (first..).find(|number| !used.contains(number)).unwrap_or(u32::MAX);
         used.insert(number);
         Number { number, of: self.clone() }
     }
@@ -79,7 +81,12 @@ impl Drop for Number {
 impl Incoming {
     /// For images of one domain.
     pub fn new(domain: String, way: Way, disks: Disks) -> Self {
-        Incoming { domain, way, disks, numbers: Numbers::default() }
+        Incoming { domain, way, disks, numbers: Numbers::default(), first: 1 }
+    }
+
+    /// Another process of this host keeps a copy, which may have the domain's name: copies of this one are numbered from its process on.
+    pub fn beside(&mut self) {
+        self.first = std::process::id();
     }
 
     /// The preamble with the name that this copy may have, and the keepers of the domain's disks.
@@ -192,7 +199,7 @@ impl Copies for Incoming {
             keepers: Keepers::default(),
             disks_at: None,
             memory: 0,
-            number: self.numbers.take(),
+            number: self.numbers.take(self.first),
         };
         while !copy.image_item(self)? {}
         copy.at = copy.receiver.applied().map_err(no_domain)?;
@@ -445,12 +452,14 @@ mod tests {
         let way = Way { command: String::new(), helper: "/none".into() };
         let mut incoming = Incoming::new("web".into(), way, Disks::Kept);
         // A later session's is another clone of it.
-        let (first, second) = (incoming.numbers.take(), incoming.clone().numbers.take());
+        let (first, second) = (incoming.numbers.take(1), incoming.clone().numbers.take(1));
         let described = |number: &Number| incoming.preamble(&preamble, number.number).unwrap().0;
         assert_eq!(described(&first), Described { preamble: octets.clone(), memory: 64 << 10 });
         assert_eq!(name_in(&described(&second).preamble), "web--copy2");
         drop(first);
-        assert_eq!((incoming.numbers.take().number, second.number), (1, 2));
+        assert_eq!((incoming.numbers.take(1).number, second.number), (1, 2));
+        incoming.beside();
+        assert!(incoming.numbers.take(incoming.first).number > 2);
         incoming.domain = "db".into();
         assert!(incoming.preamble(&preamble, 1).unwrap_err().contains("\"db\""));
     }

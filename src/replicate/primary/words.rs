@@ -116,6 +116,7 @@ impl Words {
         let config = machine.config();
         Status {
             domain: self.domain.clone(),
+            simulated: false,
             role: Role::Primary,
             phase: phase(machine.phase()).into(),
             guest: match machine.phase() {

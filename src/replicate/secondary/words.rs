@@ -81,6 +81,7 @@ impl Words {
         let config = machine.config();
         Status {
             domain: self.domain.clone(),
+            simulated: false,
             role: Role::Secondary,
             phase: phase(machine.phase()).into(),
             guest: if machine.phase() == Phase::Active { Guest::Running } else { Guest::Absent },
