@@ -128,12 +128,15 @@ fn a_receiver_without_descriptors_lets_a_primary_wait() {
 }
 
 #[test]
-fn another_domain_is_refused_until_the_primary_gives_up() {
+fn another_domain_is_refused_at_the_greeting_on_both_sides() {
     let place = Place::new();
     let other = place.remote("").replace("--domain web", "--domain other");
     let (code, errors) = run(&["remus", "--once", "--no-control", "-i", "10", "web", &format!("exec:{other}")]);
-    assert!(code == Some(1) && errors.contains("another domain than the one named here"), "{code:?} {errors}");
-    assert!(errors.contains("UNPROTECTED"), "{errors}");
+    // Each side says so in its own log, which is one here, when they greet: nothing of the guest was sent.
+    for part in ["the receiver there takes another domain than this one", "the primary protects another domain"] {
+        assert!(code == Some(1) && errors.contains(part), "{code:?} {errors}");
+    }
+    assert!(!errors.contains("a checkpoint"), "{errors}");
 }
 
 #[test]
@@ -435,4 +438,108 @@ fn without_xen_a_guest_is_protected_or_received_only_when_simulated_is_said() {
     assert!(status.simulated);
     let shown = command(&["ctl", "web", "--control", &control, "status"]).output().unwrap();
     assert!(String::from_utf8_lossy(&shown.stdout).starts_with("web: SIMULATED guest, primary"), "{shown:?}");
+}
+
+/// A HELLO of another version, whatever that has behind its number.
+fn hello_of_version(version: u16) -> Vec<u8> {
+    use xen_replicate::remus::wire::{HEADER_LEN, MAGIC};
+    let payload = [&version.to_le_bytes()[..], &[0x5a; 60]].concat();
+    let mut header = vec![1, 0, 0, 0];
+    header.extend((payload.len() as u32).to_le_bytes());
+    header.extend(1u64.to_le_bytes());
+    header.extend(0u32.to_le_bytes());
+    let check = xxhash_rust::xxh3::xxh3_64(&[&header[..], &payload].concat()) as u32;
+    header.extend(check.to_le_bytes());
+    assert_eq!(header.len(), HEADER_LEN);
+    [&MAGIC[..], &header, &payload].concat()
+}
+
+#[test]
+fn a_peer_of_another_version_is_told_at_once_on_both_sides() {
+    use std::io::{Read, Write};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use xen_replicate::remus::wire::{Body, Control, Direction, FrameBuffer, MAGIC};
+    // Nothing ends by being late.
+    const HOUR: &str = "--answer-timeout=3600000";
+    let place = Place::new();
+    let at = format!("unix:{}", place.text("link"));
+    let arguments = ["receive", "--once", "--no-control", "--domain=web", HOUR, "--listen", &at];
+    let receiver = command(&arguments).spawn().unwrap();
+    let mut primary = loop {
+        match UnixStream::connect(place.path("link")) {
+            Ok(stream) => break stream,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    primary.write_all(&hello_of_version(9)).unwrap();
+    let mut said = Vec::new();
+    primary.read_to_end(&mut said).unwrap();
+    let mut frames = FrameBuffer::new(Direction::Backward);
+    assert!(said.starts_with(&MAGIC));
+    frames.push(&said);
+    let first = frames.next().unwrap().expect("a frame");
+    assert!(matches!(first.body, Body::Control(Control::Hello(_))), "which version this is: {first:?}");
+    let ended = receiver.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    let told = "the peer speaks version 9, this is version 2: install the same version";
+    assert!(ended.status.code() == Some(1) && errors.contains(told), "{errors}");
+
+    let listener = UnixListener::bind(place.path("fake")).unwrap();
+    let host = format!("unix:{}", place.text("fake"));
+    let primary = command(&["remus", "--once", "--no-control", HOUR, "web", &host]).spawn().unwrap();
+    let (mut secondary, _) = listener.accept().unwrap();
+    secondary.write_all(&hello_of_version(9)).unwrap();
+    let ended = primary.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(1) && errors.contains(told), "{errors}");
+}
+
+#[test]
+fn an_idle_client_keeps_no_primary_from_connecting() {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    // Nothing ends by being late.
+    const HOUR: &str = "--answer-timeout=3600000";
+    for (colo, said) in [(false, &b""[..]), (false, b"\x89XRemus\n"), (true, b"")] {
+        let place = Place::new();
+        let (at, a, b) = (format!("unix:{}", place.text("link")), place.text("a"), place.text("b"));
+        let mut receive = vec!["receive", "--domain=web", HOUR, "--timeout=500", "--control", &b, "--listen", &at];
+        let mut remus = vec!["remus", HOUR, "--timeout=500", "--control", &a, "web", &at];
+        if colo {
+            receive.push("--colo");
+            remus.push("--colo");
+        }
+        let _receiver = Guarded(command(&receive).stderr(Stdio::null()).spawn().unwrap());
+        let mut idle = loop {
+            match UnixStream::connect(place.path("link")) {
+                Ok(stream) => break stream,
+                Err(_) => std::thread::yield_now(),
+            }
+        };
+        idle.write_all(said).unwrap();
+        wait(&place.path("b"), "the idle client", |status| status.phase == "greeting");
+        let _primary = Guarded(command(&remus).stderr(Stdio::null()).spawn().unwrap());
+        wait(&place.path("a"), "protection", |status| status.protected);
+    }
+}
+
+#[test]
+fn a_memory_budget_that_is_too_small_is_named_and_not_borne_for_ever() {
+    let place = Place::new();
+    let (at, b) = (format!("unix:{}", place.text("link")), place.text("b"));
+    let receive = ["receive", "--domain=web", "--memory-budget=1", "--control", &b, "--listen", &at];
+    let _receiver = Guarded(command(&receive).stderr(Stdio::null()).spawn().unwrap());
+    wait(&place.path("b"), "the receiver", |_| place.path("link").exists());
+    // Dirties 4 MiB in 20 ms.
+    let sim = r#"{"memory":2048,"layout":"compact","vcpus":1,"image_pages":64,"working_set":1024,"hot_pages":16,
+        "hot_permille":0,"writes_per_step":100}"#;
+    let usual = ["remus", "--once", "--no-control", "-i", "20", "--sim", sim];
+    let (code, errors) = run(&[&usual[..], &["--refusals-of-100=3", "web", &at]].concat());
+    assert!(code == Some(1), "{errors}");
+    for part in [
+        "refused a checkpoint (budget): its --memory-budget is too small",
+        "giving up protection: the secondary's --memory-budget",
+    ] {
+        assert!(errors.contains(part), "{errors}");
+    }
 }

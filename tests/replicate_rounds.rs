@@ -189,7 +189,7 @@ fn a_checkpoint_over_the_limit_is_refused_and_so_is_one_over_it_in_libxls_part()
     let mut refused = 0;
     for limit in [0, 4096, 20_000, 1 << 20] {
         let mut options = Options::default();
-        options.libxc.round_limit = limit;
+        options.libxc.round_limit = Some(limit);
         let (outcome, domain) = received(&stream, &config, options);
         match outcome {
             Err(Refusal::Refused { checkpoint: 1, error: RestoreError::RoundLimit { needed, limit: l, .. } }) => {

@@ -77,6 +77,9 @@ pub struct ProtectionArgs {
     /// Checkpoints in a row that may be refused before protection is given up
     #[arg(long, value_name = "N", default_value_t = Config::default().refusals, help_heading = "Times")]
     pub refusals: u32,
+    /// Checkpoints of any 100 that may be refused before protection is given up, whatever comes between them
+    #[arg(long, value_name = "N", default_value_t = Config::default().refusals_of_100, help_heading = "Times")]
+    pub refusals_of_100: u32,
     /// Adapt the interval: paused=PERCENT keeps the share of time that the guest stands still, delay=MS what output waits
     #[arg(long, value_name = "TARGET", value_parser = target, help_heading = "Times")]
     pub adaptive: Option<Target>,
@@ -171,10 +174,12 @@ impl ProtectionArgs {
             answer: Duration::from_millis(self.answer_timeout),
             retry: Duration::from_millis(self.retry),
             refusals: self.refusals,
+            refusals_of_100: self.refusals_of_100,
             rule: self.rule()?,
             fence: self.fence.is_some(),
             bare,
             unheld: false,
+            domain: 0,
         };
         config.validate().map_err(|error| format!("{}: {error}", option(&error)))?;
         Ok(config)

@@ -52,9 +52,10 @@ pub struct Args {
     /// COLO's proxy in user space; accepted for compatibility
     #[arg(long, requires = "colo")]
     pub userspace_colo_proxy: bool,
-    /// Most MiB of a checkpoint that is kept until it is whole; a larger one is refused
-    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=MOST_MIB))]
-    pub memory_budget: u64,
+    /// Most MiB of a checkpoint that is kept until it is whole; a larger one is refused [default: what the domain's memory may take, at
+    /// least 1024]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=MOST_MIB))]
+    pub memory_budget: Option<u64>,
     /// The domain to take; images of others are refused [default with --bare, without --listen: the one that comes]
     #[arg(long, value_name = "NAME", required_unless_present = "bare")]
     pub domain: Option<String>,
@@ -153,9 +154,9 @@ impl Args {
         endpoint::host(host, &reach)
     }
 
-    /// Octets of a checkpoint that is kept until it is whole.
-    pub const fn memory_budget(&self) -> u64 {
-        self.memory_budget << 20
+    /// Octets of a checkpoint that is kept until it is whole; none: what the domain's memory may take.
+    pub fn memory_budget(&self) -> Option<u64> {
+        self.memory_budget.map(|mib| mib << 20)
     }
 }
 
@@ -334,7 +335,7 @@ mod tests {
         let args = parse(&[]).unwrap();
         assert_eq!(args.config(), Ok(Config::default()));
         assert_eq!(args.source(), Ok(Listen::Stdio));
-        assert_eq!(args.memory_budget(), 1 << 30);
+        assert_eq!(args.memory_budget(), None);
         assert!(!args.bare && !args.once && args.record.is_none());
     }
 
@@ -375,7 +376,7 @@ mod tests {
         let config = args.config().unwrap();
         assert_eq!((config.rule, config.fence, config.bare), (Rule::Witness, true, true));
         assert_eq!((config.interval, config.timeout), (Duration::from_millis(20), Duration::from_secs(2)));
-        assert_eq!(args.memory_budget(), 3 << 20);
+        assert_eq!(args.memory_budget(), Some(3 << 20));
         refused(&["--interval=0"], &["--interval"]);
         refused(&["--memory-budget=0"], &["--memory-budget"]);
         refused(&["--rule=witness"], &["--rule witness"]);

@@ -6,6 +6,7 @@
 //! | `beside.rs` | a receiver beside a process that keeps a denied replica of the same domain |
 //! | `claim.rs` | the start of a primary: may the domain run here? |
 //! | `colo.rs` | the two for COLO: a guest that runs on both hosts |
+//! | `lookout.rs` | the next connection, while one has not said who it is |
 //! | `primary.rs` | a domain of this host, protected |
 //! | `secondary.rs` | a copy of another host's domain, and its life after a failover |
 //! | `kept.rs` | copies of a domain whose disks have keepers here |
@@ -22,6 +23,7 @@ pub mod colo;
 pub mod custody;
 pub mod digests;
 pub mod kept;
+pub mod lookout;
 pub mod operator;
 pub mod primary;
 pub mod secondary;

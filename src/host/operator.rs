@@ -139,6 +139,14 @@ impl Desk {
         }
     }
 
+    /// Ends a driver whose primary has not said who it is.
+    pub fn unmet(&self) {
+        let driver = self.clerk().driver.clone();
+        if let Some(driver) = driver {
+            driver.unmet();
+        }
+    }
+
     /// Wakes who waits by [`Desk::waiting`], for once.
     pub fn wake(&self) {
         let mut clerk = self.clerk();

@@ -4,6 +4,7 @@ use super::Protection;
 use super::beside;
 use super::custody::{Custody, Decided, Kept};
 use super::digests::Digests;
+use super::lookout::look_out;
 use super::operator::Desk;
 use super::primary;
 use super::sim::{Guest, SimHome, xl_config};
@@ -170,7 +171,14 @@ pub fn receive<H: Home>(source: Source, job: &Job<H>, desk: &Desk) -> io::Result
             continue;
         }
         let session = Session { link, cancel, replica: custody.as_ref().map(Custody::replaced) };
-        let served = one(session, job, &mut record, desk);
+        let (over, grace) = (Cancel::new()?, job.protection.config.timeout);
+        let served = thread::scope(|scope| {
+            let looking = scope.spawn(|| look_out(&listener, desk, grace, &over));
+            let served = one(session, job, &mut record, desk);
+            over.cancel();
+            (served, looking.join().unwrap_or(false))
+        });
+        let (served, unmet) = served;
         if let Some(custody) = &custody {
             custody.disconnected();
         }
@@ -182,6 +190,8 @@ pub fn receive<H: Home>(source: Source, job: &Job<H>, desk: &Desk) -> io::Result
                 custody = Some(Custody::begin(kept, job, desk)?);
                 continue;
             }
+            // It was no primary's session.
+            Ok(Served::Badly) if unmet => continue,
             served => served,
         };
         match next(served, job.once, desk.is_terminated()) {

@@ -26,18 +26,24 @@ const NAMED_DIFFERENCES: u64 = 16;
 pub struct Options {
     /// Pages at and beyond this pfn are refused; without a value what the domain says of itself counts.
     pub nr_pfns: Option<u64>,
-    /// Most octets that a buffered checkpoint may have. Buffers double as they grow, so up to twice that is allocated;
-    /// the reader's own buffer for one record comes on top.
-    pub round_limit: u64,
+    /// Most octets that a buffered checkpoint may have; without a value what the domain's memory may take, [`whole_checkpoint`]. Buffers
+    /// double as they grow, so up to twice that is allocated; the reader's own buffer for one record comes on top.
+    pub round_limit: Option<u64>,
     /// The domain's rings on this host.
     pub rings: Rings,
 }
 
 impl Default for Options {
-    /// A limit of 1 GiB: a guest that dirties a quarter of a million pages between two checkpoints.
     fn default() -> Self {
-        Options { nr_pfns: None, round_limit: 1 << 30, rings: Rings::default() }
+        Options { nr_pfns: None, round_limit: None, rings: Rings::default() }
     }
+}
+
+/// Octets that a checkpoint of a domain with so many bytes of memory may take: each page once and the list of their numbers, and 64 MiB
+/// for what its devices and vCPUs say. At least 1 GiB.
+pub const fn whole_checkpoint(memory: u64) -> u64 {
+    let whole = memory.saturating_add(memory / 256).saturating_add(64 << 20);
+    if whole < 1 << 30 { 1 << 30 } else { whole }
 }
 
 /// Who serves the restored domain's xenstore and console rings, and over which event channels.
@@ -87,6 +93,7 @@ pub struct Missing {
 pub struct Restorer {
     options: Options,
     nr_pfns: u64,
+    round_limit: u64,
     policy: CpuPolicy,
     missing: Option<Missing>,
     verified: Option<Verified>,
@@ -118,6 +125,9 @@ impl Restorer {
         Ok(Restorer {
             options,
             nr_pfns,
+            round_limit: options
+                .round_limit
+                .unwrap_or_else(|| whole_checkpoint(nr_pfns.saturating_mul(PAGE_SIZE as u64))),
             policy: CpuPolicy::default(),
             missing: None,
             verified: None,
@@ -431,7 +441,7 @@ impl Restorer {
 
     /// Octets that a buffered checkpoint may take.
     pub(crate) const fn round_limit(&self) -> u64 {
-        self.options.round_limit
+        self.round_limit
     }
 
     /// The first image has all that it takes.
@@ -447,7 +457,7 @@ impl Restorer {
     }
 
     fn check_limit(&self, round: &Round, more: usize) -> Result<(), RestoreError> {
-        let (needed, limit) = (round.octets().saturating_add(more as u64), self.options.round_limit);
+        let (needed, limit) = (round.octets().saturating_add(more as u64), self.round_limit);
         if needed > limit { Err(RestoreError::RoundLimit { offset: self.offset, needed, limit }) } else { Ok(()) }
     }
 

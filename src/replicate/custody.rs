@@ -152,6 +152,7 @@ impl Run {
             let Ok(message) = inbox.recv() else { return Fate::Stopped };
             match message {
                 Message::Ask(Ask::Request(request, answer)) => self.request(&request, answer),
+                Message::Ask(Ask::Unmet) => {}
                 Message::Ask(Ask::Terminate) => {
                     if std::mem::replace(&mut self.terminated, true) {
                         // What the witness may have given by now is nobody's.

@@ -3,6 +3,7 @@
 mod outcome;
 
 use super::table::{Live, WIDTH, decisions, render};
+use crate::control::status::Notice;
 use crate::control::{self, Capability, Client, Reply, Request, Status};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use outcome::{Command, Judge, Outcome};
@@ -220,6 +221,7 @@ impl Site<'_> {
                 return Err(self.named(Error::new(ErrorKind::UnexpectedEof, "the server has closed the connection")));
             }
         };
+        let given = Instant::now();
         if self.ask(request)?.is_none() {
             return Ok(false);
         }
@@ -243,8 +245,8 @@ impl Site<'_> {
             }
         };
         self.say(&format!("{ended}; it is in phase {}", last.phase));
-        if let Some(notice) = last.notices.last() {
-            self.say(&format!("its last word: {}", notice.text));
+        for text in said_since(&last, given.elapsed()) {
+            self.say(&format!("it says: {text}"));
         }
         Ok(false)
     }
@@ -253,6 +255,14 @@ impl Site<'_> {
         let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         eprintln!("xen-replicate: domain {}: {clean}", self.domain);
     }
+}
+
+/// What a side has said since then, oldest first: why a command came to nothing, as far as it knows. Its last word where it has said
+/// nothing.
+fn said_since(status: &Status, since: Duration) -> Vec<&str> {
+    let recent = |notice: &&Notice| Duration::from_millis(notice.age_ms) <= since;
+    let said: Vec<_> = status.notices.iter().filter(recent).map(|notice| notice.text.as_str()).collect();
+    if said.is_empty() { status.notices.last().map(|notice| notice.text.as_str()).into_iter().collect() } else { said }
 }
 
 /// Whether all is well with a side, and what is to be said of it in one line.

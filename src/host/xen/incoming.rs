@@ -10,6 +10,7 @@ use crate::hypervisor::types::DomainInfo;
 use crate::hypervisor::xen::Host;
 use crate::hypervisor::{Domain, Error, RunState};
 use crate::libxc::RestoreError;
+use crate::libxc::restore::whole_checkpoint;
 use crate::libxl::restore::Options;
 use crate::remus::Session;
 use crate::replicate::secondary::{Arrived, Copies, Replica, Unsound};
@@ -167,7 +168,8 @@ pub struct Copy<R> {
     reader: PullReader<Kept<R>>,
     checker: Checker,
     octets: Rc<RefCell<Vec<u8>>>,
-    limit: u64,
+    /// Most octets of a checkpoint; none: what its memory may take.
+    limit: Option<u64>,
     receiver: Receiver,
     at: Applied,
     keepers: Keepers,
@@ -268,11 +270,12 @@ impl<R: Read> Replica for Copy<R> {
     fn receive(&mut self) -> Result<Arrived, Unsound> {
         self.octets.borrow_mut().clear();
         let mut pages = 0;
+        let limit = self.limit.unwrap_or_else(|| whole_checkpoint(self.memory));
         while !item(&mut self.reader, &mut self.checker, &mut pages, |_| {})? {
             let needed = self.octets.borrow().len() as u64;
-            if needed > self.limit {
+            if needed > limit {
                 let offset = self.reader.framer().offset();
-                return Err(RestoreError::RoundLimit { offset, needed, limit: self.limit }.into());
+                return Err(RestoreError::RoundLimit { offset, needed, limit }.into());
             }
         }
         Ok(Arrived { pages, octets: self.octets.borrow().len() as u64 })
@@ -375,7 +378,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut incoming = Incoming::new(name_in(&stream), receiver(folder.path()), Disks::Kept);
         let mut options = Options::default();
-        options.libxc.round_limit = 1 << 30;
+        options.libxc.round_limit = Some(1 << 30);
         let mut copy = incoming.image(&stream[..stream.len() - 3], options).unwrap();
         let mut checkpoints = 1;
         let end = loop {

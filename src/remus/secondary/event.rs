@@ -41,6 +41,8 @@ pub enum Event {
     },
     /// The forward channel cannot be read any further: [`crate::remus::wire::WireError`].
     Garbled,
+    /// The primary's HELLO is of another version.
+    OtherVersion,
     /// The witness, as this side sees it, does not know of the session's generation, which it must have given: it is not
     /// the primary's.
     WitnessBehind,
@@ -178,6 +180,8 @@ pub enum Code {
     WitnessBehind,
     /// The primary does not hold the guest's output.
     Unheld,
+    /// The primary's is another domain.
+    OtherDomain,
     /// The rule leaves it to the operator: `fail-over`.
     OperatorNeeded,
     /// The fencing command failed: passive. It is tried again while the primary is silent.

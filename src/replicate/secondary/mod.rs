@@ -20,7 +20,7 @@ use super::stats::Statistics;
 use super::witness::{Alarm, Said as WitnessSaid, WitnessThread};
 use crate::hypervisor::{self, DeviceModel, RestoreDomain};
 use crate::libxl::restore::Options;
-use crate::remus::wire::{MAGIC, Peer, recognise_primary};
+use crate::remus::wire::{MAGIC, Peer, name_sum, recognise_primary};
 use crate::remus::{Config, Generation, Secondary, Timers};
 use crate::transport::{Cancel, Link, LinkReader};
 use crate::witness::Witness;
@@ -33,7 +33,7 @@ use std::time::{Instant, SystemTime};
 
 pub use crate::remus::secondary::End;
 pub use replica::{Arrived, Copies, Replica, Restored, Unsound};
-pub(super) use words::NOTHING_DENIED;
+pub(super) use words::{NOTHING_DENIED, OTHER_VERSION};
 
 /// Makes the empty domains that images are restored into.
 pub trait Target: Send + 'static {
@@ -188,7 +188,7 @@ impl<T: Copies> Driver<T> {
         })?;
         let mut run = Run {
             clock: Clock::start(),
-            machine: Secondary::new(config),
+            machine: Secondary::new(Config { domain: name_sum(&domain), ..config }),
             timers: Timers::default(),
             orders,
             post: self.post,

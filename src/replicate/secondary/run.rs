@@ -1,13 +1,14 @@
 //! The secondary while it serves: the machine, its timers, and what its actions mean here.
 
 use super::copy::{Order, Said};
+use super::words::OTHER_VERSION;
 use super::{End, Finished, Message, Outcome, Survivor, Trouble, words};
 use crate::control::capability::{Capability, Setting};
 use crate::control::status::secondary_phase;
 use crate::control::{Reply, Request, Status};
 use crate::remus::secondary::{Action, Command, Event, Phase};
-use crate::remus::wire::{Capabilities, Control, Direction, Encoder, Peer};
-use crate::remus::{Generation, Level, RefuseReason, Refused, Secondary, Timer, Timers};
+use crate::remus::wire::{Capabilities, Control, Direction, Encoder, Peer, WireError};
+use crate::remus::{Generation, Level, RefuseReason, Refused, Secondary, Session, Timer, Timers};
 use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::fence::{Fence, FenceContext};
@@ -157,6 +158,11 @@ impl<D: Send + 'static> Run<D> {
                 // Who asked may be gone.
                 let _ = answer.send(reply);
             }
+            Message::Ask(Ask::Unmet) => {
+                if self.machine.phase() == Phase::Greeting {
+                    self.feed(Event::LinkLost);
+                }
+            }
             Message::Ask(Ask::Terminate) => self.terminate(),
         }
         Ok(None)
@@ -165,14 +171,8 @@ impl<D: Send + 'static> Run<D> {
     fn said(&mut self, said: Said<D>) -> Result<Option<Outcome<D>>, Trouble> {
         match said {
             Said::Frame(session, frame) => {
-                if let (Control::Hello(_), Some(writer)) = (frame, self.writer.take_if(|_| self.outbox.is_none())) {
-                    let post = self.post.clone();
-                    let encoder = Encoder::new(session, Direction::Backward);
-                    let farewell = self.machine.config().timeout;
-                    self.outbox =
-                        Some(Outbox::start(writer, Some(encoder), self.link.clone(), farewell, move |error| {
-                            let _ = post.send(Message::WriteFailed(error));
-                        })?);
+                if let Control::Hello(_) = frame {
+                    self.speak(session)?;
                 }
                 if let Control::SwitchOver { .. } = frame {
                     self.lost = Instant::now();
@@ -205,6 +205,12 @@ impl<D: Send + 'static> Run<D> {
                 self.refusal = Some(text);
                 self.feed(Event::Damaged { reason });
             }
+            Said::Garbled(error @ WireError::Version { .. }) if self.machine.phase() == Phase::Greeting => {
+                let text = format!("{error}: {OTHER_VERSION}");
+                self.words.notices.add(&self.words.domain, Level::Critical, text);
+                self.speak(Session::default())?;
+                self.feed(Event::OtherVersion);
+            }
             Said::Garbled(error) => {
                 self.refusal = Some(error.to_string());
                 self.feed(Event::Garbled);
@@ -235,6 +241,19 @@ impl<D: Send + 'static> Run<D> {
             Said::Held(memory) => self.held = Some(memory),
         }
         Ok(None)
+    }
+
+    /// Opens the back channel, once.
+    fn speak(&mut self, session: Session) -> Result<(), Trouble> {
+        if let Some(writer) = self.writer.take_if(|_| self.outbox.is_none()) {
+            let post = self.post.clone();
+            let encoder = Encoder::new(session, Direction::Backward);
+            let farewell = self.machine.config().timeout;
+            self.outbox = Some(Outbox::start(writer, Some(encoder), self.link.clone(), farewell, move |error| {
+                let _ = post.send(Message::WriteFailed(error));
+            })?);
+        }
+        Ok(())
     }
 
     fn feed(&mut self, event: Event) {

@@ -28,6 +28,9 @@ pub(super) struct Words {
 pub const NOTHING_DENIED: &str =
     "no replica is kept here that was denied: --force-generation and drop are for such a one";
 
+/// What helps two sides of different versions.
+pub const OTHER_VERSION: &str = "install the same version of xen-replicate on both hosts";
+
 fn text(code: Code) -> String {
     let text = match code {
         Code::Ready => "the first checkpoint is whole: this side could take over",
@@ -43,6 +46,7 @@ fn text(code: Code) -> String {
         Code::Unheld => {
             "mc-net-disable: the primary does not hold the guest's output: a failover can contradict what clients have seen"
         }
+        Code::OtherDomain => "the primary protects another domain than the one named here by --domain",
         Code::OperatorNeeded => {
             "the rule in use leaves it to the operator who is active: ctl fail-over starts the guest here"
         }

@@ -203,6 +203,8 @@ impl Run {
                 // Who asked may be gone.
                 let _ = answer.send(reply);
             }
+            // A secondary's.
+            Message::Ask(Ask::Unmet) => {}
             Message::Ask(Ask::Terminate) => self.terminate(),
         }
         Ok(())
@@ -524,6 +526,7 @@ impl Run {
             timeout_ms: millis(self.times.timeout),
             heartbeat_ms: millis(self.times.heartbeat),
             lists: true,
+            domain: Some(self.words.domain.clone()),
             session: None,
         };
         self.ours = Some(ours.clone());

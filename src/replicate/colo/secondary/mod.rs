@@ -237,6 +237,7 @@ where
             timeout_ms: millis(times.timeout),
             heartbeat_ms: millis(times.heartbeat),
             lists: true,
+            domain: Some(domain.clone()),
             session: None,
         };
         if bare {

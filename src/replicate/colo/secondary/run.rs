@@ -193,6 +193,11 @@ impl<D: Send + 'static> Run<D> {
                 // Who asked may be gone.
                 let _ = answer.send(reply);
             }
+            Message::Ask(Ask::Unmet) => {
+                if self.machine.is_none() {
+                    self.unsuited = Some("the primary has not said what the session is, and another one waits".into());
+                }
+            }
             Message::Ask(Ask::Terminate) => self.terminate(),
         }
         Ok(None)
