@@ -51,9 +51,13 @@ impl Hosts {
 
     /// A receiver that listens, and where.
     fn receiver(&self, host: &str) -> (Guarded, String) {
+        self.receiver_of(host, &[])
+    }
+
+    fn receiver_of(&self, host: &str, more: &[&str]) -> (Guarded, String) {
         let (witness, link, control) = (self.text("w"), format!("unix:{}", self.text("link")), self.text(host));
         let usual = ["receive", "--domain=web", "--witness", &witness, "--listen", &link, "--control", &control];
-        let usual = [&usual[..], &["--retry=20"]].concat();
+        let usual = [&usual[..], &["--retry=20"], more].concat();
         let mut receiver = Guarded(self.on(host, &usual).spawn().unwrap());
         let mut errors = BufReader::new(receiver.0.stderr.take().unwrap()).lines().map_while(Result::ok);
         assert!(errors.any(|line| line.contains("rule witness")), "it does not listen");
@@ -64,8 +68,9 @@ impl Hosts {
 
     fn primary(&self, host: &str, link: &str, more: &[&str]) -> Guarded {
         let (witness, control) = (self.text("w"), self.text(host));
-        let usual = ["remus", "--witness", &witness, "-i", "10", "--retry=20", "--control", &control];
-        let arguments = [&usual[..], more, &["web", link]].concat();
+        let usual = ["remus", "--witness", &witness, "--retry=20", "--control", &control];
+        let often: &[&str] = if more.contains(&"--colo") { &[] } else { &["-i", "10"] };
+        let arguments = [&usual[..], often, more, &["web", link]].concat();
         Guarded(self.on(host, &arguments).stderr(Stdio::null()).spawn().unwrap())
     }
 
@@ -75,8 +80,12 @@ impl Hosts {
 
     /// Host a protected by host b.
     fn protected(&self) -> (Guarded, Guarded, String) {
-        let (receiver, link) = self.receiver("b");
-        let primary = self.primary("a", &link, &[]);
+        self.protected_by(&[], &[])
+    }
+
+    fn protected_by(&self, remus: &[&str], receive: &[&str]) -> (Guarded, Guarded, String) {
+        let (receiver, link) = self.receiver_of("b", receive);
+        let primary = self.primary("a", &link, remus);
         self.wait("a", "protection", |status| status.acknowledged >= 3);
         (primary, receiver, link)
     }
@@ -117,7 +126,7 @@ fn a_host_that_comes_back_after_the_failover_starts_no_second_copy() {
     // The two commands, as they can be pasted.
     let witness = hosts.text("w");
     for line in [
-        format!(": xen-replicate receive --domain web --witness {witness} --listen unix:/run/web.link\n"),
+        format!(": xen-replicate receive --domain web --backend sim --witness {witness} --listen unix:/run/web.link\n"),
         format!(": xen-replicate remus --force-generation 2 --once --no-control --witness {witness} web unix:"),
     ] {
         assert!(text.contains(&line), "{line}: {text}");
@@ -328,4 +337,172 @@ fn a_secondary_that_cannot_read_its_witness_refuses_to_start() {
     let ended = hosts.on("b", &arguments).output().unwrap();
     let text = String::from_utf8_lossy(&ended.stderr).into_owned();
     says((ended.status.code(), text), 2, &[&nowhere, "could never take over"]);
+}
+
+/// Both protocols: what each side is started with besides.
+const PROTOCOLS: [(&[&str], &[&str]); 2] = [(&[], &[]), (&["--colo", "--periodic", "--period=20"], &["--colo"])];
+
+impl Hosts {
+    /// Host b's receiver was denied: a third host has acquired the next generation by its operator's word, and the primary is dead.
+    fn denied_by(&self, remus: &[&str], receive: &[&str]) -> (Guarded, String, Status) {
+        let (primary, receiver, link) = self.protected_by(remus, receive);
+        says(self.started("c", &["--force-generation=1"]), 1, &["generation 2 is acquired for its start"]);
+        kill(primary);
+        let status = self.wait("b", "the denial", |status| status.phase == "denied");
+        assert_eq!(self.given(), [1, 2]);
+        (receiver, link, status)
+    }
+
+    /// A command to a side: what it ends with, and all that it says.
+    fn ctl(&self, host: &str, arguments: &[&str]) -> (Option<i32>, String) {
+        let socket = self.text(host);
+        let ended = self.on(host, &[&["ctl", "web", "--control", &socket], arguments].concat()).output().unwrap();
+        let text = [ended.stdout, ended.stderr].map(|octets| String::from_utf8_lossy(&octets).into_owned()).concat();
+        (ended.status.code(), text)
+    }
+}
+
+#[test]
+fn a_denied_secondary_keeps_its_replica_and_the_operator_starts_it_by_the_newest_number() {
+    for (remus, receive) in PROTOCOLS {
+        let hosts = Hosts::new();
+        let (_receiver, _, status) = hosts.denied_by(remus, receive);
+        let kept = status.kept.clone().expect("a replica");
+        assert!(kept.checkpoint >= 3 && kept.memory > 0, "{kept:?}");
+        assert_eq!((kept.newest, status.generation, status.protected), (2, 2, false));
+        let socket = hosts.text("b");
+        let (drop, force) = (
+            format!("xen-replicate ctl web --control {socket} drop"),
+            format!("xen-replicate ctl web --control {socket} fail-over --force-generation 2"),
+        );
+        assert_eq!((&kept.drop, &kept.fail_over), (&drop, &force));
+        let said = |part: &str| status.notices.iter().any(|notice| notice.text.contains(part));
+        assert!(
+            said("DENIED: generation 2 was acquired by somebody else") && said(&drop) && said(&force),
+            "{status:#?}"
+        );
+        says(hosts.ctl("b", &["status"]), 0, &["KEPT", "drop", "fail-over --force-generation 2"]);
+        says(hosts.checked("b"), 1, &["UNPROTECTED, denied, generation 2"]);
+        // Only the newest number does it.
+        for (more, part) in [
+            (&["fail-over"][..], "fail-over --force-generation 2"),
+            (&["fail-over", "--force"], "fail-over --force-generation 2"),
+            (&["fail-over", "--force-generation=1"], "--force-generation 1 is not the newest's number, 2"),
+            (&["fail-over", "--force-generation=3"], "--force-generation 3 is not the newest's number, 2"),
+            (&["switch-over"], "denied"),
+        ] {
+            says(hosts.ctl("b", more), 1, &["refused", part]);
+        }
+        assert_eq!(hosts.given(), [1, 2], "nothing was acquired");
+        assert_eq!(hosts.ctl("b", &["fail-over", "--force-generation=2"]).0, Some(0));
+        let survivor = hosts.wait("b", "the survivor", |status| status.phase == "alone");
+        assert_eq!((survivor.generation, survivor.kept, hosts.given()), (3, None, vec![1, 2, 3]));
+        says(hosts.started("c", &[]), 3, &["SUPERSEDED: generation 3"]);
+    }
+}
+
+#[test]
+fn a_denied_replica_is_freed_by_the_operators_word_alone() {
+    for (remus, receive) in PROTOCOLS {
+        let hosts = Hosts::new();
+        let (receiver, link, _) = hosts.denied_by(remus, receive);
+        // The witness goes away and comes back: that decides nothing.
+        fs::rename(hosts.path("w"), hosts.path("away")).unwrap();
+        hosts.wait("b", "the alarm", |status| status.alarm.is_some());
+        says(hosts.ctl("b", &["fail-over", "--force-generation=2"]), 1, &["cannot be asked"]);
+        fs::rename(hosts.path("away"), hosts.path("w")).unwrap();
+        hosts.wait("b", "the alarm's end", |status| status.alarm.is_none() && status.phase == "denied");
+        says(hosts.ctl("b", &["drop"]), 0, &[]);
+        let status = hosts.wait("b", "the next primary", |status| status.phase == "waiting");
+        assert_eq!((status.kept, hosts.given()), (None, vec![1, 2]));
+        says(hosts.ctl("b", &["drop"]), 1, &["refused"]);
+        // And it serves again.
+        let _primary = hosts.primary("c", &link, remus);
+        hosts.wait("c", "protection", |status| status.protected);
+        let pid = rustix::process::Pid::from_child(&receiver.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+}
+
+#[test]
+fn the_newest_holder_is_protected_again_and_its_image_replaces_the_denied_replica() {
+    for (remus, receive) in PROTOCOLS {
+        let hosts = Hosts::new();
+        let (_receiver, link, _) = hosts.denied_by(remus, receive);
+        // Who does not hold the newest takes nothing from it: its start is superseded, and it does not even connect.
+        let ended = hosts
+            .on(
+                "a",
+                &[&["remus", "--once", "--no-control", "--witness", &hosts.text("w")], remus, &["web", &link]].concat(),
+            )
+            .output()
+            .unwrap();
+        assert_eq!(ended.status.code(), Some(3));
+        // A connection that brings nothing leaves it as it is.
+        drop(std::os::unix::net::UnixStream::connect(hosts.path("link")).unwrap());
+        hosts.wait("b", "the replica", |status| status.phase == "denied" && status.kept.is_some());
+        let _primary = hosts.primary("c", &link, remus);
+        let primary = hosts.wait("c", "protection", |status| status.protected && status.acknowledged >= 3);
+        assert_eq!((primary.generation, hosts.given()), (4, vec![1, 2, 3, 4]));
+        let status = hosts.wait("b", "protection", |status| status.protected);
+        assert_eq!((status.kept, status.generation), (None, 4));
+        kill(_primary);
+        let survivor = hosts.wait("b", "the survivor", |status| status.phase == "alone");
+        assert_eq!(survivor.generation, 5);
+    }
+}
+
+/// Waits until a process has ended; nobody may have waited for it yet.
+fn wait_until_gone(pid: i32) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    loop {
+        match fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Err(_) => return,
+            Ok(stat) if stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')) => return,
+            Ok(_) => {}
+        }
+        assert!(std::time::Instant::now() < end, "process {pid} stays");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_receiver_of_one_connection_stays_with_its_denied_replica_until_it_is_decided() {
+    for end in ["drop", "signal", "replaced"] {
+        let hosts = Hosts::new();
+        let (witness, control) = (hosts.text("w"), hosts.text("b"));
+        fs::write(hosts.path("identity.b"), "b").unwrap();
+        let pid_file = hosts.text("pid");
+        let receive = format!(
+            "exec:echo $$ >>{pid_file}; XEN_REPLICATE_HOST_ID={} exec {} receive --backend=sim --domain=web --witness {witness} --retry=20 --control {control}",
+            hosts.text("identity.b"),
+            commands_support::PROGRAM,
+        );
+        let primary = hosts.primary("a", &receive, &[]);
+        hosts.wait("a", "protection", |status| status.acknowledged >= 3);
+        says(hosts.started("c", &["--force-generation=1"]), 1, &["generation 2 is acquired for its start"]);
+        kill(primary);
+        hosts.wait("b", "the denial", |status| status.phase == "denied");
+        let pid: i32 = fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
+        if end == "drop" {
+            says(hosts.ctl("b", &["drop"]), 0, &[]);
+        } else if end == "replaced" {
+            // Its primary starts another receiver beside it, which takes its place once it has an image.
+            let primary = hosts.primary("c", &receive, &[]);
+            hosts.wait("b", "the other receiver", |status| status.protected && status.kept.is_none());
+            kill(primary);
+            let survivor = hosts.wait("b", "the survivor", |status| status.phase == "alone");
+            assert_eq!((survivor.generation, hosts.given()), (5, vec![1, 2, 3, 4, 5]));
+            wait_until_gone(pid);
+            let pids = fs::read_to_string(&pid_file).unwrap();
+            let second = rustix::process::Pid::from_raw(pids.lines().last().unwrap().parse().unwrap()).unwrap();
+            rustix::process::kill_process(second, rustix::process::Signal::KILL).unwrap();
+            continue;
+        } else {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        }
+        wait_until_gone(pid);
+        assert_eq!(hosts.given(), [1, 2]);
+    }
 }

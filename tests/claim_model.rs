@@ -6,8 +6,9 @@
 mod explorer;
 
 use explorer::{Flaw, Model, explore};
+use xen_replicate::claim::denied::{self, Command, Phase};
 use xen_replicate::claim::{
-    Action, Decision, Event, Facts, Generation, Host, Named, Newest, Process, Record, Start, Verdict,
+    Action, Decision, Denied, Event, Facts, Generation, Host, Named, Newest, Process, Record, Start, Verdict,
 };
 
 /// The hosts: of the primary, of the secondary, and a third that has the domain too.
@@ -34,8 +35,41 @@ struct Starting {
     answer: Option<Verdict>,
 }
 
+/// The secondary's replica.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Replica {
+    /// A session's.
+    InSession,
+    /// Its side was denied: kept.
+    Kept {
+        machine: Denied,
+        /// This is to be acquired.
+        asking: Option<u64>,
+        /// The witness has decided, and it has not been heard.
+        answer: Option<(u64, Verdict)>,
+    },
+    /// The guest goes on from it.
+    Active,
+    /// Freed by the operator's word, or for a newer image.
+    FreedByWord,
+    /// Freed by nobody's.
+    Freed,
+}
+
+/// A session in which the host that holds the newest generation comes back to be protected by the secondary's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Back {
+    host: usize,
+    /// It has acquired this generation; its image is on its way.
+    acquired: Option<u64>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct World {
+    replica: Replica,
+    back: Option<Back>,
+    returns: u8,
+    drops: u8,
     /// The host that holds each generation, from 1.
     given: Vec<usize>,
     asks: [Ask; 2],
@@ -68,6 +102,17 @@ enum Step {
     HearStart(usize),
     Decide(usize),
     KillStart(usize),
+    /// The side that was denied looks at the witness.
+    See,
+    Force(u64),
+    Drop,
+    ServeForced,
+    ServeForcedInVain,
+    HearForced,
+    Return(usize),
+    ReturnAcquires,
+    ReturnEnds,
+    ImageWhole,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +124,10 @@ enum Mutant {
     RunsUnacquired,
     /// Acquires newest and next, whoever has the newest.
     LooksAtTheNumberOnly,
+    /// Frees a replica that is denied.
+    FreesDenied,
+    /// Goes on from one on the operator's word, and acquires nothing.
+    ForcesUnacquired,
 }
 
 struct Setting {
@@ -86,6 +135,10 @@ struct Setting {
     kills: u8,
     outages: u8,
     forces: u8,
+    /// How often a holder comes back to a replica that was denied.
+    returns: u8,
+    /// How often the operator drops one.
+    drops: u8,
     mutant: Mutant,
 }
 
@@ -97,6 +150,10 @@ impl World {
     /// A session of the first two hosts, in generation 1.
     fn new(setting: &Setting) -> Self {
         World {
+            replica: Replica::InSession,
+            back: None,
+            returns: setting.returns,
+            drops: setting.drops,
             given: vec![0],
             asks: [Ask::Not; 2],
             alive: [true; 2],
@@ -117,7 +174,7 @@ impl World {
 
     /// There is a domain: the secondary's host has one once that has taken over.
     fn has_domain(&self, host: usize) -> bool {
-        host != 1 || self.asks[1] == Ask::Granted
+        host != 1 || self.asks[1] == Ask::Granted || self.replica == Replica::Active
     }
 
     fn take(&mut self, generation: u64, host: usize) -> Verdict {
@@ -178,9 +235,11 @@ impl Model for World {
                 _ => {}
             }
             if self.alive[side] && self.kills > 0 && faults {
+                // What it keeps goes with it.
                 out.push(Step::Kill(side));
             }
         }
+        self.denied_steps(faults, out);
         for host in HOSTS {
             match &self.starts[host] {
                 None => {
@@ -231,11 +290,26 @@ impl Model for World {
                     self.asks[side] = Ask::Granted;
                     return self.set_free(side, 2);
                 }
-                _ => self.asks[side] = Ask::Denied,
+                _ => {
+                    self.asks[side] = Ask::Denied;
+                    if side == 1 {
+                        let machine = Denied::new(Generation(self.newest()));
+                        self.replica = match setting.mutant {
+                            Mutant::FreesDenied => Replica::Freed,
+                            _ => Replica::Kept { machine, asking: None, answer: None },
+                        };
+                    }
+                }
             },
             Step::Kill(side) => {
                 self.kills -= 1;
                 self.alive[side] = false;
+                if side == 1 && !matches!(self.replica, Replica::Active) {
+                    (self.replica, self.back) = (Replica::FreedByWord, None);
+                }
+                if self.back.is_some_and(|back| back.host == side) {
+                    self.back_ends();
+                }
             }
             Step::Begin(host_, force) => {
                 self.begun -= 1;
@@ -304,6 +378,7 @@ impl Model for World {
                 self.kills -= 1;
                 self.starts[host] = None;
             }
+            step => return self.decide(step, setting),
         }
         Ok(())
     }
@@ -312,12 +387,174 @@ impl Model for World {
         0
     }
 
-    fn at_rest(&self, _: &Setting) -> Result<(), Flaw> {
-        if self.starts.iter().any(Option::is_some) { Err("liveness: a start has not ended".into()) } else { Ok(()) }
+    fn at_rest(&self, setting: &Setting) -> Result<(), Flaw> {
+        if self.starts.iter().any(Option::is_some) {
+            return Err("liveness: a start has not ended".into());
+        }
+        let anybody = HOSTS.iter().any(|&host| self.free[host].is_some() && self.in_charge(host));
+        match &self.replica {
+            Replica::Freed if !anybody => {
+                Err("lost: nobody is active, and the replica was freed by nobody's word".into())
+            }
+            // Whoever holds the newest, the operator can still have the guest go on here.
+            Replica::Kept { .. } => self.can_be_forced(setting),
+            _ => Ok(()),
+        }
     }
 }
 
 impl World {
+    /// What can become of a replica whose side was denied.
+    fn denied_steps(&self, faults: bool, out: &mut Vec<Step>) {
+        let Replica::Kept { machine, asking, answer } = &self.replica else { return };
+        if !self.alive[1] {
+            return;
+        }
+        if answer.is_some() {
+            out.push(Step::HearForced);
+        } else if asking.is_some() {
+            out.push(Step::ServeForced);
+            if faults && self.outages > 0 {
+                out.push(Step::ServeForcedInVain);
+            }
+        }
+        if let Some(back) = self.back {
+            match back.acquired {
+                None => out.push(Step::ReturnAcquires),
+                Some(_) => out.push(Step::ImageWhole),
+            }
+            out.push(Step::ReturnEnds);
+        }
+        if !faults {
+            return;
+        }
+        if machine.newest().0 < self.newest() {
+            out.push(Step::See);
+        }
+        if machine.phase() == Phase::Kept {
+            if self.forces > 0 {
+                // The newest number, as far as this side knows, and one that was the newest.
+                out.push(Step::Force(machine.newest().0));
+                if machine.newest().0 > 1 {
+                    out.push(Step::Force(1));
+                }
+            }
+            if self.drops > 0 {
+                out.push(Step::Drop);
+            }
+            if self.returns > 0 && self.back.is_none() {
+                // One that is active, in the session's process or in one that was started since; it asks for the number after its own.
+                let may = |&host: &usize| host != 1 && self.free[host].is_some() && self.in_charge(host);
+                out.extend(HOSTS.into_iter().filter(may).map(Step::Return));
+            }
+        }
+    }
+
+    fn decide(&mut self, step: Step, setting: &Setting) -> Result<(), Flaw> {
+        let newest = self.newest();
+        let Replica::Kept { machine, asking, answer } = &mut self.replica else {
+            return Err("there is no replica to decide on".into());
+        };
+        match step {
+            Step::See => {
+                machine.handle(denied::Event::Seen(Generation(newest)));
+            }
+            Step::Force(number) => {
+                self.forces -= 1;
+                let typed = Generation(number);
+                match machine.command(Command::FailOver { force: Some(typed) }) {
+                    Ok(Some(denied::Action::Acquire { generation })) if typed.next() == generation => {
+                        *asking = Some(generation.0);
+                        self.forced = true;
+                    }
+                    Ok(action) => return Err(format!("forced by {number}: {action:?}")),
+                    Err(_) => {}
+                }
+            }
+            Step::Drop => {
+                self.drops -= 1;
+                if machine.command(Command::Drop) == Ok(Some(denied::Action::Free)) {
+                    self.replica = Replica::FreedByWord;
+                    self.back = None;
+                }
+            }
+            Step::ServeForced | Step::ServeForcedInVain => {
+                let Some(generation) = asking.take() else { return Err("nothing is asked for".into()) };
+                let verdict = match (step, setting.mutant) {
+                    (Step::ServeForcedInVain, _) => {
+                        self.outages -= 1;
+                        Verdict::Unreachable
+                    }
+                    (_, Mutant::ForcesUnacquired) => Verdict::Granted,
+                    _ => self.take(generation, 1),
+                };
+                if let Replica::Kept { answer, .. } = &mut self.replica {
+                    *answer = Some((generation, verdict));
+                }
+            }
+            Step::HearForced => {
+                let Some((generation, verdict)) = answer.take() else { return Err("nothing was answered".into()) };
+                let event = denied::Event::Answer { generation: Generation(generation), verdict };
+                if let Some(denied::Action::Activate { generation }) = machine.handle(event) {
+                    self.replica = Replica::Active;
+                    return self.set_free(1, generation.0);
+                }
+            }
+            Step::Return(host) => {
+                self.returns -= 1;
+                if machine.command(Command::Admit).is_ok() {
+                    self.back = Some(Back { host, acquired: None });
+                }
+            }
+            Step::ReturnAcquires => {
+                let Some(back) = self.back else { return Err("nobody has come back".into()) };
+                let generation = self.free[back.host].unwrap_or_default() + 1;
+                match self.take(generation, back.host) {
+                    Verdict::Granted => {
+                        self.back = Some(Back { acquired: Some(generation), ..back });
+                        return self.set_free(back.host, generation);
+                    }
+                    // It ends, and its guest stands still.
+                    _ => {
+                        self.free[back.host] = None;
+                        self.back_ends();
+                    }
+                }
+            }
+            Step::ReturnEnds => self.back_ends(),
+            Step::ImageWhole => {
+                let holder = self.given[self.given.len() - 1];
+                if self.back.is_none_or(|back| back.host != holder && !self.forced) {
+                    return Err(format!("P2: replaced by {:?}, the newest is host {holder}'s", self.back));
+                }
+                if machine.handle(denied::Event::Replaced) == Some(denied::Action::Free) {
+                    self.replica = Replica::FreedByWord;
+                }
+                self.back = None;
+            }
+            step => return Err(format!("{step:?}")),
+        }
+        Ok(())
+    }
+
+    fn back_ends(&mut self) {
+        self.back = None;
+        if let Replica::Kept { machine, .. } = &mut self.replica {
+            machine.handle(denied::Event::Disconnected);
+        }
+    }
+
+    /// The operator looks, types the number, and nobody is in the way.
+    fn can_be_forced(&self, setting: &Setting) -> Result<(), Flaw> {
+        let mut then = self.clone();
+        (then.forces, then.forced) = (1, true);
+        then.decide(Step::See, setting)?;
+        for step in [Step::Force(then.newest()), Step::ServeForced, Step::HearForced] {
+            then.decide(step, setting)?;
+        }
+        if then.replica == Replica::Active { Ok(()) } else { Err(format!("lost: it cannot be forced: {then:?}")) }
+    }
+
     fn tell(&mut self, host: usize, event: Event) {
         if let Some(start) = &mut self.starts[host] {
             start.action = start.machine.handle(event);
@@ -325,20 +562,27 @@ impl World {
     }
 }
 
-const SETTING: Setting = Setting { starts: 3, kills: 2, outages: 1, forces: 0, mutant: Mutant::None };
+const SETTING: Setting =
+    Setting { starts: 3, kills: 2, outages: 1, forces: 0, returns: 0, drops: 0, mutant: Mutant::None };
+
+/// A replica that is denied, and whatever may come of it.
+const DENIED: Setting =
+    Setting { starts: 2, kills: 2, outages: 1, forces: 2, returns: 1, drops: 1, mutant: Mutant::None };
 
 fn holds(name: &str, setting: &Setting, least: usize) {
-    let (mut restarted, mut taken_over) = (0usize, 0usize);
+    let (mut restarted, mut taken_over, mut kept, mut forced) = (0usize, 0usize, 0usize, 0usize);
     let visit = |world: &World| {
         restarted += usize::from(world.running[0] && world.free[0].is_some());
         taken_over += usize::from(world.free[1].is_some());
+        kept += usize::from(matches!(world.replica, Replica::Kept { .. }));
+        forced += usize::from(world.replica == Replica::Active);
     };
     match explore(World::new(setting), setting, MOST, visit, |_| Ok(())) {
         Ok(extent) => {
             let (states, transitions) = (extent.states, extent.transitions);
             println!(
                 "{name}: {states} states, {transitions} transitions; {restarted} with the primary's host started again, \
-                 {taken_over} with the secondary's active"
+                 {taken_over} with the secondary's active, {forced} of them forced after a denial; {kept} with a denied replica kept"
             );
             assert!(
                 states >= least && restarted > 0 && taken_over > 0,
@@ -357,6 +601,25 @@ fn no_start_makes_a_second_active_copy_whatever_came_before_it() {
 #[test]
 fn an_operators_number_makes_no_two_active_in_one_generation() {
     holds("starts, forced", &Setting { forces: 2, outages: 0, kills: 1, ..SETTING }, 1000);
+}
+
+#[test]
+fn a_denied_replica_is_kept_and_goes_on_by_the_newest_number_alone() {
+    holds("denied, forced, dropped, replaced", &DENIED, 1000);
+}
+
+#[test]
+fn broken_denials_are_caught() {
+    for (mutant, flaw) in [(Mutant::FreesDenied, "lost"), (Mutant::ForcesUnacquired, "P3")] {
+        let setting = Setting { mutant, ..DENIED };
+        match explore(World::new(&setting), &setting, MOST, |_| (), |_| Ok(())) {
+            Ok(extent) => panic!("{mutant:?} is not caught in {} states", extent.states),
+            Err(found) => {
+                println!("{mutant:?}: {} after {} steps", found.flaw, found.trace.len());
+                assert!(found.flaw.starts_with(flaw), "{mutant:?}: {}", found.flaw);
+            }
+        }
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn end(pair: &Pair) -> xen_replicate::replicate::colo::primary::Ended<xen_replic
     let ended = pair.join_primary().unwrap();
     assert_eq!(ended.how, Ending::Unprotected);
     let outcome = pair.join_secondary();
-    assert!(matches!(outcome, Ok(Outcome::Ended(End::Superseded))), "{outcome:?}");
+    assert!(matches!(outcome, Ok(Outcome::Ended(End::Dismissed))), "{outcome:?}");
     ended
 }
 
@@ -120,9 +120,9 @@ fn in_periodic_mode_all_output_waits_and_the_copy_stands_still() {
     let told = lock_step(&status);
     assert!(told.periodic && told.agreed == 0 && told.by_difference == 0 && told.waited > 0, "{status:#?}");
     // It stands at a checkpoint: it goes on from there.
-    let refused = pair.secondary.request(Request::FailOver { force: false });
+    let refused = pair.secondary.request(Request::FailOver { force: false, generation: None });
     assert!(refused.error.is_some_and(|text| text.contains("the primary is alive")));
-    assert!(pair.secondary.request(Request::FailOver { force: true }).ok);
+    assert!(pair.secondary.request(Request::FailOver { force: true, generation: None }).ok);
     let Ok(Outcome::Survivor(survivor)) = pair.join_secondary() else { panic!("no survivor") };
     pair.wait("the fence", |status| status.phase == "fenced");
     pair.primary.terminate();
@@ -141,7 +141,7 @@ fn a_copy_that_runs_already_runs_on() {
         left.extend(pair.leaves());
         status.acknowledged >= 3 && !left.is_empty()
     });
-    assert!(pair.secondary.request(Request::FailOver { force: true }).ok);
+    assert!(pair.secondary.request(Request::FailOver { force: true, generation: None }).ok);
     let Ok(Outcome::Survivor(survivor)) = pair.join_secondary() else { panic!("no survivor") };
     let status = pair.wait("the fence", |status| status.phase == "fenced");
     assert_eq!(survivor.generation.0, status.generation);

@@ -113,6 +113,10 @@ impl<R: Read> Replica for Copy<R> {
         self.inner.apply()
     }
 
+    fn memory(&self) -> u64 {
+        0
+    }
+
     fn activate(self) -> std::result::Result<SimDomain, String> {
         say(&self.log, Asked::Activate);
         self.inner.activate()
@@ -141,6 +145,7 @@ fn start(faults: Faults) -> Pair {
         witness: None,
         record: None,
         on_checkpoint: None,
+        on_replica: None,
         failpoints: Failpoints::default(),
     };
     let target = SimTarget { domain: "guest".into(), memory_budget: None };

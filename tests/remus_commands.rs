@@ -34,7 +34,7 @@ impl Place {
     /// A command for the other side, that dies with it and leaves its pid behind.
     fn remote(&self, options: &str) -> String {
         format!(
-            "echo $$ > {}; exec {PROGRAM} receive --domain web --control {} {options}",
+            "echo $$ > {}; exec {PROGRAM} receive --backend=sim --domain web --control {} {options}",
             self.text("pid"),
             self.text("b")
         )
@@ -78,7 +78,7 @@ fn nobody_there_leaves_the_guest_unprotected_and_says_so() {
             "exec:echo Welcome to Debian 12; sleep 1; echo more",
             "it says \"Welcome to Debian 12\". Where that is the text of a login",
         ),
-        (&format!("exec:{PROGRAM} receive --bare --no-control --domain web"), "--allow-bare takes it"),
+        (&format!("exec:{PROGRAM} receive --backend=sim --bare --no-control --domain web"), "--allow-bare takes it"),
     ] {
         let (code, errors) = run(&["remus", "--once", "--no-control", "web", host]);
         assert!(code == Some(1) && errors.contains(told), "{host}: {code:?} {errors}");
@@ -128,12 +128,15 @@ fn a_receiver_without_descriptors_lets_a_primary_wait() {
 }
 
 #[test]
-fn another_domain_is_refused_until_the_primary_gives_up() {
+fn another_domain_is_refused_at_the_greeting_on_both_sides() {
     let place = Place::new();
     let other = place.remote("").replace("--domain web", "--domain other");
     let (code, errors) = run(&["remus", "--once", "--no-control", "-i", "10", "web", &format!("exec:{other}")]);
-    assert!(code == Some(1) && errors.contains("another domain than the one named here"), "{code:?} {errors}");
-    assert!(errors.contains("UNPROTECTED"), "{errors}");
+    // Each side says so in its own log, which is one here, when they greet: nothing of the guest was sent.
+    for part in ["the receiver there takes another domain than this one", "the primary protects another domain"] {
+        assert!(code == Some(1) && errors.contains(part), "{code:?} {errors}");
+    }
+    assert!(!errors.contains("a checkpoint"), "{errors}");
 }
 
 #[test]
@@ -399,4 +402,144 @@ fn a_command_that_stays_silent_does_not_outlive_the_primary() {
     let pid: i32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     assert!(stat.is_empty() || stat.contains(") Z "), "it still runs: {stat}");
+}
+
+#[test]
+fn without_xen_a_guest_is_protected_or_received_only_when_simulated_is_said() {
+    if Path::new("/dev/xen/privcmd").exists() {
+        return println!("not run: this host has a Xen");
+    }
+    let place = Place::new();
+    let witness = place.text("witness");
+    std::fs::create_dir(&witness).unwrap();
+    for arguments in [
+        &["remus", "--no-control", "--witness", &witness, "web", "unix:/nowhere"][..],
+        &["remus", "-Fb", "--no-control", "web", "x"],
+        &["remus", "--once", "--allow-bare", "--no-control", "web", "b"],
+        &["receive", "--no-control", "--domain=web", "--witness", &witness],
+        &["receive", "--bare", "--no-control", "-r"],
+        &["receive", "--backend=xen", "--no-control", "--domain=web"],
+    ] {
+        let plain = std::process::Command::new(PROGRAM).args(arguments).stdin(Stdio::null()).output().unwrap();
+        let errors = String::from_utf8_lossy(&plain.stderr);
+        assert!(plain.status.code() == Some(2), "{arguments:?}: {errors}");
+        assert!(errors.contains("this host has no Xen") && errors.contains("--backend sim"), "{errors}");
+        assert!(plain.stdout.is_empty(), "nothing was said to a sender");
+    }
+    assert_eq!(std::fs::read_dir(&witness).unwrap().count(), 0, "the witness was touched");
+    for (option, value) in [("--nic", "127.0.0.1:0"), ("--nic-peer", "127.0.0.1:9"), ("--sim", "{}")] {
+        let arguments = ["remus", "--backend=xen", "--no-control", option, value, "web", "unix:/x"];
+        typed(&arguments, 2, &[option, "is for --backend sim"]);
+    }
+    // And a simulated one says so.
+    let control = place.text("a");
+    let _primary = Guarded(command(&["remus", "-Fb", "-i", "10", "--control", &control, "web", "x"]).spawn().unwrap());
+    let status = wait(&place.path("a"), "a status", |status| status.acknowledged >= 1);
+    assert!(status.simulated);
+    let shown = command(&["ctl", "web", "--control", &control, "status"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&shown.stdout).starts_with("web: SIMULATED guest, primary"), "{shown:?}");
+}
+
+/// A HELLO of another version, whatever that has behind its number.
+fn hello_of_version(version: u16) -> Vec<u8> {
+    use xen_replicate::remus::wire::{HEADER_LEN, MAGIC};
+    let payload = [&version.to_le_bytes()[..], &[0x5a; 60]].concat();
+    let mut header = vec![1, 0, 0, 0];
+    header.extend((payload.len() as u32).to_le_bytes());
+    header.extend(1u64.to_le_bytes());
+    header.extend(0u32.to_le_bytes());
+    let check = xxhash_rust::xxh3::xxh3_64(&[&header[..], &payload].concat()) as u32;
+    header.extend(check.to_le_bytes());
+    assert_eq!(header.len(), HEADER_LEN);
+    [&MAGIC[..], &header, &payload].concat()
+}
+
+#[test]
+fn a_peer_of_another_version_is_told_at_once_on_both_sides() {
+    use std::io::{Read, Write};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use xen_replicate::remus::wire::{Body, Control, Direction, FrameBuffer, MAGIC};
+    // Nothing ends by being late.
+    const HOUR: &str = "--answer-timeout=3600000";
+    let place = Place::new();
+    let at = format!("unix:{}", place.text("link"));
+    let arguments = ["receive", "--once", "--no-control", "--domain=web", HOUR, "--listen", &at];
+    let receiver = command(&arguments).spawn().unwrap();
+    let mut primary = loop {
+        match UnixStream::connect(place.path("link")) {
+            Ok(stream) => break stream,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    primary.write_all(&hello_of_version(9)).unwrap();
+    let mut said = Vec::new();
+    primary.read_to_end(&mut said).unwrap();
+    let mut frames = FrameBuffer::new(Direction::Backward);
+    assert!(said.starts_with(&MAGIC));
+    frames.push(&said);
+    let first = frames.next().unwrap().expect("a frame");
+    assert!(matches!(first.body, Body::Control(Control::Hello(_))), "which version this is: {first:?}");
+    let ended = receiver.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    let told = "the peer speaks version 9, this is version 2: install the same version";
+    assert!(ended.status.code() == Some(1) && errors.contains(told), "{errors}");
+
+    let listener = UnixListener::bind(place.path("fake")).unwrap();
+    let host = format!("unix:{}", place.text("fake"));
+    let primary = command(&["remus", "--once", "--no-control", HOUR, "web", &host]).spawn().unwrap();
+    let (mut secondary, _) = listener.accept().unwrap();
+    secondary.write_all(&hello_of_version(9)).unwrap();
+    let ended = primary.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(1) && errors.contains(told), "{errors}");
+}
+
+#[test]
+fn an_idle_client_keeps_no_primary_from_connecting() {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    // Nothing ends by being late.
+    const HOUR: &str = "--answer-timeout=3600000";
+    for (colo, said) in [(false, &b""[..]), (false, b"\x89XRemus\n"), (true, b"")] {
+        let place = Place::new();
+        let (at, a, b) = (format!("unix:{}", place.text("link")), place.text("a"), place.text("b"));
+        let mut receive = vec!["receive", "--domain=web", HOUR, "--timeout=500", "--control", &b, "--listen", &at];
+        let mut remus = vec!["remus", HOUR, "--timeout=500", "--control", &a, "web", &at];
+        if colo {
+            receive.push("--colo");
+            remus.push("--colo");
+        }
+        let _receiver = Guarded(command(&receive).stderr(Stdio::null()).spawn().unwrap());
+        let mut idle = loop {
+            match UnixStream::connect(place.path("link")) {
+                Ok(stream) => break stream,
+                Err(_) => std::thread::yield_now(),
+            }
+        };
+        idle.write_all(said).unwrap();
+        wait(&place.path("b"), "the idle client", |status| status.phase == "greeting");
+        let _primary = Guarded(command(&remus).stderr(Stdio::null()).spawn().unwrap());
+        wait(&place.path("a"), "protection", |status| status.protected);
+    }
+}
+
+#[test]
+fn a_memory_budget_that_is_too_small_is_named_and_not_borne_for_ever() {
+    let place = Place::new();
+    let (at, b) = (format!("unix:{}", place.text("link")), place.text("b"));
+    let receive = ["receive", "--domain=web", "--memory-budget=1", "--control", &b, "--listen", &at];
+    let _receiver = Guarded(command(&receive).stderr(Stdio::null()).spawn().unwrap());
+    wait(&place.path("b"), "the receiver", |_| place.path("link").exists());
+    // Dirties 4 MiB in 20 ms.
+    let sim = r#"{"memory":2048,"layout":"compact","vcpus":1,"image_pages":64,"working_set":1024,"hot_pages":16,
+        "hot_permille":0,"writes_per_step":100}"#;
+    let usual = ["remus", "--once", "--no-control", "-i", "20", "--sim", sim];
+    let (code, errors) = run(&[&usual[..], &["--refusals-of-100=3", "web", &at]].concat());
+    assert!(code == Some(1), "{errors}");
+    for part in [
+        "refused a checkpoint (budget): its --memory-budget is too small",
+        "giving up protection: the secondary's --memory-budget",
+    ] {
+        assert!(errors.contains(part), "{errors}");
+    }
 }

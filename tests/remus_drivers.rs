@@ -101,9 +101,9 @@ fn what_is_too_much_to_copy_is_sent_while_the_guest_waits() {
 fn fail_over_by_hand_asks_the_witness_and_stops_the_primary() {
     let pair = Pair::start(&Wanted::default());
     pair.wait_for_checkpoint(3);
-    let refused = pair.secondary.request(Request::FailOver { force: false });
+    let refused = pair.secondary.request(Request::FailOver { force: false, generation: None });
     assert!(refused.error.is_some_and(|text| text.contains("the primary is alive")));
-    assert!(pair.secondary.request(Request::FailOver { force: true }).ok);
+    assert!(pair.secondary.request(Request::FailOver { force: true, generation: None }).ok);
     let outcome = pair.join_secondary();
     let Ok(Outcome::Survivor(survivor)) = outcome else { panic!("{outcome:?}") };
     let status = pair.wait_for("fenced");

@@ -16,14 +16,15 @@ enum Sent {
 }
 
 fn hello() -> impl Strategy<Value = Control> {
-    (0u32..128, 1u8..4, any::<u64>(), any::<u32>(), any::<u32>()).prop_map(
-        |(bits, rule, generation, heartbeat, timeout)| {
+    (0u32..128, 1u8..4, any::<u64>(), any::<u32>(), any::<u32>(), any::<u64>()).prop_map(
+        |(bits, rule, generation, heartbeat, timeout, domain)| {
             Control::Hello(Hello {
                 capabilities: Capabilities::from_bits_truncate(bits),
                 rule: Rule::from_wire(rule).expect("1 to 3 exist"),
                 generation: Generation(generation),
                 heartbeat_ms: heartbeat,
                 timeout_ms: timeout,
+                domain,
             })
         },
     )
@@ -209,6 +210,7 @@ fn the_data_is_the_stream_octet_for_octet_and_is_not_copied() {
         generation: Generation(1),
         heartbeat_ms: 100,
         timeout_ms: 1000,
+        domain: 0,
     };
     row.insert(0, Sent::Control(Control::Hello(hello), Vec::new()));
     let (octets, _) = emit(Direction::Forward, 9, &row);
@@ -279,6 +281,19 @@ fn second(second: Vec<u8>) -> Result<usize, WireError> {
         (frames, end)
     };
     end.map(|()| frames)
+}
+
+#[test]
+fn a_hello_may_grow_and_may_be_of_before_it_grew() {
+    let mut payload = vec![2, 0, 1, 0];
+    payload.extend(0x7fu32.to_le_bytes());
+    payload.extend([0; 16]);
+    for (more, domain) in [(&[][..], 0), (&[7; 8], 0x0707_0707_0707_0707), (&[7; 40], 0x0707_0707_0707_0707)] {
+        let hello = [&payload[..], more].concat();
+        let octets = [&MAGIC[..], &frame(1, 0, &hello, hello.len() as u32)].concat();
+        let Ok(Step::Frame(frame, _)) = Decoder::new(Direction::Forward).take(&octets) else { panic!("a hello") };
+        assert!(matches!(frame.body, Body::Control(Control::Hello(hello)) if hello.domain == domain), "{frame:?}");
+    }
 }
 
 #[test]

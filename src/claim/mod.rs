@@ -5,6 +5,7 @@
 //! | `generation.rs` | the number, and what the witness says to a request for it |
 //! | `record.rs` | the holder in the witness's record, in a way that survives a restart of its process |
 //! | `start.rs` | the machine of a start: may the domain run here, and what must be acquired before any of its output leaves |
+//! | `denied.rs` | the machine of a replica whose side was denied: kept until the operator or the peer decides |
 //!
 //! A start asks nobody but the witness. It ends in one of three ways:
 //!
@@ -17,10 +18,12 @@
 //! one all the same, once, so that not even a mistaken operator makes two sides active that both ask it.
 #![forbid(unsafe_code)]
 
+pub mod denied;
 mod generation;
 mod record;
 mod start;
 
+pub use denied::Denied;
 pub use generation::{Generation, Verdict};
 pub use record::{Host, Named, Newest, Process, Record};
 pub use start::{Action, Decision, Event, Facts, InCharge, Start, Unknown};

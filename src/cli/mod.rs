@@ -115,6 +115,10 @@ enum Command {
 /// output; of `remus`, 3 superseded and 4 not to be known. A panic ends the process by SIGABRT.
 pub fn run() -> ExitCode {
     panic::abort_on_panic();
+    if let Some(help) = sim_help(std::env::args_os().skip(1)) {
+        print!("{help}");
+        return ExitCode::SUCCESS;
+    }
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Dump(args) => dump::run(&args),
@@ -140,6 +144,25 @@ pub fn run() -> ExitCode {
     end(result.map(Exit::from))
 }
 
+/// What `--sim-help` behind the name of a command prints, whatever else is typed: the options that `--help` does not show, for they are
+/// the simulated guest's.
+fn sim_help(typed: impl Iterator<Item = std::ffi::OsString>) -> Option<String> {
+    let typed: Vec<_> = typed.collect();
+    let name = typed.first()?.to_str().filter(|name| ["remus", "receive"].contains(name))?;
+    if !typed.iter().any(|word| word == "--sim-help") {
+        return None;
+    }
+    let command = Cli::command().find_subcommand(name)?.clone();
+    let simulated = |argument: &clap::Arg| argument.get_help_heading() == Some(protection::SIMULATED);
+    let mut shown = clap::Command::new(format!("xen-replicate {name} --backend sim"))
+        .about(format!("Options of {name} that the simulated guest has, besides those of `{name} --help`"))
+        .disable_help_flag(true)
+        .args(
+            command.get_arguments().filter(|argument| simulated(argument)).map(|argument| argument.clone().hide(false)),
+        );
+    Some(shown.render_help().to_string())
+}
+
 /// The exit code of what a command has come to.
 fn end(result: io::Result<Exit>) -> ExitCode {
     crate::transport::end_commands();
@@ -160,6 +183,24 @@ fn end(result: io::Result<Exit>) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::{Cli, CommandFactory};
+
+    #[test]
+    fn the_simulated_guests_options_have_a_help_of_their_own() {
+        let helped = |typed: &[&str]| super::sim_help(typed.iter().map(Into::into));
+        let of_both: [(&str, &[&str]); 2] = [
+            ("remus", &["--sim <", "--sim-steps", "--nic", "--nic-peer"]),
+            ("receive", &["--domain-memory", "--sim-steps", "--nic", "--nic-peer"]),
+        ];
+        for (name, options) in of_both {
+            let special = helped(&[name, "web", "--sim-help"]).unwrap();
+            let usual = Cli::command().find_subcommand_mut(name).unwrap().render_long_help().to_string();
+            for option in options {
+                assert!(special.contains(option) && !usual.contains(option), "{option}: {special}");
+            }
+            assert!(usual.contains("--sim-help") && !special.contains("--witness"));
+        }
+        assert_eq!((helped(&["remus", "--help"]), helped(&["ctl", "--sim-help"])), (None, None));
+    }
 
     #[test]
     fn the_options_of_all_commands_are_sound() {

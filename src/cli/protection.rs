@@ -23,24 +23,29 @@ const LONGEST: u64 = 5000;
 /// Most MiB that a limit may be: 1 TiB.
 pub(super) const MOST_MIB: u64 = 1 << 20;
 
+/// The heading of the options that the simulated guest has: they are shown by --sim-help alone.
+pub(super) const SIMULATED: &str = "Simulated guest (--backend sim)";
+
 /// What both sides of a protection can be told.
 #[derive(Debug, Clone, Args)]
 pub struct ProtectionArgs {
-    /// Whose guest it is: this host's hypervisor, or `sim`, the simulated guest [default: xen on a Xen host,
-    /// else sim]
+    /// Whose guest it is: a domain of this host's Xen, or `sim`, the simulated guest, which needs none: see --sim-help [default: xen]
     #[arg(long, value_enum, value_name = "NAME")]
     pub backend: Option<Backend>,
+    /// Print the options of the simulated guest
+    #[arg(long)]
+    pub sim_help: bool,
     /// Protect or receive on a Xen that is newer than all that this version knows; without it that is refused
     #[arg(long, help_heading = "Safety")]
     pub trust_xen: bool,
     /// Steps a second of the simulated guest's program; 0: as fast as it can
-    #[arg(long, value_name = "N", default_value_t = 2000)]
+    #[arg(long, value_name = "N", default_value_t = 2000, help_heading = SIMULATED, hide = true)]
     pub sim_steps: u32,
     /// Where the simulated guest's network card receives: a UDP address of this machine
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", help_heading = SIMULATED, hide = true)]
     pub nic: Option<SocketAddr>,
     /// Where the packets of the simulated guest's network card go
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", help_heading = SIMULATED, hide = true)]
     pub nic_peer: Option<SocketAddr>,
 
     /// Who may go on alone when the two sides have lost each other [default: witness with --witness, else manual]
@@ -72,6 +77,9 @@ pub struct ProtectionArgs {
     /// Checkpoints in a row that may be refused before protection is given up
     #[arg(long, value_name = "N", default_value_t = Config::default().refusals, help_heading = "Times")]
     pub refusals: u32,
+    /// Checkpoints of any 100 that may be refused before protection is given up, whatever comes between them
+    #[arg(long, value_name = "N", default_value_t = Config::default().refusals_of_100, help_heading = "Times")]
+    pub refusals_of_100: u32,
     /// Adapt the interval: paused=PERCENT keeps the share of time that the guest stands still, delay=MS what output waits
     #[arg(long, value_name = "TARGET", value_parser = target, help_heading = "Times")]
     pub adaptive: Option<Target>,
@@ -166,10 +174,12 @@ impl ProtectionArgs {
             answer: Duration::from_millis(self.answer_timeout),
             retry: Duration::from_millis(self.retry),
             refusals: self.refusals,
+            refusals_of_100: self.refusals_of_100,
             rule: self.rule()?,
             fence: self.fence.is_some(),
             bare,
             unheld: false,
+            domain: 0,
         };
         config.validate().map_err(|error| format!("{}: {error}", option(&error)))?;
         Ok(config)
@@ -254,9 +264,30 @@ impl ProtectionArgs {
         }
     }
 
-    /// Whether the guest is a domain of this host's Xen: as the operator says, else wherever there is a Xen.
+    /// Whether the guest is a domain of this host's Xen: unless the operator says that it is a simulated one.
     pub fn is_xens(&self) -> bool {
-        self.backend.map_or_else(crate::hypervisor::xen::is_xen_host, |backend| backend == Backend::Xen)
+        self.backend != Some(Backend::Sim)
+    }
+
+    /// Checks, before anything is touched, that there is what the guest is to be of.
+    ///
+    /// # Errors
+    /// In words: this host has no Xen, and no simulated guest was asked for; or what only a simulated guest has.
+    pub fn guest_of(&self) -> Result<(), String> {
+        if !self.is_xens() {
+            return Ok(());
+        }
+        if let Some(option) =
+            [(self.nic.is_some(), "--nic"), (self.nic_peer.is_some(), "--nic-peer")].iter().find(|o| o.0)
+        {
+            return Err(format!("{} is for --backend sim: a simulated guest's", option.1));
+        }
+        if crate::hypervisor::xen::is_xen_host() {
+            return Ok(());
+        }
+        Err("this host has no Xen: there is no /dev/xen/privcmd, so no domain can be protected or received here. \
+             A simulated guest needs none, and must be asked for: --backend sim"
+            .into())
     }
 
     /// Where a simulated guest lives.

@@ -2,8 +2,9 @@
 
 use super::endpoint::{self, Reach, SSH_COMMAND};
 use super::live;
-use super::protection::{MOST_MIB, ProtectionArgs, ms};
+use super::protection::{MOST_MIB, ProtectionArgs, SIMULATED, ms};
 use crate::host::bare::{self, Sender};
+use crate::host::beside;
 use crate::host::colo::Lockstep;
 use crate::host::operator::Desk;
 use crate::host::secondary::{Home, Job, Source, receive};
@@ -51,14 +52,16 @@ pub struct Args {
     /// COLO's proxy in user space; accepted for compatibility
     #[arg(long, requires = "colo")]
     pub userspace_colo_proxy: bool,
-    /// Most MiB of a checkpoint that is kept until it is whole; a larger one is refused
-    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=MOST_MIB))]
-    pub memory_budget: u64,
+    /// Most MiB of a checkpoint that is kept until it is whole; a larger one is refused [default: what the domain's memory may take, at
+    /// least 1024]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=MOST_MIB))]
+    pub memory_budget: Option<u64>,
     /// The domain to take; images of others are refused [default with --bare, without --listen: the one that comes]
     #[arg(long, value_name = "NAME", required_unless_present = "bare")]
     pub domain: Option<String>,
-    /// Most MiB of memory that the domain may have here [default: what it asks for]
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=MOST_MIB))]
+    /// Most MiB of memory that the simulated guest may have here [default: what it asks for]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=MOST_MIB),
+        help_heading = SIMULATED, hide = true)]
     pub domain_memory: Option<u64>,
     /// What builds a real domain here: xl's receiver, for sh
     #[arg(long, value_name = "CMD", default_value = "xl migrate-receive -r")]
@@ -151,9 +154,9 @@ impl Args {
         endpoint::host(host, &reach)
     }
 
-    /// Octets of a checkpoint that is kept until it is whole.
-    pub const fn memory_budget(&self) -> u64 {
-        self.memory_budget << 20
+    /// Octets of a checkpoint that is kept until it is whole; none: what the domain's memory may take.
+    pub fn memory_budget(&self) -> Option<u64> {
+        self.memory_budget.map(|mib| mib << 20)
     }
 }
 
@@ -161,6 +164,7 @@ impl Args {
 pub fn run(args: &Args) -> io::Result<bool> {
     let usage = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
     let config = args.config().map_err(usage)?;
+    args.protection.guest_of().map_err(usage)?;
     let mut named = args.clone();
     let met = match args.domain {
         Some(_) => None,
@@ -202,7 +206,7 @@ fn link(args: &Args, cancel: &Cancel) -> io::Result<Link> {
 fn serve<H: Home>(
     args: &Args,
     config: Config,
-    home: H,
+    mut home: H,
     met: Option<(Sender, Cancel)>,
     bare: impl FnOnce(Sender, Cancel, &Job<H>, &Desk) -> io::Result<bool>,
 ) -> io::Result<bool> {
@@ -224,7 +228,7 @@ fn serve<H: Home>(
         }
     };
     let mut restore = Options::default();
-    restore.libxc.round_limit = Some(args.memory_budget());
+    restore.libxc.round_limit = args.memory_budget();
     let resolving = args.clone();
     let protection = args.protection.protection(args.domain(), config);
     protection.check().map_err(|error| {
@@ -232,11 +236,30 @@ fn serve<H: Home>(
             "{error}: without its witness this side could never take over; make it reachable and start again"
         ))
     })?;
+    // Over ssh this may come beside the receiver of the last session, which was denied.
+    let beside =
+        socket.as_deref().filter(|_| args.listen.is_none()).and_then(|path| Some((path, beside::kept_at(path)?)));
+    if let Some((path, kept)) = &beside {
+        home.beside();
+        log::warn!(
+            "{}: the process at {} keeps a replica of it, denied {} s ago, in {} MiB: it is replaced when the image of this session is whole; until \
+             then it answers there, and where memory is short `{}` makes room",
+            args.domain(),
+            path.display(),
+            kept.since_ms / 1000,
+            kept.memory >> 20,
+            kept.drop,
+        );
+    }
+    let beside = beside.map(|(path, _)| path.to_owned());
+    let socket = socket.filter(|_| beside.is_none());
     let job = Job {
         home,
         restore,
         record: args.record.clone(),
         once: args.once,
+        ctl: ctl(args),
+        beside,
         resolve: Box::new(move || {
             let args = resolving.clone();
             Box::new(move |host, ssh, remote| args.endpoint_of(host, ssh, remote))
@@ -248,7 +271,7 @@ fn serve<H: Home>(
     };
     // Begun here, so that a path of no use is told now and not at a failover.
     drop(args.protection.digests()?);
-    let desk = Desk::new(args.domain())?;
+    let desk = Desk::new(args.domain(), !args.protection.is_xens())?;
     // The remote shell that started this must not end it when it loses its own host.
     let office = desk.open(socket.as_deref(), !args.foreground)?;
     let table = args.protection.watch.then(|| live::start(&desk)).transpose()?;
@@ -259,6 +282,16 @@ fn serve<H: Home>(
     drop(table);
     drop(office);
     received
+}
+
+/// What of a command line for this side's operator comes before the command.
+fn ctl(args: &Args) -> String {
+    let domain = args.domain();
+    match (&args.protection.control, args.protection.no_control) {
+        (_, true) => format!("(--no-control: nobody can be asked) xen-replicate ctl {domain}"),
+        (Some(path), false) => format!("xen-replicate ctl {domain} --control {}", path.display()),
+        (None, false) => format!("xen-replicate ctl {domain}"),
+    }
 }
 
 /// Who sends.
@@ -302,7 +335,7 @@ mod tests {
         let args = parse(&[]).unwrap();
         assert_eq!(args.config(), Ok(Config::default()));
         assert_eq!(args.source(), Ok(Listen::Stdio));
-        assert_eq!(args.memory_budget(), 1 << 30);
+        assert_eq!(args.memory_budget(), None);
         assert!(!args.bare && !args.once && args.record.is_none());
     }
 
@@ -343,7 +376,7 @@ mod tests {
         let config = args.config().unwrap();
         assert_eq!((config.rule, config.fence, config.bare), (Rule::Witness, true, true));
         assert_eq!((config.interval, config.timeout), (Duration::from_millis(20), Duration::from_secs(2)));
-        assert_eq!(args.memory_budget(), 3 << 20);
+        assert_eq!(args.memory_budget(), Some(3 << 20));
         refused(&["--interval=0"], &["--interval"]);
         refused(&["--memory-budget=0"], &["--memory-budget"]);
         refused(&["--rule=witness"], &["--rule witness"]);

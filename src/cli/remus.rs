@@ -3,7 +3,7 @@
 use super::Exit;
 use super::endpoint::{self, Reach, SSH_COMMAND};
 use super::live;
-use super::protection::{ProtectionArgs, ms};
+use super::protection::{ProtectionArgs, SIMULATED, ms};
 use crate::colo::Mode;
 use crate::disk::engine;
 use crate::host::Protection;
@@ -95,7 +95,7 @@ pub struct Args {
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub suspend_timeout: u64,
     /// The simulated guest: a JSON object, or @FILE with one; what is left out has its default, the name is DOMAIN
-    #[arg(long, value_name = "JSON|@FILE")]
+    #[arg(long, value_name = "JSON|@FILE", help_heading = SIMULATED, hide = true)]
     pub sim: Option<String>,
     /// What both sides can be told.
     #[command(flatten)]
@@ -248,7 +248,8 @@ impl Args {
         let domain = endpoint::quoted(&self.domain);
         let witness = self.protection.witness.as_ref().map(|folder| endpoint::quoted(&folder.to_string_lossy()));
         let witness = witness.map(|folder| format!(" --witness {folder}")).unwrap_or_default();
-        format!("xen-replicate receive --domain {domain}{witness} --listen unix:/run/{domain}.link")
+        let sim = if self.protection.is_xens() { "" } else { " --backend sim" };
+        format!("xen-replicate receive --domain {domain}{sim}{witness} --listen unix:/run/{domain}.link")
     }
 
     /// The simulated guest.
@@ -297,6 +298,10 @@ fn again(typed: impl Iterator<Item = String>) -> (String, String) {
 pub(super) fn run(args: &Args) -> io::Result<Exit> {
     let usage = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
     let config = args.config().map_err(usage)?;
+    if args.sim.is_some() && args.protection.is_xens() {
+        return Err(usage("--sim is for --backend sim: a domain of Xen's is not simulated".into()));
+    }
+    args.protection.guest_of().map_err(usage)?;
     if args.protection.is_xens() {
         return super::xen::remus(args, config);
     }
@@ -309,7 +314,7 @@ pub(super) fn run(args: &Args) -> io::Result<Exit> {
     let sim = args.sim_config().map_err(usage)?;
     let mut protection = args.protection.protection(&args.domain, config);
     let digests = args.protection.digests()?;
-    let desk = Desk::new(&args.domain)?;
+    let desk = Desk::new(&args.domain, true)?;
     let office = desk.open(args.protection.control_path(&args.domain)?.as_deref(), false)?;
     let give_up = args.become_secondary();
     let found = args.found(&sim.uuid, false, "the guest was not started".into(), give_up);

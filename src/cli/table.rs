@@ -67,7 +67,8 @@ fn write_head(out: &mut String, status: &Status, width: usize) -> std::fmt::Resu
     };
     let protected = if status.protected { "protected" } else { "NOT PROTECTED" };
     let (name, phase) = (one_line(name), one_line(&status.phase));
-    writeln!(out, "{name}: {role}, {phase}, {protected}; guest {guest}, output {output}")?;
+    let simulated = if status.simulated { "SIMULATED guest, " } else { "" };
+    writeln!(out, "{name}: {simulated}{role}, {phase}, {protected}; guest {guest}, output {output}")?;
     let framing = match status.framing {
         None => "not connected",
         Some(Framing::Framed) => "framed",
@@ -84,6 +85,14 @@ fn write_head(out: &mut String, status: &Status, width: usize) -> std::fmt::Resu
     if let Some(alarm) = &status.alarm {
         writeln!(out, "ALARM        {}", one_line(alarm))?;
     }
+    if let Some(kept) = &status.kept {
+        let (since, memory) = (span(kept.since_ms), octets(kept.memory));
+        let (checkpoint, newest) = (thousands(kept.checkpoint), kept.newest);
+        writeln!(
+            out,
+            "KEPT         checkpoint {checkpoint}, {memory}, since {since}: denied, another has generation {newest}"
+        )?;
+    }
     let last = status.since_last_ms.map_or("never".into(), |ms| format!("{} ago", span(ms)));
     let (begun, acknowledged) = (thousands(status.checkpoint), thousands(status.acknowledged));
     let refused = thousands(status.statistics.refused);
@@ -91,6 +100,18 @@ fn write_head(out: &mut String, status: &Status, width: usize) -> std::fmt::Resu
     let adaptive = one_line(status.adaptive.as_deref().unwrap_or("fixed"));
     let stretched = thousands(status.statistics.interval_stretched);
     writeln!(out, "interval     {} ms ({adaptive}), stretched {stretched} times", thousands(status.interval_ms))
+}
+
+/// What an operator can do about a replica that was denied, in lines that can be pasted: whole, whatever the width. Empty where there is
+/// none.
+pub fn decisions(status: &Status) -> String {
+    let Some(kept) = &status.kept else { return String::new() };
+    let clean = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
+    format!(
+        "where another host runs the domain:\n  {}\nonly if no other host runs it and none will:\n  {}\n",
+        clean(&kept.drop),
+        clean(&kept.fail_over)
+    )
 }
 
 fn write_figures(out: &mut String, status: &Status, earlier: &Status) -> std::fmt::Result {
@@ -239,6 +260,7 @@ mod tests {
         let ms = |p50, p99, max| Summary { p50, p99, max };
         Status {
             domain: "web".into(),
+            simulated: false,
             role: Role::Primary,
             phase: "protected".into(),
             guest: Guest::Running,
@@ -262,6 +284,7 @@ mod tests {
                 Notice { age_ms: 61_500, level: Loudness::Info, text: "protected".into() },
                 Notice { age_ms: 2_040, level: Loudness::Critical, text: "refused:\n\x1b[2Jchecksum".into() },
             ],
+            kept: None,
             lock_step: None,
             statistics: Figures {
                 checkpoints: 1234,

@@ -23,9 +23,6 @@ fn admitted(args: &ProtectionArgs) -> hypervisor::Result<()> {
 /// Protects a domain. [`Exit::Yes`] when it is gone from here at the end.
 pub(super) fn remus(args: &Args, config: Config) -> io::Result<Exit> {
     let usage = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text);
-    if args.sim.is_some() {
-        return Err(usage("--sim is for --backend sim: this domain is the hypervisor's"));
-    }
     if args.colo {
         return Err(usage(
             "-c (--colo) is for --backend sim: real domains are not protected in lock-step by this version",
@@ -40,7 +37,7 @@ pub(super) fn remus(args: &Args, config: Config) -> io::Result<Exit> {
         log::warn!("{name}: -n: output is not held: after a failover clients may have seen what never was");
     }
     let mut protection = args.protection.protection(&name, config);
-    let desk = Desk::new(&name)?;
+    let desk = Desk::new(&name, false)?;
     // The end of a terminal is no reason to leave the guest to the other side, while it runs on here.
     let office = desk.open(args.protection.control_path(&name)?.as_deref(), true)?;
     let options = Options {

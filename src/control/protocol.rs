@@ -50,7 +50,12 @@ pub enum Request {
         /// The operator's word that the primary is not and will not be active.
         #[serde(default)]
         force: bool,
+        /// Of a side that was denied: the newest generation, typed by the operator, whose word it is that no other host runs the domain.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        generation: Option<u64>,
     },
+    /// Free the replica of a side that was denied.
+    Drop,
     /// The list of [`Capability`].
     Capabilities,
     /// Switch a capability on or off.
@@ -100,7 +105,7 @@ impl Request {
         let extra = object.keys().find(|key| *key != "command").cloned();
         let request = serde_json::from_value(Value::Object(object))?;
         match (&request, extra) {
-            (Request::Status | Request::SwitchOver | Request::Capabilities, Some(field)) => {
+            (Request::Status | Request::SwitchOver | Request::Capabilities | Request::Drop, Some(field)) => {
                 Err(RequestError::Field { field })
             }
             (&Request::Watch { interval_ms: Some(value) }, _) if !Self::WATCH_BOUNDS.contains(&value) => {
@@ -171,7 +176,12 @@ mod tests {
             (protect(None), r#"{"command":"protect","host":"tcp:127.0.0.1:7000"}"#),
             (protect(Some("ssh -p 1")), r#"{"command":"protect","host":"tcp:127.0.0.1:7000","rsh":"ssh -p 1"}"#),
             (Request::Unprotect { force: true }, r#"{"command":"unprotect","force":true}"#),
-            (Request::FailOver { force: false }, r#"{"command":"fail-over","force":false}"#),
+            (Request::FailOver { force: false, generation: None }, r#"{"command":"fail-over","force":false}"#),
+            (
+                Request::FailOver { force: false, generation: Some(7) },
+                r#"{"command":"fail-over","force":false,"generation":7}"#,
+            ),
+            (Request::Drop, r#"{"command":"drop"}"#),
             (Request::Capabilities, r#"{"command":"capabilities"}"#),
             (
                 Request::SetCapability { name: "mc".into(), on: true },
@@ -182,7 +192,10 @@ mod tests {
             assert_eq!(Request::parse(line.as_bytes()).unwrap(), request);
         }
         assert_eq!(Request::parse(br#"{"command":"unprotect"}"#).unwrap(), Request::Unprotect { force: false });
-        assert_eq!(Request::parse(br#"{"command":"fail-over"}"#).unwrap(), Request::FailOver { force: false });
+        assert_eq!(
+            Request::parse(br#"{"command":"fail-over"}"#).unwrap(),
+            Request::FailOver { force: false, generation: None }
+        );
     }
 
     #[test]

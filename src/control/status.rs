@@ -15,6 +15,9 @@ pub const MAX_NOTICES: usize = 16;
 pub struct Status {
     /// The domain's name; empty as long as a secondary has not learnt it.
     pub domain: String,
+    /// Whether the guest is a simulated one and no domain.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub simulated: bool,
     /// Which side this is. A secondary that has gone active is the primary from then on.
     pub role: Role,
     /// A word of [`primary_phase`] or [`secondary_phase`].
@@ -58,9 +61,30 @@ pub struct Status {
     pub notices: Vec<Notice>,
     /// Counters and times since this process began.
     pub statistics: Figures,
+    /// The replica that this side keeps since it was denied the next generation; none where it keeps none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
     /// A COLO primary's own figures; none in Remus.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lock_step: Option<LockStep>,
+}
+
+/// A replica whose side was denied the next generation: paused until the operator or the peer decides.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Kept {
+    /// Milliseconds since it was denied.
+    pub since_ms: u64,
+    /// Bytes of memory that it takes.
+    pub memory: u64,
+    /// The checkpoint that it is at.
+    pub checkpoint: u64,
+    /// The newest generation that the witness has given, as far as is known.
+    pub newest: u64,
+    /// The command that frees it, where another host runs the domain.
+    pub drop: String,
+    /// The command that starts the guest from it, only if no other host runs the domain and none will.
+    pub fail_over: String,
 }
 
 /// Which side.

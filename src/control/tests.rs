@@ -86,7 +86,7 @@ fn every_command_reaches_the_handler_and_its_reply_the_client() {
         Request::SwitchOver,
         protect,
         Request::Unprotect { force: true },
-        Request::FailOver { force: false },
+        Request::FailOver { force: false, generation: None },
         Request::Capabilities,
     ] {
         let reply = client.request(&request).unwrap();

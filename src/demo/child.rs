@@ -232,6 +232,7 @@ pub fn secondary(args: &ChildArgs) -> io::Result<bool> {
         on_checkpoint: Some(Box::new(|number| {
             let _ = tell(&Event::Whole { number });
         })),
+        on_replica: None,
         failpoints: Failpoints::default(),
     };
     let cancel = Cancel::new()?;
@@ -240,6 +241,11 @@ pub fn secondary(args: &ChildArgs) -> io::Result<bool> {
     let outcome = secondary::Driver::default().run(link, cancel, target, settings);
     let Survivor { mut domain, checkpoint, lost, .. } = match outcome {
         Ok(Outcome::Survivor(survivor)) => survivor,
+        // The demonstration has no witness.
+        Ok(Outcome::Denied(held)) => {
+            tell(&Event::Refused { text: format!("the secondary was denied: {held:?}") })?;
+            return Ok(false);
+        }
         Ok(Outcome::Ended(end)) => {
             tell(&Event::Refused { text: format!("the secondary has ended: {end:?}") })?;
             return Ok(false);

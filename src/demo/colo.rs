@@ -100,6 +100,11 @@ pub(super) fn secondary(setup: &SecondarySetup) -> io::Result<bool> {
     let outcome = secondary::Driver::default().run(link, cancel, target, observer, settings);
     let Survivor { domain, checkpoint, lost, .. } = match outcome {
         Ok(Outcome::Survivor(survivor)) => survivor,
+        // The demonstration has no witness.
+        Ok(Outcome::Denied(held)) => {
+            tell(&Event::Refused { text: format!("the secondary was denied: {held:?}") })?;
+            return Ok(false);
+        }
         Ok(Outcome::Ended(end)) => {
             tell(&Event::Refused { text: format!("the secondary has ended: {end:?}") })?;
             return Ok(false);

@@ -1,5 +1,6 @@
 //! `remus -c` and `receive --colo`: a guest that runs on two hosts at once, and on one of them from then on.
 
+use super::custody::Kept;
 use super::digests::Digests;
 use super::operator::Desk;
 use super::sim::{Backend, Guest, SimHome, SimTarget};
@@ -13,12 +14,12 @@ use crate::replicate::colo::Times;
 use crate::replicate::colo::primary::{Driver as Primary, Ended, Ending, Observer, Settings, Trouble};
 use crate::replicate::colo::secondary::{
     Driver as Secondary, LockstepTarget, Outcome, Settings as SecondarySettings, Survivor, Target,
+    Trouble as SecondaryTrouble,
 };
-use crate::transport::{Cancel, Link};
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What COLO needs to know besides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,13 +135,13 @@ pub fn protect(
 
 /// Serves one primary, and goes on with the guest when it may.
 pub(super) fn one(
-    link: Link,
-    cancel: Cancel,
+    session: secondary::Session,
     job: &secondary::Job<SimHome>,
     lockstep: Lockstep,
     bare: bool,
     desk: &Desk,
-) -> io::Result<secondary::Served> {
+) -> io::Result<secondary::Served<SimHome>> {
+    let secondary::Session { link, cancel, mut replica } = session;
     let protection = &job.protection;
     let driver = Secondary::<SimLockstep>::default();
     desk.assign(driver.handle());
@@ -152,18 +153,32 @@ pub(super) fn one(
     settings.fence = protection.fence.clone();
     settings.witness = protection.witness().map_err(io::Error::other)?;
     settings.record = job.record.as_deref().map(File::create).transpose()?;
+    settings.on_checkpoint = Some(Box::new(move |_| {
+        if let Some(replaced) = replica.take() {
+            replaced();
+        }
+    }));
     settings.failpoints = job.failpoints.clone();
     let target = SimLockstep { target: job.home.target.clone(), pace: job.home.backend.pace() };
     let digests = job.home.digests.as_deref().map(|path| Digests::open(path, true)).transpose()?;
     let outcome = driver.run(link, cancel, target, digests, settings);
     desk.retire(None);
     match outcome.map_err(io::Error::other)? {
-        Outcome::Ended(End::Stopped) => Ok(secondary::Served::Well),
+        Outcome::Ended(End::Stopped | End::Dismissed) => Ok(secondary::Served::Well),
         Outcome::Ended(_) => Ok(secondary::Served::Badly),
         Outcome::Unsuited(text) => {
             log::error!("{}: {text}", protection.domain);
             Ok(secondary::Served::Badly)
         }
+        Outcome::Denied(held) => Ok(secondary::Served::Denied(Kept {
+            facts: held.facts.clone(),
+            go_on: Box::new(move |generation, job, desk| {
+                let (checkpoint, lost) = (held.facts.checkpoint, Instant::now());
+                let unfit = |text| SecondaryTrouble::Unfit(text, generation);
+                let domain = held.activate().map_err(unfit).map_err(io::Error::other)?;
+                live(Survivor { domain, checkpoint, generation, lost }, job, desk)
+            }),
+        })),
         Outcome::Survivor(survivor) => live(survivor, job, desk).map(secondary::Served::Survived),
     }
 }

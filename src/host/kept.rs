@@ -64,4 +64,8 @@ impl<P: Replica> Replica for Kept<P> {
         }
         self.copy.activate()
     }
+
+    fn memory(&self) -> u64 {
+        self.copy.memory()
+    }
 }

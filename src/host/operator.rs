@@ -22,12 +22,17 @@ struct Shared {
     clerk: Mutex<Clerk>,
     /// Told when a driver takes charge or leaves.
     changed: Condvar,
+    /// While the office is open.
+    server: Mutex<Option<Server>>,
 }
 
 #[derive(Debug)]
 struct Clerk {
     domain: String,
+    simulated: bool,
     driver: Option<Handle>,
+    /// Who answers for a replica that was denied.
+    custody: Option<Handle>,
     /// How often the charge has changed hands.
     changes: u64,
     /// The last word of a driver that has ended.
@@ -40,20 +45,35 @@ struct Clerk {
 /// The way in for the operator, while this lives.
 #[derive(Debug)]
 pub struct Office {
-    _server: Option<Server>,
+    desk: Desk,
     _signals: Signals,
 }
 
+impl Drop for Office {
+    fn drop(&mut self) {
+        // Its server answers by the desk, which it would keep.
+        drop(self.desk.server().take());
+    }
+}
+
 impl Desk {
-    /// Nobody is in charge yet.
+    /// Nobody is in charge yet. `simulated`: its guest is no domain, and each status says so.
     ///
     /// # Errors
     /// The system's.
-    pub fn new(domain: &str) -> io::Result<Self> {
+    pub fn new(domain: &str, simulated: bool) -> io::Result<Self> {
         let waiting = Cancel::new()?;
-        let clerk =
-            Clerk { domain: domain.to_owned(), driver: None, changes: 0, last: None, waiting, terminated: false };
-        Ok(Desk(Arc::new(Shared { clerk: Mutex::new(clerk), changed: Condvar::new() })))
+        let clerk = Clerk {
+            domain: domain.to_owned(),
+            simulated,
+            driver: None,
+            custody: None,
+            changes: 0,
+            last: None,
+            waiting,
+            terminated: false,
+        };
+        Ok(Desk(Arc::new(Shared { clerk: Mutex::new(clerk), changed: Condvar::new(), server: Mutex::default() })))
     }
 
     /// Opens the control socket, unless there is to be none, and takes SIGTERM and SIGINT.
@@ -61,14 +81,9 @@ impl Desk {
     /// # Errors
     /// The socket is in use by another process, or cannot be made.
     pub fn open(&self, socket: Option<&Path>, ignore_hup: bool) -> io::Result<Office> {
-        let desk = self.clone();
-        let server = socket
-            .map(|path| {
-                Server::bind(path, Arc::new(move |request| desk.request(request))).map_err(|error| {
-                    io::Error::new(error.kind(), format!("control socket {}: {error}", path.display()))
-                })
-            })
-            .transpose()?;
+        if let Some(path) = socket {
+            self.listen(path)?;
+        }
         let desk = self.clone();
         let signals = Signals::install(
             move |signal| {
@@ -77,7 +92,23 @@ impl Desk {
             },
             ignore_hup,
         )?;
-        Ok(Office { _server: server, _signals: signals })
+        Ok(Office { desk: self.clone(), _signals: signals })
+    }
+
+    /// Opens the control socket.
+    ///
+    /// # Errors
+    /// As [`Desk::open`].
+    pub fn listen(&self, socket: &Path) -> io::Result<()> {
+        let desk = self.clone();
+        let server = Server::bind(socket, Arc::new(move |request| desk.request(request)))
+            .map_err(|error| io::Error::new(error.kind(), format!("control socket {}: {error}", socket.display())))?;
+        *self.server() = Some(server);
+        Ok(())
+    }
+
+    fn server(&self) -> std::sync::MutexGuard<'_, Option<Server>> {
+        self.0.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on this driver is in charge.
@@ -92,6 +123,38 @@ impl Desk {
     /// The driver has ended; this is how, for who asks from now on.
     pub fn retire(&self, last: Option<Status>) {
         self.change(None, last);
+    }
+
+    /// From now on this answers for a replica that was denied, whatever driver is in charge besides; none when there is no replica any
+    /// more.
+    pub fn keep(&self, custody: Option<Handle>) {
+        let mut clerk = self.clerk();
+        clerk.custody.clone_from(&custody);
+        clerk.changes += 1;
+        self.0.changed.notify_all();
+        let terminated = clerk.terminated;
+        drop(clerk);
+        if let (true, Some(custody)) = (terminated, custody) {
+            custody.terminate();
+        }
+    }
+
+    /// Ends a driver whose primary has not said who it is.
+    pub fn unmet(&self) {
+        let driver = self.clerk().driver.clone();
+        if let Some(driver) = driver {
+            driver.unmet();
+        }
+    }
+
+    /// Wakes who waits by [`Desk::waiting`], for once.
+    pub fn wake(&self) {
+        let mut clerk = self.clerk();
+        clerk.waiting.cancel();
+        // Without a descriptor for another one, whoever waits next is awake at once, and no worse off.
+        if let (false, Ok(waiting)) = (clerk.terminated, Cancel::new()) {
+            clerk.waiting = waiting;
+        }
     }
 
     /// Gives whether this process was told to end.
@@ -119,6 +182,31 @@ impl Desk {
 
     /// Asks whoever is in charge. A driver that has ended is about to leave its last word, which is waited for.
     pub fn request(&self, request: Request) -> Reply {
+        let mut reply = self.answer(request);
+        if let Some(status) = &mut reply.status {
+            status.simulated = self.clerk().simulated;
+        }
+        reply
+    }
+
+    fn answer(&self, request: Request) -> Reply {
+        let custody = self.clerk().custody.clone();
+        let Some(custody) = custody else { return self.ask_driver(request) };
+        let idle = self.clerk().driver.is_none();
+        let for_it = idle || matches!(request, Request::Drop | Request::FailOver { generation: Some(_), .. });
+        if for_it && let Some(reply) = custody.ask(request.clone()) {
+            return reply;
+        }
+        let mut reply = self.ask_driver(request);
+        if let Some(status) = &mut reply.status
+            && let Some(Reply { status: Some(kept), .. }) = custody.ask(Request::Status)
+        {
+            status.kept = kept.kept;
+        }
+        reply
+    }
+
+    fn ask_driver(&self, request: Request) -> Reply {
         let mut clerk = self.clerk();
         while let Some(driver) = clerk.driver.clone() {
             let asked = clerk.changes;
@@ -150,10 +238,10 @@ impl Desk {
         let mut clerk = self.clerk();
         clerk.terminated = true;
         clerk.waiting.cancel();
-        let driver = clerk.driver.clone();
+        let told = [clerk.driver.clone(), clerk.custody.clone()];
         drop(clerk);
-        if let Some(driver) = driver {
-            driver.terminate();
+        for handle in told.into_iter().flatten() {
+            handle.terminate();
         }
     }
 }
@@ -166,7 +254,7 @@ mod tests {
 
     /// What who asks a driver that has ended gets, when `next` is done once it has been asked.
     fn reply_after(request: Request, next: impl FnOnce(&Desk)) -> Reply {
-        let desk = Desk::new("web").unwrap();
+        let desk = Desk::new("web", false).unwrap();
         let (told, asked) = channel();
         desk.assign(Handle::new(move |_| {
             told.send(()).unwrap();

@@ -1,7 +1,10 @@
 //! `receive`: a copy of another host's domain, and its life after a failover.
 
 use super::Protection;
+use super::beside;
+use super::custody::{Custody, Decided, Kept};
 use super::digests::Digests;
+use super::lookout::look_out;
 use super::operator::Desk;
 use super::primary;
 use super::sim::{Guest, SimHome, xl_config};
@@ -11,14 +14,15 @@ use crate::remus::pacing::Pacing;
 use crate::replicate::failpoint::Failpoints;
 use crate::replicate::link::Record;
 use crate::replicate::primary::{Ending, Resolve};
-use crate::replicate::secondary::{Copies, Driver, End, Outcome, Settings, Survivor};
-use crate::transport::{Cancel, Link, Listener};
+use crate::replicate::secondary::{Copies, Driver, End, Outcome, Settings, Survivor, Trouble};
+use crate::transport::{Cancel, Link, Listener, is_cancelled};
 use std::io;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Instant;
 
 /// A backend's part: where copies are kept, and where a survivor lives.
-pub trait Home {
+pub trait Home: Sized + 'static {
     /// What makes the copies.
     type Copies: Copies;
 
@@ -39,6 +43,9 @@ pub trait Home {
         tell: &dyn Fn(),
     ) -> io::Result<Ending>;
 
+    /// Another process of this host keeps a copy of the domain: what this one makes must not be taken for it.
+    fn beside(&mut self) {}
+
     /// Whether primaries are served in lock-step (COLO) instead of by checkpoints.
     fn is_lockstep(&self) -> bool {
         false
@@ -48,10 +55,7 @@ pub trait Home {
     ///
     /// # Errors
     /// What the session, or the survivor, failed with; the backend has no lock-step.
-    fn one_in_lockstep(&self, _link: Link, _cancel: Cancel, _job: &Job<Self>, _desk: &Desk) -> io::Result<Served>
-    where
-        Self: Sized,
-    {
+    fn one_in_lockstep(&self, _session: Session, _job: &Job<Self>, _desk: &Desk) -> io::Result<Served<Self>> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
@@ -68,6 +72,10 @@ pub struct Job<H> {
     pub record: Option<PathBuf>,
     /// Whether one primary is enough.
     pub once: bool,
+    /// What of a command line for this side's operator comes before the command: `xen-replicate ctl web`.
+    pub ctl: String,
+    /// The control socket of another process of this host that keeps a denied replica of the domain until this one has its own.
+    pub beside: Option<PathBuf>,
     /// For the survivor: what `ctl protect HOST` means.
     pub resolve: Box<dyn Fn() -> Resolve>,
     /// For the survivor: how the interval moves by itself.
@@ -125,17 +133,67 @@ pub fn receive<H: Home>(source: Source, job: &Job<H>, desk: &Desk) -> io::Result
     let mut record = job.record.clone().map(Record::new);
     let listener = match source {
         Source::Link(link, cancel) => {
-            return one(link, cancel, job, &mut record, desk).map(|served| matches!(served, Served::Well));
+            let session = Session { link, cancel, replica: job.beside.clone().map(|socket| replaces(socket, desk)) };
+            return match one(session, job, &mut record, desk)? {
+                Served::Denied(kept) => match Custody::begin(kept, job, desk)?.end(job, desk)? {
+                    Decided::Lived(well) => Ok(well),
+                    Decided::Freed => Ok(true),
+                },
+                served => Ok(matches!(served, Served::Well)),
+            };
         }
         Source::Listener(listener) => listener,
     };
+    let mut custody: Option<Custody<H>> = None;
     loop {
-        let (link, cancel) = match listener.accept(&desk.waiting()) {
+        let waiting = desk.waiting();
+        if let Some(over) = custody.take_if(|custody| custody.is_over()) {
+            match over.end(job, desk)? {
+                Decided::Lived(well) => return Ok(well),
+                // Replaced by the one that was just denied or lost, or dropped.
+                Decided::Freed if job.once => return Ok(true),
+                Decided::Freed => {}
+            }
+        }
+        let (link, cancel) = match listener.accept(&waiting) {
             Ok(accepted) => accepted,
-            Err(_) if desk.is_terminated() => return Ok(true),
+            Err(_) if desk.is_terminated() => {
+                // It is told by itself, and may have begun to go active.
+                return match custody.map(|custody| custody.end(job, desk)).transpose()? {
+                    Some(Decided::Lived(well)) => Ok(well),
+                    _ => Ok(true),
+                };
+            }
+            Err(error) if is_cancelled(&error) => continue,
             Err(error) => return Err(error),
         };
-        let served = one(link, cancel, job, &mut record, desk);
+        if custody.as_ref().is_some_and(|custody| !custody.admit()) {
+            continue;
+        }
+        let session = Session { link, cancel, replica: custody.as_ref().map(Custody::replaced) };
+        let (over, grace) = (Cancel::new()?, job.protection.config.timeout);
+        let served = thread::scope(|scope| {
+            let looking = scope.spawn(|| look_out(&listener, desk, grace, &over));
+            let served = one(session, job, &mut record, desk);
+            over.cancel();
+            (served, looking.join().unwrap_or(false))
+        });
+        let (served, unmet) = served;
+        if let Some(custody) = &custody {
+            custody.disconnected();
+        }
+        let served = match served {
+            Ok(Served::Denied(kept)) => {
+                if let Some(replaced) = custody.take() {
+                    replaced.end(job, desk)?;
+                }
+                custody = Some(Custody::begin(kept, job, desk)?);
+                continue;
+            }
+            // It was no primary's session.
+            Ok(Served::Badly) if unmet => continue,
+            served => served,
+        };
         match next(served, job.once, desk.is_terminated()) {
             Next::End(verdict) => return verdict,
             Next::Wait(trouble) => {
@@ -159,10 +217,10 @@ enum Next {
 
 /// A session's verdict is the command's only where one primary is all there is, or the guest came to live here. A command that
 /// waits for primaries is ended by the operator, whatever came of the last session a moment before: that is no failure.
-fn next(served: io::Result<Served>, once: bool, terminated: bool) -> Next {
+fn next<H>(served: io::Result<Served<H>>, once: bool, terminated: bool) -> Next {
     match served {
         Ok(Served::Survived(well)) => Next::End(Ok(well)),
-        served if once => Next::End(served.map(|served| served == Served::Well)),
+        served if once => Next::End(served.map(|served| matches!(served, Served::Well))),
         Ok(_) if terminated => Next::End(Ok(true)),
         Err(error) if terminated => {
             log::warn!("the last session: {error}");
@@ -173,26 +231,49 @@ fn next(served: io::Result<Served>, once: bool, terminated: bool) -> Next {
 }
 
 /// What came of one primary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Served {
+pub enum Served<H> {
     /// It ended as it should.
     Well,
     /// It did not.
     Badly,
     /// The guest came to live here; whether it left as it should.
     Survived(bool),
+    /// It was denied, and its replica is kept.
+    Denied(Kept<H>),
 }
 
-fn one<H: Home>(
-    link: Link,
-    cancel: Cancel,
-    job: &Job<H>,
-    record: &mut Option<Record>,
-    desk: &Desk,
-) -> io::Result<Served> {
+/// A connection of a primary's.
+pub struct Session {
+    /// The connection.
+    pub link: Link,
+    /// Calls it off.
+    pub cancel: Cancel,
+    /// Where an older replica is kept: what to call when the first image of this session is whole and applied.
+    pub replica: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// What to call when an image is whole here, where another process of this host keeps an older replica.
+fn replaces(socket: PathBuf, desk: &Desk) -> Box<dyn FnOnce() + Send> {
+    let desk = desk.clone();
+    Box::new(move || {
+        // The primary is not to wait for that.
+        let told = thread::Builder::new().name("beside".into()).spawn(move || match beside::replace(&socket, &desk) {
+            Ok(()) => {
+                log::info!("{}: the older replica is freed, this process answers here from now on", socket.display())
+            }
+            Err(error) => log::error!("{}: replacing the older replica: {error}", socket.display()),
+        });
+        if let Err(error) = told {
+            log::error!("replacing the older replica: {error}");
+        }
+    })
+}
+
+fn one<H: Home>(session: Session, job: &Job<H>, record: &mut Option<Record>, desk: &Desk) -> io::Result<Served<H>> {
     if job.home.is_lockstep() {
-        return job.home.one_in_lockstep(link, cancel, job, desk);
+        return job.home.one_in_lockstep(session, job, desk);
     }
+    let Session { link, cancel, replica } = session;
     let driver = Driver::<H::Copies>::default();
     desk.assign(driver.handle());
     let settings = Settings {
@@ -203,6 +284,7 @@ fn one<H: Home>(
         witness: job.protection.witness().map_err(io::Error::other)?,
         record: record.as_mut().map(Record::next_session),
         on_checkpoint: None,
+        on_replica: replica,
         failpoints: job.failpoints.clone(),
     };
     let outcome = driver.run(link, cancel, job.home.copies(), settings);
@@ -210,6 +292,15 @@ fn one<H: Home>(
     match outcome.map_err(io::Error::other)? {
         Outcome::Ended(End::Dismissed | End::Stopped) => Ok(Served::Well),
         Outcome::Ended(_) => Ok(Served::Badly),
+        Outcome::Denied(held) => Ok(Served::Denied(Kept {
+            facts: held.facts.clone(),
+            go_on: Box::new(move |generation, job, desk| {
+                let (checkpoint, lost) = (held.facts.checkpoint, Instant::now());
+                let unfit = |text| Trouble::Unfit(text, generation);
+                let domain = held.activate().map_err(unfit).map_err(io::Error::other)?;
+                live(Survivor { domain, checkpoint, generation, lost }, job, desk)
+            }),
+        })),
         // The guest lives here, whatever becomes of its protection: this side takes no primary's image any more.
         Outcome::Survivor(survivor) => Ok(Served::Survived(live(survivor, job, desk).unwrap_or_else(|error| {
             log::error!("{}: {error}", job.protection.domain);
@@ -253,19 +344,19 @@ mod tests {
 
     #[test]
     fn a_receiver_that_listens_and_is_told_to_end_has_not_failed_whatever_its_last_session_did() {
-        let failed = || Err(io::Error::other("the connection ended"));
-        for served in [Ok(Served::Well), Ok(Served::Badly), failed()] {
+        let failed = || Err::<Served<()>, _>(io::Error::other("the connection ended"));
+        for served in [Ok(Served::<()>::Well), Ok(Served::Badly), failed()] {
             assert!(matches!(next(served, false, true), Next::End(Ok(true))));
         }
-        assert!(matches!(next(Ok(Served::Badly), false, false), Next::Wait(None)));
+        assert!(matches!(next(Ok(Served::<()>::Badly), false, false), Next::Wait(None)));
         assert!(matches!(next(failed(), false, false), Next::Wait(Some(_))));
         for terminated in [false, true] {
             // With --once the session is all there is.
-            assert!(matches!(next(Ok(Served::Well), true, terminated), Next::End(Ok(true))));
-            assert!(matches!(next(Ok(Served::Badly), true, terminated), Next::End(Ok(false))));
+            assert!(matches!(next(Ok(Served::<()>::Well), true, terminated), Next::End(Ok(true))));
+            assert!(matches!(next(Ok(Served::<()>::Badly), true, terminated), Next::End(Ok(false))));
             assert!(matches!(next(failed(), true, terminated), Next::End(Err(_))));
             for well in [false, true] {
-                let survived = next(Ok(Served::Survived(well)), false, terminated);
+                let survived = next(Ok(Served::<()>::Survived(well)), false, terminated);
                 assert!(matches!(survived, Next::End(Ok(ended)) if ended == well));
             }
         }

@@ -5,14 +5,13 @@ use super::digests::Digests;
 use super::kept::WithDisks;
 use super::operator::Desk;
 use super::primary::{self, protect_simulated};
-use super::secondary::{Home, Job, Served};
+use super::secondary::{Home, Job, Served, Session};
 use crate::disk::Device;
 use crate::hypervisor::Domain;
 use crate::hypervisor::sim::{Runner, SimConfig, SimDomain, SimOutput, SimWire};
 use crate::hypervisor::{self, Error, NoBuffer, OutputBuffer};
 use crate::replicate::primary::Ending;
 use crate::replicate::secondary::Target;
-use crate::transport::{Cancel, Link};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::io;
@@ -171,8 +170,8 @@ impl Home for SimHome {
         self.colo.is_some()
     }
 
-    fn one_in_lockstep(&self, link: Link, cancel: Cancel, job: &Job<Self>, desk: &Desk) -> io::Result<Served> {
+    fn one_in_lockstep(&self, session: Session, job: &Job<Self>, desk: &Desk) -> io::Result<Served<Self>> {
         let Some((lockstep, bare)) = self.colo else { return Err(io::ErrorKind::Unsupported.into()) };
-        colo::one(link, cancel, job, lockstep, bare, desk)
+        colo::one(session, job, lockstep, bare, desk)
     }
 }

@@ -107,6 +107,11 @@ impl DomainInfo {
         self.shutdown == Some(ShutdownReason::Suspend)
     }
 
+    /// Bytes of memory that it holds.
+    pub const fn memory(&self) -> u64 {
+        self.populated.saturating_mul(PAGE_SIZE as u64)
+    }
+
     /// The domain's state in one word. A suspended domain that is paused besides counts as suspended, for it needs more than
     /// [`Domain::unpause`](super::Domain::unpause) to run.
     pub fn run_state(&self) -> RunState {

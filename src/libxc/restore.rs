@@ -34,6 +34,12 @@ pub struct Options {
     pub rings: Rings,
 }
 
+/// Octets that a buffered checkpoint of a domain with so many bytes of memory may take: each page once, and as many as one record has for
+/// all else, with the room that a record takes while it is read.
+pub const fn whole_checkpoint(memory: u64) -> u64 {
+    memory.saturating_add(2 * MAX_BODY as u64)
+}
+
 /// Who serves the restored domain's xenstore and console rings, and over which event channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rings {
@@ -422,7 +428,7 @@ impl Restorer {
 
     /// Octets that a buffered checkpoint may take.
     pub(crate) fn round_limit(&self) -> u64 {
-        self.options.round_limit.unwrap_or(self.memory.saturating_add(2 * u64::from(MAX_BODY)))
+        self.options.round_limit.unwrap_or(whole_checkpoint(self.memory))
     }
 
     fn failed(&self, error: hypervisor::Error) -> RestoreError {

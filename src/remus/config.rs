@@ -22,6 +22,9 @@ pub struct Config {
     pub retry: Duration,
     /// How many checkpoints in a row may be refused, each followed by a whole image, before protection is given up. 3.
     pub refusals: u32,
+    /// How many of 100 checkpoints that follow each other may be refused, however many were acknowledged between them, before protection
+    /// is given up. 10.
+    pub refusals_of_100: u32,
     /// Who may be active alone.
     pub rule: Rule,
     /// Whether a fencing command is run before the secondary goes active.
@@ -29,6 +32,8 @@ pub struct Config {
     /// Whether a peer without our framing is served with the bare stream, at the price named in
     /// [`super::wire::Capabilities::cost`].
     pub bare: bool,
+    /// The sum of the domain's name ([`super::wire::name_sum`]), 0 where it is not to be compared.
+    pub domain: u64,
     /// Whether output is not held, for measurements: the capability `mc-net-disable`.
     pub unheld: bool,
 }
@@ -42,10 +47,12 @@ impl Default for Config {
             answer: Duration::from_secs(10),
             retry: Duration::from_millis(500),
             refusals: 3,
+            refusals_of_100: 10,
             rule: Rule::Manual,
             fence: false,
             bare: false,
             unheld: false,
+            domain: 0,
         }
     }
 }
@@ -107,6 +114,11 @@ impl Config {
             return Err(ConfigError::Answer { answer: self.answer, timeout: self.timeout });
         }
         Ok(())
+    }
+
+    /// Whether a peer of that domain is another domain's, as far as both say.
+    pub const fn is_of_another(&self, domain: u64) -> bool {
+        domain != 0 && self.domain != 0 && domain != self.domain
     }
 
     /// Whether a peer that beats so often is heard: as of our own heartbeat, three must fit into the time-out.

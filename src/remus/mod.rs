@@ -33,7 +33,8 @@
 //! While protected, a primary emits only what is acknowledged, so it is consistent with a secondary that goes active at any
 //! moment, whether it knows of it or not. To emit more it must be *alone*, and a secondary must be alone to be active at
 //! all. With a witness, alone means to hold generation g+1, where g is the session's. The witness gives g+1 once. The loser
-//! never asks for another: a primary pauses its guest for good, a secondary gives up its copy. Nobody gives a generation back,
+//! never asks for another by itself: a primary pauses its guest for good, a secondary keeps its copy paused
+//! ([`crate::claim::Denied`]), for the operator to force or to drop. Nobody gives a generation back,
 //! so a decision stays right however late it is acted on. A new session has a generation of its own, taken by
 //! the primary once a secondary has greeted, so that no secondary of an older session can be granted anything any more. A start of a
 //! primary asks the witness first ([`crate::claim::Start`]).

@@ -16,8 +16,10 @@
 pub mod bare;
 mod clock;
 pub mod colo;
+pub mod custody;
 pub mod failpoint;
 pub mod fence;
+pub mod held;
 pub mod link;
 mod operator;
 pub mod primary;

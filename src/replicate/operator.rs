@@ -16,6 +16,8 @@ pub enum Ask {
     Request(Request, Sender<Reply>),
     /// SIGTERM or SIGINT: end in a defined state. Asked twice: end at once.
     Terminate,
+    /// Somebody else waits to be served: a secondary whose primary has not said who it is ends.
+    Unmet,
 }
 
 /// A way to a running driver. Clones lead to the same one; when it has ended, requests are answered with an error.
@@ -43,6 +45,11 @@ impl Handle {
     pub fn ask(&self, request: Request) -> Option<Reply> {
         let (answer, answered) = channel();
         if (self.0)(Ask::Request(request, answer)) { answered.recv().ok() } else { None }
+    }
+
+    /// Somebody else waits to be served.
+    pub(crate) fn unmet(&self) {
+        (self.0)(Ask::Unmet);
     }
 
     /// What a signal asks for.

@@ -83,6 +83,18 @@ impl Listener {
         })
     }
 
+    /// Waits until a connection waits to be accepted. False when `cancel` came first.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn wait(&self, cancel: &Cancel) -> io::Result<bool> {
+        let fd = match self {
+            Listener::Unix(listener, _) => listener.as_fd(),
+            Listener::Tcp(listener) => listener.as_fd(),
+        };
+        cancel.wait(fd, PollFlags::IN)
+    }
+
     /// Waits for the next connection, and gives with it what calls it off later on. Where descriptors or memory are short,
     /// the other side waits until there are some: that is no reason to stop listening.
     ///

@@ -352,6 +352,7 @@ impl World {
             None => return Ok(()),
             Some(Forward::Message(message)) => Event::Message(message),
             Some(Forward::Memory(checkpoint)) => Event::MemoryReceived { checkpoint },
+            Some(Forward::Goodbye) => Event::Dismissed,
             Some(Forward::State(state)) => {
                 self.s.receiving = false;
                 if state.damaged && setting.mutant != Mutant::DamageUnseen {

@@ -5,7 +5,7 @@ use super::explorer::Flaw;
 use std::collections::{BTreeMap, VecDeque};
 use xen_replicate::colo::{Config, Dialect, Message, Point, Primary, Secondary, Step as At, primary, secondary};
 use xen_replicate::remus::primary::Answer;
-use xen_replicate::remus::{Generation, Time, Timer, Verdict};
+use xen_replicate::remus::{Generation, Rule, Time, Timer, Verdict};
 
 /// A way to be wrong, put around the machines. The shipped code has none of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,6 +93,8 @@ pub enum Forward {
     Message(Message),
     Memory(u64),
     State(Snapshot),
+    /// It goes on alone: of our own dialect.
+    Goodbye,
 }
 
 /// One direction of the connection.
@@ -187,13 +189,17 @@ pub struct World {
 
 impl World {
     pub fn new(setting: &Setting) -> World {
+        // Of our own dialect the session's generation is acquired when the two have greeted.
+        let greets = setting.config.dialect == Dialect::Libxl && setting.config.rule == Rule::Witness;
         let session = Generation(1);
+        let newest = if greets { Generation(0) } else { session };
+        let first = if greets { primary::Event::Greeted } else { primary::Event::Connected };
         World {
             p: PrimarySide {
-                machine: Primary::new(setting.config, session),
+                machine: Primary::new(setting.config, newest),
                 alive: true,
                 todo: VecDeque::new(),
-                events: VecDeque::from([primary::Event::Connected]),
+                events: VecDeque::from([first]),
                 timers: 0,
                 asking: None,
                 sent: Vec::new(),
@@ -230,7 +236,7 @@ impl World {
             forward: Direction::new(),
             backward: Direction::new(),
             packets: VecDeque::new(),
-            witness: (session, Who::Primary),
+            witness: (newest, Who::Primary),
             seen: BTreeMap::new(),
             left: setting.bounds,
         }
@@ -344,6 +350,13 @@ impl World {
                 }
                 if setting.mutant == Mutant::HangsUpAtOnce {
                     self.forward.ended = true;
+                }
+            }
+            // The secondary of this world knows it before anything comes.
+            Action::Begin { .. } => {}
+            Action::Dismiss => {
+                if p.machine.config().dialect == Dialect::Libxl {
+                    self.forward.send(Forward::Goodbye);
                 }
             }
             Action::Resume { epoch } => {
@@ -510,6 +523,7 @@ impl World {
                 s.events.push_back(Event::GuestResumed);
             }
             Action::DropCopy => (s.copy, s.running, s.received) = (false, false, None),
+            Action::KeepCopy => (s.running, s.received) = (false, None),
             Action::RunFence { .. } => s.fencing = true,
             Action::ActivateGuest { checkpoint, .. } => {
                 if checkpoint != s.loaded || checkpoint == 0 {

@@ -12,7 +12,13 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(arguments);
+    // Unless the test says otherwise.
+    let protects = matches!(arguments.first(), Some(&("remus" | "receive")));
+    if protects && !arguments.iter().any(|argument| argument.starts_with("--backend")) {
+        command.arg("--backend=sim");
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 

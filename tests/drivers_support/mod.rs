@@ -199,6 +199,7 @@ fn receive(folder: &TempDir, wanted: &Wanted) -> (Handle, Receiving, Address) {
         witness: witness(seen, rule),
         record: None,
         on_checkpoint: None,
+        on_replica: None,
         failpoints: Failpoints::default(),
     };
     let target = SimTarget { domain: "guest".into(), memory_budget: None };

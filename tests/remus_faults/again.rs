@@ -13,7 +13,7 @@ fn protect(world: &World, side: &mut Side, place: u8) -> u64 {
 
 fn third(world: &World) -> Side {
     let mut third = world.receive::<&str>("third", THIRD, &[]);
-    third.wait_for_phase("waiting");
+    third.wait_until_idle();
     third
 }
 
@@ -99,7 +99,7 @@ fn ended(end: &End) -> Outcome {
         End::TermPrimary => {
             let outcome = world.over("primary told to end: its guest sound", Some(&mut primary));
             assert_eq!(primary.end().code(), Some(1), "as for xl, the guest is still here");
-            secondary.wait_for_phase("waiting");
+            secondary.wait_until_idle();
             assert!(secondary.survivor().is_none());
             assert_eq!(secondary.terminate(), 0);
             outcome
@@ -115,7 +115,7 @@ fn ended(end: &End) -> Outcome {
             primary.order(&Request::Unprotect { force: false });
             let status = primary.wait_for_active();
             assert!(status.output == Output::Free && !status.protected, "{status:#?}");
-            secondary.wait_for_phase("waiting");
+            secondary.wait_until_idle();
             world.goes_on(PRIMARY);
             let before = status.checkpoint;
             primary.order(&Request::Protect { host: world.link(SECONDARY), rsh: None, remote: None });
@@ -156,7 +156,7 @@ fn by_the_operators_word() {
         primary.kill();
         secondary.wait_for_phase("lost");
         assert!(secondary.says_critically("ctl fail-over") && secondary.survivor().is_none());
-        secondary.order(&Request::FailOver { force: false });
+        secondary.order(&Request::FailOver { force: false, generation: None });
         world.survives(&primary, &mut secondary, SECONDARY, 5);
         world.over("went active when told", Some(&mut secondary))
     });
@@ -171,7 +171,7 @@ fn a_fence_that_fails_at_first() {
         let gate = world.folder.path().join("dead");
         let fence = format!("--fence=test -e {}", gate.display());
         let mut secondary = world.receive("secondary", SECONDARY, &[fence]);
-        secondary.wait_for_phase("waiting");
+        secondary.wait_until_idle();
         let mut primary = world.remus(&world.link(SECONDARY));
         primary.wait("protected", |status| status.acknowledged >= 5);
         assert!(world.client().wait_until(PATIENCE, |now| now.acknowledged >= 10));

@@ -102,7 +102,7 @@ fn records() -> Vec<Case> {
 fn through(case: &Case, wanted: Wanted) -> (World, Proxy, Side, Side) {
     let world = World::new(Wanted { tcp: true, ..wanted });
     let mut secondary = world.receive("secondary", SECONDARY, &world.wanted.receive);
-    secondary.wait_for_phase("waiting");
+    secondary.wait_until_idle();
     let (flipper, flipped) = Flipper::new(case.bit, case.spare);
     let flippers = match case.direction {
         Forward => [Some(flipper), None],
@@ -115,7 +115,7 @@ fn through(case: &Case, wanted: Wanted) -> (World, Proxy, Side, Side) {
         match command {
             Command::SwitchOver => primary.order(&Request::SwitchOver),
             Command::Unprotect => primary.order(&Request::Unprotect { force: false }),
-            Command::FailOver => secondary.order(&Request::FailOver { force: true }),
+            Command::FailOver => secondary.order(&Request::FailOver { force: true, generation: None }),
         }
     }
     let done = until(PATIENCE, || flipped.load(Ordering::SeqCst).then_some(()));
@@ -147,7 +147,7 @@ fn flipped(case: &Case) -> Outcome {
         "protected again"
     };
     if settled.phase == "alone" {
-        secondary.wait_for_phase("waiting");
+        secondary.wait_until_idle();
     }
     assert!(secondary.survivor().is_none(), "a failover because of damage");
     world.one_active_at_most(&mut [&mut primary, &mut secondary]);

@@ -14,7 +14,7 @@ use xen_replicate::control::status::Output;
 fn pair(wanted: Wanted, weather: Weather, checkpoints: u64) -> (World, Proxy, Side, Side) {
     let world = World::new(Wanted { tcp: true, ..wanted });
     let mut secondary = world.receive("secondary", SECONDARY, &world.wanted.receive);
-    secondary.wait_for_phase("waiting");
+    secondary.wait_until_idle();
     let proxy = Proxy::start(world.proxy(), world.socket(SECONDARY), weather, [None, None]);
     let mut primary = world.remus(&proxy.link());
     primary.wait("protected", |status| status.protected && status.acknowledged >= checkpoints);
@@ -66,7 +66,7 @@ fn cut(case: &(Cut, Heal, u64)) -> Outcome {
         world.one_active_at_most(&mut [&mut primary, &mut secondary]);
         world.over("failovers, the primary fenced", Some(&mut secondary))
     } else {
-        secondary.wait_for_phase("waiting");
+        secondary.wait_until_idle();
         assert!(secondary.survivor().is_none());
         world.goes_on(PRIMARY);
         world.one_active_at_most(&mut [&mut primary, &mut secondary]);
@@ -124,7 +124,7 @@ fn witness_away(cut: &Cut) -> Outcome {
         world.survives(&primary, &mut secondary, SECONDARY, leaving.acknowledged);
         world.over("failovers, the primary fenced", Some(&mut secondary))
     } else {
-        secondary.wait_for_phase("waiting");
+        secondary.wait_until_idle();
         world.goes_on(PRIMARY);
         world.over("ran on, the secondary dismissed", Some(&mut primary))
     };
@@ -160,7 +160,7 @@ fn cut_in_a_switch_over(cut: &Cut) -> Outcome {
         until(PATIENCE, || (primary.is_gone() || primary.status()?.phase == "fenced").then_some(())).unwrap();
         world.over("went over", Some(&mut secondary))
     } else {
-        secondary.wait_for_phase("waiting");
+        secondary.wait_until_idle();
         world.goes_on(PRIMARY);
         world.over("ran on, the secondary dismissed", Some(&mut primary))
     };

@@ -32,7 +32,7 @@ fn pair(wanted: Wanted, spaces: Spaces, checkpoints: u64) -> (World, Side, Side)
     let wanted = Wanted { tcp: true, ..wanted };
     let world = World::on(Hosts::Spaces(spaces), Permit::wait(), wanted);
     let mut secondary = world.receive("secondary", SECONDARY, &world.wanted.receive);
-    secondary.wait_for_phase("waiting");
+    secondary.wait_until_idle();
     let mut primary = world.remus(&world.link(SECONDARY));
     primary.wait("protected", |status| status.protected && status.acknowledged >= checkpoints);
     assert!(world.client().wait_until(PATIENCE, |now| now.acknowledged >= 10), "{:?}", world.progress());
@@ -65,7 +65,7 @@ fn cut(&(cut, heals): &(Cut, bool)) -> Outcome {
         return world.over("failovers, the primary fenced", Some(&mut secondary));
     }
     world.goes_on(PRIMARY);
-    secondary.wait_for_phase("waiting");
+    secondary.wait_until_idle();
     world.one_active_at_most(&mut [&mut primary, &mut secondary]);
     world.over("ran on, the secondary dismissed", Some(&mut primary))
 }

@@ -81,7 +81,7 @@ fn killed_at(case: &Case) -> Outcome {
         assert!(outcome.seen.acknowledged > 0);
         return outcome;
     }
-    secondary.wait_for_phase("waiting");
+    secondary.wait_until_idle();
     assert!(secondary.survivor().is_none() && acknowledged == 0);
     assert_eq!(secondary.terminate(), 0);
     world.over("before the first checkpoint was whole", None)

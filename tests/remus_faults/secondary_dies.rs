@@ -44,7 +44,7 @@ fn killed_at(case: &Case) -> Outcome {
     if case.on_the_way() {
         secondary.wait("able to take over", |status| status.acknowledged >= 5);
         // It may die before it answers.
-        let _ = secondary.request(&Request::FailOver { force: true });
+        let _ = secondary.request(&Request::FailOver { force: true, generation: None });
     }
     world.last_words(&mut secondary);
     assert!(secondary.survivor().is_none());

@@ -129,6 +129,11 @@ impl Side {
         found.unwrap_or_else(|| panic!("{} is not {what}: {last:#?}", self.name))
     }
 
+    /// No session any more: it waits for a primary, and may keep a replica that was denied.
+    pub fn wait_until_idle(&mut self) -> Status {
+        self.wait("idle", |status| matches!(status.phase.as_str(), "waiting" | "denied"))
+    }
+
     #[track_caller]
     pub fn wait_for_phase(&mut self, phase: &str) -> Status {
         self.wait(phase, |status| status.phase == phase)

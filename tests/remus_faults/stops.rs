@@ -83,7 +83,7 @@ fn primary_stops_at(case: &Case) -> Outcome {
         assert!(case.passed == 0 && command.is_none());
         primary.signal(Signal::CONT);
         world.runs_on(&mut primary, Instant::now());
-        secondary.wait_for_phase("waiting");
+        secondary.wait_until_idle();
         return world.over("ran on: nothing had been whole", Some(&mut primary));
     }
     comes_back_late(world, primary, secondary)
@@ -106,7 +106,8 @@ fn secondary_steps() -> Vec<Case> {
 fn is_dismissed(world: World, mut primary: Side, mut secondary: Side, since: Instant) -> Outcome {
     world.runs_on(&mut primary, since);
     secondary.signal(Signal::CONT);
-    secondary.wait_for_phase("waiting");
+    // One that has asked the witness before it has read the primary's goodbye keeps its replica.
+    secondary.wait_until_idle();
     assert!(secondary.survivor().is_none());
     world.goes_on(PRIMARY);
     world.one_active_at_most(&mut [&mut primary, &mut secondary]);
@@ -123,7 +124,7 @@ fn secondary_stops_at(case: &Case) -> Outcome {
     let mut secondary = secondary;
     if matches!(case.step, Step::Asking | Step::Fencing | Step::Activating | Step::Activated) {
         secondary.wait("able to take over", |status| status.acknowledged >= 5);
-        let _ = secondary.request(&Request::FailOver { force: true });
+        let _ = secondary.request(&Request::FailOver { force: true, generation: None });
     }
     wait_until_stopped(&secondary);
     let since = Instant::now();

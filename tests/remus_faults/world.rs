@@ -113,7 +113,7 @@ impl World {
     pub fn pair(wanted: Wanted) -> (World, Side, Side) {
         let world = World::new(wanted);
         let mut secondary = world.receive("secondary", SECONDARY, &world.wanted.receive);
-        secondary.wait_for_phase("waiting");
+        secondary.wait_until_idle();
         let primary = world.remus(&world.link(SECONDARY));
         (world, primary, secondary)
     }
@@ -153,14 +153,25 @@ impl World {
 
     /// A receiver.
     pub fn receive<S: AsRef<str>>(&self, name: &'static str, place: u8, more: &[S]) -> Side {
-        let mut args = vec!["receive".to_owned(), "--domain=web".into(), format!("--listen={}", self.link(place))];
+        let mut args = vec![
+            "receive".to_owned(),
+            "--backend=sim".into(),
+            "--domain=web".into(),
+            format!("--listen={}", self.link(place)),
+        ];
         args.push(format!("--interval={}", self.wanted.interval));
         self.side(name, place, args, more)
     }
 
     /// A primary with a new guest.
     pub fn remus(&self, to: &str) -> Side {
-        let mut args = vec!["remus".to_owned(), "web".into(), to.into(), format!("--sim={}", self.wanted.sim)];
+        let mut args = vec![
+            "remus".to_owned(),
+            "--backend=sim".into(),
+            "web".into(),
+            to.into(),
+            format!("--sim={}", self.wanted.sim),
+        ];
         args.push(format!("--interval={}", self.wanted.interval));
         self.side("primary", PRIMARY, args, &self.wanted.remus)
     }

@@ -477,7 +477,13 @@ impl World {
     fn settle_site(&mut self, at: usize, setting: &Setting) -> Result<(), Flaw> {
         use secondary::Action::*;
         while let Some(
-            SetTimer { .. } | CancelTimer(_) | Notice(_) | ApplyCheckpoint { .. } | DropCheckpoint { .. } | DropCopy,
+            SetTimer { .. }
+            | CancelTimer(_)
+            | Notice(_)
+            | ApplyCheckpoint { .. }
+            | DropCheckpoint { .. }
+            | DropCopy
+            | KeepCopy,
         ) = self.sites[at].todo.front()
         {
             self.act_site(at, setting)?;
@@ -511,6 +517,12 @@ impl World {
             }
             Action::DropCheckpoint { checkpoint, .. } => site.staged.retain(|s| s.number != checkpoint),
             Action::DropCopy => (site.applied, site.staged) = (None, Vec::new()),
+            // What becomes of it is explored by tests/claim_model.rs.
+            Action::KeepCopy => {
+                if site.applied.is_none() {
+                    return Err("P2: a copy is kept that is not there".into());
+                }
+            }
             Action::RunFence { .. } => site.fencing = true,
             Action::ActivateGuest { checkpoint, .. } => {
                 let Some(state) = site.applied.filter(|s| s.number == checkpoint) else {

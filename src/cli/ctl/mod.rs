@@ -2,7 +2,8 @@
 
 mod outcome;
 
-use super::table::{Live, WIDTH, render};
+use super::table::{Live, WIDTH, decisions, render};
+use crate::control::status::Notice;
 use crate::control::{self, Capability, Client, Reply, Request, Status};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use outcome::{Command, Judge, Outcome};
@@ -76,7 +77,13 @@ enum Action {
         /// Nothing checks that; if it is not so, two copies run and clients see both
         #[arg(long)]
         force: bool,
+        /// Of a side that was denied and keeps its replica: acquire the generation after N and start the guest from it. N is the
+        /// newest generation, as `status` shows it; you vouch that no other host runs the domain and none will
+        #[arg(long, value_name = "N", conflicts_with = "force", value_parser = clap::value_parser!(u64).range(1..u64::MAX))]
+        force_generation: Option<u64>,
     },
+    /// Free the replica of a side that was denied: another host runs the domain
+    Drop,
     /// List what this side offers its peers, what is in use, and what sets it
     Capabilities,
     /// Switch a capability on or off; one that cannot be while running says what can be done instead
@@ -143,7 +150,10 @@ fn run_to(args: &Args, out: &mut impl Write) -> io::Result<bool> {
             wait(request, Command::Protect)
         }
         &Action::Unprotect { force } => wait(Request::Unprotect { force }, Command::Unprotect),
-        &Action::FailOver { force } => wait(Request::FailOver { force }, Command::FailOver),
+        &Action::FailOver { force, force_generation: generation } => {
+            wait(Request::FailOver { force, generation }, Command::FailOver)
+        }
+        Action::Drop => Ok(site.ask(&Request::Drop)?.is_some()),
     }
 }
 
@@ -211,6 +221,7 @@ impl Site<'_> {
                 return Err(self.named(Error::new(ErrorKind::UnexpectedEof, "the server has closed the connection")));
             }
         };
+        let given = Instant::now();
         if self.ask(request)?.is_none() {
             return Ok(false);
         }
@@ -234,8 +245,8 @@ impl Site<'_> {
             }
         };
         self.say(&format!("{ended}; it is in phase {}", last.phase));
-        if let Some(notice) = last.notices.last() {
-            self.say(&format!("its last word: {}", notice.text));
+        for text in said_since(&last, given.elapsed()) {
+            self.say(&format!("it says: {text}"));
         }
         Ok(false)
     }
@@ -244,6 +255,14 @@ impl Site<'_> {
         let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         eprintln!("xen-replicate: domain {}: {clean}", self.domain);
     }
+}
+
+/// What a side has said since then, oldest first: why a command came to nothing, as far as it knows. Its last word where it has said
+/// nothing.
+fn said_since(status: &Status, since: Duration) -> Vec<&str> {
+    let recent = |notice: &&Notice| Duration::from_millis(notice.age_ms) <= since;
+    let said: Vec<_> = status.notices.iter().filter(recent).map(|notice| notice.text.as_str()).collect();
+    if said.is_empty() { status.notices.last().map(|notice| notice.text.as_str()).into_iter().collect() } else { said }
 }
 
 /// Whether all is well with a side, and what is to be said of it in one line.
@@ -260,7 +279,8 @@ fn show(status: &Status, json: bool, out: &mut impl Write) -> io::Result<()> {
     if json {
         writeln!(out, "{}", serde_json::to_string(status)?)
     } else {
-        out.write_all(render(status, WIDTH).as_bytes())
+        out.write_all(render(status, WIDTH).as_bytes())?;
+        out.write_all(decisions(status).as_bytes())
     }
 }
 

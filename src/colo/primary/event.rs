@@ -10,8 +10,10 @@ use crate::remus::{Generation, Level, OutputCall, RunState, Time, Timer};
 /// Something that has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// The connection is there, both ways.
+    /// The connection is there, both ways, to a peer that knows of no generations.
     Connected,
+    /// The same to one that does, and suits: a generation of the session's own comes first.
+    Greeted,
     /// The live rounds of [`Action::SendImage`] are done: what is left is small enough to suspend for.
     ImageReady,
     /// [`Action::Suspend`] is done.
@@ -125,6 +127,13 @@ pub enum Action {
     },
     /// Drop what is being collected or sent. The guest may run as soon as this is done.
     Abandon,
+    /// Tell the secondary, in a dialect of our own, what the session is: its generation, which this side holds. No event.
+    Begin {
+        /// The session's.
+        generation: Generation,
+    },
+    /// Tell the secondary, in a dialect of our own, that this side goes on alone: its copy is of no use any more. No event.
+    Dismiss,
     /// Stamp packets with this epoch from now on, and let the guest run: [`Event::GuestResumed`].
     Resume {
         /// The checkpoint it goes on from.

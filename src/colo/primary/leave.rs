@@ -3,11 +3,42 @@
 
 use super::event::{Action, Cause, Code};
 use super::{Pace, Phase, Primary};
-use crate::colo::fault::Guest;
+use crate::colo::fault::{Guest, Step};
 use crate::remus::primary::Answer;
 use crate::remus::{Generation, Level, Rule, Time, Timer, Verdict};
 
 impl Primary {
+    /// A generation that no earlier session had, so that no secondary of such a one can be granted anything any more.
+    pub(super) fn claim(&mut self, out: &mut Vec<Action>) {
+        let generation = self.generation.next();
+        match self.config.rule {
+            Rule::Witness => {
+                self.phase = Phase::Claiming;
+                out.push(Action::AskWitness { generation });
+            }
+            Rule::Manual | Rule::PrimaryWins => self.claimed(generation, out),
+        }
+    }
+
+    fn claimed(&mut self, generation: Generation, out: &mut Vec<Action>) {
+        self.generation = generation;
+        out.push(Action::Begin { generation });
+        self.begin(out);
+    }
+
+    pub(super) fn begin(&mut self, out: &mut Vec<Action>) {
+        self.phase = Phase::Session(Step::Image);
+        self.checkpoint = 1;
+        out.push(Action::SendImage);
+    }
+
+    /// The session did not come about. Nothing was transmitted, so nobody else can be active.
+    pub(super) fn no_session(&mut self, out: &mut Vec<Action>) {
+        self.close(out);
+        self.phase = Phase::Alone;
+        self.notice(Level::Critical, Code::Unprotected, out);
+    }
+
     /// The session is over. Output stays held until it is decided who may be active, and the connection open: its end is
     /// what makes a secondary ask for the same generation.
     pub(super) fn leave(&mut self, cause: Cause, out: &mut Vec<Action>) {
@@ -34,8 +65,10 @@ impl Primary {
         if std::mem::take(&mut self.link) {
             // One direction may be whole.
             out.push(Action::CloseLink);
-            if let Phase::Session(_) = self.phase {
-                self.leave(Cause::LinkLost, out);
+            match self.phase {
+                Phase::Session(_) => self.leave(Cause::LinkLost, out),
+                Phase::Claiming => self.no_session(out),
+                _ => {}
             }
         }
     }
@@ -48,10 +81,19 @@ impl Primary {
     }
 
     pub(super) fn witness(&mut self, now: Time, answer: Answer, out: &mut Vec<Action>) {
-        let Phase::Leaving { asked, .. } = &mut self.phase else { return };
         if answer.generation != self.generation.next() {
             return;
         }
+        let asked = match &mut self.phase {
+            Phase::Leaving { asked, .. } => asked,
+            Phase::Claiming => return self.answered_at_start(answer, out),
+            // The answer was on its way when the secondary left.
+            Phase::Alone if answer.verdict == Verdict::Granted => {
+                self.generation = answer.generation;
+                return;
+            }
+            _ => return,
+        };
         match answer.verdict {
             Verdict::Granted => self.go_alone(self.generation.next(), out),
             Verdict::Held { newest } => {
@@ -66,6 +108,20 @@ impl Primary {
         }
     }
 
+    fn answered_at_start(&mut self, answer: Answer, out: &mut Vec<Action>) {
+        match answer.verdict {
+            Verdict::Granted => self.claimed(answer.generation, out),
+            Verdict::Held { newest } => {
+                self.generation = self.generation.max(newest);
+                self.end(out);
+            }
+            Verdict::Unreachable => {
+                self.notice(Level::Critical, Code::WitnessUnreachable, out);
+                self.no_session(out);
+            }
+        }
+    }
+
     pub(super) fn retry(&mut self, out: &mut Vec<Action>) {
         if let Phase::Leaving { asked: asked @ false, .. } = &mut self.phase {
             *asked = true;
@@ -76,6 +132,9 @@ impl Primary {
     /// Nobody else is active nor will be: the guest runs, its output is free.
     pub(super) fn go_alone(&mut self, generation: Generation, out: &mut Vec<Action>) {
         self.generation = generation;
+        if self.link {
+            out.push(Action::Dismiss);
+        }
         self.close(out);
         self.phase = Phase::Alone;
         self.pace = Pace::Off;

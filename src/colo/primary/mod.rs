@@ -1,7 +1,7 @@
 //! The primary: has its guest followed, says which output may leave, and knows when it may go on alone.
 //!
 //! ```text
-//!  Idle --> Image --> Collect --> [Receipt] --> Load --> [Resume] --> Run --due--> Suspend --> [Dirty] --+
+//!  Idle [--> Claiming --granted] --> Image --> Collect --> [Receipt] --> Load --> [Resume] --> Run --due--> Suspend --> [Dirty] --+
 //!                        ^                                                                               |
 //!                        +-------------------------------------------------------------------------------+
 //!
@@ -33,6 +33,8 @@ use std::time::Duration;
 pub enum Phase {
     /// Not connected yet. Output is free.
     Idle,
+    /// The secondary takes part: wants a generation for the session. Output is free.
+    Claiming,
     /// In the protocol, at this step.
     Session(Step),
     /// Wants to go on alone and may not yet.
@@ -100,8 +102,8 @@ pub struct Primary {
 }
 
 impl Primary {
-    /// For a guest that runs unprotected, its output free. `generation` is this session's: taken by this side, and known to
-    /// the secondary.
+    /// For a guest that runs unprotected, its output free. `generation` is the newest that this side holds or knows of. A session of
+    /// [`Event::Greeted`] takes the next as its own; one of [`Event::Connected`] has this one.
     pub fn new(config: Config, generation: Generation) -> Self {
         Primary {
             config,
@@ -182,10 +184,14 @@ impl Primary {
         match event {
             Event::Connected => {
                 if self.phase == Phase::Idle {
-                    self.phase = Phase::Session(Step::Image);
                     self.link = true;
-                    self.checkpoint = 1;
-                    out.push(Action::SendImage);
+                    self.begin(out);
+                }
+            }
+            Event::Greeted => {
+                if self.phase == Phase::Idle {
+                    self.link = true;
+                    self.claim(out);
                 }
             }
             Event::ImageReady => {
@@ -283,9 +289,10 @@ impl Primary {
             }
             Timer::Retry => self.retry(out),
             Timer::Peer => {
-                if let Phase::Session(_) = self.phase {
+                if matches!(self.phase, Phase::Session(_) | Phase::Claiming) {
                     match self.liveness.silence(now, self.config.timeout) {
                         Silence::NotYet(at) => out.push(Action::SetTimer { timer, at }),
+                        Silence::Lost if self.phase == Phase::Claiming => self.no_session(out),
                         Silence::Lost => self.leave(Cause::PeerLost, out),
                     }
                 }
@@ -306,6 +313,7 @@ impl Primary {
                 self.due = true;
                 self.progress(now, out);
             }
+            (Command::PeerLost | Command::Unprotect { force: false }, Phase::Claiming) => self.no_session(out),
             (Command::PeerLost, Phase::Session(_)) => self.leave(Cause::PeerLost, out),
             (Command::Unprotect { force: false }, Phase::Session(_)) => self.leave(Cause::Asked, out),
             (Command::Unprotect { force: true }, Phase::Session(_) | Phase::Leaving { .. } | Phase::Ended) => {

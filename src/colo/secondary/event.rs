@@ -50,6 +50,8 @@ pub enum Event {
     },
     /// [`Action::ActivateGuest`] is done.
     Activated,
+    /// The primary goes on alone, and nobody else may be active: said in a dialect of our own, behind everything else.
+    Dismissed,
     /// The peer sends signs of life between messages, as a dialect of our own has them: [`Timer::Peer`] is in use from here on.
     Beats,
     /// What the link shows, reported before [`Timer::Peer`] is.
@@ -121,6 +123,8 @@ pub enum Action {
     },
     /// Free the copy, stopping it if it runs: this side will not go active.
     DropCopy,
+    /// Keep the copy, suspended, as [`crate::claim::Denied`]: this session will not let it go active, the operator may.
+    KeepCopy,
     /// Run the fencing command: [`Event::Fenced`].
     RunFence {
         /// The generation that this side holds or would have.
@@ -158,8 +162,10 @@ pub enum Action {
 pub enum End {
     /// What the primary said. It lives.
     Fault(Fault),
-    /// The other side holds a newer generation.
-    Superseded,
+    /// The witness has given the next generation, or a newer one, to somebody else. The copy is kept.
+    Denied,
+    /// The primary goes on alone, and says so.
+    Dismissed,
     /// The primary was lost before the first image was whole.
     Empty,
     /// The copy is lost: it could not be loaded, suspended or resumed.

@@ -9,7 +9,7 @@
 //!               --primary lost--> Lost, or Claiming --granted--> Fencing --success--> Activating --> Active
 //!                                          |  ^ unreachable: Lost,       | failure: Lost, again
 //!                                          |    again
-//!                                          +--held--> Ended
+//!                                          +--held--> Ended, the copy kept: claim::Denied
 //! ```
 //! Steps in brackets: Resume and Suspend in lock-step mode; Announce of QEMU's dialects, Size of the later, Memory of its live
 //! layout.
@@ -187,6 +187,12 @@ impl Secondary {
             }
             Event::Heard { read, unread } => self.liveness.observe(read, unread),
             Event::Progress { bytes } => self.progress.observe(bytes),
+            Event::Dismissed => {
+                // A fencing command cannot be called back, and who has been granted the next generation is dismissed by nobody.
+                if matches!(self.phase, Phase::Session(_) | Phase::Claiming | Phase::Lost) && !self.granted {
+                    self.end(End::Dismissed, out);
+                }
+            }
         }
     }
 

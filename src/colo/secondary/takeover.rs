@@ -61,7 +61,7 @@ impl Secondary {
             }
             Verdict::Held { newest } => {
                 self.generation = self.generation.max(newest);
-                self.end(End::Superseded, out);
+                self.end(End::Denied, out);
             }
             Verdict::Unreachable => {
                 self.notice(Level::Critical, Code::WitnessUnreachable, out);
@@ -136,9 +136,9 @@ impl Secondary {
     pub(super) fn end(&mut self, end: End, out: &mut Vec<Action>) {
         self.phase = Phase::Ended(end);
         self.guest = Guest::Absent;
-        out.push(Action::DropCopy);
+        out.push(if end == End::Denied { Action::KeepCopy } else { Action::DropCopy });
         self.close(out);
-        let level = if end == End::Stopped { Level::Info } else { Level::Critical };
+        let level = if matches!(end, End::Stopped | End::Dismissed) { Level::Info } else { Level::Critical };
         self.notice(level, Code::Ended(end), out);
     }
 

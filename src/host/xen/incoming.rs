@@ -6,9 +6,11 @@
 use super::receiver::{Receiver, Way};
 use crate::disk::engine::Keepers;
 use crate::disk::{Device, Mark};
+use crate::hypervisor::types::DomainInfo;
 use crate::hypervisor::xen::Host;
 use crate::hypervisor::{Domain, Error, RunState};
 use crate::libxc::RestoreError;
+use crate::libxc::restore::whole_checkpoint;
 use crate::libxl::restore::Options;
 use crate::remus::Session;
 use crate::replicate::secondary::{Arrived, Copies, Replica, Unsound};
@@ -20,8 +22,10 @@ use crate::stream::reader::{PullReader, ReadError};
 use crate::stream::{Mode, Start, framer, libxc, libxl, xl};
 use serde_json::Value;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What becomes of the disks of a domain that is taken, those that daemons replicate ([`crate::disk`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,18 +47,51 @@ pub struct Incoming {
     pub way: Way,
     /// What becomes of its disks.
     pub disks: Disks,
-    /// Streams so far. While a second image arrives there is the copy of the first, which has the name.
-    streams: u32,
+    /// Of the copies that there are, those of other sessions too.
+    numbers: Numbers,
+    /// The first of them.
+    first: u32,
+}
+
+/// The numbers in use of a domain's copies on this host. The first has the domain's name; one that comes while that is kept has another.
+#[derive(Debug, Clone, Default)]
+struct Numbers(Arc<Mutex<BTreeSet<u32>>>);
+
+/// A copy's number, free again when this is dropped.
+#[derive(Debug)]
+struct Number {
+    number: u32,
+    of: Numbers,
+}
+
+impl Numbers {
+    fn take(&self, first: u32) -> Number {
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = (first..).find(|number| !used.contains(number)).unwrap_or(u32::MAX);
+        used.insert(number);
+        Number { number, of: self.clone() }
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        self.of.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
 }
 
 impl Incoming {
     /// For images of one domain.
-    pub const fn new(domain: String, way: Way, disks: Disks) -> Self {
-        Incoming { domain, way, disks, streams: 0 }
+    pub fn new(domain: String, way: Way, disks: Disks) -> Self {
+        Incoming { domain, way, disks, numbers: Numbers::default(), first: 1 }
+    }
+
+    /// Another process of this host keeps a copy, which may have the domain's name: copies of this one are numbered from its process on.
+    pub fn beside(&mut self) {
+        self.first = std::process::id();
     }
 
     /// The preamble with the name that this copy may have, and the keepers of the domain's disks.
-    fn preamble(&self, preamble: &xl::Preamble<'_>) -> Result<(Vec<u8>, Keepers), String> {
+    fn preamble(&self, preamble: &xl::Preamble<'_>, number: u32) -> Result<(Described, Keepers), String> {
         let octets = preamble.config().map_err(|error| error.to_string())?;
         let text = octets.strip_suffix(&[0]).unwrap_or(octets);
         let mut config: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
@@ -62,14 +99,15 @@ impl Incoming {
         if name.as_str() != Some(&self.domain) {
             return Err(format!("the stream is of domain {name}, this side takes {:?}", self.domain));
         }
-        let renamed = (self.streams > 1).then(|| format!("{}--copy{}", self.domain, self.streams));
+        let renamed = (number > 1).then(|| format!("{}--copy{number}", self.domain));
         if let Some(renamed) = renamed {
             *name = renamed.into();
         }
         let keepers = self.keepers(&config)?;
         let mut out = Vec::new();
         xl::emit(&config.to_string(), &mut out).map_err(|error| error.to_string())?;
-        Ok((out, keepers))
+        let kib = config.pointer("/b_info/max_memkb").and_then(Value::as_u64).unwrap_or_default();
+        Ok((Described { preamble: out, memory: kib.saturating_mul(1024) }, keepers))
     }
 
     fn keepers(&self, config: &Value) -> Result<Keepers, String> {
@@ -100,6 +138,14 @@ pub struct Active {
     pub name: String,
 }
 
+/// What a stream's preamble says, as the receiver gets it.
+#[derive(Debug, PartialEq, Eq)]
+struct Described {
+    preamble: Vec<u8>,
+    /// Bytes of memory that the domain may have.
+    memory: u64,
+}
+
 /// A source whose octets are kept until somebody takes them.
 #[derive(Debug)]
 struct Kept<R> {
@@ -122,12 +168,17 @@ pub struct Copy<R> {
     reader: PullReader<Kept<R>>,
     checker: Checker,
     octets: Rc<RefCell<Vec<u8>>>,
-    limit: u64,
+    /// Most octets of a checkpoint; none: what its memory may take.
+    limit: Option<u64>,
     receiver: Receiver,
     at: Applied,
     keepers: Keepers,
     /// The checkpoint that the disks are at.
     disks_at: Option<Mark>,
+    /// Bytes of memory that it may take, by its configuration.
+    memory: u64,
+    /// Last, so that it is free when the domain is gone.
+    number: Number,
 }
 
 impl Copies for Incoming {
@@ -135,7 +186,6 @@ impl Copies for Incoming {
     type Copy<R: Read> = Copy<R>;
 
     fn image<R: Read>(&mut self, stream: R, options: Options) -> Result<Copy<R>, Unsound> {
-        self.streams = self.streams.saturating_add(1);
         let octets = Rc::new(RefCell::new(Vec::new()));
         let framing = framer::Options { start: Some(Start::Xl), mode: Some(Mode::Remus), ..framer::Options::default() };
         let reader = PullReader::new(Kept { source: stream, octets: Rc::clone(&octets) }, framing);
@@ -145,11 +195,13 @@ impl Copies for Incoming {
             reader,
             checker: Checker::new(Some(Mode::Remus)),
             octets,
-            limit: options.libxc.round_limit.unwrap_or(u64::MAX),
+            limit: options.libxc.round_limit,
             receiver,
             at: Applied { domid: 0, checkpoint: 0 },
             keepers: Keepers::default(),
             disks_at: None,
+            memory: 0,
+            number: self.numbers.take(self.first),
         };
         while !copy.image_item(self)? {}
         copy.at = copy.receiver.applied().map_err(no_domain)?;
@@ -167,11 +219,13 @@ impl<R: Read> Copy<R> {
         let mut replaced = None;
         let mut pages = 0;
         let ended = item(&mut self.reader, &mut self.checker, &mut pages, |preamble| {
-            replaced = Some(incoming.preamble(preamble));
+            replaced = Some(incoming.preamble(preamble, self.number.number));
         })?;
         let mut octets = self.octets.borrow_mut();
         if let Some(preamble) = replaced {
-            (*octets, self.keepers) = preamble.map_err(|text| Unsound::Domain(Error::Toolstack(text)))?;
+            let (described, keepers) = preamble.map_err(|text| Unsound::Domain(Error::Toolstack(text)))?;
+            self.keepers = keepers;
+            (*octets, self.memory) = (described.preamble, described.memory);
         }
         self.receiver.feed(&octets).map_err(no_domain)?;
         octets.clear();
@@ -221,11 +275,12 @@ impl<R: Read> Replica for Copy<R> {
     fn receive(&mut self) -> Result<Arrived, Unsound> {
         self.octets.borrow_mut().clear();
         let mut pages = 0;
+        let limit = self.limit.unwrap_or_else(|| whole_checkpoint(self.memory));
         while !item(&mut self.reader, &mut self.checker, &mut pages, |_| {})? {
             let needed = self.octets.borrow().len() as u64;
-            if needed > self.limit {
+            if needed > limit {
                 let offset = self.reader.framer().offset();
-                return Err(RestoreError::RoundLimit { offset, needed, limit: self.limit }.into());
+                return Err(RestoreError::RoundLimit { offset, needed, limit }.into());
             }
         }
         Ok(Arrived { pages, octets: self.octets.borrow().len() as u64 })
@@ -268,12 +323,20 @@ impl<R: Read> Replica for Copy<R> {
             )),
         }
     }
+
+    fn memory(&self) -> u64 {
+        info(self.at.domid).map_or(self.memory, |info| info.memory())
+    }
+}
+
+/// What Xen says of a domain, if it does.
+fn info(domid: u32) -> crate::hypervisor::Result<DomainInfo> {
+    Host::open()?.domain(domid)?.info()
 }
 
 /// Whether a domain runs: as far as Xen says so.
 fn runs(domid: u32) -> bool {
-    let info = Host::open().and_then(|host| host.domain(domid)).and_then(|domain| domain.info());
-    info.is_ok_and(|info| info.run_state() == RunState::Running)
+    info(domid).is_ok_and(|info| info.run_state() == RunState::Running)
 }
 
 #[cfg(test)]
@@ -377,7 +440,7 @@ mod tests {
             let header = xl::Header::parse(octets).unwrap().unwrap();
             let preamble = xl::Preamble { header, optional_data: &octets[xl::HEADER_LEN..] };
             let way = Way { command: String::new(), helper: "/none".into() };
-            Incoming::new("web".into(), way, disks).preamble(&preamble).map(|(_, keepers)| keepers)
+            Incoming::new("web".into(), way, disks).preamble(&preamble, 1).map(|(_, keepers)| keepers)
         };
         let error = asked(&config(&format!("{others},{nbd}")), Disks::Kept).unwrap_err();
         assert!(error.contains("nobody on this host keeps") && error.contains("/dev/nbd4093"), "{error}");
@@ -391,16 +454,21 @@ mod tests {
     #[test]
     fn a_second_image_has_another_name_until_it_takes_over() {
         let mut octets = Vec::new();
-        xl::emit("{\"c_info\":{\"name\":\"web\"}}", &mut octets).unwrap();
+        xl::emit("{\"b_info\":{\"max_memkb\":64},\"c_info\":{\"name\":\"web\"}}", &mut octets).unwrap();
         let header = xl::Header::parse(&octets).unwrap().unwrap();
         let preamble = xl::Preamble { header, optional_data: &octets[xl::HEADER_LEN..] };
         let way = Way { command: String::new(), helper: "/none".into() };
         let mut incoming = Incoming::new("web".into(), way, Disks::Kept);
-        incoming.streams = 1;
-        assert_eq!(incoming.preamble(&preamble).unwrap().0, octets);
-        incoming.streams = 2;
-        assert_eq!(name_in(&incoming.preamble(&preamble).unwrap().0), "web--copy2");
+        // A later session's is another clone of it.
+        let (first, second) = (incoming.numbers.take(1), incoming.clone().numbers.take(1));
+        let described = |number: &Number| incoming.preamble(&preamble, number.number).unwrap().0;
+        assert_eq!(described(&first), Described { preamble: octets.clone(), memory: 64 << 10 });
+        assert_eq!(name_in(&described(&second).preamble), "web--copy2");
+        drop(first);
+        assert_eq!((incoming.numbers.take(1).number, second.number), (1, 2));
+        incoming.beside();
+        assert!(incoming.numbers.take(incoming.first).number > 2);
         incoming.domain = "db".into();
-        assert!(incoming.preamble(&preamble).unwrap_err().contains("\"db\""));
+        assert!(incoming.preamble(&preamble, 1).unwrap_err().contains("\"db\""));
     }
 }

@@ -263,6 +263,10 @@ impl Home for XenHome {
         self.incoming.clone()
     }
 
+    fn beside(&mut self) {
+        self.incoming.beside();
+    }
+
     /// xl has let it run.
     fn live(
         &self,

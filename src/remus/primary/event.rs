@@ -201,8 +201,10 @@ pub enum Cause {
     LinkLost,
     /// The back channel is damaged.
     Garbled,
-    /// Too many refusals in a row.
+    /// Too many refusals, in a row or over time.
     Refused,
+    /// The same, the last one because the checkpoint does not fit into the secondary's memory.
+    OverBudget,
     /// Suspending or copying failed here.
     LocalFailure,
     /// The output buffer failed here.
@@ -273,6 +275,8 @@ pub enum Code {
     NotConnected,
     /// The peer's HELLO does not suit: capability, rule or generation.
     Unsuited,
+    /// The peer's is another domain.
+    OtherDomain,
     /// The peer has no framing and settings forbid to go on without.
     BareRefused,
     /// The peer has no framing: see [`crate::remus::wire::Capabilities::cost`].

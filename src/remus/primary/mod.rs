@@ -95,6 +95,8 @@ pub struct Primary {
     refused: bool,
     /// Refusals in a row.
     refusals: u32,
+    /// Whether the last 100 checkpoints were refused, one bit each, the newest the lowest.
+    recent: u128,
     /// The interval is over.
     due: bool,
     /// When the checkpoint under way, or the last one, began.
@@ -136,6 +138,7 @@ impl Primary {
             whole: true,
             refused: false,
             refusals: 0,
+            recent: 0,
             due: false,
             began: Time::default(),
             stretched: false,
@@ -349,6 +352,7 @@ impl Primary {
         self.stream = 0;
         self.acknowledged = 0;
         self.refusals = 0;
+        self.recent = 0;
         self.transmitted = false;
         self.whole = true;
         self.refused = false;
@@ -392,10 +396,15 @@ impl Primary {
             generation: self.generation,
             heartbeat_ms: ms(self.config.heartbeat),
             timeout_ms: ms(self.config.timeout),
+            domain: self.config.domain,
         }
     }
 
     fn greeted(&mut self, now: Time, hello: Hello, out: &mut Vec<Action>) {
+        if self.config.is_of_another(hello.domain) {
+            out.push(Action::SendFrame(Control::Goodbye { reason: Farewell::Unsuited }));
+            return self.no_session(Code::OtherDomain, out);
+        }
         let suits = hello.capabilities.contains(Capabilities::REQUIRED)
             && hello.rule == self.config.rule
             && hello.generation == self.generation

@@ -149,6 +149,7 @@ impl Primary {
         }
         self.acknowledged = checkpoint;
         self.refusals = 0;
+        self.remember(false);
         self.whole = false;
         if !self.unsound {
             out.push(Action::ReleaseOutput { up_to_epoch: checkpoint - 1 });
@@ -176,17 +177,26 @@ impl Primary {
         self.refused = true;
         self.whole = true;
         self.refusals = self.refusals.saturating_add(1);
+        self.remember(true);
         self.notice(Level::Warning, Code::Refused(reason), out);
         // One too large to be copied is being written while the guest stands still.
         if matches!(self.round, Round::Image | Round::Copying | Round::InFlight { sent: false, .. }) {
             out.push(Action::StopTransmit { checkpoint });
         }
-        if self.refusals > self.config.refusals && self.phase == Phase::Protected {
-            self.leave(Cause::Refused, out);
+        let many = self.refusals > self.config.refusals || self.recent.count_ones() > self.config.refusals_of_100;
+        if many && self.phase == Phase::Protected {
+            let cause = if reason == RefuseReason::Budget { Cause::OverBudget } else { Cause::Refused };
+            self.leave(cause, out);
         }
         if matches!(self.round, Round::Image | Round::InFlight { sent: true, .. }) {
             self.round_over(now, out);
         }
+    }
+
+    /// A checkpoint was acknowledged, or refused.
+    fn remember(&mut self, refused: bool) {
+        const LAST_100: u128 = (1 << 100) - 1;
+        self.recent = (self.recent << 1 | u128::from(refused)) & LAST_100;
     }
 
     /// The checkpoint is acknowledged or refused, and nothing of it is under way any more.

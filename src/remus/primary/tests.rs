@@ -1,4 +1,5 @@
 use super::*;
+use crate::remus::RefuseReason;
 use crate::remus::wire::Capabilities;
 
 const MS: u64 = 1_000_000;
@@ -13,6 +14,7 @@ fn protected() -> Primary {
         generation: Generation(0),
         heartbeat_ms: 100,
         timeout_ms: 1000,
+        domain: 0,
     };
     let frame = |frame| Event::Frame { session: SESSION, frame };
     machine.command(Time(0), Command::Protect { session: SESSION }, &mut Vec::new()).unwrap();
@@ -230,4 +232,52 @@ fn what_is_read_or_still_being_sent_is_no_silence() {
     feed(&mut machine, 20_251, Event::Progress { bytes: 5 });
     feed(&mut machine, 20_251, Event::Timer(Timer::Answer));
     assert_eq!(machine.phase(), Phase::Alone);
+}
+
+/// Each checkpoint after the first is acknowledged or refused as said; gives how many were before protection ended.
+fn answered(machine: &mut Primary, answers: impl Iterator<Item = Option<RefuseReason>>) -> usize {
+    let mut at = 1000;
+    for (count, refused) in answers.enumerate() {
+        if machine.phase() != Phase::Protected {
+            return count;
+        }
+        at += 1000;
+        let now = Time(at * MS);
+        let mut actions = Vec::new();
+        machine.handle(now, Event::Timer(Timer::Round), &mut actions);
+        let mut checkpoint = machine.checkpoint;
+        let mut events = vec![Event::GuestSuspended];
+        if machine.round == Round::Image {
+            events.insert(0, Event::ImageReady { checkpoint });
+        }
+        for event in events {
+            machine.handle(now, event, &mut Vec::new());
+            checkpoint = machine.checkpoint;
+        }
+        let frame = match refused {
+            None => Control::Ack { checkpoint },
+            Some(reason) => Control::Refuse { checkpoint, reason },
+        };
+        for event in [
+            Event::StateCopied { checkpoint },
+            Event::GuestResumed,
+            Event::CheckpointSent { checkpoint },
+            Event::Frame { session: SESSION, frame },
+        ] {
+            machine.handle(now, event, &mut Vec::new());
+        }
+    }
+    usize::MAX
+}
+
+#[test]
+fn refusals_count_in_a_row_and_over_time() {
+    let budget = Some(RefuseReason::Budget);
+    // An image that is taken between two refusals does not make them forgotten: the eleventh is one too many.
+    let alternating = |index: usize| if index.is_multiple_of(2) { budget } else { None };
+    assert_eq!(answered(&mut protected(), (0..1000).map(alternating)), 21);
+    assert_eq!(answered(&mut protected(), std::iter::repeat_n(budget, 10)), 4, "three in a row are borne");
+    // Ten in each hundred are borne for ever.
+    let rare = |index: usize| if index.is_multiple_of(10) { budget } else { None };
+    assert_eq!(answered(&mut protected(), (0..2000).map(rare)), usize::MAX);
 }

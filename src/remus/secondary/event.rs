@@ -41,6 +41,8 @@ pub enum Event {
     },
     /// The forward channel cannot be read any further: [`crate::remus::wire::WireError`].
     Garbled,
+    /// The primary's HELLO is of another version.
+    OtherVersion,
     /// The witness, as this side sees it, does not know of the session's generation, which it must have given: it is not
     /// the primary's.
     WitnessBehind,
@@ -97,6 +99,8 @@ pub enum Action {
     },
     /// Free the copy: this side will not go active.
     DropCopy,
+    /// Keep the copy, paused, as [`crate::claim::Denied`]: this session will not let it go active, the operator may.
+    KeepCopy,
     /// Run the fencing command: [`Event::Fenced`].
     RunFence {
         /// The generation that this side holds or would have.
@@ -136,8 +140,8 @@ pub enum Action {
 pub enum End {
     /// The primary has ended the session.
     Dismissed,
-    /// The other side holds a newer generation.
-    Superseded,
+    /// The witness has given the next generation, or a newer one, to somebody else. The copy is kept.
+    Denied,
     /// The primary was lost before one checkpoint was whole.
     Empty,
     /// The copy is lost: a checkpoint could not be applied.
@@ -176,6 +180,8 @@ pub enum Code {
     WitnessBehind,
     /// The primary does not hold the guest's output.
     Unheld,
+    /// The primary's is another domain.
+    OtherDomain,
     /// The rule leaves it to the operator: `fail-over`.
     OperatorNeeded,
     /// The fencing command failed: passive. It is tried again while the primary is silent.

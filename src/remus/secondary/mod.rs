@@ -6,7 +6,7 @@
 //!                        v                                           v  | unreachable
 //!                     Claiming --granted--> Fencing --success--> Activating --> Active
 //!                        |                     | failure: Lost
-//!                        +--held--> Ended
+//!                        +--held--> Ended, the copy kept: claim::Denied
 //! ```
 //!
 //! It acknowledges in every state before Activating: whichever checkpoint it goes on from is then the newest it has
@@ -161,6 +161,13 @@ impl Secondary {
                 }
             }
             Event::Garbled => self.garbled(out),
+            Event::OtherVersion => {
+                if self.phase == Phase::Greeting {
+                    // It sees by our own HELLO which version this is.
+                    out.push(Action::SendFrame(Control::Hello(self.hello(Generation(0)))));
+                    self.unsuited(out);
+                }
+            }
             Event::WitnessBehind => {
                 self.notice(Level::Critical, Code::WitnessBehind, out);
                 // With the primary lost this may be the only copy there is. The witness gives nothing as long as it is so.
@@ -243,14 +250,11 @@ impl Secondary {
         self.session = session;
         self.generation = hello.generation;
         self.capabilities = (Capabilities::OFFERED | Capabilities::NET_DISABLE) & hello.capabilities;
-        let ms = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
-        out.push(Action::SendFrame(Control::Hello(Hello {
-            capabilities: self.capabilities,
-            rule: self.config.rule,
-            generation: hello.generation,
-            heartbeat_ms: ms(self.config.heartbeat),
-            timeout_ms: ms(self.config.timeout),
-        })));
+        out.push(Action::SendFrame(Control::Hello(self.hello(hello.generation))));
+        if self.config.is_of_another(hello.domain) {
+            self.notice(Level::Critical, Code::OtherDomain, out);
+            return self.unsuited(out);
+        }
         let suits = hello.capabilities.contains(Capabilities::REQUIRED)
             && hello.rule == self.config.rule
             && self.config.hears(hello.heartbeat_ms);
@@ -264,6 +268,18 @@ impl Secondary {
         self.liveness.heard(now);
         self.set(Timer::Heartbeat, self.config.heartbeat, now, out);
         self.set(Timer::Peer, self.config.timeout, now, out);
+    }
+
+    fn hello(&self, generation: Generation) -> Hello {
+        let ms = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
+        Hello {
+            capabilities: self.capabilities,
+            rule: self.config.rule,
+            generation,
+            heartbeat_ms: ms(self.config.heartbeat),
+            timeout_ms: ms(self.config.timeout),
+            domain: self.config.domain,
+        }
     }
 
     fn unsuited(&mut self, out: &mut Vec<Action>) {

@@ -71,7 +71,7 @@ impl Secondary {
             }
             Verdict::Held { newest } => {
                 self.generation = self.generation.max(newest);
-                self.end(End::Superseded, out);
+                self.end(End::Denied, out);
             }
             Verdict::Unreachable => {
                 self.notice(Level::Critical, Code::WitnessUnreachable, out);
@@ -192,7 +192,13 @@ impl Secondary {
 
     pub(super) fn end(&mut self, end: End, out: &mut Vec<Action>) {
         self.phase = Phase::Ended(end);
-        out.push(Action::DropCopy);
+        if end == End::Denied {
+            let unfinished = self.staged.take().into_iter().chain(self.expected.take());
+            out.extend(unfinished.map(|checkpoint| Action::DropCheckpoint { checkpoint, reason: None }));
+            out.push(Action::KeepCopy);
+        } else {
+            out.push(Action::DropCopy);
+        }
         self.close(out);
         let level = match end {
             End::Dismissed | End::Stopped => Level::Info,

@@ -248,7 +248,7 @@ impl Header {
 
 /// A control frame whose numbers have not been looked up yet.
 enum Fields {
-    Hello(u16, u8, u32, u64, u32, u32),
+    Hello(u16, u8, u32, u64, u32, u32, u64),
     Goodbye(u32),
     Refuse(u64, u32),
     Done(Control),
@@ -259,14 +259,17 @@ impl Fields {
         let no = |field, value| WireError::Value { offset, field, value };
         Ok(match self {
             Fields::Hello(version, ..) if version != VERSION => return Err(WireError::Version { offset, version }),
-            Fields::Hello(_, rule, capabilities, generation, heartbeat_ms, timeout_ms) => Control::Hello(Hello {
-                // Later versions may have more.
-                capabilities: Capabilities::from_bits_truncate(capabilities),
-                rule: Rule::from_wire(rule).ok_or(no("rule", rule.into()))?,
-                generation: Generation(generation),
-                heartbeat_ms,
-                timeout_ms,
-            }),
+            Fields::Hello(_, rule, capabilities, generation, heartbeat_ms, timeout_ms, domain) => {
+                Control::Hello(Hello {
+                    // Later versions may have more.
+                    capabilities: Capabilities::from_bits_truncate(capabilities),
+                    rule: Rule::from_wire(rule).ok_or(no("rule", rule.into()))?,
+                    generation: Generation(generation),
+                    heartbeat_ms,
+                    timeout_ms,
+                    domain,
+                })
+            }
             Fields::Goodbye(reason) => {
                 Control::Goodbye { reason: Farewell::from_wire(reason).ok_or(no("farewell", reason.into()))? }
             }
@@ -281,11 +284,13 @@ impl Fields {
 
 fn fields(type_id: u8, payload: &[u8]) -> IResult<&[u8], Fields> {
     match type_id {
-        1 => (le_u16, le_u8, le_u8, le_u32, le_u64, le_u32, le_u32)
-            .map(|(version, rule, _, caps, generation, heartbeat, timeout)| {
-                Fields::Hello(version, rule, caps, generation, heartbeat, timeout)
-            })
-            .parse(payload),
+        1 => {
+            let (rest, (version, rule, _, caps, generation, heartbeat, timeout)) =
+                (le_u16, le_u8, le_u8, le_u32, le_u64, le_u32, le_u32).parse(payload)?;
+            // It has grown, and may again: what a peer does not say is 0, what it says besides is passed over.
+            let (rest, domain) = le_u64::<_, nom::error::Error<&[u8]>>.parse(rest).unwrap_or((rest, 0));
+            Ok((rest, Fields::Hello(version, rule, caps, generation, heartbeat, timeout, domain)))
+        }
         3 => (le_u32, le_u32, le_u64)
             .map(|(number, _, checkpoint)| Fields::Done(Control::Stream { number, checkpoint }))
             .parse(payload),

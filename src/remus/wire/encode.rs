@@ -88,6 +88,7 @@ fn payload(control: Control, detail: &[u8]) -> ArrayVec<u8, MAX_CONTROL> {
             out.extend(hello.generation.0.to_le_bytes());
             out.extend(hello.heartbeat_ms.to_le_bytes());
             out.extend(hello.timeout_ms.to_le_bytes());
+            out.extend(hello.domain.to_le_bytes());
         }
         Control::Stream { number, checkpoint } => {
             out.extend(number.to_le_bytes());

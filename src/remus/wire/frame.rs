@@ -27,6 +27,13 @@ pub struct Hello {
     pub heartbeat_ms: u32,
     /// Silence after which the sender counts its peer as lost, in milliseconds.
     pub timeout_ms: u32,
+    /// The sum of the sender's domain name ([`name_sum`]), 0 from a peer that does not say.
+    pub domain: u64,
+}
+
+/// What [`Hello::domain`] has of a name: XXH3-64 with seed 0, never 0.
+pub fn name_sum(name: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(name.as_bytes()).max(1)
 }
 
 /// Why a side ends the session.

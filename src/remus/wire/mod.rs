@@ -30,7 +30,7 @@ mod greeting;
 pub use decode::{Decoder, FrameBuffer, Step, WireError};
 pub use digest::{Digest, Seal};
 pub use encode::Encoder;
-pub use frame::{Body, Control, Direction, Farewell, Frame, Hello};
+pub use frame::{Body, Control, Direction, Farewell, Frame, Hello, name_sum};
 pub use greeting::{Capabilities, Peer, recognise_primary, recognise_secondary};
 
 /// The first octets of either direction. None of a bare stream's beginnings nor xl's banner shares even the first.

@@ -45,6 +45,8 @@ pub enum Lane {
     Packet = 4,
     /// A sign of life.
     Beat = 5,
+    /// The primary goes on alone: the last frame.
+    Goodbye = 6,
 }
 
 impl Lane {
@@ -55,6 +57,7 @@ impl Lane {
             3 => Lane::Stream,
             4 => Lane::Packet,
             5 => Lane::Beat,
+            6 => Lane::Goodbye,
             _ => return None,
         })
     }

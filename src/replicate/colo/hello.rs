@@ -27,8 +27,17 @@ pub struct Hello {
     pub heartbeat_ms: u64,
     /// Takes lists of dirty pages in several records: one that is as long as can be is followed by another.
     pub lists: bool,
+    /// The domain's name; an earlier version's peer does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
     /// The primary's: the session.
     pub session: Option<Agreement>,
+}
+
+/// What every version says.
+#[derive(Deserialize)]
+struct Spoken {
+    version: u32,
 }
 
 /// What the primary says of the session.
@@ -49,7 +58,9 @@ pub enum Unsuited {
     #[error("what came is no hello: {0}")]
     Octets(String),
     /// Another protocol.
-    #[error("the other side speaks version {0}, this one {VERSION}")]
+    #[error(
+        "the other side speaks version {0}, this one {VERSION}: install the same version of xen-replicate on both hosts"
+    )]
     Version(u32),
     /// Who may be active must be clear to both.
     #[error("rule {theirs} there, {ours} here")]
@@ -69,6 +80,14 @@ pub enum Unsuited {
         /// Of the other.
         heartbeat_ms: u64,
     },
+    /// The two sides are two domains'.
+    #[error("domain {theirs:?} there, {ours:?} here")]
+    Domain {
+        /// The other's.
+        theirs: String,
+        /// Ours.
+        ours: String,
+    },
     /// The sender says nothing of the session.
     #[error("no session is named")]
     Session,
@@ -87,9 +106,17 @@ impl Hello {
     /// [`Unsuited`].
     pub fn suits(&self, octets: &[u8], rule: Rule) -> Result<Hello, Unsuited> {
         let octets = octets.get(..MOST.min(octets.len())).unwrap_or_default();
-        let theirs: Hello = serde_json::from_slice(octets).map_err(|error| Unsuited::Octets(error.to_string()))?;
-        if theirs.version != VERSION {
-            return Err(Unsuited::Version(theirs.version));
+        let unreadable = |error: serde_json::Error| Unsuited::Octets(error.to_string());
+        // First, for all else may be said otherwise in another version.
+        let Spoken { version } = serde_json::from_slice(octets).map_err(unreadable)?;
+        if version != VERSION {
+            return Err(Unsuited::Version(version));
+        }
+        let theirs: Hello = serde_json::from_slice(octets).map_err(unreadable)?;
+        if let (Some(ours), Some(theirs)) = (&self.domain, &theirs.domain)
+            && ours != theirs
+        {
+            return Err(Unsuited::Domain { theirs: theirs.clone(), ours: ours.clone() });
         }
         if theirs.rule != rule.name() {
             return Err(Unsuited::Rule { theirs: theirs.rule, ours: rule });
@@ -128,6 +155,7 @@ mod tests {
             timeout_ms: 1000,
             heartbeat_ms: 100,
             lists: true,
+            domain: Some("web".into()),
             session: Some(Agreement::new(Mode::Periodic, Generation(3), Duration::from_secs(5))),
         }
     }
@@ -139,6 +167,11 @@ mod tests {
         assert_eq!((told.session.as_ref().map(Agreement::mode), &told), (Some(Mode::Periodic), &ours));
         let refused = |theirs: Hello| ours.suits(&theirs.emit(), Rule::Witness).unwrap_err().to_string();
         assert!(refused(Hello { version: 2, ..hello() }).contains("version 2"));
+        let other = br#"{"version":9,"rule":["another","form"]}"#;
+        assert_eq!(ours.suits(other, Rule::Witness), Err(Unsuited::Version(9)));
+        let named = |domain: Option<&str>| Hello { domain: domain.map(Into::into), ..hello() };
+        assert_eq!(refused(named(Some("db"))), "domain \"db\" there, \"web\" here");
+        assert!(ours.suits(&named(None).emit(), Rule::Witness).is_ok());
         assert_eq!(refused(Hello { rule: "manual".into(), ..hello() }), "rule manual there, witness here");
         assert!(refused(Hello { timeout_ms: 300, ..hello() }).contains("300 ms"));
         assert!(refused(Hello { heartbeat_ms: 400, ..hello() }).contains("400 ms"));

@@ -84,6 +84,14 @@ impl Pipe {
         }
     }
 
+    /// Writes a frame before anything of the stream is, waiting for the link: it is small, and the link is empty.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn first(&self, lane: Lane, payload: &[u8]) -> io::Result<()> {
+        if self.0.framed { self.0.write(lane, payload) } else { Ok(()) }
+    }
+
     /// Octets of the stream that the link has taken.
     pub fn taken(&self) -> u64 {
         self.0.taken.load(Ordering::Relaxed)

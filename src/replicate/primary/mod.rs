@@ -32,6 +32,7 @@ use crate::hypervisor::{DeviceModel, OutputBuffer, Replicated, SaveDomain};
 use crate::libxc::SaveError;
 use crate::libxl;
 use crate::remus::pacing::Pacing;
+use crate::remus::wire::name_sum;
 use crate::remus::{Config, Generation, Primary, Session, Timers};
 use crate::transport::Address;
 use crate::witness::Witness;
@@ -207,7 +208,7 @@ impl Driver {
         })?;
         let mut run = Run {
             clock: Clock::start(),
-            machine: Primary::new(config, generation),
+            machine: Primary::new(Config { domain: name_sum(&name), ..config }, generation),
             timers: Timers::default(),
             jobs,
             post: self.post,

@@ -10,12 +10,13 @@ use crate::control::{Reply, Request, Status};
 use crate::hypervisor::{self, OutputBuffer, ShutdownReason};
 use crate::libxc::SaveError;
 use crate::remus::primary::{Action, Command, End, Event, Phase};
-use crate::remus::wire::{Capabilities, Control, Direction, Encoder, Peer};
+use crate::remus::wire::{Capabilities, Control, Direction, Encoder, Peer, WireError};
 use crate::remus::{Level, OutputCall, Primary, Refused, Session, Timer, Timers};
 use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::link::{Heard, Outbox, StopFlag, backward, silence};
 use crate::replicate::operator::Ask;
+use crate::replicate::secondary::OTHER_VERSION;
 use crate::replicate::witness::{Said, WitnessThread};
 use crate::transport::{Address, Cancel, Probe};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -146,6 +147,8 @@ impl Run {
                 // Who asked may be gone.
                 let _ = answer.send(reply);
             }
+            // A secondary's.
+            Message::Ask(Ask::Unmet) => {}
             Message::Ask(Ask::Terminate) => self.terminate(),
         }
         Ok(())
@@ -217,7 +220,10 @@ impl Run {
             }
             Heard::Garbled(error) => {
                 if session == self.machine.session() {
-                    self.words.trouble(format!("the back channel: {error}"));
+                    self.words.trouble(match &error {
+                        WireError::Version { .. } => format!("{error}: {OTHER_VERSION}"),
+                        error => format!("the back channel: {error}"),
+                    });
                     self.feed(Event::Garbled);
                 }
             }
@@ -464,7 +470,9 @@ impl Run {
             Request::SetInterval { ms } => self.command(Command::SetInterval(Duration::from_millis(ms))),
             Request::SwitchOver => self.command(Command::SwitchOver),
             Request::Unprotect { force } => self.command(Command::Unprotect { force }),
-            Request::FailOver { .. } => return Reply::error("this side is the primary: ask the secondary"),
+            Request::FailOver { .. } | Request::Drop => {
+                return Reply::error("this side is the primary: ask the secondary");
+            }
         };
         match obeyed {
             Err(Refused::Phase) => {

@@ -34,7 +34,10 @@ const fn cause(cause: Cause) -> &'static str {
         Cause::AckLate => "the secondary lives but does not acknowledge",
         Cause::LinkLost => "the connection to the secondary has ended",
         Cause::Garbled => "the back channel is damaged",
-        Cause::Refused => "the secondary refuses one checkpoint after another",
+        Cause::Refused => "the secondary refuses too many checkpoints",
+        Cause::OverBudget => {
+            "the secondary's --memory-budget, or its host's memory, is too small for what the guest dirties in an interval: raise it, or shorten the interval"
+        }
         Cause::LocalFailure => "a checkpoint could not be taken on this side",
         Cause::Output => "the output buffer on this side has failed",
         Cause::Asked => "the operator asked for it",
@@ -47,6 +50,9 @@ fn text(code: Code) -> String {
         Code::Protected => "protected: the secondary has the first checkpoint",
         Code::BackAgain => "the secondary is heard again, or is kept: going on as before",
         Code::IntervalStretched => "the guest dirties faster than the link carries: checkpoints come later than asked",
+        Code::Refused(RefuseReason::Budget) => {
+            "the secondary has refused a checkpoint (budget): its --memory-budget is too small for what the guest dirtied; a whole image follows"
+        }
         Code::Refused(reason) => {
             return format!("the secondary has refused a checkpoint ({reason}); a whole image follows");
         }
@@ -58,6 +64,7 @@ fn text(code: Code) -> String {
         Code::WitnessUnreachable => "the witness cannot be reached: nothing changes until it can",
         Code::NoAnswer => "nobody answered",
         Code::NotConnected => "no connection to a secondary",
+        Code::OtherDomain => "the receiver there takes another domain than this one: see its --domain",
         Code::Unsuited => {
             "the two sides do not suit: compare --rule, --heartbeat, --timeout, --witness, and the versions"
         }
@@ -116,6 +123,7 @@ impl Words {
         let config = machine.config();
         Status {
             domain: self.domain.clone(),
+            simulated: false,
             role: Role::Primary,
             phase: phase(machine.phase()).into(),
             guest: match machine.phase() {
@@ -146,6 +154,7 @@ impl Words {
             alarm: self.alarm.text(),
             notices: self.notices.list(),
             statistics: figures(rounds.statistics()),
+            kept: None,
             lock_step: None,
         }
     }

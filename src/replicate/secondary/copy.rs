@@ -33,6 +33,8 @@ pub(super) enum Said<D> {
     Survivor(Box<D>),
     /// It could not be made fit: the last word.
     Unfit(String),
+    /// It is kept, with so many bytes of memory; nothing when there is none. The thread waits for [`Order::Activate`] or [`Order::Quit`].
+    Held(Option<u64>),
 }
 
 /// What the thread is to do.
@@ -44,6 +46,8 @@ pub(super) enum Order {
     Drop,
     /// Make the domain fit to run and give it away.
     Activate,
+    /// Read nothing more, and keep the copy as it is.
+    Hold,
     /// Free everything and end.
     Quit,
 }
@@ -112,6 +116,7 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
             match next {
                 Next::Heading => {}
                 Next::Order(Order::Activate) => return self.activate(),
+                Next::Order(Order::Hold) => return self.hold(),
                 Next::Order(_) => return,
             }
         }
@@ -120,8 +125,8 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
     fn final_order(&self) -> Order {
         loop {
             match self.orders.recv() {
-                Ok(Order::Activate) => return Order::Activate,
-                Ok(Order::Quit) | Err(_) => return Order::Quit,
+                Ok(order @ (Order::Activate | Order::Hold | Order::Quit)) => return order,
+                Err(_) => return Order::Quit,
                 Ok(Order::Apply | Order::Drop) => {}
             }
         }
@@ -248,6 +253,18 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
             },
         };
         (self.say)(said);
+    }
+
+    /// Keeps the copy until it is decided what becomes of it.
+    fn hold(mut self) {
+        (self.say)(Said::Held(self.copy.as_ref().map(Replica::memory)));
+        loop {
+            match self.final_order() {
+                Order::Hold => {}
+                Order::Activate => return self.activate(),
+                _ => return,
+            }
+        }
     }
 
     fn arm(&self, step: Step) {

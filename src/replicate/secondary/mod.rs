@@ -13,13 +13,14 @@ mod words;
 use super::clock::Clock;
 use super::failpoint::Failpoints;
 use super::fence::Fence;
+use super::held::{Facts, Held};
 use super::link::{Forward, ReadAhead, Record, first_octets};
 use super::operator::{Ask, Handle, Notices};
 use super::stats::Statistics;
 use super::witness::{Alarm, Said as WitnessSaid, WitnessThread};
 use crate::hypervisor::{self, DeviceModel, RestoreDomain};
 use crate::libxl::restore::Options;
-use crate::remus::wire::{MAGIC, Peer, recognise_primary};
+use crate::remus::wire::{MAGIC, Peer, name_sum, recognise_primary};
 use crate::remus::{Config, Generation, Secondary, Timers};
 use crate::transport::{Cancel, Link, LinkReader};
 use crate::witness::Witness;
@@ -28,10 +29,11 @@ use run::Run;
 use std::io::{self, IoSlice};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 pub use crate::remus::secondary::End;
 pub use replica::{Arrived, Copies, Replica, Restored, Unsound};
+pub(super) use words::{NOTHING_DENIED, OTHER_VERSION};
 
 /// Makes the empty domains that images are restored into.
 pub trait Target: Send + 'static {
@@ -61,6 +63,8 @@ pub struct Settings {
     pub record: Option<Record>,
     /// Told of each checkpoint that is whole and acknowledged, with its number.
     pub on_checkpoint: Option<Box<dyn FnMut(u64) + Send>>,
+    /// Told once, when the first image is whole and applied: an older replica on this host is of no use any more.
+    pub on_replica: Option<Box<dyn FnOnce() + Send>>,
     /// Where tests let this process die.
     pub failpoints: Failpoints,
 }
@@ -91,6 +95,21 @@ pub enum Outcome<D> {
     Survivor(Survivor<D>),
     /// This side has no part any more.
     Ended(End),
+    /// This side was denied the next generation. Its replica is kept.
+    Denied(Held<D>),
+}
+
+/// The same, before the replica has left its thread.
+enum Finished<D> {
+    Over(Outcome<D>),
+    /// With so many bytes of memory.
+    Denied(u64),
+}
+
+impl<D> From<Outcome<D>> for Finished<D> {
+    fn from(outcome: Outcome<D>) -> Self {
+        Finished::Over(outcome)
+    }
 }
 
 /// Why a secondary could not do what it should.
@@ -147,7 +166,8 @@ impl<T: Copies> Driver<T> {
     /// # Errors
     /// [`Trouble`]: no session came about, or the survivor is unfit.
     pub fn run(self, link: Link, cancel: Cancel, target: T, settings: Settings) -> Result<Outcome<T::Domain>, Trouble> {
-        let Settings { domain, config, restore, fence, witness, record, on_checkpoint, failpoints } = settings;
+        let Settings { domain, config, restore, fence, witness, record, on_checkpoint, on_replica, failpoints } =
+            settings;
         let peer = link.peer().to_owned();
         let (reader, mut writer) = link.split();
         // Reading ends before the last frame has been written.
@@ -168,7 +188,7 @@ impl<T: Copies> Driver<T> {
         })?;
         let mut run = Run {
             clock: Clock::start(),
-            machine: Secondary::new(config),
+            machine: Secondary::new(Config { domain: name_sum(&domain), ..config }),
             timers: Timers::default(),
             orders,
             post: self.post,
@@ -193,19 +213,57 @@ impl<T: Copies> Driver<T> {
             },
             refusal: None,
             on_checkpoint,
+            on_replica,
+            held: None,
             lost: Instant::now(),
             terminated: None,
             quit: false,
             activated: None,
             greeting: Instant::now() + config.answer,
         };
-        let outcome = run.serve(&self.inbox);
-        run.shut(matches!(outcome, Ok(Outcome::Ended(_))));
+        let finished = run.serve(&self.inbox);
+        let (ended, keep) = match &finished {
+            Ok(Finished::Over(outcome)) => (matches!(outcome, Outcome::Ended(_)), false),
+            Ok(Finished::Denied(_)) => (true, true),
+            Err(_) => (false, false),
+        };
+        run.shut(ended, keep);
+        if let Ok(Finished::Denied(memory)) = finished {
+            let facts = Facts {
+                checkpoint: run.machine.newest().unwrap_or_default(),
+                session: run.machine.session(),
+                newest: run.machine.generation(),
+                memory,
+                peer: run.words.peer.clone(),
+                since: Instant::now(),
+                date: SystemTime::now(),
+            };
+            let orders = run.orders.clone();
+            let activate = Box::new(move || activate(&orders, &self.inbox));
+            return Ok(Outcome::Denied(Held::new(facts, activate, keeper)));
+        }
         drop(run);
         if keeper.join().is_err() {
             log::error!("the copy's thread has panicked");
         }
-        outcome
+        match finished? {
+            Finished::Over(outcome) => Ok(outcome),
+            // Seen to above.
+            Finished::Denied(_) => Ok(Outcome::Ended(End::CopyLost)),
+        }
+    }
+}
+
+/// Has the copy's thread, which keeps it, give it away.
+fn activate<D>(orders: &Sender<Order>, inbox: &Receiver<Message<D>>) -> Result<D, String> {
+    let gone = || "the copy's thread has ended".to_owned();
+    orders.send(Order::Activate).map_err(|_| gone())?;
+    loop {
+        match inbox.recv().map_err(|_| gone())? {
+            Message::Said(Said::Survivor(domain)) => return Ok(*domain),
+            Message::Said(Said::Unfit(text)) => return Err(text),
+            _ => {}
+        }
     }
 }
 

@@ -56,6 +56,9 @@ pub trait Replica {
     /// # Errors
     /// In words why it cannot be.
     fn activate(self) -> Result<Self::Domain, String>;
+
+    /// Bytes of memory that it takes, as far as is known.
+    fn memory(&self) -> u64;
 }
 
 /// What a checkpoint brought.
@@ -144,5 +147,9 @@ impl<R: Read, D: RestoreDomain + DeviceModel> Replica for Restored<R, D> {
     fn activate(mut self) -> Result<D, String> {
         self.restorer.complete(&mut self.domain).map_err(|error| error.to_string())?;
         Ok(self.domain)
+    }
+
+    fn memory(&self) -> u64 {
+        self.domain.info().map_or(0, |info| info.memory())
     }
 }

@@ -1,13 +1,14 @@
 //! The secondary while it serves: the machine, its timers, and what its actions mean here.
 
 use super::copy::{Order, Said};
-use super::{End, Message, Outcome, Survivor, Trouble, words};
+use super::words::OTHER_VERSION;
+use super::{End, Finished, Message, Outcome, Survivor, Trouble, words};
 use crate::control::capability::{Capability, Setting};
 use crate::control::status::secondary_phase;
 use crate::control::{Reply, Request, Status};
 use crate::remus::secondary::{Action, Command, Event, Phase};
-use crate::remus::wire::{Capabilities, Control, Direction, Encoder, Peer};
-use crate::remus::{Generation, Level, RefuseReason, Refused, Secondary, Timer, Timers};
+use crate::remus::wire::{Capabilities, Control, Direction, Encoder, Peer, WireError};
+use crate::remus::{Generation, Level, RefuseReason, Refused, Secondary, Session, Timer, Timers};
 use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::fence::{Fence, FenceContext};
@@ -39,6 +40,10 @@ pub(super) struct Run<D> {
     pub(super) refusal: Option<String>,
     pub(super) on_checkpoint: Option<Box<dyn FnMut(u64) + Send>>,
     pub(super) lost: Instant,
+    /// Told once, when the first checkpoint is applied.
+    pub(super) on_replica: Option<Box<dyn FnOnce() + Send>>,
+    /// The copy is kept, with so much memory; the inner none where there is none any more.
+    pub(super) held: Option<Option<u64>>,
     /// Told to end; when to insist on it.
     pub(super) terminated: Option<Instant>,
     /// Told to end twice.
@@ -50,14 +55,20 @@ pub(super) struct Run<D> {
 }
 
 impl<D: Send + 'static> Run<D> {
-    pub(super) fn serve(&mut self, inbox: &Receiver<Message<D>>) -> Result<Outcome<D>, Trouble> {
+    pub(super) fn serve(&mut self, inbox: &Receiver<Message<D>>) -> Result<Finished<D>, Trouble> {
         loop {
             self.insist();
-            if let Phase::Ended(end) = self.machine.phase() {
-                return Ok(Outcome::Ended(end));
+            match self.machine.phase() {
+                // The copy's thread may have a checkpoint to apply first.
+                Phase::Ended(End::Denied) if self.held.is_none() => {}
+                Phase::Ended(End::Denied) => {
+                    return Ok(self.held.flatten().map_or(Outcome::Ended(End::CopyLost).into(), Finished::Denied));
+                }
+                Phase::Ended(end) => return Ok(Outcome::Ended(end).into()),
+                _ => {}
             }
             if self.quit {
-                return Ok(Outcome::Ended(End::Stopped));
+                return Ok(Outcome::Ended(End::Stopped).into());
             }
             let message = match self.wait() {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -66,12 +77,12 @@ impl<D: Send + 'static> Run<D> {
             match message {
                 Ok(message) => {
                     if let Some(outcome) = self.take(message)? {
-                        return Ok(outcome);
+                        return Ok(outcome.into());
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => self.expire(),
                 // This value holds a sender.
-                Err(RecvTimeoutError::Disconnected) => return Ok(Outcome::Ended(End::Stopped)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(Outcome::Ended(End::Stopped).into()),
             }
         }
     }
@@ -97,9 +108,9 @@ impl<D: Send + 'static> Run<D> {
         }
     }
 
-    /// Ends both directions and the copy's thread. `wait`: until what is to be said has been sent, for the process may end
-    /// next.
-    pub(super) fn shut(&mut self, wait: bool) {
+    /// Ends both directions, and unless the copy is kept its thread. `wait`: until what is to be said has been sent, for the process may
+    /// end next.
+    pub(super) fn shut(&mut self, wait: bool, keep: bool) {
         if let Some(outbox) = self.outbox.take() {
             outbox.close();
             if wait {
@@ -108,7 +119,9 @@ impl<D: Send + 'static> Run<D> {
         } else {
             self.link.cancel();
         }
-        let _ = self.orders.send(Order::Quit);
+        if !keep {
+            let _ = self.orders.send(Order::Quit);
+        }
         self.reading.cancel();
     }
 
@@ -145,6 +158,11 @@ impl<D: Send + 'static> Run<D> {
                 // Who asked may be gone.
                 let _ = answer.send(reply);
             }
+            Message::Ask(Ask::Unmet) => {
+                if self.machine.phase() == Phase::Greeting {
+                    self.feed(Event::LinkLost);
+                }
+            }
             Message::Ask(Ask::Terminate) => self.terminate(),
         }
         Ok(None)
@@ -153,14 +171,8 @@ impl<D: Send + 'static> Run<D> {
     fn said(&mut self, said: Said<D>) -> Result<Option<Outcome<D>>, Trouble> {
         match said {
             Said::Frame(session, frame) => {
-                if let (Control::Hello(_), Some(writer)) = (frame, self.writer.take_if(|_| self.outbox.is_none())) {
-                    let post = self.post.clone();
-                    let encoder = Encoder::new(session, Direction::Backward);
-                    let farewell = self.machine.config().timeout;
-                    self.outbox =
-                        Some(Outbox::start(writer, Some(encoder), self.link.clone(), farewell, move |error| {
-                            let _ = post.send(Message::WriteFailed(error));
-                        })?);
+                if let Control::Hello(_) = frame {
+                    self.speak(session)?;
                 }
                 if let Control::SwitchOver { .. } = frame {
                     self.lost = Instant::now();
@@ -193,6 +205,12 @@ impl<D: Send + 'static> Run<D> {
                 self.refusal = Some(text);
                 self.feed(Event::Damaged { reason });
             }
+            Said::Garbled(error @ WireError::Version { .. }) if self.machine.phase() == Phase::Greeting => {
+                let text = format!("{error}: {OTHER_VERSION}");
+                self.words.notices.add(&self.words.domain, Level::Critical, text);
+                self.speak(Session::default())?;
+                self.feed(Event::OtherVersion);
+            }
             Said::Garbled(error) => {
                 self.refusal = Some(error.to_string());
                 self.feed(Event::Garbled);
@@ -202,9 +220,13 @@ impl<D: Send + 'static> Run<D> {
             }
             Said::Applied { number, took } => {
                 self.words.statistics.applied(took);
+                if let Some(tell) = self.on_replica.take() {
+                    tell();
+                }
                 self.feed(Event::Applied { checkpoint: number });
             }
             Said::ApplyFailed { number, text } => {
+                log::error!("{}: checkpoint {number} could not be applied: {text}", self.words.domain);
                 self.refusal = Some(text);
                 self.feed(Event::ApplyFailed { checkpoint: number });
             }
@@ -216,8 +238,22 @@ impl<D: Send + 'static> Run<D> {
                 return Ok(Some(Outcome::Survivor(survivor)));
             }
             Said::Unfit(text) => return Err(Trouble::Unfit(text, self.machine.generation())),
+            Said::Held(memory) => self.held = Some(memory),
         }
         Ok(None)
+    }
+
+    /// Opens the back channel, once.
+    fn speak(&mut self, session: Session) -> Result<(), Trouble> {
+        if let Some(writer) = self.writer.take_if(|_| self.outbox.is_none()) {
+            let post = self.post.clone();
+            let encoder = Encoder::new(session, Direction::Backward);
+            let farewell = self.machine.config().timeout;
+            self.outbox = Some(Outbox::start(writer, Some(encoder), self.link.clone(), farewell, move |error| {
+                let _ = post.send(Message::WriteFailed(error));
+            })?);
+        }
+        Ok(())
     }
 
     fn feed(&mut self, event: Event) {
@@ -259,6 +295,9 @@ impl<D: Send + 'static> Run<D> {
             }
             Action::DropCopy => {
                 let _ = self.orders.send(Order::Quit);
+            }
+            Action::KeepCopy => {
+                let _ = self.orders.send(Order::Hold);
             }
             Action::RunFence { generation } => self.run_fence(generation),
             Action::ActivateGuest { checkpoint, generation } => {
@@ -332,7 +371,8 @@ impl<D: Send + 'static> Run<D> {
         match request {
             Request::Status | Request::Watch { .. } => Reply::status(self.status()),
             Request::Capabilities => Reply::capabilities(Capabilities::OFFERED, self.machine.capabilities()),
-            Request::FailOver { force } => self.command(Command::FailOver { force }),
+            Request::FailOver { generation: Some(_), .. } => Reply::error(words::NOTHING_DENIED),
+            Request::FailOver { force, generation: None } => self.command(Command::FailOver { force }),
             Request::SetCapability { name, on } => {
                 let (offered, used) = (Capabilities::OFFERED, self.machine.capabilities());
                 match Capability::set(&name, on, offered, used) {
@@ -341,6 +381,7 @@ impl<D: Send + 'static> Run<D> {
                     Setting::Fixed(text) | Setting::Unknown(text) => Reply::error(text),
                 }
             }
+            Request::Drop => Reply::error(words::NOTHING_DENIED),
             Request::SetInterval { .. } | Request::SwitchOver | Request::Protect { .. } | Request::Unprotect { .. } => {
                 Reply::error("this side is the secondary: ask the primary")
             }

@@ -24,6 +24,13 @@ pub(super) struct Words {
     pub begun: Instant,
 }
 
+/// To the commands that decide what becomes of a replica whose side was denied.
+pub const NOTHING_DENIED: &str =
+    "no replica is kept here that was denied: --force-generation and drop are for such a one";
+
+/// What helps two sides of different versions.
+pub const OTHER_VERSION: &str = "install the same version of xen-replicate on both hosts";
+
 fn text(code: Code) -> String {
     let text = match code {
         Code::Ready => "the first checkpoint is whole: this side could take over",
@@ -39,6 +46,7 @@ fn text(code: Code) -> String {
         Code::Unheld => {
             "mc-net-disable: the primary does not hold the guest's output: a failover can contradict what clients have seen"
         }
+        Code::OtherDomain => "the primary protects another domain than the one named here by --domain",
         Code::OperatorNeeded => {
             "the rule in use leaves it to the operator who is active: ctl fail-over starts the guest here"
         }
@@ -47,7 +55,9 @@ fn text(code: Code) -> String {
         Code::Active => "active",
         Code::Ended(end) => match end {
             End::Dismissed => "the primary has ended the session; the copy is freed",
-            End::Superseded => "the primary, or somebody else, holds a newer generation; the copy is freed",
+            End::Denied => {
+                "the witness denies this side: the primary, or somebody else, holds a newer generation; the replica is kept"
+            }
             End::Empty => "the connection ended before one checkpoint was whole",
             End::CopyLost => "a checkpoint could not be applied: the copy is lost",
             End::Stopped => "stopped; the copy is freed",
@@ -75,6 +85,7 @@ impl Words {
         let config = machine.config();
         Status {
             domain: self.domain.clone(),
+            simulated: false,
             role: Role::Secondary,
             phase: phase(machine.phase()).into(),
             guest: if machine.phase() == Phase::Active { Guest::Running } else { Guest::Absent },
@@ -96,6 +107,7 @@ impl Words {
             alarm: self.alarm.text(),
             notices: self.notices.list(),
             statistics: figures(&self.statistics),
+            kept: None,
             lock_step: None,
         }
     }

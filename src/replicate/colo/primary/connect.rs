@@ -117,7 +117,6 @@ fn reach(
                 return Err(refused(format!("{name} does not suit: {unsuited}")));
             }
         }
-        send(Lane::Hello, &ours.emit())?;
     }
     let source = source.map_source(|source| {
         let (first, reader) = source.into_inner();

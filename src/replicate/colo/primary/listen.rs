@@ -42,7 +42,7 @@ pub(super) fn listen(mut source: Source, mut back: Back, mut hear: impl FnMut(He
                 hear(Heard::Refused(String::from_utf8_lossy(text).into_owned()));
                 continue;
             }
-            Ok(Some((Lane::Beat | Lane::Hello, _))) => continue,
+            Ok(Some((Lane::Beat | Lane::Hello | Lane::Goodbye, _))) => continue,
             Ok(None) => return hear(Heard::Ended(None)),
             Err(FrameError::Io(error)) => {
                 let quiet = is_cancelled(&error) || error.kind() == io::ErrorKind::UnexpectedEof;

@@ -183,6 +183,7 @@ impl Driver {
             post: self.post,
             card,
             link: None,
+            ours: None,
             times: settings.times,
             bare: settings.bare,
             witness,

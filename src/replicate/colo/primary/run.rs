@@ -54,6 +54,8 @@ pub(super) struct Run {
     pub post: Sender<Message>,
     pub card: SharedCard,
     pub link: Option<Attached>,
+    /// What is said of this side, but for the session.
+    pub ours: Option<Hello>,
     pub times: Times,
     pub bare: bool,
     pub witness: Option<WitnessThread>,
@@ -201,6 +203,8 @@ impl Run {
                 // Who asked may be gone.
                 let _ = answer.send(reply);
             }
+            // A secondary's.
+            Message::Ask(Ask::Unmet) => {}
             Message::Ask(Ask::Terminate) => self.terminate(),
         }
         Ok(())
@@ -358,7 +362,7 @@ impl Run {
             let text = "the other side is libxl: nothing can be compared, all output waits for the next checkpoint";
             self.words.notices.add(&self.words.domain, Level::Warning, text.into());
         }
-        self.feed(Event::Connected);
+        self.feed(if framed { Event::Greeted } else { Event::Connected });
         if framed {
             self.feed(Event::Beats);
         }
@@ -425,6 +429,20 @@ impl Run {
             Action::Abandon => {
                 if let Some(pipe) = self.pipe() {
                     pipe.stop();
+                }
+            }
+            Action::Begin { generation } => {
+                let config = *self.machine.config();
+                let session = Some(Agreement::new(config.mode, generation, config.period));
+                if let (Some(pipe), Some(ours)) = (self.pipe(), self.ours.clone())
+                    && let Err(error) = pipe.first(Lane::Hello, &Hello { session, ..ours }.emit())
+                {
+                    let _ = self.post.send(Message::WriteFailed(error));
+                }
+            }
+            Action::Dismiss => {
+                if let Some(pipe) = self.pipe() {
+                    pipe.post(Lane::Goodbye, Vec::new());
                 }
             }
             Action::Resume { epoch } => self.job(Job::Resume { epoch }),
@@ -508,8 +526,10 @@ impl Run {
             timeout_ms: millis(self.times.timeout),
             heartbeat_ms: millis(self.times.heartbeat),
             lists: true,
-            session: Some(Agreement::new(config.mode, self.machine.generation(), config.period)),
+            domain: Some(self.words.domain.clone()),
+            session: None,
         };
+        self.ours = Some(ours.clone());
         let started = Cancel::new().and_then(|cancel| {
             let (post, reading) = (self.post.clone(), Cancel::new()?);
             let cancels = (cancel.clone(), reading.clone());
@@ -532,7 +552,9 @@ impl Run {
                 return Reply::error("COLO has none of the capabilities, which are Remus's");
             }
             Request::Unprotect { force } => self.command(Command::Unprotect { force }),
-            Request::FailOver { .. } => return Reply::error("this side is the primary: ask the secondary"),
+            Request::FailOver { .. } | Request::Drop => {
+                return Reply::error("this side is the primary: ask the secondary");
+            }
             Request::SetInterval { .. } => return Reply::error("COLO has a period, and it is set at the start"),
             Request::SwitchOver => return Reply::error("COLO has no switch-over: fail-over on the secondary"),
             Request::Protect { .. } => {

@@ -29,6 +29,7 @@ pub(super) struct Words {
 pub(super) const fn phase(machine: &Primary) -> &'static str {
     match machine.phase() {
         Phase::Idle => "connecting",
+        Phase::Claiming => "claiming",
         Phase::Session(_) if machine.checkpoints().1 == 0 => "image",
         Phase::Session(_) => "protected",
         Phase::Leaving { .. } => "leaving",

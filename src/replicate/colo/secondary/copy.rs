@@ -41,6 +41,8 @@ pub(super) enum Order {
     },
     /// Let the guest run, its output free, and give it away.
     Activate,
+    /// Suspend the guest where it runs, and keep it.
+    Hold,
     Quit,
 }
 
@@ -71,6 +73,8 @@ pub(super) enum Said<G> {
     Survivor(Box<G>),
     /// It could not be made to: the last word.
     Unfit(String),
+    /// The guest is kept and does not run, with so many bytes of memory; nothing when there is none.
+    Held(Option<u64>),
 }
 
 /// A guest and its card.
@@ -171,6 +175,19 @@ pub(super) fn run<T: LockstepTarget, O: Observer<T::Domain>>(
                 work.activate(copy.take(), &mut say);
                 break;
             }
+            Next::Order(Order::Hold) => {
+                let held = copy.take().map(hold::<T>).transpose();
+                say(Said::Held(
+                    held.unwrap_or_else(|error| {
+                        log::error!("suspending the copy: {error}");
+                        None
+                    })
+                    .map(|(here, memory)| {
+                        copy = Some(here);
+                        memory
+                    }),
+                ));
+            }
             Next::Order(order) => {
                 let Some(here) = &mut copy else { continue };
                 if let Err(text) = work.obey(order, here, &octets, &mut say) {
@@ -233,7 +250,7 @@ impl<T: LockstepTarget, O: Observer<T::Domain>> Work<T, O> {
                 self.resume(epoch, copy).map_err(|error| format!("resuming the copy: {error}"))?;
                 say(Said::Resumed);
             }
-            Order::Activate | Order::Quit => {}
+            Order::Activate | Order::Hold | Order::Quit => {}
         }
         Ok(())
     }
@@ -324,6 +341,16 @@ impl<T: LockstepTarget, O: Observer<T::Domain>> Work<T, O> {
             Err(error) => say(Said::Unfit(error.to_string())),
         }
     }
+}
+
+/// Has a copy stand still, and says how much memory it takes.
+fn hold<T: LockstepTarget>(mut copy: Copy<T::Domain>) -> hypervisor::Result<(Copy<T::Domain>, u64)> {
+    let info = copy.domain.info()?;
+    if !info.paused && !info.is_suspended() {
+        copy.domain.suspend()?;
+    }
+    copy.reader = None;
+    Ok((copy, info.memory()))
 }
 
 /// A copy that has never run is paused; one that stands at a checkpoint is suspended.

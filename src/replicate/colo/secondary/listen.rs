@@ -15,6 +15,7 @@ pub(super) enum Heard {
     Hello(Vec<u8>),
     Refused(String),
     Garbled(WireError, String),
+    Goodbye,
 }
 
 /// Reads the forward channel to its end, or until it is called off.
@@ -44,6 +45,7 @@ pub(super) fn listen(
             Ok(Some((Lane::Hello, octets))) => hear(Heard::Hello(octets.to_vec())),
             Ok(Some((Lane::Refuse, text))) => hear(Heard::Refused(String::from_utf8_lossy(text).into_owned())),
             Ok(Some((Lane::Beat, _))) => {}
+            Ok(Some((Lane::Goodbye, _))) => hear(Heard::Goodbye),
             Ok(None) => return inlet.end(),
             Err(FrameError::Io(error)) => {
                 if !is_cancelled(&error) && error.kind() != io::ErrorKind::UnexpectedEof {

@@ -21,10 +21,11 @@ use crate::colo::Config;
 use crate::colo::secondary::End;
 use crate::hypervisor::{ComparedCard, DeviceModel, OnSent};
 use crate::libxl::restore::Options;
-use crate::remus::{Generation, Timers};
+use crate::remus::{Generation, Session, Timers};
 use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::Failpoints;
 use crate::replicate::fence::Fence;
+use crate::replicate::held::{Facts, Held};
 use crate::replicate::operator::{Ask, Handle, Notices};
 pub use crate::replicate::primary::Observer;
 pub use crate::replicate::secondary::{Target, Trouble};
@@ -34,7 +35,7 @@ use crate::stream::handshake::Message as Handshake;
 use crate::stream::{Mode, Start};
 use crate::transport::{Cancel, Link};
 use crate::witness::Witness;
-use copy::{Housed, Said, Work};
+use copy::{Housed, Order, Said, Work};
 use listen::Heard;
 use run::Run;
 use std::fs::File;
@@ -43,7 +44,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 /// Makes domains that can run beside a primary's.
 pub trait LockstepTarget: Target {
@@ -134,6 +135,44 @@ pub enum Outcome<D> {
     Ended(End),
     /// There was no session.
     Unsuited(String),
+    /// This side was denied the next generation. Its replica is kept, suspended.
+    Denied(Held<D>),
+}
+
+/// The same, before the replica has left its thread.
+enum Finished<D> {
+    Over(Outcome<D>),
+    /// With so many bytes of memory.
+    Denied(u64),
+}
+
+impl<D> From<Outcome<D>> for Finished<D> {
+    fn from(outcome: Outcome<D>) -> Self {
+        Finished::Over(outcome)
+    }
+}
+
+/// The way to the copy's thread, which ends with it.
+struct Keeping(Inlet<Order>);
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.0.order([Order::Quit]);
+    }
+}
+
+impl Keeping {
+    /// Has the thread give its guest away.
+    fn activate<D>(&self, inbox: &Receiver<Message<D>>) -> Result<D, String> {
+        self.0.order([Order::Activate]);
+        loop {
+            match inbox.recv().map_err(|_| "the copy's thread has ended".to_owned())? {
+                Message::Said(Said::Survivor(housed)) => return Ok(housed.domain),
+                Message::Said(Said::Unfit(text)) => return Err(text),
+                _ => {}
+            }
+        }
+    }
 }
 
 enum Message<D> {
@@ -198,6 +237,7 @@ where
             timeout_ms: millis(times.timeout),
             heartbeat_ms: millis(times.heartbeat),
             lists: true,
+            domain: Some(domain.clone()),
             session: None,
         };
         if bare {
@@ -290,6 +330,7 @@ where
             lost: Instant::now(),
             activated: None,
             unsuited: None,
+            held: None,
             terminated: None,
             quit: false,
             greeting: Instant::now() + config.answer,
@@ -297,12 +338,30 @@ where
         if bare {
             run.begin(settings.generation);
         }
-        let outcome = run.serve(&self.inbox);
-        run.shut();
+        let finished = run.serve(&self.inbox);
+        run.shut(matches!(finished, Ok(Finished::Denied(_))));
+        if let (Ok(Finished::Denied(memory)), Some(machine)) = (&finished, &run.machine) {
+            let facts = Facts {
+                checkpoint: machine.checkpoints().1,
+                session: Session::default(),
+                newest: machine.generation(),
+                memory: *memory,
+                peer: run.words.peer.clone(),
+                since: Instant::now(),
+                date: SystemTime::now(),
+            };
+            let keeping = Keeping(run.inlet.clone());
+            let activate = Box::new(move || keeping.activate(&self.inbox));
+            return Ok(Outcome::Denied(Held::new(facts, activate, copy)));
+        }
         drop(run);
         if copy.join().is_err() {
             log::error!("the copy's thread has panicked");
         }
-        outcome
+        match finished? {
+            Finished::Over(outcome) => Ok(outcome),
+            // Seen to above.
+            Finished::Denied(_) => Ok(Outcome::Ended(End::CopyLost)),
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::copy::{Housed, Order, Said};
 use super::listen::Heard;
-use super::{Message, Outcome, Survivor, Trouble, words};
+use super::{Finished, Message, Outcome, Survivor, Trouble, words};
 use crate::colo::secondary::{Action, Command, End, Event, Phase};
 use crate::colo::{Config, Secondary};
 use crate::control::{Reply, Request};
@@ -18,6 +18,7 @@ use crate::replicate::colo::pipe::Pipe;
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::fence::{Fence, FenceContext};
 use crate::replicate::operator::Ask;
+use crate::replicate::secondary::NOTHING_DENIED;
 use crate::replicate::witness::{Said as WitnessSaid, WitnessThread};
 use crate::transport::{Cancel, Probe, is_cancelled};
 use std::io;
@@ -53,6 +54,8 @@ pub(super) struct Run<D> {
     /// What the survivor is, once its domain comes.
     pub activated: Option<(u64, Generation)>,
     pub unsuited: Option<String>,
+    /// The copy is kept, with so much memory; the inner none where there is none any more.
+    pub held: Option<Option<u64>>,
     /// Told to end; when to insist on it.
     pub terminated: Option<Instant>,
     pub quit: bool,
@@ -61,17 +64,23 @@ pub(super) struct Run<D> {
 }
 
 impl<D: Send + 'static> Run<D> {
-    pub(super) fn serve(&mut self, inbox: &Receiver<Message<D>>) -> Result<Outcome<D>, Trouble> {
+    pub(super) fn serve(&mut self, inbox: &Receiver<Message<D>>) -> Result<Finished<D>, Trouble> {
         loop {
             self.insist();
             if let Some(text) = self.unsuited.take() {
-                return Ok(Outcome::Unsuited(text));
+                return Ok(Outcome::Unsuited(text).into());
             }
-            if let Some(Phase::Ended(end)) = self.phase() {
-                return Ok(Outcome::Ended(end));
+            match self.phase() {
+                // The copy's thread may have a checkpoint to load first.
+                Some(Phase::Ended(End::Denied)) if self.held.is_none() => {}
+                Some(Phase::Ended(End::Denied)) => {
+                    return Ok(self.held.flatten().map_or(Outcome::Ended(End::CopyLost).into(), Finished::Denied));
+                }
+                Some(Phase::Ended(end)) => return Ok(Outcome::Ended(end).into()),
+                _ => {}
             }
             if self.quit {
-                return Ok(Outcome::Ended(End::Stopped));
+                return Ok(Outcome::Ended(End::Stopped).into());
             }
             let message = match self.wait() {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -80,12 +89,12 @@ impl<D: Send + 'static> Run<D> {
             match message {
                 Ok(message) => {
                     if let Some(outcome) = self.take(message)? {
-                        return Ok(outcome);
+                        return Ok(outcome.into());
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => self.expire(),
                 // This value holds a sender.
-                Err(RecvTimeoutError::Disconnected) => return Ok(Outcome::Ended(End::Stopped)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(Outcome::Ended(End::Stopped).into()),
             }
         }
     }
@@ -161,6 +170,7 @@ impl<D: Send + 'static> Run<D> {
                 }
                 self.feed(Event::Garbled(error));
             }
+            Message::Heard(Heard::Goodbye) => self.feed(Event::Dismissed),
             Message::WriteFailed(error) => self.write_failed(&error),
             Message::Witness(WitnessSaid::Answer(answer)) => self.feed(Event::Witness(answer)),
             Message::Witness(WitnessSaid::Looked(looked)) => {
@@ -182,6 +192,11 @@ impl<D: Send + 'static> Run<D> {
                 let reply = self.request(request);
                 // Who asked may be gone.
                 let _ = answer.send(reply);
+            }
+            Message::Ask(Ask::Unmet) => {
+                if self.machine.is_none() {
+                    self.unsuited = Some("the primary has not said what the session is, and another one waits".into());
+                }
             }
             Message::Ask(Ask::Terminate) => self.terminate(),
         }
@@ -274,6 +289,7 @@ impl<D: Send + 'static> Run<D> {
                 drop(card);
                 return Ok(Some(Outcome::Survivor(Survivor { domain, checkpoint, generation, lost: self.lost })));
             }
+            Said::Held(memory) => self.held = Some(memory),
             Said::Unfit(text) => {
                 let generation = self.machine.as_ref().map_or(Generation::default(), Secondary::generation);
                 return Err(Trouble::Unfit(text, generation));
@@ -326,6 +342,7 @@ impl<D: Send + 'static> Run<D> {
             Action::Suspend => self.orders.push(Order::Suspend),
             Action::Resume { epoch } => self.orders.push(Order::Resume { epoch }),
             Action::DropCopy => self.orders.push(Order::Quit),
+            Action::KeepCopy => self.orders.push(Order::Hold),
             Action::RunFence { generation } => self.run_fence(generation),
             Action::ActivateGuest { checkpoint, generation } => {
                 self.failpoints.pass(Step::Activating);
@@ -352,10 +369,12 @@ impl<D: Send + 'static> Run<D> {
         self.timers.cancel(Timer::Heartbeat);
     }
 
-    /// Ends both directions and the copy's thread.
-    pub(super) fn shut(&mut self) {
+    /// Ends both directions, and unless the copy is kept its thread.
+    pub(super) fn shut(&mut self, keep: bool) {
         self.close();
-        self.inlet.order([Order::Quit]);
+        if !keep {
+            self.inlet.order([Order::Quit]);
+        }
     }
 
     fn run_fence(&mut self, generation: Generation) {
@@ -394,7 +413,8 @@ impl<D: Send + 'static> Run<D> {
             Request::Status | Request::Watch { .. } => status(self),
             Request::Capabilities => Reply::capabilities(Capabilities::empty(), Capabilities::empty()),
             Request::SetCapability { .. } => Reply::error("COLO has none of the capabilities, which are Remus's"),
-            Request::FailOver { force } => match self.obey(Command::FailOver { force }) {
+            Request::FailOver { generation: Some(_), .. } | Request::Drop => Reply::error(NOTHING_DENIED),
+            Request::FailOver { force, generation: None } => match self.obey(Command::FailOver { force }) {
                 Err(Refused::Phase) => {
                     Reply::error(format!("cannot be done while {}", words::phase(self.machine.as_ref())))
                 }

@@ -47,7 +47,11 @@ pub(super) const fn phase_of(phase: Phase) -> &'static str {
 pub(super) fn end(end: End) -> String {
     match end {
         End::Fault(fault) => format!("{fault}; the primary lives, the copy is freed"),
-        End::Superseded => "the primary, or somebody else, holds a newer generation; the copy is freed".into(),
+        End::Denied => {
+            "the witness denies this side: the primary, or somebody else, holds a newer generation; the replica is kept"
+                .into()
+        }
+        End::Dismissed => "the primary goes on alone; the copy is freed".into(),
         End::Empty => "the connection ended before the first image was whole".into(),
         End::CopyLost => "the copy is lost".into(),
         End::Stopped => "stopped; the copy is freed".into(),
