@@ -273,3 +273,19 @@ fn no_container_takes_more_than_256_mib() {
         assert!(said.contains("(314572800 octets)"), "{said}");
     }
 }
+
+/// What is made of an image does not depend on what is around its stream, packed or not.
+#[test]
+fn an_image_in_a_container_is_converted_as_the_stream_is() {
+    let (libxl, libxc) = parts();
+    for (container, stream) in [(libvirt(2, XML, &libxl), &libxl), (xapi(&libxc), &libxc)] {
+        for command in [&["convert"][..], &["extract", "--lime"], &["extract", "--page", "0"]] {
+            let expected = on_file(command, stream);
+            for octets in [&container, &packed("gzip", &["-c"], &container)] {
+                let made = on_file(command, octets);
+                assert_eq!((made.status.code(), made.stdout == expected.stdout), (expected.status.code(), true), "{command:?}");
+            }
+        }
+        assert_eq!(on_file(&["convert"], &container).status.code(), Some(0));
+    }
+}

@@ -2,9 +2,8 @@
 
 use super::stream_options::{ModeArg, StartArg, StreamArgs};
 use crate::inspect::diff::diff;
-use crate::inspect::seekable;
+use crate::inspect::seekable::Seekable;
 use clap::Args as ClapArgs;
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use xen_domain_image::{Image, ImageError, Options};
@@ -38,12 +37,12 @@ pub struct Args {
 /// Runs the command; false when something is different.
 pub fn run(args: &Args) -> io::Result<bool> {
     let checkpoint = |at: usize| args.checkpoints.as_ref().and_then(|both| both.get(at).copied());
-    let file = open(&args.first)?;
+    let stream = open(&args.first)?;
     let (path, other) = match &args.second {
         Some(path) => (path, open(path)?),
-        None => (&args.first, file.try_clone()?),
+        None => (&args.first, Seekable { file: stream.file.try_clone()?, ..stream }),
     };
-    let first = image(args, &args.first, file, checkpoint(0))?;
+    let first = image(args, &args.first, stream, checkpoint(0))?;
     let second = image(args, path, other, checkpoint(1))?;
     let diff = diff(&first, &second).map_err(|error| named(&args.first, io::Error::other(error)))?;
     let mut out = BufWriter::new(io::stdout().lock());
@@ -57,14 +56,15 @@ pub fn run(args: &Args) -> io::Result<bool> {
     Ok(diff.same)
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    seekable::open(path).map_err(|error| named(path, error))
+fn open(path: &Path) -> io::Result<Seekable> {
+    Seekable::open(path).map_err(|error| named(path, error))
 }
 
-fn image(args: &Args, path: &Path, file: File, checkpoint: Option<u64>) -> io::Result<Image> {
+fn image(args: &Args, path: &Path, opened: Seekable, checkpoint: Option<u64>) -> io::Result<Image> {
     let stream = StreamArgs { file: path.to_owned(), mode: args.mode, start: args.start };
-    let options = Options { start: stream.start(), mode: stream.mode(), checkpoint };
-    Image::open(file, &options).map_err(|error| match error {
+    let start = stream.start().or(opened.start);
+    let options = Options { start, mode: stream.mode(), checkpoint, base: opened.base };
+    Image::open(opened.file, &options).map_err(|error| match error {
         ImageError::Io(error) => named(path, error),
         error => named(path, io::Error::new(io::ErrorKind::InvalidData, error)),
     })

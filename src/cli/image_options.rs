@@ -1,7 +1,7 @@
 //! Options of the commands that take one image out of a stream.
 
 use super::stream_options::{ModeArg, StartArg, StreamArgs};
-use crate::inspect::seekable;
+use crate::inspect::seekable::Seekable;
 use clap::Args;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -28,9 +28,10 @@ pub struct ImageArgs {
 impl ImageArgs {
     /// Opens it.
     pub fn open(&self) -> io::Result<Image> {
-        let file = seekable::open(&self.file).map_err(|error| self.named(error))?;
+        let Seekable { file, base, start } = Seekable::open(&self.file).map_err(|error| self.named(error))?;
         let stream = StreamArgs { file: self.file.clone(), mode: self.mode, start: self.start };
-        let options = Options { start: stream.start(), mode: stream.mode(), checkpoint: self.checkpoint };
+        let options =
+            Options { start: stream.start().or(start), mode: stream.mode(), checkpoint: self.checkpoint, base };
         Image::open(file, &options).map_err(|error| self.trouble(error))
     }
 

@@ -1,25 +1,57 @@
 //! A stream in a file that can seek: for whoever reads it in another order than that of its octets.
 
+use super::container::{self, Container};
 use super::input::Input;
+use crate::stream::Start;
+use crate::stream::reader::ReadError;
 use std::fs::File;
-use std::io::{self, Seek};
+use std::io::{self, BufReader, Read, Seek};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-/// Opens `path` (`-`: standard input). What is packed, or comes through a pipe, is unpacked into a file without a name in the folder for
-/// temporary files (`TMPDIR`), which takes as much room as the stream has octets.
-///
-/// # Errors
-/// The system's.
-pub fn open(path: &Path) -> io::Result<File> {
-    let file =
-        if path.as_os_str() == "-" { File::from(io::stdin().as_fd().try_clone_to_owned()?) } else { File::open(path)? };
-    let input = Input::from_file(file.try_clone()?)?;
-    if let Input::Mapped(_) = input {
-        return Ok(file);
+/// See the module.
+#[derive(Debug)]
+pub struct Seekable {
+    /// The file.
+    pub file: File,
+    /// Where in it the stream begins.
+    pub base: u64,
+    /// The stream's outermost layer, where what is around it says so.
+    pub start: Option<Start>,
+}
+
+impl Seekable {
+    /// Opens `path` (`-`: standard input). What is packed, or comes through a pipe, is unpacked into a file without a name in the folder for
+    /// temporary files (`TMPDIR`), which takes as much room as the stream has octets.
+    ///
+    /// # Errors
+    /// The system's; a container that cannot be read.
+    pub fn open(path: &Path) -> io::Result<Seekable> {
+        let file = if path.as_os_str() == "-" {
+            File::from(io::stdin().as_fd().try_clone_to_owned()?)
+        } else {
+            File::open(path)?
+        };
+        match Input::from_file(file.try_clone()?)? {
+            Input::Mapped(_) => Seekable::of(file),
+            input => {
+                let mut unpacked = tempfile::tempfile()?;
+                io::copy(&mut input.into_reader(), &mut unpacked)?;
+                Seekable::of(unpacked)
+            }
+        }
     }
-    let mut unpacked = tempfile::tempfile()?;
-    io::copy(&mut input.into_reader(), &mut unpacked)?;
-    unpacked.rewind()?;
-    Ok(unpacked)
+
+    fn of(mut file: File) -> io::Result<Seekable> {
+        file.rewind()?;
+        let mut head = Vec::new();
+        (&file).take(container::HEAD as u64).read_to_end(&mut head)?;
+        let Some(kind) = container::Kind::of(&head) else { return Ok(Seekable { file, base: 0, start: None }) };
+        file.rewind()?;
+        let entered = Container::enter(kind, &mut BufReader::new(&file)).map_err(|error| match error {
+            ReadError::Io { error, .. } => error,
+            error => io::Error::new(io::ErrorKind::InvalidData, error),
+        })?;
+        Ok(Seekable { base: entered.offset, start: entered.start, file })
+    }
 }

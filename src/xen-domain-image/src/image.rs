@@ -20,6 +20,8 @@ pub struct Options {
     /// The image at the end of this checkpoint, counted from 1; the last whole one when not given. Where a stream ends with END, that is one
     /// image more.
     pub checkpoint: Option<u64>,
+    /// Where in the file the stream begins: not at its first octet where it is in somebody's container.
+    pub base: u64,
 }
 
 /// What an item is, and whose, where there are several.
@@ -45,7 +47,7 @@ pub enum RecordKey {
     },
 }
 
-/// Where an item stands in the file.
+/// Where an item stands in the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item {
     /// What it is.
@@ -64,6 +66,7 @@ pub struct Item {
 #[derive(Debug)]
 pub struct Image {
     file: File,
+    base: u64,
     extent: Extent,
     checkpoint: u64,
     index: Index,
@@ -83,7 +86,7 @@ impl Image {
         }
         let index = index(&file, options, checkpoint, &extent)?;
         let domain = index.domain.ok_or(ImageError::Missing("domain header"))?;
-        Ok(Image { file, extent, checkpoint, index, domain })
+        Ok(Image { file, base: options.base, extent, checkpoint, index, domain })
     }
 
     /// The layer that the stream starts with.
@@ -161,16 +164,16 @@ impl Image {
     /// # Errors
     /// The system's.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), ImageError> {
-        Ok(self.file.read_exact_at(out, offset)?)
+        Ok(self.file.read_exact_at(out, self.base + offset)?)
     }
 
-    /// Whether both images are in one file.
+    /// Whether both images are in one file, and in one stream of it.
     ///
     /// # Errors
     /// The system's.
     pub fn is_of_the_file_of(&self, other: &Image) -> Result<bool, ImageError> {
-        let (one, other) = (self.file.metadata()?, other.file.metadata()?);
-        Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+        let (one, theirs) = (self.file.metadata()?, other.file.metadata()?);
+        Ok((one.dev(), one.ino(), self.base) == (theirs.dev(), theirs.ino(), other.base))
     }
 
     /// All records of a type, in stream order.

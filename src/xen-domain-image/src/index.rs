@@ -34,7 +34,7 @@ pub struct Index {
 fn reader<'a>(file: &'a File, options: &Options) -> Result<PullReader<Seeking<'a>>, ImageError> {
     let framing =
         framer::Options { start: options.start, mode: options.mode, skip_contents: true, ..framer::Options::default() };
-    Ok(PullReader::new(Seeking::new(file)?, framing).with_discard(Seeking::pass))
+    Ok(PullReader::new(Seeking::new(file, options.base)?, framing).with_discard(Seeking::pass))
 }
 
 /// The first walk. Looks at headers and lengths alone.

@@ -16,7 +16,7 @@ pub struct Page {
     pub pfn: u64,
     /// Its type.
     pub page_type: PageType,
-    /// Where in the file its contents begin; none for a type without contents.
+    /// Where in the stream its contents begin; none for a type without contents.
     pub offset: Option<u64>,
 }
 

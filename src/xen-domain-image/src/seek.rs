@@ -15,13 +15,13 @@ pub struct Seeking<'a> {
 }
 
 impl<'a> Seeking<'a> {
-    /// From the file's first octet.
+    /// From this octet of the file on.
     ///
     /// # Errors
     /// The system's; also for what cannot seek.
-    pub fn new(mut file: &'a File) -> io::Result<Self> {
-        let length = file.seek(SeekFrom::End(0))?;
-        file.rewind()?;
+    pub fn new(mut file: &'a File, base: u64) -> io::Result<Self> {
+        let length = file.seek(SeekFrom::End(0))?.saturating_sub(base);
+        file.seek(SeekFrom::Start(base))?;
         Ok(Seeking { reader: BufReader::with_capacity(AHEAD, file), at: 0, length })
     }
 
