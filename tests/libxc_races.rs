@@ -348,7 +348,7 @@ fn a_page_that_goes_for_good_behind_its_staging_is_a_hole_in_the_round() {
     checkpoint(&mut domain, &mut saver, &mut restorer, &mut copy, &mut round);
     let said: Vec<PageType> =
         round.entries().iter().filter(|entry| entry.pfn == pfn).map(|entry| entry.page_type).collect();
-    assert_eq!(said, [PageType::NOTAB, PageType::XTAB]);
+    assert_eq!(said, [PageType::XTAB]);
     let others: Vec<Difference> = pages_apart(&domain, &copy);
     assert!(others.len() <= 1, "{others:?}");
 }

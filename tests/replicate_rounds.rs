@@ -3,15 +3,18 @@
 mod replicate_support;
 
 use replicate_support::*;
+use std::collections::BTreeSet;
 use xen_replicate::hypervisor::Domain;
 use xen_replicate::hypervisor::sim::{MemoryLayout, SimConfig, SimDomain};
 use xen_replicate::libxc::{CopyAhead, RestoreError};
 use xen_replicate::libxl::Saver;
 use xen_replicate::libxl::restore::Options;
 use xen_replicate::replicate::bare::{Outcome, Refusal, receive};
+use xen_replicate::stream::check::{Checker, Parsed};
 use xen_replicate::stream::contents::ContentProblem;
-use xen_replicate::stream::framer::{Item, record_name};
-use xen_replicate::stream::reader::ReadError;
+use xen_replicate::stream::framer::{Item, Options as Framing, record_name};
+use xen_replicate::stream::libxc::Record;
+use xen_replicate::stream::reader::{ReadError, SliceReader};
 use xen_replicate::stream::{Problem, What};
 
 /// What a secondary makes of a stream, and the domain that it is left with.
@@ -80,6 +83,20 @@ fn what_is_copied_while_the_guest_runs_makes_the_same_checkpoints() {
         assert!(matches!(outcome, Ok(Outcome::FailOver { checkpoint, .. }) if checkpoint == number), "{outcome:?}");
         assert_eq!(survivor.diff(&states[states.len() - 1], 5).unwrap(), [], "checkpoint {number}");
     }
+    // Copied or not, a page is in a checkpoint once; in the first image it is as often as it was written.
+    let whole = sink.0.borrow().clone();
+    let (mut reader, mut checker) = (SliceReader::new(&whole, Framing::default()), Checker::new(None));
+    let mut pages = BTreeSet::new();
+    while let Ok(Some(item)) = reader.next_item() {
+        if let Some(Parsed::Libxc(Record::PageData(data))) = checker.item(&item, &mut |_| {})
+            && item.round > 0
+        {
+            for entry in data.entries() {
+                assert!(pages.insert((item.round, entry.pfn)), "pfn {:#x} is in round {} twice", entry.pfn, item.round);
+            }
+        }
+    }
+    assert!(pages.len() > 1000, "{} pages", pages.len());
 }
 
 #[test]

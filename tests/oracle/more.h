@@ -1,6 +1,7 @@
 /* What the bindings are made of besides xenctrl.h: the header of HVM operations, and values that a generator of bindings cannot
  * work out for itself, as members of an enumeration. */
 #include <stddef.h>
+#define XC_WANT_COMPAT_MAP_FOREIGN_API
 #include <xenctrl.h>
 #include <xen/hvm/hvm_op.h>
 #include <xen/foreign/x86_32.h>

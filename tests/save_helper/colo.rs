@@ -37,8 +37,9 @@ fn say(mut to: &File, record: &[u8]) {
     to.write_all(record).unwrap();
 }
 
-/// Tells how far the guest was each time it was suspended for a checkpoint but the first.
-fn primary(home: &Home, stream: &Path, back: &Path, checkpoints: u32, suspended: Sender<u64>) {
+/// Tells how far the guest was each time it was suspended for a checkpoint but the first. Gives whether our helper has found the
+/// secondary's lists to be longer than their records.
+fn primary(home: &Home, stream: &Path, back: &Path, checkpoints: u32, suspended: Sender<u64>) -> bool {
     let helper = Helper::save(home, stream, Some(back), 1, COLO);
     let forward = File::options().write(true).open(stream).unwrap();
     let backward = File::open(back).unwrap();
@@ -76,6 +77,7 @@ fn primary(home: &Home, stream: &Path, back: &Path, checkpoints: u32, suspended:
     });
     assert_eq!((outcome.retval, number), (0, checkpoints), "{outcome:?}");
     assert_eq!(home.failed_calls(), [""; 0]);
+    outcome.logged("eight bytes more than their records")
 }
 
 /// Its guest runs further than the primary's each time, so that it has dirtied pages that the primary's has not.
@@ -132,15 +134,16 @@ fn their_two_sides_are_equal_at_each_checkpoint() {
     }
 }
 
-/// Four checkpoints of two helpers, then a failover.
-pub fn equal_at_each_checkpoint(here: &Home, there: &Home) {
+/// Four checkpoints of two helpers, then a failover. Gives what [`primary`] gives.
+pub fn equal_at_each_checkpoint(here: &Home, there: &Home) -> bool {
     let folder = here.path("");
     let (stream, back) = (fifo(&folder, "stream"), fifo(&folder, "back"));
-    thread::scope(|scope| {
+    let longer = thread::scope(|scope| {
         let (suspends, suspended) = channel();
         let protecting = scope.spawn(|| primary(here, &stream, &back, 4, suspends));
         secondary(there, &stream, &back, 4, suspended);
-        protecting.join().unwrap();
+        protecting.join().unwrap()
     });
     assert_restored(&here.after(), &there.after());
+    longer
 }

