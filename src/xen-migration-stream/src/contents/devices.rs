@@ -55,12 +55,11 @@ impl Config {
     }
 
     fn emulator(&self, record: &'static str, id: EmulatorId, report: &mut dyn FnMut(ContentProblem)) {
-        let same = match (self.model.as_deref(), id) {
-            (Some("qemu_xen"), EmulatorId::QemuTraditional)
-            | (Some("qemu_xen_traditional"), EmulatorId::QemuUpstream) => false,
-            _ => true,
-        };
-        if let Some(model) = self.model.clone().filter(|_| !same) {
+        let other = matches!(
+            (self.model.as_deref(), id),
+            (Some("qemu_xen"), EmulatorId::QemuTraditional) | (Some("qemu_xen_traditional"), EmulatorId::QemuUpstream)
+        );
+        if let Some(model) = self.model.clone().filter(|_| other) {
             report(ContentProblem::EmulatorOther { record, found: id.name(), model });
         }
     }

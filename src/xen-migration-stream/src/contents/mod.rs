@@ -23,7 +23,7 @@ mod policy;
 mod problem;
 mod vcpus;
 
-pub use problem::{ContentProblem, RefusedBy};
+pub use problem::{BeyondPolicy, ContentProblem, RefusedBy};
 
 use self::devices::Config;
 use self::hvm_context::Found;
@@ -249,7 +249,7 @@ struct Key {
 impl Key {
     fn of(problem: &ContentProblem) -> Key {
         let (number, name, bits) = match *problem {
-            ContentProblem::BeyondPolicy { vcpu, register, mask, .. } => (vcpu.into(), register, mask),
+            ContentProblem::BeyondPolicy(ref beyond) => (beyond.vcpu.into(), beyond.register, beyond.mask),
             ContentProblem::UnknownMsr { vcpu, record, index } => (vcpu.into(), record, index.into()),
             ContentProblem::RegisterDepends { vcpu, register, .. } => (vcpu.into(), register, 0),
             ContentProblem::PartWithoutBasic { vcpu } => (vcpu.into(), "", 0),

@@ -3,7 +3,7 @@
 //! Source: `hvm_cr4_guest_valid_bits`, `hvm_efer_valid`, `validate_xstate` and `msr_spec_ctrl_valid_bits` in Xen's
 //! `xen/arch/x86`.
 
-use super::ContentProblem;
+use super::{BeyondPolicy, ContentProblem};
 use crate::decode::bits::{BitNames, Cr4, Efer, Xstate, bit_names};
 use crate::decode::cpuid::CpuidPolicy;
 use crate::decode::cpuid::features::WORDS;
@@ -122,7 +122,14 @@ impl Policy {
             }
         }
         let bits = named(beyond, Xstate::NAMES);
-        report(ContentProblem::BeyondPolicy { vcpu, register: "XCR0", value: accumulated, mask: beyond, bits, leaf });
+        report(ContentProblem::BeyondPolicy(Box::new(BeyondPolicy {
+            vcpu,
+            register: "XCR0",
+            value: accumulated,
+            mask: beyond,
+            bits,
+            leaf,
+        })));
     }
 
     /// A MSR of a vCPU; `record` is what carries it.
@@ -134,7 +141,8 @@ impl Policy {
         (index, value): (u32, u64),
         report: &mut dyn FnMut(ContentProblem),
     ) {
-        if !LOADED.contains(&index) && !(pv && index == TSC_AUX) {
+        let loaded = LOADED.contains(&index) || (pv && index == TSC_AUX);
+        if !loaded {
             report(ContentProblem::UnknownMsr { vcpu, record, index });
             return;
         }
@@ -147,7 +155,14 @@ impl Policy {
             && !features.iter().any(|feature| policy.has(feature))
         {
             let bits = features.join(" or ");
-            report(ContentProblem::BeyondPolicy { vcpu, register, value, mask: 0, bits, leaf: leaves(features) });
+            report(ContentProblem::BeyondPolicy(Box::new(BeyondPolicy {
+                vcpu,
+                register,
+                value,
+                mask: 0,
+                bits,
+                leaf: leaves(features),
+            })));
         }
     }
 
@@ -165,7 +180,14 @@ impl Policy {
             if value >> bit & 1 == 1 && !features.iter().any(|feature| policy.has(feature)) {
                 let mask = 1 << bit;
                 let bits = named(mask, names);
-                report(ContentProblem::BeyondPolicy { vcpu, register, value, mask, bits, leaf: leaves(features) });
+                report(ContentProblem::BeyondPolicy(Box::new(BeyondPolicy {
+                    vcpu,
+                    register,
+                    value,
+                    mask,
+                    bits,
+                    leaf: leaves(features),
+                })));
             }
         }
     }

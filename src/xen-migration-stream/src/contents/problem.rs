@@ -15,6 +15,26 @@ pub enum RefusedBy {
     Nobody,
 }
 
+/// State of a vCPU that uses what the policy of the same stream has not.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "vCPU {vcpu}: {register} is {value:#x}: {bits} not in X86_CPUID_POLICY ({leaf}): Xen refuses it, or takes it from the guest"
+)]
+pub struct BeyondPolicy {
+    /// The vCPU.
+    pub vcpu: u32,
+    /// The register.
+    pub register: &'static str,
+    /// Its value.
+    pub value: u64,
+    /// The bits that the policy has not; 0 for a register that it has not at all.
+    pub mask: u64,
+    /// The same, by number and name.
+    pub bits: String,
+    /// The leaf and register of the policy that would allow them.
+    pub leaf: String,
+}
+
 /// A problem with what records carry.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -205,23 +225,8 @@ pub enum ContentProblem {
         why: &'static str,
     },
     /// State that uses what the policy of the same stream has not.
-    #[error(
-        "vCPU {vcpu}: {register} is {value:#x}: {bits} not in X86_CPUID_POLICY ({leaf}): Xen refuses it, or takes it from the guest"
-    )]
-    BeyondPolicy {
-        /// The vCPU.
-        vcpu: u32,
-        /// The register.
-        register: &'static str,
-        /// Its value.
-        value: u64,
-        /// The bits that the policy has not; 0 for a register that it has not at all.
-        mask: u64,
-        /// The same, by number and name.
-        bits: String,
-        /// The leaf and register of the policy that would allow them.
-        leaf: String,
-    },
+    #[error("{0}")]
+    BeyondPolicy(Box<BeyondPolicy>),
     /// A MSR that no Xen loads from a stream.
     #[error("vCPU {vcpu}: {record}: MSR {index:#x}: Xen up to 4.22 does not load it and refuses it")]
     UnknownMsr {
