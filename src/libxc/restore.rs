@@ -22,7 +22,7 @@ use std::io::Read;
 const NAMED_DIFFERENCES: u64 = 16;
 
 /// How to restore.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
     /// Pages at and beyond this pfn are refused; without a value what the domain says of itself counts.
     pub nr_pfns: Option<u64>,
@@ -31,12 +31,6 @@ pub struct Options {
     pub round_limit: Option<u64>,
     /// The domain's rings on this host.
     pub rings: Rings,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options { nr_pfns: None, round_limit: None, rings: Rings::default() }
-    }
 }
 
 /// Octets that a checkpoint of a domain with so many bytes of memory may take: each page once and the list of their numbers, and 64 MiB
