@@ -427,7 +427,7 @@ fn without_xen_a_guest_is_protected_or_received_only_when_simulated_is_said() {
         assert!(plain.stdout.is_empty(), "nothing was said to a sender");
     }
     assert_eq!(std::fs::read_dir(&witness).unwrap().count(), 0, "the witness was touched");
-    for (option, value) in [("--nic", "127.0.0.1:0"), ("--nic-peer", "127.0.0.1:9"), ("--sim", "{}")] {
+    for (option, value) in [("--nic", "127.0.0.1:0"), ("--sim", "{}")] {
         let arguments = ["remus", "--backend=xen", "--no-control", option, value, "web", "unix:/x"];
         typed(&arguments, 2, &[option, "is for --backend sim"]);
     }

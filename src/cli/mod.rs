@@ -115,7 +115,7 @@ enum Command {
 /// output; of `remus`, 3 superseded and 4 not to be known. A panic ends the process by SIGABRT.
 pub fn run() -> ExitCode {
     panic::abort_on_panic();
-    if let Some(help) = sim_help(std::env::args_os().skip(1)) {
+    if let Some(help) = help_sim(std::env::args_os().skip(1)) {
         print!("{help}");
         return ExitCode::SUCCESS;
     }
@@ -144,12 +144,12 @@ pub fn run() -> ExitCode {
     end(result.map(Exit::from))
 }
 
-/// What `--sim-help` behind the name of a command prints, whatever else is typed: the options that `--help` does not show, for they are
+/// What `--help-sim` behind the name of a command prints, whatever else is typed: the options that `--help` does not show, for they are
 /// the simulated guest's.
-fn sim_help(typed: impl Iterator<Item = std::ffi::OsString>) -> Option<String> {
+fn help_sim(typed: impl Iterator<Item = std::ffi::OsString>) -> Option<String> {
     let typed: Vec<_> = typed.collect();
     let name = typed.first()?.to_str().filter(|name| ["remus", "receive"].contains(name))?;
-    if !typed.iter().any(|word| word == "--sim-help") {
+    if !typed.iter().any(|word| word == "--help-sim") {
         return None;
     }
     let command = Cli::command().find_subcommand(name)?.clone();
@@ -186,20 +186,20 @@ mod tests {
 
     #[test]
     fn the_simulated_guests_options_have_a_help_of_their_own() {
-        let helped = |typed: &[&str]| super::sim_help(typed.iter().map(Into::into));
+        let helped = |typed: &[&str]| super::help_sim(typed.iter().map(Into::into));
         let of_both: [(&str, &[&str]); 2] = [
             ("remus", &["--sim <", "--sim-steps", "--nic", "--nic-peer"]),
             ("receive", &["--domain-memory", "--sim-steps", "--nic", "--nic-peer"]),
         ];
         for (name, options) in of_both {
-            let special = helped(&[name, "web", "--sim-help"]).unwrap();
+            let special = helped(&[name, "web", "--help-sim"]).unwrap();
             let usual = Cli::command().find_subcommand_mut(name).unwrap().render_long_help().to_string();
             for option in options {
                 assert!(special.contains(option) && !usual.contains(option), "{option}: {special}");
             }
-            assert!(usual.contains("--sim-help") && !special.contains("--witness"));
+            assert!(usual.contains("--help-sim") && !special.contains("--witness"));
         }
-        assert_eq!((helped(&["remus", "--help"]), helped(&["ctl", "--sim-help"])), (None, None));
+        assert_eq!((helped(&["remus", "--help"]), helped(&["ctl", "--help-sim"])), (None, None));
     }
 
     #[test]

@@ -23,18 +23,18 @@ const LONGEST: u64 = 5000;
 /// Most MiB that a limit may be: 1 TiB.
 pub(super) const MOST_MIB: u64 = 1 << 20;
 
-/// The heading of the options that the simulated guest has: they are shown by --sim-help alone.
+/// The heading of the options that the simulated guest has: they are shown by --help-sim alone.
 pub(super) const SIMULATED: &str = "Simulated guest (--backend sim)";
 
 /// What both sides of a protection can be told.
 #[derive(Debug, Clone, Args)]
 pub struct ProtectionArgs {
-    /// Whose guest it is: a domain of this host's Xen, or `sim`, the simulated guest, which needs none: see --sim-help [default: xen]
+    /// Whose guest it is: a domain of this host's Xen, or `sim`, the simulated guest, which needs none: see --help-sim [default: xen]
     #[arg(long, value_enum, value_name = "NAME")]
     pub backend: Option<Backend>,
     /// Print the options of the simulated guest
     #[arg(long)]
-    pub sim_help: bool,
+    pub help_sim: bool,
     /// Protect or receive on a Xen that is newer than all that this version knows; without it that is refused
     #[arg(long, help_heading = "Safety")]
     pub trust_xen: bool,

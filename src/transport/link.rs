@@ -15,7 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -49,12 +49,22 @@ struct Running {
     spoke: AtomicBool,
 }
 
+/// The commands that somebody still has. A thread that is on its way to let go of one may not get there before this process ends.
+static RUNNING: Mutex<Vec<Weak<Running>>> = Mutex::new(Vec::new());
+
 /// The threads that see silent commands to their end.
 static ENDING: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
 
 /// Waits until the commands that never said anything have ended, with all that they have started, before this process does:
 /// a few seconds at most. Others are left to themselves.
 pub fn end_commands() {
+    let running = std::mem::take(&mut *RUNNING.lock().unwrap_or_else(PoisonError::into_inner));
+    for command in running.iter().filter_map(Weak::upgrade).filter(|command| !command.spoke.load(Ordering::Relaxed)) {
+        let child = command.child.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut child) = child {
+            end_silent(&mut child);
+        }
+    }
     let ending = std::mem::take(&mut *ENDING.lock().unwrap_or_else(PoisonError::into_inner));
     for reaper in ending {
         // What a thread has panicked of was printed.
@@ -199,6 +209,11 @@ fn run(command: &str, cancel: Cancel) -> io::Result<Link> {
         .map_err(|error| io::Error::new(error.kind(), format!("starting {command:?}: {error}")))?;
     let ends = child.stdout.take().zip(child.stdin.take());
     let running = Arc::new(Running { child: Mutex::new(Some(child)), spoke: AtomicBool::new(false) });
+    {
+        let mut all = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|command| command.strong_count() > 0);
+        all.push(Arc::downgrade(&running));
+    }
     let (read, write) = ends.ok_or(ErrorKind::BrokenPipe)?;
     let mut link = Link::new(read.into(), write.into(), format!("exec:{command}"), cancel)?;
     link.behind = Behind::Command(running);

@@ -387,7 +387,8 @@ impl World {
             Action::PauseGuest => (p.running, p.free, p.paused) = (false, false, true),
             Action::CloseLink => self.forward.ended = true,
             Action::AskWitness { generation } => {
-                if setting.mutant == Mutant::PrimaryAsksNobody {
+                // At the start it asks: else nobody could be granted anything.
+                if setting.mutant == Mutant::PrimaryAsksNobody && generation > Generation(1) {
                     p.events.push_back(Event::Witness(granted(generation)));
                 } else {
                     p.asking = Some(generation);

@@ -86,6 +86,7 @@ type Receiving = JoinHandle<Result<Outcome<Runner>, secondary::Trouble>>;
 
 pub struct Pair {
     _folder: TempDir,
+    pub bare: bool,
     pub primary: Handle,
     pub secondary: Handle,
     /// The primary's card.
@@ -154,6 +155,7 @@ impl Pair {
         let (primary, protecting, nic) = protect(&folder, wanted, address, sent.clone());
         Pair {
             _folder: folder,
+            bare: wanted.bare,
             primary,
             secondary,
             nic,
