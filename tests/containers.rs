@@ -283,7 +283,11 @@ fn an_image_in_a_container_is_converted_as_the_stream_is() {
             let expected = on_file(command, stream);
             for octets in [&container, &packed("gzip", &["-c"], &container)] {
                 let made = on_file(command, octets);
-                assert_eq!((made.status.code(), made.stdout == expected.stdout), (expected.status.code(), true), "{command:?}");
+                assert_eq!(
+                    (made.status.code(), made.stdout == expected.stdout),
+                    (expected.status.code(), true),
+                    "{command:?}"
+                );
             }
         }
         assert_eq!(on_file(&["convert"], &container).status.code(), Some(0));

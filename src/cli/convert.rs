@@ -17,6 +17,9 @@ pub struct Args {
     /// Replace OUT when it is there
     #[arg(long, requires = "output")]
     overwrite: bool,
+    /// Write it even where a receiver refuses FILE, and so what is made of it
+    #[arg(long)]
+    force: bool,
     /// What stands around the records; as in FILE otherwise
     #[arg(long, value_enum, value_name = "CONTAINER")]
     container: Option<ContainerArg>,
@@ -34,7 +37,7 @@ enum ContainerArg {
 
 /// Runs the command.
 pub fn run(args: &Args) -> io::Result<bool> {
-    let image = args.image.open()?;
+    let image = args.image.open(!args.force)?;
     let container = match args.container {
         None => Container::of(&image),
         Some(ContainerArg::Xl) => Container::Xl,

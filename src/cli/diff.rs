@@ -63,7 +63,7 @@ fn open(path: &Path) -> io::Result<Seekable> {
 fn image(args: &Args, path: &Path, opened: Seekable, checkpoint: Option<u64>) -> io::Result<Image> {
     let stream = StreamArgs { file: path.to_owned(), mode: args.mode, start: args.start };
     let start = stream.start().or(opened.start);
-    let options = Options { start, mode: stream.mode(), checkpoint, base: opened.base };
+    let options = Options { start, mode: stream.mode(), checkpoint, base: opened.base, strict: false };
     Image::open(opened.file, &options).map_err(|error| match error {
         ImageError::Io(error) => named(path, error),
         error => named(path, io::Error::new(io::ErrorKind::InvalidData, error)),

@@ -68,7 +68,7 @@ fn number(text: &str) -> Result<u64, String> {
 
 /// Runs the command.
 pub fn run(args: &Args) -> io::Result<bool> {
-    let image = args.image.open()?;
+    let image = args.image.open(false)?;
     let result = if args.what.raw { raw(args, &image) } else { streamed(args, &image) };
     result.map_err(|error| args.image.trouble(error))?;
     Ok(true)

@@ -26,12 +26,12 @@ pub struct ImageArgs {
 }
 
 impl ImageArgs {
-    /// Opens it.
-    pub fn open(&self) -> io::Result<Image> {
+    /// Opens it; one that a receiver refuses only where that does not matter.
+    pub fn open(&self, strict: bool) -> io::Result<Image> {
         let Seekable { file, base, start } = Seekable::open(&self.file).map_err(|error| self.named(error))?;
         let stream = StreamArgs { file: self.file.clone(), mode: self.mode, start: self.start };
         let options =
-            Options { start: stream.start().or(start), mode: stream.mode(), checkpoint: self.checkpoint, base };
+            Options { start: stream.start().or(start), mode: stream.mode(), checkpoint: self.checkpoint, base, strict };
         Image::open(file, &options).map_err(|error| self.trouble(error))
     }
 

@@ -22,6 +22,9 @@ pub struct Options {
     pub checkpoint: Option<u64>,
     /// Where in the file the stream begins: not at its first octet where it is in somebody's container.
     pub base: u64,
+    /// Refuse a stream that a receiver refuses before the end of the image. Otherwise all that can be found is taken as it is: a guest's memory
+    /// is worth looking at, too, when a register is wrong.
+    pub strict: bool,
 }
 
 /// What an item is, and whose, where there are several.
@@ -77,7 +80,7 @@ impl Image {
     /// Finds an image in a file that can seek. Two walks over headers and entries; page contents are not read.
     ///
     /// # Errors
-    /// No whole image, no such checkpoint, a stream that a receiver refuses up to there.
+    /// No whole image, no such checkpoint, PAGE_DATA that cannot be read, and with [`Options::strict`] what a receiver refuses.
     pub fn open(file: File, options: &Options) -> Result<Image, ImageError> {
         let extent = measure(&file, options)?;
         let checkpoint = options.checkpoint.unwrap_or(extent.images);

@@ -5,11 +5,11 @@ use super::image::{Item, Options, RecordKey};
 use super::pages::PageMap;
 use super::seek::Seeking;
 use std::fs::File;
-use xen_migration_stream::check::{Checker, Parsed};
+use xen_migration_stream::check::Checker;
 use xen_migration_stream::framer::{self, What};
 use xen_migration_stream::libxc::{self, PAGE_SIZE};
 use xen_migration_stream::reader::{PullReader, ReadError};
-use xen_migration_stream::record::HEADER_LEN;
+use xen_migration_stream::record::{Frame, HEADER_LEN};
 use xen_migration_stream::{Layer, Mode, Severity, Start, libxl};
 
 /// What the first walk finds.
@@ -86,23 +86,36 @@ pub fn index(file: &File, options: &Options, image: u64, extent: &Extent) -> Res
             }
             Err(error) => return Err(error.into()),
         };
-        if let Some(parsed) = checker.receive(&item)? {
-            index.record(&item, &parsed);
-        } else {
-            index.header(&item);
+        if options.strict {
+            checker.receive(&item)?;
         }
+        index.item(&item)?;
     }
     Ok(index)
 }
 
 impl Index {
-    fn record(&mut self, item: &framer::Item<'_>, parsed: &Parsed<'_>) {
-        match parsed {
-            Parsed::Libxc(libxc::Record::PageData(data)) => return self.pages(item.offset, data),
-            Parsed::Libxc(libxc::Record::X86PvInfo(info)) => self.guest_width = Some(info.guest_width),
-            _ => {}
+    fn item(&mut self, item: &framer::Item<'_>) -> Result<(), ImageError> {
+        let What::Record(frame) = item.what else {
+            self.header(item);
+            return Ok(());
+        };
+        if item.layer == Layer::Libxc {
+            match (frame.header.type_id, libxc::Record::parse(&frame)) {
+                (_, Ok(libxc::Record::PageData(data))) => {
+                    self.pages(item.offset, &data);
+                    return Ok(());
+                }
+                (libxc::types::PAGE_DATA, Err(error)) => return Err(item.error(error).into()),
+                (_, Ok(libxc::Record::X86PvInfo(info))) => self.guest_width = Some(info.guest_width),
+                _ => {}
+            }
         }
-        let What::Record(frame) = item.what else { return };
+        self.record(item, &frame);
+        Ok(())
+    }
+
+    fn record(&mut self, item: &framer::Item<'_>, frame: &Frame<'_>) {
         let type_id = frame.header.type_id;
         let id = match (item.layer, type_id) {
             (Layer::Libxc, libxc::types::END | libxc::types::CHECKPOINT | libxc::types::VERIFY) => return,
