@@ -19,16 +19,15 @@ pub enum Difference {
     Contents,
 }
 
+/// Takes a page frame and what is different about it.
+pub type Visit<'a> = dyn FnMut(u64, Difference) -> Result<(), ImageError> + 'a;
+
 /// Visits what is different, in the order of page frames; gives how many pages are the same. Pages of one file that stand at the same place
 /// are not read.
 ///
 /// # Errors
 /// The system's.
-pub fn pages(
-    first: &Image,
-    second: &Image,
-    visit: &mut dyn FnMut(u64, Difference) -> Result<(), ImageError>,
-) -> Result<u64, ImageError> {
+pub fn pages(first: &Image, second: &Image, visit: &mut Visit<'_>) -> Result<u64, ImageError> {
     let one_file = first.is_of_the_file_of(second)?;
     let (mut of_first, mut of_second) = (first.populated().peekable(), second.populated().peekable());
     let mut pending = Pending::new(first, second);
@@ -81,7 +80,7 @@ impl<'a> Pending<'a> {
         self.second.add(b)
     }
 
-    fn compare(&mut self, visit: &mut dyn FnMut(u64, Difference) -> Result<(), ImageError>) -> Result<u64, ImageError> {
+    fn compare(&mut self, visit: &mut Visit<'_>) -> Result<u64, ImageError> {
         if self.pages.is_empty() {
             return Ok(0);
         }

@@ -59,12 +59,11 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// Takes pages and the contents of all of them.
+type Visit<'a> = dyn FnMut(&[Page], &[u8]) -> Result<(), ImageError> + 'a;
+
 /// Visits the contents of all pages in batches.
-pub fn in_batches(
-    image: &Image,
-    pages: impl Iterator<Item = Page>,
-    visit: &mut dyn FnMut(&[Page], &[u8]) -> Result<(), ImageError>,
-) -> Result<(), ImageError> {
+pub fn in_batches(image: &Image, pages: impl Iterator<Item = Page>, visit: &mut Visit<'_>) -> Result<(), ImageError> {
     let mut batch = Batch::new(image);
     let mut taken: Vec<Page> = Vec::with_capacity(BATCH);
     for page in pages {
