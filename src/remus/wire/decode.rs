@@ -288,8 +288,8 @@ fn fields(type_id: u8, payload: &[u8]) -> IResult<&[u8], Fields> {
             let (rest, (version, rule, _, caps, generation, heartbeat, timeout)) =
                 (le_u16, le_u8, le_u8, le_u32, le_u64, le_u32, le_u32).parse(payload)?;
             // It has grown, and may again: what a peer does not say is 0, what it says besides is passed over.
-            let (rest, domain) = le_u64::<_, nom::error::Error<&[u8]>>.parse(rest).unwrap_or((rest, 0));
-            Ok((rest, Fields::Hello(version, rule, caps, generation, heartbeat, timeout, domain)))
+            let domain = le_u64::<_, nom::error::Error<&[u8]>>.parse(rest).map_or(0, |(_, domain)| domain);
+            Ok((&[], Fields::Hello(version, rule, caps, generation, heartbeat, timeout, domain)))
         }
         3 => (le_u32, le_u32, le_u64)
             .map(|(number, _, checkpoint)| Fields::Done(Control::Stream { number, checkpoint }))
