@@ -87,7 +87,14 @@ pub fn index(file: &File, options: &Options, image: u64, extent: &Extent) -> Res
             Err(error) => return Err(error.into()),
         };
         if options.strict {
-            checker.receive(&item)?;
+            // All that any receiver refuses, the hypervisor too.
+            let mut refused = None;
+            checker.item(&item, &mut |error| {
+                if error.problem.severity() == Severity::Error {
+                    refused.get_or_insert(error);
+                }
+            });
+            refused.map_or(Ok(()), Err)?;
         }
         index.item(&item)?;
     }
