@@ -89,9 +89,10 @@ fn replay(stream: &[u8], image: u64) -> (Guest, u64) {
     (guest, images)
 }
 
-/// First, middle and last.
-fn some_of(images: u64) -> Vec<u64> {
-    let mut some = vec![1, images.div_ceil(2), images];
+/// First, middle and last of a fixture's images; of a larger stream the middle one, in which all forms are looked at.
+fn some_of(path: &Path, images: u64) -> Vec<u64> {
+    let middle = images.div_ceil(2);
+    let mut some = if path.starts_with(fixture("")) { vec![1, middle, images] } else { vec![middle] };
     some.dedup();
     some
 }
@@ -114,7 +115,7 @@ fn images_of_real_streams_are_the_guest_in_every_form() {
         let (_, last) = replay(&stream, u64::MAX);
         assert!(last > 0, "{}", path.display());
         let file = unpacked(&stream);
-        for number in some_of(last) {
+        for number in some_of(&path, last) {
             let options = Options { checkpoint: Some(number), ..Options::default() };
             let image = Image::open(file.try_clone().unwrap(), &options).unwrap();
             assert_eq!((image.images(), image.checkpoint()), (last, number), "{}", path.display());

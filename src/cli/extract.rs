@@ -10,6 +10,9 @@ use xen_domain_image::{Image, ImageError, PAGE_SIZE, elf, memory, translate};
 /// Most octets that `--virtual` reads.
 const LONGEST: u64 = 1 << 30;
 
+/// What is asked for otherwise than by a virtual address.
+const NOT_BY_ADDRESS: [&str; 6] = ["elf_core", "raw", "lime", "config", "qemu", "page"];
+
 /// Options of the command.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
@@ -24,10 +27,16 @@ pub struct Args {
     #[arg(long, requires = "output")]
     overwrite: bool,
     /// By the page tables of this vCPU, for --virtual
-    #[arg(long, value_name = "N", requires = "address")]
+    #[arg(long, value_name = "N", conflicts_with_all = NOT_BY_ADDRESS)]
     vcpu: Option<u32>,
     /// How many bytes, for --virtual
-    #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=LONGEST), requires = "address")]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 256,
+        value_parser = clap::value_parser!(u64).range(1..=LONGEST),
+        conflicts_with_all = NOT_BY_ADDRESS
+    )]
     length: u64,
 }
 

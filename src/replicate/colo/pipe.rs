@@ -9,9 +9,14 @@ use std::io::{self, IoSlice, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 /// Small frames that wait at most; when more do, packets are dropped, as on any network.
 const MOST_WAITING: usize = 1 << 16;
+
+/// How long a frame that is being written may take to its end when the session is left: behind a torn one there is no goodbye. A guest
+/// whose state it has waits for it.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// The writing end. Clones are the same one.
 #[derive(Debug, Clone)]
@@ -34,7 +39,11 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     frames: VecDeque<(Lane, Vec<u8>)>,
+    /// A frame is on its way.
+    writing: bool,
     closing: bool,
+    /// The thread of the small frames is done.
+    closed: bool,
 }
 
 impl Pipe {
@@ -68,6 +77,8 @@ impl Pipe {
                 shared.until_closed();
             }
             shared.writer().take();
+            shared.queue().closed = true;
+            shared.changed.notify_all();
         })?;
         Ok(pipe)
     }
@@ -102,17 +113,37 @@ impl Pipe {
         self.0.stopped.load(Ordering::SeqCst)
     }
 
-    /// Nothing more of the stream is written, and what is being written is called off. The connection stays open.
+    /// Nothing more of the stream is written. A frame that is being written is called off where the link does not take it soon. The
+    /// connection stays open.
     pub fn stop(&self) {
         self.0.stopped.store(true, Ordering::SeqCst);
-        self.0.cancel.cancel();
+        self.call_off_unless(|queue| !queue.writing);
     }
 
-    /// Closes this end, once what waits has been written, if that needs no waiting.
+    /// Closes this end, once what waits has been written, if that does not take long.
     pub fn close(&self) {
-        self.stop();
+        self.0.stopped.store(true, Ordering::SeqCst);
         self.0.queue().closing = true;
         self.0.changed.notify_all();
+        self.call_off_unless(|queue| queue.closed);
+    }
+
+    /// Calls off what is being written, at the end of [`GRACE`], unless it is `done` by then.
+    fn call_off_unless(&self, done: fn(&Queue) -> bool) {
+        if done(&self.0.queue()) {
+            return;
+        }
+        let shared = Arc::clone(&self.0);
+        let waiting = thread::Builder::new().name("colo-grace".into()).spawn(move || {
+            let queue = shared.queue();
+            let waited = shared.changed.wait_timeout_while(queue, GRACE, |queue| !done(queue));
+            if waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
+                shared.cancel.cancel();
+            }
+        });
+        if waiting.is_err() {
+            self.0.cancel.cancel();
+        }
     }
 
     /// Octets of the stream, as one frame or as they are.
@@ -141,12 +172,16 @@ impl Shared {
     fn write(&self, lane: Lane, octets: &[u8]) -> io::Result<()> {
         let mut held = self.writer();
         let writer = held.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        if self.framed {
+        self.queue().writing = true;
+        let written = if self.framed {
             let header = frame::header(lane, octets);
             writer.write_all_vectored(&mut [IoSlice::new(&header), IoSlice::new(octets)])
         } else {
             writer.write_all_vectored(&mut [IoSlice::new(octets)])
-        }
+        };
+        self.queue().writing = false;
+        self.changed.notify_all();
+        written
     }
 
     /// The thread of the small frames, until this end is to be closed.

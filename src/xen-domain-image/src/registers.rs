@@ -262,6 +262,7 @@ fn selectors(selectors: [Hex<u16>; 6]) -> [Segment; 10] {
 mod tests {
     use super::*;
     use xen_migration_stream::decode::hvm_context::HvmContextBuilder;
+    use xen_migration_stream::decode::hvm_entry::{EntryBody, HVM_FILE_MAGIC, Header};
 
     #[test]
     fn a_hvm_vcpu_is_what_xen_would_give_of_it() {
@@ -275,7 +276,10 @@ mod tests {
         put(&mut cpu, 664, &0x2000_u64.to_le_bytes());
         put(&mut cpu, 672, &0x3000_u64.to_le_bytes());
         put(&mut cpu, 680, &0x20_u64.to_le_bytes());
+        let header =
+            Header { magic: Hex(HVM_FILE_MAGIC), version: 1, changeset: Hex(u64::MAX), cpuid: Hex(0), gtsc_khz: 0 };
         let mut builder = HvmContextBuilder::new();
+        builder.push_body(0, &EntryBody::Header(Box::new(header))).unwrap();
         builder.push(CPU, 3, &cpu).unwrap();
         let all = Registers::of_hvm(&builder.finish()).unwrap();
         assert_eq!(all.len(), 1);
