@@ -392,6 +392,17 @@ fn the_commands_write_files_and_refuse_in_words() {
     let (code, config, _) = run(&["extract", stream, "--config"]);
     assert_eq!(code, Some(0));
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&config).unwrap()["c_info"]["type"], "pvh");
+    // What it is made of may be what it replaces; where it cannot be made all is as it was.
+    let before = fs::read(&image).unwrap();
+    assert_eq!(run(&["convert", &image, "-o", &image, "--overwrite"]).0, Some(0));
+    assert!(fs::read(&image).unwrap() == before && run(&["verify", &image]).0 == Some(0));
+    let bare = fixture("helper/hvm-plain-libxc.xz");
+    let (code, _, error) =
+        run(&["convert", "--force", "--container", "xl", bare.to_str().unwrap(), "-o", &image, "--overwrite"]);
+    assert!(code == Some(2) && error.contains("no preamble of xl"), "{code:?} {error}");
+    assert!(fs::read(&image).unwrap() == before);
+    let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.collect::<std::collections::BTreeSet<_>>(), ["image".to_owned(), "page".to_owned()].into());
     // A file that was not made is not left behind half.
     assert!(
         run(&["extract", stream, "--qemu", "-o", &path("none")]).0 == Some(2) && !Path::new(&path("none")).exists()

@@ -1,9 +1,9 @@
 //! `xen-replicate convert`.
 
-use super::image_options::{ImageArgs, create};
+use super::image_options::ImageArgs;
+use super::output::OutputArgs;
 use clap::{Args as ClapArgs, ValueEnum};
 use std::io::{self, BufWriter, IsTerminal};
-use std::path::PathBuf;
 use xen_domain_image::plain::{self, Container};
 
 /// Options of the command.
@@ -11,12 +11,8 @@ use xen_domain_image::plain::{self, Container};
 pub struct Args {
     #[command(flatten)]
     image: ImageArgs,
-    /// Where to write the image; standard output otherwise
-    #[arg(short, long, value_name = "OUT")]
-    output: Option<PathBuf>,
-    /// Replace OUT when it is there
-    #[arg(long, requires = "output")]
-    overwrite: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Write it even where a receiver refuses FILE, and so what is made of it
     #[arg(long)]
     force: bool,
@@ -44,8 +40,8 @@ pub fn run(args: &Args) -> io::Result<bool> {
         Some(ContainerArg::Libxl) => Container::Libxl,
         Some(ContainerArg::Libxc) => Container::Libxc,
     };
-    let written = match &args.output {
-        Some(path) => plain::write(&image, container, create(path, args.overwrite)?),
+    let written = match &args.output.output {
+        Some(path) => args.output.to_file(path, |file| plain::write(&image, container, file)),
         None if io::stdout().is_terminal() => {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,

@@ -1,12 +1,14 @@
 //! `xen-replicate diff`.
 
-use super::stream_options::{ModeArg, StartArg, StreamArgs};
+use super::image_options::{image, open, trouble};
+use super::output::print;
+use super::stream_options::TakenFor;
 use crate::inspect::diff::diff;
 use crate::inspect::seekable::Seekable;
 use clap::Args as ClapArgs;
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
-use xen_domain_image::{Image, ImageError, Options};
+use std::io;
+use std::path::PathBuf;
+use xen_domain_image::Options;
 
 /// Options of the command.
 #[derive(Debug, ClapArgs)]
@@ -20,12 +22,8 @@ pub struct Args {
     /// The images at the end of these checkpoints, counted from 1: of the first stream, of the second; the last whole ones otherwise
     #[arg(long, num_args = 2, value_names = ["N", "M"])]
     checkpoints: Option<Vec<u64>>,
-    /// What the streams are for, when it is not to be recognised
-    #[arg(long, value_enum, value_name = "MODE")]
-    mode: Option<ModeArg>,
-    /// The layer of the first octet, when it is not to be recognised
-    #[arg(long, value_enum, value_name = "LAYER")]
-    start: Option<StartArg>,
+    #[command(flatten)]
+    taken: TakenFor,
     /// List the pages that are different
     #[arg(long, conflicts_with = "json")]
     pages: bool,
@@ -36,40 +34,17 @@ pub struct Args {
 
 /// Runs the command; false when something is different.
 pub fn run(args: &Args) -> io::Result<bool> {
-    let checkpoint = |at: usize| args.checkpoints.as_ref().and_then(|both| both.get(at).copied());
     let stream = open(&args.first)?;
     let (path, other) = match &args.second {
         Some(path) => (path, open(path)?),
         None => (&args.first, Seekable { file: stream.file.try_clone()?, ..stream }),
     };
-    let first = image(args, &args.first, stream, checkpoint(0))?;
-    let second = image(args, path, other, checkpoint(1))?;
-    let diff = diff(&first, &second).map_err(|error| named(&args.first, io::Error::other(error)))?;
-    let mut out = BufWriter::new(io::stdout().lock());
-    if args.json {
-        serde_json::to_writer_pretty(&mut out, &diff)?;
-        writeln!(out)?;
-    } else {
-        diff.write_text(args.pages, &mut out)?;
-    }
-    out.flush()?;
+    let image = |path, stream, at: usize| {
+        let checkpoint = args.checkpoints.as_ref().and_then(|both| both.get(at).copied());
+        image(path, stream, &args.taken, Options { checkpoint, ..Options::default() })
+    };
+    let (first, second) = (image(&args.first, stream, 0)?, image(path, other, 1)?);
+    let diff = diff(&first, &second).map_err(|error| trouble(&args.first, error))?;
+    print(&diff, args.json, |diff, out| diff.write_text(args.pages, out))?;
     Ok(diff.same)
-}
-
-fn open(path: &Path) -> io::Result<Seekable> {
-    Seekable::open(path).map_err(|error| named(path, error))
-}
-
-fn image(args: &Args, path: &Path, opened: Seekable, checkpoint: Option<u64>) -> io::Result<Image> {
-    let stream = StreamArgs { file: path.to_owned(), mode: args.mode, start: args.start };
-    let start = stream.start().or(opened.start);
-    let options = Options { start, mode: stream.mode(), checkpoint, base: opened.base, strict: false };
-    Image::open(opened.file, &options).map_err(|error| match error {
-        ImageError::Io(error) => named(path, error),
-        error => named(path, io::Error::new(io::ErrorKind::InvalidData, error)),
-    })
-}
-
-fn named(path: &Path, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }

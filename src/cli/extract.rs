@@ -1,13 +1,13 @@
 //! `xen-replicate extract`.
 
-use super::image_options::{ImageArgs, create};
+use super::image_options::ImageArgs;
+use super::output::OutputArgs;
 use clap::Args as ClapArgs;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::path::PathBuf;
 use xen_domain_image::{Image, ImageError, PAGE_SIZE, elf, memory, translate};
 
-/// Most octets that `--virtual` reads.
+/// Most bytes that `--virtual` reads.
 const LONGEST: u64 = 1 << 30;
 
 /// What is asked for otherwise than by a virtual address.
@@ -20,12 +20,8 @@ pub struct Args {
     image: ImageArgs,
     #[command(flatten)]
     what: What,
-    /// Where to write it; standard output otherwise
-    #[arg(short, long, value_name = "OUT")]
-    output: Option<PathBuf>,
-    /// Replace OUT when it is there
-    #[arg(long, requires = "output")]
-    overwrite: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     /// By the page tables of this vCPU, for --virtual
     #[arg(long, value_name = "N", conflicts_with_all = NOT_BY_ADDRESS)]
     vcpu: Option<u32>,
@@ -78,20 +74,56 @@ fn number(text: &str) -> Result<u64, String> {
 /// Runs the command.
 pub fn run(args: &Args) -> io::Result<bool> {
     let image = args.image.open(false)?;
-    let result = if args.what.raw { raw(args, &image) } else { streamed(args, &image) };
-    result.map_err(|error| args.image.trouble(error))?;
+    let written = match &args.output.output {
+        Some(path) => args.output.to_file(path, |file| write(args, &image, file)),
+        None => show(args, &image),
+    };
+    written.map_err(|error| args.image.trouble(error))?;
     Ok(true)
 }
 
-fn raw(args: &Args, image: &Image) -> Result<(), ImageError> {
-    let path = args.output.as_deref().unwrap_or(std::path::Path::new(""));
-    memory::write_raw(image, &create(path, args.overwrite)?)
+/// To a file.
+fn write(args: &Args, image: &Image, mut file: &File) -> Result<(), ImageError> {
+    if args.what.raw {
+        return memory::write_raw(image, file);
+    }
+    match found(args, image)? {
+        Some(found) => Ok(file.write_all(&found)?),
+        None => memory_of(args, image, &mut file),
+    }
 }
 
-fn streamed(args: &Args, image: &Image) -> Result<(), ImageError> {
+/// To standard output; to people bytes are shown, not sent.
+fn show(args: &Args, image: &Image) -> Result<(), ImageError> {
+    let stdout = io::stdout();
+    let for_people = stdout.is_terminal();
+    let mut out = BufWriter::new(stdout.lock());
     let what = &args.what;
-    // What can fail for a reason of the image's fails before a file is made.
-    let text = if what.config {
+    match found(args, image)? {
+        Some(found) if for_people && !what.config => {
+            let from = what.address.or(what.page.map(|pfn| pfn << 12)).unwrap_or(0);
+            Ok(hex_dump(&found, from, &mut out)?)
+        }
+        Some(found) => {
+            out.write_all(&found)?;
+            Ok(out.flush()?)
+        }
+        None if for_people => {
+            let text = "memory is not for a terminal: -o FILE, or a pipe";
+            Err(io::Error::new(io::ErrorKind::InvalidInput, text).into())
+        }
+        None => memory_of(args, image, &mut out),
+    }
+}
+
+fn memory_of(args: &Args, image: &Image, out: &mut dyn Write) -> Result<(), ImageError> {
+    if args.what.lime { memory::write_lime(image, out) } else { elf::write(image, out) }
+}
+
+/// What is small; none where all of the memory is asked for.
+fn found(args: &Args, image: &Image) -> Result<Option<Vec<u8>>, ImageError> {
+    let what = &args.what;
+    Ok(if what.config {
         Some(image.config()?.ok_or(ImageError::Missing("preamble of xl, with the configuration"))?)
     } else if what.qemu {
         Some(device_model(image)?)
@@ -105,19 +137,7 @@ fn streamed(args: &Args, image: &Image) -> Result<(), ImageError> {
         Some(at_address(args, image, address)?)
     } else {
         None
-    };
-    let mut out = output(args)?;
-    match (text, what.lime) {
-        (Some(octets), _) if out.for_people && !what.config => {
-            Ok(hex_dump(&octets, what.address.or(what.page.map(|pfn| pfn << 12)).unwrap_or(0), &mut out.writer)?)
-        }
-        (Some(octets), _) => {
-            out.writer.write_all(&octets)?;
-            Ok(out.writer.flush()?)
-        }
-        (None, true) => memory::write_lime(image, &mut out.writer),
-        (None, false) => elf::write(image, &mut out.writer),
-    }
+    })
 }
 
 fn device_model(image: &Image) -> Result<Vec<u8>, ImageError> {
@@ -135,40 +155,22 @@ fn at_address(args: &Args, image: &Image, address: u64) -> Result<Vec<u8>, Image
         Some(number) => all.iter().find(|registers| registers.vcpu == number).ok_or(ImageError::NoVcpu(number))?,
         None => all.first().ok_or(ImageError::Missing("state of any vCPU"))?,
     };
-    let mut octets = vec![0; args.length as usize];
-    translate::read(image, vcpu, address, &mut octets)?;
-    Ok(octets)
+    let mut bytes = vec![0; args.length as usize];
+    translate::read(image, vcpu, address, &mut bytes)?;
+    Ok(bytes)
 }
 
-struct Output {
-    writer: Box<dyn Write>,
-    /// A terminal: octets are shown, not sent.
-    for_people: bool,
-}
-
-fn output(args: &Args) -> io::Result<Output> {
-    if let Some(path) = &args.output {
-        let file: File = create(path, args.overwrite)?;
-        return Ok(Output { writer: Box::new(file), for_people: false });
-    }
-    let for_people = io::stdout().is_terminal();
-    if for_people && (args.what.elf_core || args.what.lime) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "memory is not for a terminal: -o FILE, or a pipe"));
-    }
-    Ok(Output { writer: Box::new(BufWriter::new(io::stdout().lock())), for_people })
-}
-
-/// Lines of 16 octets with their address, as `hexdump -C` has them.
-fn hex_dump(octets: &[u8], from: u64, out: &mut dyn Write) -> io::Result<()> {
-    for (number, line) in octets.chunks(16).enumerate() {
+/// Lines of 16 bytes with their address, as `hexdump -C` has them.
+fn hex_dump(bytes: &[u8], from: u64, out: &mut dyn Write) -> io::Result<()> {
+    for (number, line) in bytes.chunks(16).enumerate() {
         write!(out, "{:016x} ", from.wrapping_add(16 * number as u64))?;
-        for (at, octet) in line.iter().enumerate() {
-            write!(out, "{}{octet:02x}", if at == 8 { "  " } else { " " })?;
+        for (at, byte) in line.iter().enumerate() {
+            write!(out, "{}{byte:02x}", if at == 8 { "  " } else { " " })?;
         }
         let missing = 16 - line.len();
         write!(out, "{:width$}  |", "", width = missing * 3 + usize::from(line.len() <= 8))?;
-        for &octet in line {
-            let shown = if octet.is_ascii_graphic() || octet == b' ' { char::from(octet) } else { '.' };
+        for &byte in line {
+            let shown = if byte.is_ascii_graphic() || byte == b' ' { char::from(byte) } else { '.' };
             write!(out, "{shown}")?;
         }
         writeln!(out, "|")?;

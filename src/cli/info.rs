@@ -1,12 +1,13 @@
 //! `xen-replicate info`.
 
+use super::output::print;
 use super::stream_options::StreamArgs;
 use crate::inspect::info::info;
 use crate::inspect::progress::Progress;
 use crate::inspect::recording::{self, Source};
 use crate::inspect::verify::Options;
 use clap::Args as ClapArgs;
-use std::io::{self, BufWriter, Write};
+use std::io;
 
 /// Options of the command.
 #[derive(Debug, ClapArgs)]
@@ -31,13 +32,6 @@ pub fn run(args: &Args) -> io::Result<bool> {
     let mut progress = Progress::new(input.len());
     let info = info(input, &options, &mut progress).map_err(|error| args.stream.named(error))?;
     drop(progress);
-    let mut out = BufWriter::new(io::stdout().lock());
-    if args.json {
-        serde_json::to_writer_pretty(&mut out, &info)?;
-        writeln!(out)?;
-    } else {
-        info.write_text(&mut out)?;
-    }
-    out.flush()?;
+    print(&info, args.json, |info, out| info.write_text(out))?;
     Ok(info.valid)
 }

@@ -11,6 +11,7 @@ mod fence;
 mod image_options;
 mod info;
 mod live;
+mod output;
 mod pages;
 mod panic;
 mod protection;

@@ -1,12 +1,13 @@
 //! `xen-replicate stats`.
 
+use super::output::print;
 use super::stream_options::StreamArgs;
 use crate::inspect::progress::Progress;
 use crate::inspect::recording::{self, Source};
 use crate::inspect::session_stats::SessionStats;
 use crate::inspect::stats::stats;
 use clap::Args as ClapArgs;
-use std::io::{self, BufWriter, Write};
+use std::io;
 
 /// Options of the command.
 #[derive(Debug, ClapArgs)]
@@ -21,14 +22,7 @@ pub struct Args {
 /// A session of COLO.
 fn session(args: &Args, stats: io::Result<SessionStats>) -> io::Result<bool> {
     let stats = stats.map_err(|error| args.stream.named(error))?;
-    let mut out = BufWriter::new(io::stdout().lock());
-    if args.json {
-        serde_json::to_writer_pretty(&mut out, &stats)?;
-        writeln!(out)?;
-    } else {
-        write!(out, "{stats}")?;
-    }
-    out.flush()?;
+    print(&stats, args.json, |stats, out| write!(out, "{stats}"))?;
     Ok(stats.errors == 0)
 }
 
@@ -47,14 +41,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
     let mut progress = Progress::new(input.len());
     let stats = stats(input, args.stream.framing(), &mut progress).map_err(|error| args.stream.named(error))?;
     drop(progress);
-    let mut out = BufWriter::new(io::stdout().lock());
-    if args.json {
-        serde_json::to_writer_pretty(&mut out, &stats)?;
-        writeln!(out)?;
-    } else {
-        stats.write_text(&mut out)?;
-    }
-    out.flush()?;
+    print(&stats, args.json, |stats, out| stats.write_text(out))?;
     if let Some(container) = &stats.container {
         eprintln!("xen-replicate: {}: {container}", args.stream.file.display());
     }

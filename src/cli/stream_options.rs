@@ -14,12 +14,19 @@ pub struct StreamArgs {
     /// The stream: a file, or - for standard input; gzip, xz, zstd, bzip2 and lz4 are unpacked, images of libvirt and XAPI opened
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    #[command(flatten)]
+    taken: TakenFor,
+}
+
+/// What a stream is taken for.
+#[derive(Debug, Args)]
+pub struct TakenFor {
     /// What the stream is for, when it is not to be recognised
     #[arg(long, value_enum, value_name = "MODE")]
-    pub mode: Option<ModeArg>,
+    mode: Option<ModeArg>,
     /// The layer of the first octet, when it is not to be recognised
     #[arg(long, value_enum, value_name = "LAYER")]
-    pub start: Option<StartArg>,
+    start: Option<StartArg>,
 }
 
 /// What a stream is for.
@@ -69,6 +76,18 @@ impl StreamArgs {
         Options { start: self.start(), mode: self.mode(), ..Options::default() }
     }
 
+    /// The mode asked for.
+    pub fn mode(&self) -> Option<Mode> {
+        self.taken.mode()
+    }
+
+    /// The start asked for.
+    pub fn start(&self) -> Option<Start> {
+        self.taken.start()
+    }
+}
+
+impl TakenFor {
     /// The mode asked for.
     pub fn mode(&self) -> Option<Mode> {
         Some(match self.mode? {

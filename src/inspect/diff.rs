@@ -182,26 +182,26 @@ fn with_item(
     item: &Item,
     then: &mut dyn FnMut(&Framed<'_>, Option<&Parsed<'_>>),
 ) -> Result<(), ImageError> {
-    let mut octets = vec![0; item.size as usize];
-    image.read(item.offset, &mut octets)?;
+    let mut bytes = vec![0; item.size as usize];
+    image.read(item.offset, &mut bytes)?;
     let (layer, what) = match item.key {
         RecordKey::XlPreamble => {
-            let Ok(Some(header)) = xl::Header::parse(&octets) else { return Ok(()) };
-            let optional_data = octets.get(xl::HEADER_LEN..).unwrap_or_default();
+            let Ok(Some(header)) = xl::Header::parse(&bytes) else { return Ok(()) };
+            let optional_data = bytes.get(xl::HEADER_LEN..).unwrap_or_default();
             (Layer::Xl, What::XlPreamble(xl::Preamble { header, optional_data }))
         }
-        RecordKey::LibxlHeader => match libxl::Header::parse(&octets) {
+        RecordKey::LibxlHeader => match libxl::Header::parse(&bytes) {
             Ok(Some(header)) => (Layer::Libxl, What::LibxlHeader(header)),
             _ => return Ok(()),
         },
-        RecordKey::ImageHeader => match libxc::ImageHeader::parse(&octets) {
+        RecordKey::ImageHeader => match libxc::ImageHeader::parse(&bytes) {
             Ok(Some(header)) => (Layer::Libxc, What::ImageHeader(header)),
             _ => return Ok(()),
         },
         RecordKey::DomainHeader => (Layer::Libxc, What::DomainHeader(*image.domain())),
         RecordKey::Record { layer, .. } => {
-            let Some(header) = RecordHeader::parse(&octets) else { return Ok(()) };
-            let behind = octets.get(HEADER_LEN..).unwrap_or_default();
+            let Some(header) = RecordHeader::parse(&bytes) else { return Ok(()) };
+            let behind = bytes.get(HEADER_LEN..).unwrap_or_default();
             let (body, padding) = behind.split_at(behind.len().min(header.length as usize));
             (layer, What::Record(Frame { header, body, padding }))
         }

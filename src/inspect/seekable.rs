@@ -1,4 +1,4 @@
-//! A stream in a file that can seek: for whoever reads it in another order than that of its octets.
+//! A stream in a file that can seek: for whoever reads it in another order than that of its bytes.
 
 use super::container::{self, Container};
 use super::input::Input;
@@ -22,7 +22,7 @@ pub struct Seekable {
 
 impl Seekable {
     /// Opens `path` (`-`: standard input). What is packed, or comes through a pipe, is unpacked into a file without a name in the folder for
-    /// temporary files (`TMPDIR`), which takes as much room as the stream has octets.
+    /// temporary files (`TMPDIR`), which takes as much room as the stream has bytes.
     ///
     /// # Errors
     /// The system's; a container that cannot be read.

@@ -27,6 +27,19 @@ pub struct Facts {
     pub date: SystemTime,
 }
 
+/// How a session has ended, before the replica has left its thread.
+pub(super) enum Finished<Outcome> {
+    Over(Outcome),
+    /// This side was denied: a replica is to be kept, with so many bytes of memory.
+    Denied(u64),
+}
+
+impl<Outcome> From<Outcome> for Finished<Outcome> {
+    fn from(outcome: Outcome) -> Self {
+        Finished::Over(outcome)
+    }
+}
+
 /// A replica. Dropping it frees it, and waits until that is done.
 pub struct Held<D> {
     /// What is told of it.

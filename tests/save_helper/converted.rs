@@ -1,14 +1,14 @@
 //! A checkpoint of a Remus stream, made a plain image: what Debian's helper makes of it.
 
-use crate::home::{Home, assert_carried, assert_restored, guest};
+use crate::home::{assert_carried, assert_restored};
 use crate::plain::{configs, they_restore};
-use crate::remus::{record, they_protect, we_take_over};
+use crate::remus::{their_stream, we_take_over};
 use std::fs::{self, File};
 use xen_domain_image::plain::{self, Container};
 use xen_domain_image::{Image, Options};
 use xen_replicate::stream::framer::Options as Framing;
 use xen_replicate::stream::reader::SliceReader;
-use xen_replicate::stream::{Mode, Start, libxl};
+use xen_replicate::stream::{Mode, Start};
 
 /// Offset behind a whole checkpoint, counted from 1.
 fn end_of(stream: &[u8], checkpoint: u64) -> usize {
@@ -24,12 +24,7 @@ fn end_of(stream: &[u8], checkpoint: u64) -> usize {
 #[ignore = "long"]
 fn their_helper_restores_each_of_their_checkpoints_as_an_image_of_its_own() {
     for config in configs() {
-        let home = Home::of(&guest(&config, 50));
-        let stream = home.path("stream");
-        let mut start = libxl::Header { options: 0 }.emit().to_vec();
-        start.extend(record(libxl::types::LIBXC_CONTEXT));
-        fs::write(&stream, start).unwrap();
-        they_protect(&home, &stream, 4);
+        let (home, stream) = their_stream(&config, 4);
         let octets = fs::read(&stream).unwrap();
         for checkpoint in 1..=4 {
             let options = Options { checkpoint: Some(checkpoint), ..Options::default() };

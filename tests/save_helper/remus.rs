@@ -6,7 +6,7 @@ use crate::message::Message;
 use crate::plain::configs;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use xen_replicate::hypervisor::Domain;
 use xen_replicate::hypervisor::sim::{SimConfig, SimDomain};
@@ -27,7 +27,7 @@ pub fn append(stream: &Path, octets: &[u8]) {
 }
 
 /// Debian's helper saves so many checkpoints; the guest stands suspended at the last one then.
-pub fn they_protect(home: &Home, stream: &Path, checkpoints: u32) {
+fn they_protect(home: &Home, stream: &Path, checkpoints: u32) {
     let mut number = 0;
     let outcome = Helper::save(home, stream, None, 1, REMUS).run(|message, control| match message {
         Message::Postcopy => {
@@ -49,6 +49,17 @@ pub fn they_protect(home: &Home, stream: &Path, checkpoints: u32) {
     assert_eq!((outcome.retval, number), (0, checkpoints), "{outcome:?}");
     assert_eq!(outcome.count(|message| *message == Message::Suspend), checkpoints as usize);
     assert_eq!(home.failed_calls(), [""; 0]);
+}
+
+/// A guest's stream of so many checkpoints by Debian's helper, libxl's part around it.
+pub fn their_stream(config: &SimConfig, checkpoints: u32) -> (Home, PathBuf) {
+    let home = Home::of(&guest(config, 50));
+    let stream = home.path("stream");
+    let mut start = libxl::Header { options: 0 }.emit().to_vec();
+    start.extend(record(libxl::types::LIBXC_CONTEXT));
+    fs::write(&stream, start).unwrap();
+    they_protect(&home, &stream, checkpoints);
+    (home, stream)
 }
 
 /// Debian's helper takes checkpoints until the stream stops, and goes over to the last. `stream` is also read by libxl, in turn.
@@ -97,12 +108,7 @@ fn their_secondary_goes_over_to_the_last_checkpoint_of_their_primary() {
 #[ignore = "long"]
 fn we_go_over_to_the_last_checkpoint_of_their_primary() {
     for config in configs() {
-        let home = Home::of(&guest(&config, 50));
-        let stream = home.path("stream");
-        let mut start = libxl::Header { options: 0 }.emit().to_vec();
-        start.extend(record(libxl::types::LIBXC_CONTEXT));
-        fs::write(&stream, start).unwrap();
-        they_protect(&home, &stream, 4);
+        let (home, stream) = their_stream(&config, 4);
         let (copy, checkpoints) = we_take_over(&config, &stream);
         assert_eq!(checkpoints, 4);
         assert_restored(&home.after(), &copy);

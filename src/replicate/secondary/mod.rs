@@ -13,7 +13,7 @@ mod words;
 use super::clock::Clock;
 use super::failpoint::Failpoints;
 use super::fence::Fence;
-use super::held::{Facts, Held};
+use super::held::{Facts, Finished, Held};
 use super::link::{Forward, ReadAhead, Record, first_octets};
 use super::operator::{Ask, Handle, Notices};
 use super::stats::Statistics;
@@ -97,19 +97,6 @@ pub enum Outcome<D> {
     Ended(End),
     /// This side was denied the next generation. Its replica is kept.
     Denied(Held<D>),
-}
-
-/// The same, before the replica has left its thread.
-enum Finished<D> {
-    Over(Outcome<D>),
-    /// With so many bytes of memory.
-    Denied(u64),
-}
-
-impl<D> From<Outcome<D>> for Finished<D> {
-    fn from(outcome: Outcome<D>) -> Self {
-        Finished::Over(outcome)
-    }
 }
 
 /// Why a secondary could not do what it should.

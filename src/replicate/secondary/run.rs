@@ -2,7 +2,7 @@
 
 use super::copy::{Order, Said};
 use super::words::OTHER_VERSION;
-use super::{End, Finished, Message, Outcome, Survivor, Trouble, words};
+use super::{End, Message, Outcome, Survivor, Trouble, words};
 use crate::control::capability::{Capability, Setting};
 use crate::control::status::secondary_phase;
 use crate::control::{Reply, Request, Status};
@@ -12,6 +12,7 @@ use crate::remus::{Generation, Level, RefuseReason, Refused, Secondary, Session,
 use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::fence::{Fence, FenceContext};
+use crate::replicate::held::Finished;
 use crate::replicate::link::Outbox;
 use crate::replicate::operator::Ask;
 use crate::replicate::witness::{Said as WitnessSaid, WitnessThread};
@@ -55,7 +56,7 @@ pub(super) struct Run<D> {
 }
 
 impl<D: Send + 'static> Run<D> {
-    pub(super) fn serve(&mut self, inbox: &Receiver<Message<D>>) -> Result<Finished<D>, Trouble> {
+    pub(super) fn serve(&mut self, inbox: &Receiver<Message<D>>) -> Result<Finished<Outcome<D>>, Trouble> {
         loop {
             self.insist();
             match self.machine.phase() {

@@ -5,7 +5,7 @@ use super::image::Image;
 use super::pages::Page;
 use xen_migration_stream::libxc::{BATCH, PAGE_SIZE};
 
-/// Octets of a batch's contents.
+/// Bytes of a batch's contents.
 const ROOM: usize = BATCH * PAGE_SIZE;
 
 /// Reads the contents of many pages, those that stand behind one another in one piece.
@@ -14,7 +14,7 @@ pub struct Batch<'a> {
     image: &'a Image,
     room: Vec<u8>,
     used: usize,
-    /// Where the contents begin that are still to be read, and how many octets: they belong at the end of `room`.
+    /// Where the contents begin that are still to be read, and how many bytes: they belong at the end of `room`.
     run: (u64, usize),
 }
 
@@ -43,11 +43,11 @@ impl<'a> Batch<'a> {
     }
 
     fn fetch(&mut self) -> Result<(), ImageError> {
-        let (offset, octets) = std::mem::take(&mut self.run);
-        if let Some(place) = self.room.get_mut(self.used..self.used + octets) {
+        let (offset, bytes) = std::mem::take(&mut self.run);
+        if let Some(place) = self.room.get_mut(self.used..self.used + bytes) {
             self.image.read(offset, place)?;
         }
-        self.used += octets;
+        self.used += bytes;
         Ok(())
     }
 
@@ -62,12 +62,28 @@ impl<'a> Batch<'a> {
 /// Takes pages and the contents of all of them.
 type Visit<'a> = dyn FnMut(&[Page], &[u8]) -> Result<(), ImageError> + 'a;
 
-/// Visits the contents of all pages in batches.
-pub fn in_batches(image: &Image, pages: impl Iterator<Item = Page>, visit: &mut Visit<'_>) -> Result<(), ImageError> {
+/// What a page without contents has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Without {
+    /// None.
+    Nothing,
+    /// A page of zeros.
+    Zeros,
+}
+
+/// Visits all pages, with their contents in one piece, in batches.
+pub fn in_batches(
+    image: &Image,
+    pages: impl Iterator<Item = Page>,
+    without: Without,
+    visit: &mut Visit<'_>,
+) -> Result<(), ImageError> {
     let mut batch = Batch::new(image);
     let mut taken: Vec<Page> = Vec::with_capacity(BATCH);
     for page in pages {
-        batch.add(&page)?;
+        if page.offset.is_some() || without == Without::Zeros {
+            batch.add(&page)?;
+        }
         taken.push(page);
         if taken.len() == BATCH {
             visit(&taken, batch.take()?)?;

@@ -11,7 +11,7 @@
 //!
 //! All numbers are little-endian.
 
-use super::copy::in_batches;
+use super::copy::{Without, in_batches};
 use super::error::ImageError;
 use super::image::Image;
 use super::memory::rows;
@@ -39,7 +39,7 @@ const NOTE_XEN_VERSION: u32 = 0x200_0002;
 const NOTE_FORMAT_VERSION: u32 = 0x200_0003;
 const MAGIC_PV: u64 = 0xf00f_ebed;
 const MAGIC_HVM: u64 = 0xf00f_ebee;
-/// `struct xen_dumpcore_elfnote_xen_version_desc`: two numbers, texts of 16, 144, 1024 and 64 octets, two numbers.
+/// `struct xen_dumpcore_elfnote_xen_version_desc`: two numbers, texts of 16, 144, 1024 and 64 bytes, two numbers.
 const XEN_VERSION: usize = 8 + 8 + 16 + 144 + 1024 + 64 + 8 + 8;
 
 /// Writes the core.
@@ -66,7 +66,7 @@ pub fn write(image: &Image, mut out: impl Write) -> Result<(), ImageError> {
     }
     out.write_all(&table)?;
     out.write_all(&vec![0; layout.gap])?;
-    in_batches(image, image.populated(), &mut |_, contents| Ok(out.write_all(contents)?))?;
+    in_batches(image, image.populated(), Without::Zeros, &mut |_, contents| Ok(out.write_all(contents)?))?;
     out.write_all(&layout.tail)?;
     Ok(out.flush()?)
 }
@@ -77,7 +77,7 @@ struct Layout {
     head: Vec<u8>,
     /// Words for each frame.
     frame_words: usize,
-    /// Octets between the frames and the pages.
+    /// Bytes between the frames and the pages.
     gap: usize,
     /// Behind the pages: section names and section headers.
     tail: Vec<u8>,
@@ -105,11 +105,11 @@ impl Layout {
         let mut sections = vec![Section { name: "", kind: SHT_NULL, offset: 0, size: 0, entry: 0 }];
         let mut body = Vec::new();
         let from = EHDR + PHDR * segments;
-        let mut place = |name: &'static str, kind: u32, octets: &[u8], entry: usize| {
+        let mut place = |name: &'static str, kind: u32, bytes: &[u8], entry: usize| {
             body.resize(body.len().next_multiple_of(8), 0);
-            let (offset, size) = ((from + body.len()) as u64, octets.len() as u64);
+            let (offset, size) = ((from + body.len()) as u64, bytes.len() as u64);
             sections.push(Section { name, kind, offset, size, entry: entry as u64 });
-            body.extend_from_slice(octets);
+            body.extend_from_slice(bytes);
             offset
         };
         place(".note.Xen", SHT_NOTE, &notes, 0);
@@ -153,9 +153,9 @@ impl Layout {
         head.extend(program_header(PT_NOTE, debugger_at, 0, debugger_notes.len() as u64));
         let mut at = pages_at;
         for (first, count) in rows {
-            let octets = count * PAGE_SIZE as u64;
-            head.extend(program_header(PT_LOAD, at, first * PAGE_SIZE as u64, octets));
-            at += octets;
+            let bytes = count * PAGE_SIZE as u64;
+            head.extend(program_header(PT_LOAD, at, first * PAGE_SIZE as u64, bytes));
+            at += bytes;
         }
         head.extend(body);
         head.resize(frames_at as usize, 0);
@@ -189,12 +189,12 @@ fn elf_header(segments: usize, headers_at: u64, sections: usize) -> Vec<u8> {
     out
 }
 
-fn program_header(kind: u32, offset: u64, address: u64, octets: u64) -> Vec<u8> {
+fn program_header(kind: u32, offset: u64, address: u64, bytes: u64) -> Vec<u8> {
     // PF_R, PF_W and PF_X for memory.
     let flags: u32 = if kind == PT_LOAD { 7 } else { 0 };
     let mut out = [kind.to_le_bytes(), flags.to_le_bytes()].concat();
-    let memory = if kind == PT_LOAD { octets } else { 0 };
-    for word in [offset, 0, address, octets, memory, 0] {
+    let memory = if kind == PT_LOAD { bytes } else { 0 };
+    for word in [offset, 0, address, bytes, memory, 0] {
         out.extend_from_slice(&u64::to_le_bytes(word));
     }
     out
@@ -250,7 +250,7 @@ fn vcpu_notes(image: &Image, vcpu: &Registers) -> Vec<u8> {
     notes
 }
 
-/// `struct elf_prstatus` of x86-64: 112 octets of which only the process number is not 0, then `struct user_regs_struct`, then whether FPU
+/// `struct elf_prstatus` of x86-64: 112 bytes of which only the process number is not 0, then `struct user_regs_struct`, then whether FPU
 /// registers are there.
 fn prstatus(vcpu: &Registers) -> Vec<u8> {
     const REGISTERS_AT: usize = 112;

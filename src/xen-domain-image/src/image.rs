@@ -20,7 +20,7 @@ pub struct Options {
     /// The image at the end of this checkpoint, counted from 1; the last whole one when not given. Where a stream ends with END, that is one
     /// image more.
     pub checkpoint: Option<u64>,
-    /// Where in the file the stream begins: not at its first octet where it is in somebody's container.
+    /// Where in the file the stream begins: not at its first byte where it is in somebody's container.
     pub base: u64,
     /// Refuse a stream that a receiver refuses before the end of the image. Otherwise all that can be found is taken as it is: a guest's memory
     /// is worth looking at, too, when a register is wrong.
@@ -55,13 +55,13 @@ pub enum RecordKey {
 pub struct Item {
     /// What it is.
     pub key: RecordKey,
-    /// Its first octet.
+    /// Its first byte.
     pub offset: u64,
-    /// All of its octets, padding included.
+    /// All of its bytes, padding included.
     pub size: u64,
-    /// The first octet of a record's body; of a header, its own.
+    /// The first byte of a record's body; of a header, its own.
     pub body: u64,
-    /// Octets of the body.
+    /// Bytes of the body.
     pub length: u64,
 }
 
@@ -162,7 +162,7 @@ impl Image {
         }
     }
 
-    /// Reads octets of the stream.
+    /// Reads bytes of the stream.
     ///
     /// # Errors
     /// The system's.
@@ -204,11 +204,11 @@ impl Image {
     /// The system's; a preamble that does not hold one.
     pub fn config(&self) -> Result<Option<Vec<u8>>, ImageError> {
         let Some(item) = self.items().iter().find(|item| item.key == RecordKey::XlPreamble) else { return Ok(None) };
-        let octets = self.body(item)?;
+        let bytes = self.body(item)?;
         let header =
-            xen_migration_stream::xl::Header::parse(&octets).map_err(|_| ImageError::Missing("preamble of xl"))?;
+            xen_migration_stream::xl::Header::parse(&bytes).map_err(|_| ImageError::Missing("preamble of xl"))?;
         let header = header.ok_or(ImageError::Missing("preamble of xl"))?;
-        let optional_data = octets.get(xen_migration_stream::xl::HEADER_LEN..).unwrap_or_default();
+        let optional_data = bytes.get(xen_migration_stream::xl::HEADER_LEN..).unwrap_or_default();
         let preamble = xen_migration_stream::xl::Preamble { header, optional_data };
         let wrong =
             |error| ImageError::Record { record: "xl preamble", offset: item.offset, error: RecordError::Body(error) };

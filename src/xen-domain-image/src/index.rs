@@ -4,6 +4,8 @@ use super::error::ImageError;
 use super::image::{Item, Options, RecordKey};
 use super::pages::PageMap;
 use super::seek::Seeking;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use xen_migration_stream::check::Checker;
 use xen_migration_stream::framer::{self, What};
@@ -27,6 +29,8 @@ pub struct Index {
     pub pages: PageMap,
     /// All else of the image, the newest of each kind, in the order in which they first stood there.
     pub items: Vec<Item>,
+    /// Where each of them is in the list.
+    places: HashMap<RecordKey, usize>,
     pub guest_width: Option<u8>,
     pub domain: Option<libxc::DomainHeader>,
 }
@@ -78,7 +82,7 @@ pub fn index(file: &File, options: &Options, image: u64, extent: &Extent) -> Res
         let item = match reader.next_item() {
             Ok(Some(item)) => item,
             Ok(None) => break,
-            // Octets behind END: the first walk has seen that the image is whole.
+            // Bytes behind END: the first walk has seen that the image is whole.
             Err(ReadError::Stream(error))
                 if image == extent.images && error.problem.severity() == Severity::Tolerated =>
             {
@@ -154,9 +158,12 @@ impl Index {
 
     /// The newest takes the place of the one before.
     fn keep(&mut self, item: Item) {
-        match self.items.iter_mut().find(|known| known.key == item.key) {
-            Some(known) => *known = item,
-            None => self.items.push(item),
+        match self.places.entry(item.key) {
+            Entry::Occupied(place) => self.items[*place.get()] = item,
+            Entry::Vacant(place) => {
+                place.insert(self.items.len());
+                self.items.push(item);
+            }
         }
     }
 
@@ -174,6 +181,6 @@ impl Index {
 
 /// A little-endian word of 32 bits; 0 behind the end.
 fn word(body: &[u8], at: usize) -> u64 {
-    let octets = body.get(at..at + 4).and_then(|octets| octets.try_into().ok());
-    octets.map_or(0, u32::from_le_bytes).into()
+    let bytes = body.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(0, u32::from_le_bytes).into()
 }

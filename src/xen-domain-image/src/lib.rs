@@ -11,7 +11,7 @@
 //! * [`compare`]: what is different between two images.
 //!
 //! # Memory
-//! 8 octets for each page frame of the guest and a few for each record, whatever the number of checkpoints: 2 MiB for a guest of
+//! 8 bytes for each page frame of the guest and a few for each record, whatever the number of checkpoints: 2 MiB for a guest of
 //! 1 GiB. Contents are never held but for one batch of 4 MiB.
 //!
 //! ```

@@ -1,10 +1,10 @@
 //! A checkpoint as an image of its own: what `xl save` would have written at that moment.
 //!
-//! Headers and records are the stream's own octets. Records that a checkpoint repeats are there once, as the checkpoint had them; each page
+//! Headers and records are the stream's own bytes. Records that a checkpoint repeats are there once, as the checkpoint had them; each page
 //! is there once, in the order of page frames; pages that the guest does not have are left out. What marks the course of a stream with
 //! checkpoints is gone, and END is where the specification has it.
 
-use super::copy::Batch;
+use super::copy::{Without, in_batches};
 use super::error::ImageError;
 use super::image::{Image, Item, RecordKey, is_before_pages};
 use std::io::Write;
@@ -78,30 +78,15 @@ pub fn write(image: &Image, container: Container, out: impl Write) -> Result<(),
 }
 
 fn copy<W: Write>(image: &Image, item: &Item, out: &mut RecordWriter<W>) -> Result<(), ImageError> {
-    let mut octets = vec![0; item.size as usize];
-    image.read(item.offset, &mut octets)?;
-    Ok(out.raw(&octets)?)
+    let mut bytes = vec![0; item.size as usize];
+    image.read(item.offset, &mut bytes)?;
+    Ok(out.raw(&bytes)?)
 }
 
 fn pages<W: Write>(image: &Image, out: &mut RecordWriter<W>) -> Result<(), ImageError> {
-    let pages = image.pages().filter(|page| page.page_type != libxc::PageType::XTAB);
-    let mut batch = Batch::new(image);
-    let mut entries: Vec<PageEntry> = Vec::with_capacity(libxc::BATCH);
-    let mut send = |entries: &mut Vec<PageEntry>, batch: &mut Batch<'_>| -> Result<(), ImageError> {
-        if !entries.is_empty() {
-            out.page_data(entries.iter().copied(), [batch.take()?])?;
-            entries.clear();
-        }
-        Ok(())
-    };
-    for page in pages {
-        if page.offset.is_some() {
-            batch.add(&page)?;
-        }
-        entries.push(PageEntry { pfn: page.pfn, page_type: page.page_type });
-        if entries.len() == libxc::BATCH {
-            send(&mut entries, &mut batch)?;
-        }
-    }
-    send(&mut entries, &mut batch)
+    let there = image.pages().filter(|page| page.page_type != libxc::PageType::XTAB);
+    in_batches(image, there, Without::Nothing, &mut |pages, contents| {
+        let entries = pages.iter().map(|page| PageEntry { pfn: page.pfn, page_type: page.page_type });
+        Ok(out.page_data(entries, [contents])?)
+    })
 }

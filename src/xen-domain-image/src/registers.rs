@@ -200,7 +200,7 @@ fn context_of_hvm(regs: &CpuRegs) -> Result<Vec<u8>, DecodeError> {
     Ok(context.encode())
 }
 
-fn of_pv64(vcpu: u32, context: &VcpuContext64, octets: &[u8]) -> Registers {
+fn of_pv64(vcpu: u32, context: &VcpuContext64, bytes: &[u8]) -> Registers {
     let user = &context.user_regs;
     let general = [
         user.rax, user.rbx, user.rcx, user.rdx, user.rsi, user.rdi, user.rsp, user.rbp, user.r8, user.r9, user.r10,
@@ -225,11 +225,11 @@ fn of_pv64(vcpu: u32, context: &VcpuContext64, octets: &[u8]) -> Registers {
         cr: [control[0], 0, control[2], context.ctrlreg.cr3_pfn() << 12, control[4]],
         inactive_gs_base,
         paging: Paging::Long,
-        context: octets.to_vec(),
+        context: bytes.to_vec(),
     }
 }
 
-fn of_pv32(vcpu: u32, context: &VcpuContext32, octets: &[u8]) -> Registers {
+fn of_pv32(vcpu: u32, context: &VcpuContext32, bytes: &[u8]) -> Registers {
     let user = &context.user_regs;
     let mut general = [0; 16];
     let low = [user.eax, user.ebx, user.ecx, user.edx, user.esi, user.edi, user.esp, user.ebp];
@@ -246,7 +246,7 @@ fn of_pv32(vcpu: u32, context: &VcpuContext32, octets: &[u8]) -> Registers {
         cr: [0, 0, 0, context.ctrlreg.cr3_pfn() << 12, 0],
         inactive_gs_base: 0,
         paging: Paging::Pae,
-        context: octets.to_vec(),
+        context: bytes.to_vec(),
     }
 }
 
@@ -267,8 +267,8 @@ mod tests {
     #[test]
     fn a_hvm_vcpu_is_what_xen_would_give_of_it() {
         let mut cpu = vec![0; Cpu::NATIVE];
-        let put = |cpu: &mut Vec<u8>, at: usize, octets: &[u8]| cpu[at..at + octets.len()].copy_from_slice(octets);
-        // Each register has its own number, by the places of `struct hvm_hw_cpu`: behind 512 octets of FPU, 16 registers, RIP, RFLAGS.
+        let put = |cpu: &mut Vec<u8>, at: usize, bytes: &[u8]| cpu[at..at + bytes.len()].copy_from_slice(bytes);
+        // Each register has its own number, by the places of `struct hvm_hw_cpu`: behind 512 bytes of FPU, 16 registers, RIP, RFLAGS.
         for number in 0..18u64 {
             put(&mut cpu, 512 + 8 * number as usize, &(0x100 + number).to_le_bytes());
         }
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!((registers.paging, registers.in_kernel()), (Paging::Pae, true));
         assert_eq!(registers.context.len(), 5168);
         let word = |at: usize| u64::from_le_bytes(registers.context[at..at + 8].try_into().unwrap());
-        // flags; r15 first of user_regs; rip behind 15 registers and 8 octets; ctrlreg[0] and [3].
+        // flags; r15 first of user_regs; rip behind 15 registers and 8 bytes; ctrlreg[0] and [3].
         assert_eq!((word(512), word(520), word(520 + 128)), (VALID_AND_ONLINE, 0x10f, 0x110));
         assert_eq!((word(4984), word(4984 + 24)), (0x8005_0033, 0x3000));
     }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
-/// Octets read at once: the entries of a batch, and little of the contents behind them.
+/// Bytes read at once: the entries of a batch, and little of the contents behind them.
 const AHEAD: usize = 16 << 10;
 
 /// See the module.
@@ -15,7 +15,7 @@ pub struct Seeking<'a> {
 }
 
 impl<'a> Seeking<'a> {
-    /// From this octet of the file on.
+    /// From this byte of the file on.
     ///
     /// # Errors
     /// The system's; also for what cannot seek.
@@ -25,12 +25,12 @@ impl<'a> Seeking<'a> {
         Ok(Seeking { reader: BufReader::with_capacity(AHEAD, file), at: 0, length })
     }
 
-    /// Passes over octets; gives how many there were.
+    /// Passes over bytes; gives how many there were.
     ///
     /// # Errors
     /// The system's.
-    pub fn pass(&mut self, octets: u64) -> io::Result<u64> {
-        let there = octets.min(self.length.saturating_sub(self.at));
+    pub fn pass(&mut self, bytes: u64) -> io::Result<u64> {
+        let there = bytes.min(self.length.saturating_sub(self.at));
         // A body is not longer than 32 bits say.
         self.reader.seek_relative(i64::try_from(there).unwrap_or(i64::MAX))?;
         self.at += there;

@@ -95,8 +95,8 @@ fn canonical(paging: Paging, address: u64) -> Result<(), ImageError> {
     if fits { Ok(()) } else { Err(AddressError::NotCanonical(address).into()) }
 }
 
-/// An entry of a page table: 4 or 8 octets, never over a page's end.
-fn word(image: &Image, address: u64, place: u64, octets: usize) -> Result<u64, ImageError> {
+/// An entry of a page table: 4 or 8 bytes, never over a page's end.
+fn word(image: &Image, address: u64, place: u64, bytes: usize) -> Result<u64, ImageError> {
     let mut page = [0; PAGE_SIZE];
     let pfn = place >> 12;
     if !image.read_page(pfn, &mut page)? {
@@ -104,7 +104,7 @@ fn word(image: &Image, address: u64, place: u64, octets: usize) -> Result<u64, I
     }
     let at = (place % PAGE_SIZE as u64) as usize;
     let mut value = [0; 8];
-    value[..octets].copy_from_slice(&page[at..at + octets]);
+    value[..bytes].copy_from_slice(&page[at..at + bytes]);
     Ok(u64::from_le_bytes(value))
 }
 
@@ -123,11 +123,11 @@ pub fn read(image: &Image, registers: &Registers, address: u64, out: &mut [u8]) 
             return Err(AddressError::NoPage { address: at, pfn }.into());
         }
         let from = (physical % PAGE_SIZE as u64) as usize;
-        let octets = rest.len().min(PAGE_SIZE - from);
-        let (piece, behind) = rest.split_at_mut(octets);
-        piece.copy_from_slice(&page[from..from + octets]);
+        let bytes = rest.len().min(PAGE_SIZE - from);
+        let (piece, behind) = rest.split_at_mut(bytes);
+        piece.copy_from_slice(&page[from..from + bytes]);
         rest = behind;
-        at = at.wrapping_add(octets as u64);
+        at = at.wrapping_add(bytes as u64);
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ use crate::remus::{Generation, Session, Timers};
 use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::Failpoints;
 use crate::replicate::fence::Fence;
-use crate::replicate::held::{Facts, Held};
+use crate::replicate::held::{Facts, Finished, Held};
 use crate::replicate::operator::{Ask, Handle, Notices};
 pub use crate::replicate::primary::Observer;
 pub use crate::replicate::secondary::{Target, Trouble};
@@ -137,19 +137,6 @@ pub enum Outcome<D> {
     Unsuited(String),
     /// This side was denied the next generation. Its replica is kept, suspended.
     Denied(Held<D>),
-}
-
-/// The same, before the replica has left its thread.
-enum Finished<D> {
-    Over(Outcome<D>),
-    /// With so many bytes of memory.
-    Denied(u64),
-}
-
-impl<D> From<Outcome<D>> for Finished<D> {
-    fn from(outcome: Outcome<D>) -> Self {
-        Finished::Over(outcome)
-    }
 }
 
 /// The way to the copy's thread, which ends with it.

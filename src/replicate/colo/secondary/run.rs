@@ -3,7 +3,7 @@
 
 use super::copy::{Housed, Order, Said};
 use super::listen::Heard;
-use super::{Finished, Message, Outcome, Survivor, Trouble, words};
+use super::{Message, Outcome, Survivor, Trouble, words};
 use crate::colo::secondary::{Action, Command, End, Event, Phase};
 use crate::colo::{Config, Secondary};
 use crate::control::{Reply, Request};
@@ -17,6 +17,7 @@ use crate::replicate::colo::inlet::Inlet;
 use crate::replicate::colo::pipe::Pipe;
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::fence::{Fence, FenceContext};
+use crate::replicate::held::Finished;
 use crate::replicate::operator::Ask;
 use crate::replicate::secondary::NOTHING_DENIED;
 use crate::replicate::witness::{Said as WitnessSaid, WitnessThread};
@@ -64,7 +65,7 @@ pub(super) struct Run<D> {
 }
 
 impl<D: Send + 'static> Run<D> {
-    pub(super) fn serve(&mut self, inbox: &Receiver<Message<D>>) -> Result<Finished<D>, Trouble> {
+    pub(super) fn serve(&mut self, inbox: &Receiver<Message<D>>) -> Result<Finished<Outcome<D>>, Trouble> {
         loop {
             self.insist();
             if let Some(text) = self.unsuited.take() {
