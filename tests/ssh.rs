@@ -156,14 +156,14 @@ fn a_lost_connection_leaves_one_copy() {
     let host = HostB::new();
     let primary = host.protect();
     kill_process(ssh_of(&primary), Signal::KILL).unwrap();
-    // The one that the witness gave the generation runs on; a primary that it denied stands still, a receiver ends.
+    // The one that the witness gave the generation runs on. The other one was denied: a primary stands still, a receiver keeps its replica.
     let begun = Instant::now();
     let sides = || host.sockets().map(|socket| status(&socket)).into_iter().flatten().collect::<Vec<_>>();
     loop {
         let there = sides();
         let alone: Vec<_> = there.iter().filter(|side| side.phase == "alone").collect();
         assert!(alone.len() < 2, "both run: {there:#?}");
-        if alone.len() == 1 && there.iter().all(|side| ["alone", "fenced"].contains(&side.phase.as_str())) {
+        if alone.len() == 1 && there.iter().all(|side| ["alone", "fenced", "denied"].contains(&side.phase.as_str())) {
             assert_eq!(alone[0].generation, 2);
             let guest = |side: &Status| side.guest == Guest::Running;
             assert_eq!(there.iter().filter(|side| guest(side)).count(), 1, "{there:#?}");
