@@ -24,7 +24,9 @@ use xen_replicate::stream::reader::SliceReader;
 use xen_replicate::stream::{Layer, Mode, libxl};
 
 fn streams() -> Vec<PathBuf> {
-    let names = compressed_fixtures().into_iter().filter(|name| !name.ends_with("-back"));
+    // Of the streams of 4.14 and 4.20 one of each form: a replay holds a whole guest.
+    let again = |name: &str| name.contains("pvh32small") && name != "xen/4.14stock-pvh32small-remus";
+    let names = compressed_fixtures().into_iter().filter(|name| !name.ends_with("-back") && !again(name));
     let mut paths: Vec<_> = names.map(|name| fixture(&format!("{name}.xz"))).collect();
     if let Some(folder) = std::env::var_os("XEN_REPLICATE_STREAMS") {
         let more = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

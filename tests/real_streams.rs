@@ -130,6 +130,8 @@ fn decoded_dumps_are_golden() {
         "helper/pv-plain-libxc",
         "xen/4.17.7stock-hvm64-live",
         "xen/4.17.5shadow-pv48-twohost-live",
+        "xen/4.14stock-pvh32small-save",
+        "xen/4.20stock-hvm64-save",
     ] {
         let options = dump::Options { verbose: true, ..dump::Options::default() };
         let path = fixture(&format!("{name}.xz"));
