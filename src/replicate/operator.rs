@@ -2,7 +2,8 @@
 
 use crate::control::status::{Figures, Notice as Told, Summary};
 use crate::control::{Reply, Request};
-use crate::remus::Level;
+use crate::protocol::Level;
+use crate::protocol::secondary::Code;
 use crate::replicate::stats::Statistics;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -84,6 +85,21 @@ impl Notices {
             .iter()
             .map(|(at, level, text)| Told { age_ms: millis_since(*at), level: (*level).into(), text: text.clone() })
             .collect()
+    }
+}
+
+/// A notice of every secondary, in words.
+pub(super) const fn take_over_text(code: Code) -> &'static str {
+    match code {
+        Code::Ready => "the first checkpoint is whole: this side could take over",
+        Code::WitnessUnreachable => "the witness cannot be reached: this side stays passive until it can",
+        Code::OperatorNeeded => {
+            "the rule in use leaves it to the operator who is active: ctl fail-over makes the guest here the active one"
+        }
+        Code::FenceFailed => "the fencing command has failed: this side stays passive",
+        Code::Forced => "going active on the operator's word that no other copy runs",
+        Code::Activating => "going active",
+        Code::Active => "active",
     }
 }
 

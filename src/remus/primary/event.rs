@@ -1,8 +1,7 @@
 //! What goes into a primary and what comes out.
 
-use crate::remus::types::{
-    Generation, Image, Level, OutputCall, RefuseReason, RunState, Session, Time, Timer, Verdict,
-};
+use crate::protocol::{self, Answer, Generation, OutputCall, RunState, Session, Time, Timer};
+use crate::remus::types::{Image, RefuseReason};
 use crate::remus::wire::{Control, Farewell};
 use std::time::Duration;
 
@@ -77,15 +76,6 @@ pub enum Event {
     Timer(Timer),
     /// The witness has answered.
     Witness(Answer),
-}
-
-/// An answer of the witness.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Answer {
-    /// What was asked for.
-    pub generation: Generation,
-    /// What it said.
-    pub verdict: Verdict,
 }
 
 /// What an operator can ask of a primary.
@@ -241,14 +231,8 @@ pub enum End {
     Suspended,
 }
 
-/// A word to the operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Notice {
-    /// How loud.
-    pub level: Level,
-    /// What.
-    pub code: Code,
-}
+/// What an operator is told.
+pub type Notice = protocol::Notice<Code>;
 
 /// What a notice says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -6,6 +6,7 @@ use super::{End, Message, Outcome, Survivor, Trouble, words};
 use crate::control::capability::{Capability, Setting};
 use crate::control::status::secondary_phase;
 use crate::control::{Reply, Request, Status};
+use crate::protocol::secondary as common;
 use crate::remus::secondary::{Action, Command, Event, Phase};
 use crate::remus::wire::{Capabilities, Control, Direction, Encoder, Peer, WireError};
 use crate::remus::{Generation, Level, RefuseReason, Refused, Secondary, Session, Timer, Timers};
@@ -14,7 +15,7 @@ use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::fence::{Fence, FenceContext};
 use crate::replicate::held::Finished;
 use crate::replicate::link::Outbox;
-use crate::replicate::operator::Ask;
+use crate::replicate::operator::{Ask, take_over_text};
 use crate::replicate::witness::{Said as WitnessSaid, WitnessThread};
 use crate::transport::{Cancel, LinkWriter, Probe};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -98,14 +99,14 @@ impl<D: Send + 'static> Run<D> {
 
     fn expire(&mut self) {
         if self.machine.phase() == Phase::Greeting && Instant::now() >= self.greeting {
-            return self.feed(Event::LinkLost);
+            return self.feed(common::Event::LinkLost);
         }
         while let Some(timer) = self.timers.expired(self.clock.now()) {
             if timer == Timer::Peer {
                 let (read, unread) = (self.clock.now().before(self.probe.silence()), self.probe.has_input());
-                self.feed(Event::Heard { read, unread });
+                self.feed(common::Event::Heard { read, unread });
             }
-            self.feed(Event::Timer(timer));
+            self.feed(common::Event::Timer(timer));
         }
     }
 
@@ -139,7 +140,7 @@ impl<D: Send + 'static> Run<D> {
                 Err(error) => return Err(error.into()),
             },
             Message::Said(said) => return self.said(said),
-            Message::Witness(WitnessSaid::Answer(answer)) => self.feed(Event::Witness(answer)),
+            Message::Witness(WitnessSaid::Answer(answer)) => self.feed(common::Event::Witness(answer)),
             Message::Witness(WitnessSaid::Looked(looked)) => {
                 // Before its first checkpoint this side may not have been told the session's.
                 let known = self.machine.newest().map(|_| self.machine.generation());
@@ -148,7 +149,7 @@ impl<D: Send + 'static> Run<D> {
                 }
             }
             Message::Witness(WitnessSaid::Behind) => self.feed(Event::WitnessBehind),
-            Message::Fenced(success) => self.feed(Event::Fenced { success }),
+            Message::Fenced(success) => self.feed(common::Event::Fenced { success }),
             Message::WriteFailed(error) => {
                 log::warn!("{}: writing to the primary: {error}", self.words.domain);
                 // What has been read already comes first, and so does the end that reading will find.
@@ -161,7 +162,7 @@ impl<D: Send + 'static> Run<D> {
             }
             Message::Ask(Ask::Unmet) => {
                 if self.machine.phase() == Phase::Greeting {
-                    self.feed(Event::LinkLost);
+                    self.feed(common::Event::LinkLost);
                 }
             }
             Message::Ask(Ask::Terminate) => self.terminate(),
@@ -217,7 +218,7 @@ impl<D: Send + 'static> Run<D> {
                 self.feed(Event::Garbled);
             }
             Said::Ended => {
-                self.feed(Event::LinkLost);
+                self.feed(common::Event::LinkLost);
             }
             Said::Applied { number, took } => {
                 self.words.statistics.applied(took);
@@ -233,7 +234,7 @@ impl<D: Send + 'static> Run<D> {
             }
             Said::Survivor(domain) => {
                 self.failpoints.pass(Step::Activated);
-                self.feed(Event::Activated);
+                self.feed(common::Event::Activated);
                 let Some((checkpoint, generation)) = self.activated else { return Ok(None) };
                 let survivor = Survivor { domain: *domain, checkpoint, generation, lost: self.lost };
                 return Ok(Some(Outcome::Survivor(survivor)));
@@ -257,10 +258,10 @@ impl<D: Send + 'static> Run<D> {
         Ok(())
     }
 
-    fn feed(&mut self, event: Event) {
+    fn feed(&mut self, event: impl Into<Event>) {
         let before = self.machine.phase();
         let mut actions = Vec::new();
-        self.machine.handle(self.clock.now(), event, &mut actions);
+        self.machine.handle(self.clock.now(), event.into(), &mut actions);
         self.carry_out_all(before, &actions);
     }
 
@@ -294,25 +295,6 @@ impl<D: Send + 'static> Run<D> {
                     self.words.refused(checkpoint, reason, self.refusal.as_deref());
                 }
             }
-            Action::DropCopy => {
-                let _ = self.orders.send(Order::Quit);
-            }
-            Action::KeepCopy => {
-                let _ = self.orders.send(Order::Hold);
-            }
-            Action::RunFence { generation } => self.run_fence(generation),
-            Action::ActivateGuest { checkpoint, generation } => {
-                self.activated = Some((checkpoint, generation));
-                let _ = self.orders.send(Order::Activate);
-                self.reading.cancel();
-            }
-            Action::CloseLink => {
-                self.reading.cancel();
-                match &self.outbox {
-                    Some(outbox) => outbox.close(),
-                    None => self.link.cancel(),
-                }
-            }
             Action::SendFrame(frame) => {
                 if let Control::Active { .. } = frame {
                     self.failpoints.pass(Step::Activating);
@@ -325,16 +307,44 @@ impl<D: Send + 'static> Run<D> {
                     outbox.send_with(frame, detail.into_bytes());
                 }
             }
-            Action::AskWitness { generation } => {
+            Action::Notice(notice) => self.words.notice(notice),
+            Action::Common(action) => self.carry_out_common(action),
+        }
+    }
+
+    fn carry_out_common(&mut self, action: common::Action) {
+        match action {
+            common::Action::DropReplica => {
+                let _ = self.orders.send(Order::Quit);
+            }
+            common::Action::KeepReplica => {
+                let _ = self.orders.send(Order::Hold);
+            }
+            common::Action::RunFence { generation } => self.run_fence(generation),
+            common::Action::ActivateGuest { checkpoint, generation } => {
+                self.activated = Some((checkpoint, generation));
+                let _ = self.orders.send(Order::Activate);
+                self.reading.cancel();
+            }
+            common::Action::CloseLink => {
+                self.reading.cancel();
+                match &self.outbox {
+                    Some(outbox) => outbox.close(),
+                    None => self.link.cancel(),
+                }
+            }
+            common::Action::AskWitness { generation } => {
                 self.failpoints.pass(Step::Asking);
                 match &self.witness {
                     Some(witness) => witness.ask(generation, self.machine.session()),
                     None => log::error!("{}: there is no witness to ask", self.words.domain),
                 }
             }
-            Action::SetTimer { timer, at } => self.timers.set(timer, at),
-            Action::CancelTimer(timer) => self.timers.cancel(timer),
-            Action::Notice(notice) => self.words.notice(notice),
+            common::Action::SetTimer { timer, at } => self.timers.set(timer, at),
+            common::Action::CancelTimer(timer) => self.timers.cancel(timer),
+            common::Action::Notice(notice) => {
+                self.words.notices.add(&self.words.domain, notice.level, take_over_text(notice.code).to_owned());
+            }
         }
     }
 

@@ -33,12 +33,10 @@ pub const OTHER_VERSION: &str = "install the same version of xen-replicate on bo
 
 fn text(code: Code) -> String {
     let text = match code {
-        Code::Ready => "the first checkpoint is whole: this side could take over",
         Code::PrimaryLost => "the primary is silent, or its connection has ended",
         Code::BackAgain => "the primary is heard again",
         Code::Refused(reason) => return format!("a checkpoint was refused ({reason}); the one before it stands"),
         Code::LinkDamaged => "the link is damaged, nothing more can be read from it",
-        Code::WitnessUnreachable => "the witness cannot be reached: this side stays passive until it can",
         Code::WitnessBehind => {
             "the witness here does not know of this session's generation, so it is not the primary's: compare --witness on \
              both, and whether the folder is mounted"
@@ -47,12 +45,6 @@ fn text(code: Code) -> String {
             "mc-net-disable: the primary does not hold the guest's output: a failover can contradict what clients have seen"
         }
         Code::OtherDomain => "the primary protects another domain than the one named here by --domain",
-        Code::OperatorNeeded => {
-            "the rule in use leaves it to the operator who is active: ctl fail-over starts the guest here"
-        }
-        Code::FenceFailed => "the fencing command has failed: this side stays passive",
-        Code::Activating => "going active",
-        Code::Active => "active",
         Code::Ended(end) => match end {
             End::Dismissed => "the primary has ended the session; the copy is freed",
             End::Denied => {
@@ -63,7 +55,6 @@ fn text(code: Code) -> String {
             End::Stopped => "stopped; the copy is freed",
             End::Unsuited => "the two sides do not suit: compare --rule, --heartbeat, --timeout and --witness on both",
         },
-        Code::Forced => "going active on the operator's word that no other copy runs",
         Code::BadSwitchOver => "the primary asked for a switch-over to another checkpoint than the newest here",
     };
     text.to_owned()

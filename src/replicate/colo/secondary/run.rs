@@ -7,6 +7,7 @@ use super::{Message, Outcome, Survivor, Trouble, words};
 use crate::colo::secondary::{Action, Command, End, Event, Phase};
 use crate::colo::{Config, Secondary};
 use crate::control::{Reply, Request};
+use crate::protocol::secondary as common;
 use crate::remus::wire::Capabilities;
 use crate::remus::{Generation, Level, Refused, Session, Timer, Timers};
 use crate::replicate::clock::Clock;
@@ -18,7 +19,7 @@ use crate::replicate::colo::pipe::Pipe;
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::fence::{Fence, FenceContext};
 use crate::replicate::held::Finished;
-use crate::replicate::operator::Ask;
+use crate::replicate::operator::{Ask, take_over_text};
 use crate::replicate::secondary::NOTHING_DENIED;
 use crate::replicate::witness::{Said as WitnessSaid, WitnessThread};
 use crate::transport::{Cancel, Probe, is_cancelled};
@@ -137,7 +138,7 @@ impl<D: Send + 'static> Run<D> {
                 Timer::Heartbeat => self.beat(),
                 timer => {
                     self.report(timer);
-                    self.feed(Event::Timer(timer));
+                    self.feed(common::Event::Timer(timer));
                 }
             }
         }
@@ -148,7 +149,7 @@ impl<D: Send + 'static> Run<D> {
         match timer {
             Timer::Peer => {
                 let (read, unread) = (self.clock.now().before(self.probe.silence()), self.probe.has_input());
-                self.feed(Event::Heard { read, unread });
+                self.feed(common::Event::Heard { read, unread });
             }
             Timer::Answer => self.feed(Event::Progress { bytes: self.arrived.load(Ordering::Relaxed) }),
             _ => {}
@@ -173,7 +174,7 @@ impl<D: Send + 'static> Run<D> {
             }
             Message::Heard(Heard::Goodbye) => self.feed(Event::Dismissed),
             Message::WriteFailed(error) => self.write_failed(&error),
-            Message::Witness(WitnessSaid::Answer(answer)) => self.feed(Event::Witness(answer)),
+            Message::Witness(WitnessSaid::Answer(answer)) => self.feed(common::Event::Witness(answer)),
             Message::Witness(WitnessSaid::Looked(looked)) => {
                 // Before its first checkpoint this side may not have been told the session's.
                 let known =
@@ -188,7 +189,7 @@ impl<D: Send + 'static> Run<D> {
                 self.trouble(text.into());
                 self.refuse("another witness".into());
             }
-            Message::Fenced(success) => self.feed(Event::Fenced { success }),
+            Message::Fenced(success) => self.feed(common::Event::Fenced { success }),
             Message::Ask(Ask::Request(request, answer)) => {
                 let reply = self.request(request);
                 // Who asked may be gone.
@@ -253,7 +254,7 @@ impl<D: Send + 'static> Run<D> {
                 if self.machine.is_none() {
                     return Ok(Some(Outcome::Ended(End::Empty)));
                 }
-                self.feed(Event::LinkLost);
+                self.feed(common::Event::LinkLost);
             }
             Said::Received { checkpoint, pages, octets } => {
                 self.words.statistics.arrived(pages, octets);
@@ -284,7 +285,7 @@ impl<D: Send + 'static> Run<D> {
             Said::WriteFailed(error) => self.write_failed(&error),
             Said::Survivor(housed) => {
                 self.failpoints.pass(Step::Activated);
-                self.feed(Event::Activated);
+                self.feed(common::Event::Activated);
                 let Some((checkpoint, generation)) = self.activated else { return Ok(None) };
                 let Housed { domain, card } = *housed;
                 drop(card);
@@ -299,11 +300,11 @@ impl<D: Send + 'static> Run<D> {
         Ok(None)
     }
 
-    fn feed(&mut self, event: Event) {
+    fn feed(&mut self, event: impl Into<Event>) {
         let Some(machine) = &mut self.machine else { return };
         let before = machine.phase();
         let mut actions = Vec::new();
-        machine.handle(self.clock.now(), event, &mut actions);
+        machine.handle(self.clock.now(), event.into(), &mut actions);
         self.carry_out_all(before, &actions);
     }
 
@@ -342,25 +343,34 @@ impl<D: Send + 'static> Run<D> {
             Action::Load { checkpoint } => self.orders.push(Order::Load { checkpoint }),
             Action::Suspend => self.orders.push(Order::Suspend),
             Action::Resume { epoch } => self.orders.push(Order::Resume { epoch }),
-            Action::DropCopy => self.orders.push(Order::Quit),
-            Action::KeepCopy => self.orders.push(Order::Hold),
-            Action::RunFence { generation } => self.run_fence(generation),
-            Action::ActivateGuest { checkpoint, generation } => {
+            Action::Notice(notice) => self.words.notice(notice),
+            Action::Common(action) => self.carry_out_common(action),
+        }
+    }
+
+    fn carry_out_common(&mut self, action: common::Action) {
+        match action {
+            common::Action::DropReplica => self.orders.push(Order::Quit),
+            common::Action::KeepReplica => self.orders.push(Order::Hold),
+            common::Action::RunFence { generation } => self.run_fence(generation),
+            common::Action::ActivateGuest { checkpoint, generation } => {
                 self.failpoints.pass(Step::Activating);
                 self.activated = Some((checkpoint, generation));
                 self.orders.push(Order::Activate);
             }
-            Action::CloseLink => self.close(),
-            Action::AskWitness { generation } => {
+            common::Action::CloseLink => self.close(),
+            common::Action::AskWitness { generation } => {
                 self.failpoints.pass(Step::Asking);
                 match &self.witness {
                     Some(witness) => witness.ask(generation, Session::default()),
                     None => self.trouble("there is no witness to ask".into()),
                 }
             }
-            Action::SetTimer { timer, at } => self.timers.set(timer, at),
-            Action::CancelTimer(timer) => self.timers.cancel(timer),
-            Action::Notice(notice) => self.words.notice(notice),
+            common::Action::SetTimer { timer, at } => self.timers.set(timer, at),
+            common::Action::CancelTimer(timer) => self.timers.cancel(timer),
+            common::Action::Notice(notice) => {
+                self.words.notices.add(&self.words.domain, notice.level, take_over_text(notice.code).to_owned());
+            }
         }
     }
 

@@ -60,18 +60,9 @@ pub(super) fn end(end: End) -> String {
 
 fn text(code: Code) -> String {
     let text = match code {
-        Code::Ready => "the first checkpoint is loaded: this side could take over",
         Code::PrimaryLost(Some(fault)) => return format!("the primary counts as lost: {fault}"),
         Code::PrimaryLost(None) => "the primary counts as lost: the connection has ended, or it is silent",
-        Code::WitnessUnreachable => "the witness cannot be reached: this side does not go active until it can",
-        Code::OperatorNeeded => {
-            "the rule in use leaves it to the operator who is active: ctl fail-over makes the guest here the active one"
-        }
-        Code::FenceFailed => "the fencing command has failed: this side does not go active",
-        Code::Activating => "going active",
-        Code::Active => "active",
         Code::Ended(why) => return end(why),
-        Code::Forced => "going active on the operator's word that no other copy is",
     };
     text.to_owned()
 }
