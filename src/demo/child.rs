@@ -1,7 +1,7 @@
 //! The two hosts of the demonstration, each a process of its own.
 
 use super::{colo, state};
-use crate::control::lock_step::LockStep;
+use crate::control::status::LockStep;
 use crate::host::sim::{Backend, Guest, SimTarget, xl_config};
 use crate::hypervisor::Domain;
 use crate::hypervisor::sim::{Runner, SimConfig, SimDomain};

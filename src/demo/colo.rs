@@ -4,7 +4,7 @@ use super::child::{Event, Keeper, PrimarySetup, Round, SecondarySetup, backend, 
 use super::state;
 use crate::colo::{Config, Dialect, Mode};
 use crate::control::Request;
-use crate::control::lock_step::LockStep;
+use crate::control::status::LockStep;
 use crate::host::colo::SimLockstep;
 use crate::host::sim::{Guest, SimTarget, xl_config};
 use crate::hypervisor::sim::{Runner, SimDomain, SimOutput};

@@ -4,19 +4,19 @@ use super::connect::{self, Connected};
 use super::guest::{Done, Job};
 use super::round::Rounds;
 use super::{Ending, Message, Resolve, SharedOutput, Trouble, words};
-use crate::control::capability::{Capability, Setting};
-use crate::control::status::primary_phase;
-use crate::control::{Reply, Request, Status};
 use crate::hypervisor::{self, OutputBuffer, ShutdownReason};
 use crate::libxc::SaveError;
 use crate::remus::primary::{Action, Command, End, Event, Phase};
 use crate::remus::wire::{Capabilities, Control, Direction, Encoder, Peer, WireError};
 use crate::remus::{Level, OutputCall, Primary, Refused, Session, Timer, Timers};
+use crate::replicate::capability::{Capability, Setting};
 use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::link::{Heard, Outbox, StopFlag, backward, silence};
-use crate::replicate::operator::Ask;
+use crate::replicate::operator::{self, Answer, Ask};
 use crate::replicate::secondary::OTHER_VERSION;
+use crate::replicate::status::Status;
+use crate::replicate::status::primary_phase;
 use crate::replicate::witness::{Said, WitnessThread};
 use crate::transport::{Address, Cancel, Probe};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -24,7 +24,7 @@ use std::io;
 use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The connection there is.
 pub(super) struct Attached {
@@ -142,8 +142,8 @@ impl Run {
             }
             // A primary compares nothing: what it acquires is what the secondary compares.
             Message::Witness(Said::Behind) => {}
-            Message::Ask(Ask::Request(request, answer)) => {
-                let reply = self.request(request);
+            Message::Ask(Ask::Command(command, answer)) => {
+                let reply = self.asked(command);
                 // Who asked may be gone.
                 let _ = answer.send(reply);
             }
@@ -447,40 +447,32 @@ impl Run {
         }
     }
 
-    fn request(&mut self, request: Request) -> Reply {
-        let obeyed = match request {
-            Request::Status | Request::Watch { .. } => return Reply::status(self.status()),
-            Request::Capabilities => return Reply::capabilities(self.machine.config().offered(), self.in_use()),
-            Request::SetCapability { name, on } => {
+    fn asked(&mut self, command: operator::Command) -> Result<Answer, operator::Refused> {
+        let refused = |run: &Self, refused| operator::Refused::in_phase(refused, primary_phase(run.machine.phase()));
+        let obeyed = match command {
+            operator::Command::Status => Ok(()),
+            operator::Command::Capabilities => {
+                return Ok(Answer::Capabilities { offered: self.machine.config().offered(), in_use: self.in_use() });
+            }
+            operator::Command::SetCapability { name, on } => {
                 match Capability::set(&name, on, self.machine.config().offered(), self.in_use()) {
-                    Setting::Already => return Reply::status(self.status()),
+                    Setting::Already => Ok(()),
                     Setting::Unprotect => self.command(Command::Unprotect { force: false }),
-                    Setting::Fixed(text) | Setting::Unknown(text) => return Reply::error(text),
+                    Setting::Fixed(text) | Setting::Unknown(text) => return Err(operator::Refused::Capability(text)),
                 }
             }
-            Request::Protect { host, rsh, remote } => {
-                if self.machine.phase() != Phase::Alone {
-                    return Reply::error(format!("cannot be done while {}", primary_phase(self.machine.phase())));
-                }
-                match (self.resolve)(&host, rsh.as_deref(), remote.as_deref()) {
-                    Ok(address) => self.protect(address),
-                    Err(error) => return Reply::error(&error),
-                }
+            operator::Command::Protect { .. } if self.machine.phase() != Phase::Alone => Err(Refused::Phase),
+            operator::Command::Protect { host, rsh, remote } => {
+                let address =
+                    (self.resolve)(&host, rsh.as_deref(), remote.as_deref()).map_err(operator::Refused::Host)?;
+                self.protect(address)
             }
-            Request::SetInterval { ms } => self.command(Command::SetInterval(Duration::from_millis(ms))),
-            Request::SwitchOver => self.command(Command::SwitchOver),
-            Request::Unprotect { force } => self.command(Command::Unprotect { force }),
-            Request::FailOver { .. } | Request::Drop => {
-                return Reply::error("this side is the primary: ask the secondary");
-            }
+            operator::Command::SetInterval(interval) => self.command(Command::SetInterval(interval)),
+            operator::Command::SwitchOver => self.command(Command::SwitchOver),
+            operator::Command::Unprotect { force } => self.command(Command::Unprotect { force }),
+            operator::Command::FailOver { .. } | operator::Command::Drop => return Err(operator::Refused::Primary),
         };
-        match obeyed {
-            Err(Refused::Phase) => {
-                Reply::error(format!("cannot be done while {}", primary_phase(self.machine.phase())))
-            }
-            Err(refused) => Reply::error(refused.to_string()),
-            Ok(()) => Reply::status(self.status()),
-        }
+        obeyed.map(|()| self.status().into()).map_err(|error| refused(self, error))
     }
 
     fn in_use(&self) -> Capabilities {

@@ -1,13 +1,13 @@
 //! The primary in words: what its operator reads in the log and in the status.
 
 use super::round::Rounds;
-use crate::control::Status;
-use crate::control::status::{Framing, Guest, Output, Role, primary_phase as phase};
 use crate::remus::pacing::Target;
 use crate::remus::primary::{Cause, Code, End, Notice, Phase};
 use crate::remus::wire::Capabilities;
 use crate::remus::{Level, OutputCall, Primary, RefuseReason};
 use crate::replicate::operator::{Notices, figures, millis_since};
+use crate::replicate::status::Status;
+use crate::replicate::status::{Framing, Guest, Output, Role, primary_phase as phase};
 use crate::replicate::witness::Alarm;
 use std::time::Instant;
 

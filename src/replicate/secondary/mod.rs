@@ -33,7 +33,7 @@ use std::time::{Instant, SystemTime};
 
 pub use crate::remus::secondary::End;
 pub use replica::{Arrived, Copies, Replica, Restored, Unsound};
-pub(super) use words::{NOTHING_DENIED, OTHER_VERSION};
+pub(super) use words::OTHER_VERSION;
 
 /// Makes the empty domains that images are restored into.
 pub trait Target: Send + 'static {

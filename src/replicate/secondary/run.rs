@@ -3,19 +3,19 @@
 use super::copy::{Order, Said};
 use super::words::OTHER_VERSION;
 use super::{End, Message, Outcome, Survivor, Trouble, words};
-use crate::control::capability::{Capability, Setting};
-use crate::control::status::secondary_phase;
-use crate::control::{Reply, Request, Status};
 use crate::protocol::secondary as common;
 use crate::remus::secondary::{Action, Command, Event, Phase};
 use crate::remus::wire::{Capabilities, Control, Direction, Encoder, Peer, WireError};
 use crate::remus::{Generation, Level, RefuseReason, Refused, Secondary, Session, Timer, Timers};
+use crate::replicate::capability::{Capability, Setting};
 use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::fence::{Fence, FenceContext};
 use crate::replicate::held::Finished;
 use crate::replicate::link::Outbox;
-use crate::replicate::operator::{Ask, take_over_text};
+use crate::replicate::operator::{self, Answer, Ask, take_over_text};
+use crate::replicate::status::Status;
+use crate::replicate::status::secondary_phase;
 use crate::replicate::witness::{Said as WitnessSaid, WitnessThread};
 use crate::transport::{Cancel, LinkWriter, Probe};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -155,8 +155,8 @@ impl<D: Send + 'static> Run<D> {
                 // What has been read already comes first, and so does the end that reading will find.
                 self.reading.cancel();
             }
-            Message::Ask(Ask::Request(request, answer)) => {
-                let reply = self.request(request);
+            Message::Ask(Ask::Command(command, answer)) => {
+                let reply = self.asked(command);
                 // Who asked may be gone.
                 let _ = answer.send(reply);
             }
@@ -378,35 +378,25 @@ impl<D: Send + 'static> Run<D> {
         }
     }
 
-    fn request(&mut self, request: Request) -> Reply {
-        match request {
-            Request::Status | Request::Watch { .. } => Reply::status(self.status()),
-            Request::Capabilities => Reply::capabilities(Capabilities::OFFERED, self.machine.capabilities()),
-            Request::FailOver { generation: Some(_), .. } => Reply::error(words::NOTHING_DENIED),
-            Request::FailOver { force, generation: None } => self.command(Command::FailOver { force }),
-            Request::SetCapability { name, on } => {
-                let (offered, used) = (Capabilities::OFFERED, self.machine.capabilities());
-                match Capability::set(&name, on, offered, used) {
-                    Setting::Already => Reply::status(self.status()),
-                    Setting::Unprotect => Reply::error("this side is the secondary: ask the primary"),
-                    Setting::Fixed(text) | Setting::Unknown(text) => Reply::error(text),
-                }
+    fn asked(&mut self, command: operator::Command) -> Result<Answer, operator::Refused> {
+        let (offered, in_use) = (Capabilities::OFFERED, self.machine.capabilities());
+        let obeyed = match command {
+            operator::Command::Status => Ok(()),
+            operator::Command::Capabilities => return Ok(Answer::Capabilities { offered, in_use }),
+            operator::Command::FailOver { generation: Some(_), .. } | operator::Command::Drop => {
+                return Err(operator::Refused::NothingDenied);
             }
-            Request::Drop => Reply::error(words::NOTHING_DENIED),
-            Request::SetInterval { .. } | Request::SwitchOver | Request::Protect { .. } | Request::Unprotect { .. } => {
-                Reply::error("this side is the secondary: ask the primary")
-            }
-        }
-    }
-
-    fn command(&mut self, command: Command) -> Reply {
-        match self.obey(command) {
-            Err(Refused::Phase) => {
-                Reply::error(format!("cannot be done while {}", secondary_phase(self.machine.phase())))
-            }
-            Err(refused) => Reply::error(refused.to_string()),
-            Ok(()) => Reply::status(self.status()),
-        }
+            operator::Command::FailOver { force, generation: None } => self.obey(Command::FailOver { force }),
+            operator::Command::SetCapability { name, on } => match Capability::set(&name, on, offered, in_use) {
+                Setting::Already => Ok(()),
+                Setting::Unprotect => return Err(operator::Refused::Secondary),
+                Setting::Fixed(text) | Setting::Unknown(text) => return Err(operator::Refused::Capability(text)),
+            },
+            _ => return Err(operator::Refused::Secondary),
+        };
+        obeyed
+            .map(|()| self.status().into())
+            .map_err(|refused| operator::Refused::in_phase(refused, secondary_phase(self.machine.phase())))
     }
 
     fn status(&self) -> Status {

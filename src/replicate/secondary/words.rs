@@ -1,11 +1,11 @@
 //! The secondary in words: what its operator reads in the log and in the status.
 
-use crate::control::Status;
-use crate::control::status::{Framing, Guest, Output, Role, secondary_phase as phase};
 use crate::remus::secondary::{Code, End, Notice, Phase};
 use crate::remus::{Level, RefuseReason, Secondary};
 use crate::replicate::operator::{Notices, figures, millis_since};
 use crate::replicate::stats::Statistics;
+use crate::replicate::status::Status;
+use crate::replicate::status::{Framing, Guest, Output, Role, secondary_phase as phase};
 use crate::replicate::witness::Alarm;
 use std::time::Instant;
 
@@ -23,10 +23,6 @@ pub(super) struct Words {
     pub last: Option<Instant>,
     pub begun: Instant,
 }
-
-/// To the commands that decide what becomes of a replica whose side was denied.
-pub const NOTHING_DENIED: &str =
-    "no replica is kept here that was denied: --force-generation and drop are for such a one";
 
 /// What helps two sides of different versions.
 pub const OTHER_VERSION: &str = "install the same version of xen-replicate on both hosts";

@@ -10,7 +10,6 @@ use crate::colo::compare::{Found, Guest as From, Packet};
 use crate::colo::fault::Guest;
 use crate::colo::primary::{Action, Command, Event, Phase};
 use crate::colo::{Compare, Message as Say, Mode, Primary, Step as Place};
-use crate::control::{Reply, Request, Status};
 use crate::hypervisor::{self, ComparedCard, Result};
 use crate::remus::wire::Capabilities;
 use crate::remus::{Level, OutputCall, Refused, Session, Timer, Timers};
@@ -19,9 +18,10 @@ use crate::replicate::colo::frame::{self, Lane};
 use crate::replicate::colo::hello::{Agreement, Hello, VERSION};
 use crate::replicate::colo::lists::{Back, Lists, Named};
 use crate::replicate::colo::pipe::Pipe;
-use crate::replicate::colo::{Times, millis};
+use crate::replicate::colo::{NO_CAPABILITIES, Times, millis};
 use crate::replicate::failpoint::{Failpoints, Step};
-use crate::replicate::operator::Ask;
+use crate::replicate::operator::{self, Answer, Ask};
+use crate::replicate::status::Status;
 use crate::replicate::witness::{Said, WitnessThread};
 use crate::transport::{Address, Cancel, Probe, is_cancelled};
 use std::io;
@@ -198,8 +198,8 @@ impl Run {
             }
             // A primary compares nothing: what it acquires is what the secondary compares.
             Message::Witness(Said::Behind) => {}
-            Message::Ask(Ask::Request(request, answer)) => {
-                let reply = self.request(request);
+            Message::Ask(Ask::Command(command, answer)) => {
+                let reply = self.asked(command);
                 // Who asked may be gone.
                 let _ = answer.send(reply);
             }
@@ -544,28 +544,25 @@ impl Run {
         }
     }
 
-    fn request(&mut self, request: Request) -> Reply {
-        let obeyed = match request {
-            Request::Status | Request::Watch { .. } => return Reply::status(self.status()),
-            Request::Capabilities => return Reply::capabilities(Capabilities::empty(), Capabilities::empty()),
-            Request::SetCapability { .. } => {
-                return Reply::error("COLO has none of the capabilities, which are Remus's");
+    fn asked(&mut self, command: operator::Command) -> std::result::Result<Answer, operator::Refused> {
+        let none = Capabilities::empty();
+        let obeyed = match command {
+            operator::Command::Status => Ok(()),
+            operator::Command::Capabilities => return Ok(Answer::Capabilities { offered: none, in_use: none }),
+            operator::Command::SetCapability { .. } => return Err(NO_CAPABILITIES),
+            operator::Command::Unprotect { force } => self.command(Command::Unprotect { force }),
+            operator::Command::FailOver { .. } | operator::Command::Drop => return Err(operator::Refused::Primary),
+            operator::Command::SetInterval(_) => {
+                return Err(operator::Refused::Colo("has a period, and it is set at the start"));
             }
-            Request::Unprotect { force } => self.command(Command::Unprotect { force }),
-            Request::FailOver { .. } | Request::Drop => {
-                return Reply::error("this side is the primary: ask the secondary");
+            operator::Command::SwitchOver => {
+                return Err(operator::Refused::Colo("has no switch-over: fail-over on the secondary"));
             }
-            Request::SetInterval { .. } => return Reply::error("COLO has a period, and it is set at the start"),
-            Request::SwitchOver => return Reply::error("COLO has no switch-over: fail-over on the secondary"),
-            Request::Protect { .. } => {
-                return Reply::error(format!("cannot be done while {}", words::phase(&self.machine)));
-            }
+            operator::Command::Protect { .. } => Err(Refused::Phase),
         };
-        match obeyed {
-            Err(Refused::Phase) => Reply::error(format!("cannot be done while {}", words::phase(&self.machine))),
-            Err(refused) => Reply::error(refused.to_string()),
-            Ok(()) => Reply::status(self.status()),
-        }
+        obeyed
+            .map(|()| self.status().into())
+            .map_err(|refused| operator::Refused::in_phase(refused, words::phase(&self.machine)))
     }
 
     pub(super) fn status(&self) -> Status {

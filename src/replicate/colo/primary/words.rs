@@ -4,12 +4,12 @@
 use super::OnRound;
 use crate::colo::primary::{Cause, Code, Notice, Phase};
 use crate::colo::{Config, Mode, Primary, fault};
-use crate::control::Status;
-use crate::control::lock_step::LockStep;
-use crate::control::status::{Framing, Guest, Output, Role, Summary};
 use crate::remus::{Level, OutputCall};
 use crate::replicate::operator::{Notices, figures, millis_since};
 use crate::replicate::stats::{Histogram, RoundFigures, Statistics};
+use crate::replicate::status::LockStep;
+use crate::replicate::status::Status;
+use crate::replicate::status::{Framing, Guest, Output, Role, Summary};
 use crate::replicate::witness::Alarm;
 use std::time::{Duration, Instant};
 

@@ -6,21 +6,19 @@ use super::listen::Heard;
 use super::{Message, Outcome, Survivor, Trouble, words};
 use crate::colo::secondary::{Action, Command, End, Event, Phase};
 use crate::colo::{Config, Secondary};
-use crate::control::{Reply, Request};
 use crate::protocol::secondary as common;
 use crate::remus::wire::Capabilities;
 use crate::remus::{Generation, Level, Refused, Session, Timer, Timers};
 use crate::replicate::clock::Clock;
-use crate::replicate::colo::Times;
 use crate::replicate::colo::frame::Lane;
 use crate::replicate::colo::hello::{Hello, Unsuited};
 use crate::replicate::colo::inlet::Inlet;
 use crate::replicate::colo::pipe::Pipe;
+use crate::replicate::colo::{NO_CAPABILITIES, Times};
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::fence::{Fence, FenceContext};
 use crate::replicate::held::Finished;
-use crate::replicate::operator::{Ask, take_over_text};
-use crate::replicate::secondary::NOTHING_DENIED;
+use crate::replicate::operator::{self, Answer, Ask, take_over_text};
 use crate::replicate::witness::{Said as WitnessSaid, WitnessThread};
 use crate::transport::{Cancel, Probe, is_cancelled};
 use std::io;
@@ -190,8 +188,8 @@ impl<D: Send + 'static> Run<D> {
                 self.refuse("another witness".into());
             }
             Message::Fenced(success) => self.feed(common::Event::Fenced { success }),
-            Message::Ask(Ask::Request(request, answer)) => {
-                let reply = self.request(request);
+            Message::Ask(Ask::Command(command, answer)) => {
+                let reply = self.asked(command);
                 // Who asked may be gone.
                 let _ = answer.send(reply);
             }
@@ -418,24 +416,22 @@ impl<D: Send + 'static> Run<D> {
         }
     }
 
-    fn request(&mut self, request: Request) -> Reply {
-        let status = |run: &Self| Reply::status(run.words.status(run.machine.as_ref(), &run.config));
-        match request {
-            Request::Status | Request::Watch { .. } => status(self),
-            Request::Capabilities => Reply::capabilities(Capabilities::empty(), Capabilities::empty()),
-            Request::SetCapability { .. } => Reply::error("COLO has none of the capabilities, which are Remus's"),
-            Request::FailOver { generation: Some(_), .. } | Request::Drop => Reply::error(NOTHING_DENIED),
-            Request::FailOver { force, generation: None } => match self.obey(Command::FailOver { force }) {
-                Err(Refused::Phase) => {
-                    Reply::error(format!("cannot be done while {}", words::phase(self.machine.as_ref())))
-                }
-                Err(refused) => Reply::error(refused.to_string()),
-                Ok(()) => status(self),
-            },
-            Request::SetInterval { .. } | Request::SwitchOver | Request::Protect { .. } | Request::Unprotect { .. } => {
-                Reply::error("this side is the secondary: ask the primary")
+    fn asked(&mut self, command: operator::Command) -> Result<Answer, operator::Refused> {
+        let none = Capabilities::empty();
+        let obeyed = match command {
+            operator::Command::Status => Ok(()),
+            operator::Command::Capabilities => return Ok(Answer::Capabilities { offered: none, in_use: none }),
+            operator::Command::SetCapability { .. } => return Err(NO_CAPABILITIES),
+            operator::Command::FailOver { generation: Some(_), .. } | operator::Command::Drop => {
+                return Err(operator::Refused::NothingDenied);
             }
-        }
+            operator::Command::FailOver { force, generation: None } => self.obey(Command::FailOver { force }),
+            _ => return Err(operator::Refused::Secondary),
+        };
+        let status = || self.words.status(self.machine.as_ref(), &self.config).into();
+        obeyed
+            .map(|()| status())
+            .map_err(|refused| operator::Refused::in_phase(refused, words::phase(self.machine.as_ref())))
     }
 
     fn terminate(&mut self) {

@@ -3,10 +3,10 @@
 
 use crate::colo::secondary::{Code, End, Notice, Phase};
 use crate::colo::{Config, Secondary, fault};
-use crate::control::Status;
-use crate::control::status::{Framing, Guest, Output, Role};
 use crate::replicate::operator::{Notices, figures, millis_since};
 use crate::replicate::stats::Statistics;
+use crate::replicate::status::Status;
+use crate::replicate::status::{Framing, Guest, Output, Role};
 use crate::replicate::witness::Alarm;
 use std::time::Instant;
 
