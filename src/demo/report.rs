@@ -1,6 +1,6 @@
 //! The verdict.
 
-use super::child::Round;
+use super::setup::Round;
 use super::state::Comparison;
 use crate::control::status::LockStep;
 use crate::outside::Seen;

@@ -20,6 +20,7 @@ pub mod capability;
 mod clock;
 pub mod colo;
 pub mod custody;
+mod engine;
 pub mod failpoint;
 pub mod fence;
 pub mod held;

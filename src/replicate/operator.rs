@@ -3,7 +3,6 @@
 use super::status::{Figures, Notice as Told, Status, Summary};
 use crate::claim::denied::NotNow;
 use crate::protocol::Level;
-use crate::protocol::secondary::Code;
 use crate::protocol::{self, Generation};
 use crate::remus::wire::Capabilities;
 use crate::replicate::stats::Statistics;
@@ -139,6 +138,9 @@ impl Refused {
     }
 }
 
+/// To the commands that set what Remus negotiates.
+pub(super) const NO_CAPABILITIES: Refused = Refused::Colo("has none of the capabilities, which are Remus's");
+
 /// What an operator wants of a driver.
 #[derive(Debug)]
 pub enum Ask {
@@ -209,21 +211,6 @@ impl Notices {
             .iter()
             .map(|(at, level, text)| Told { age_ms: millis_since(*at), level: (*level).into(), text: text.clone() })
             .collect()
-    }
-}
-
-/// A notice of every secondary, in words.
-pub(super) const fn take_over_text(code: Code) -> &'static str {
-    match code {
-        Code::Ready => "the first checkpoint is whole: this side could take over",
-        Code::WitnessUnreachable => "the witness cannot be reached: this side stays passive until it can",
-        Code::OperatorNeeded => {
-            "the rule in use leaves it to the operator who is active: ctl fail-over makes the guest here the active one"
-        }
-        Code::FenceFailed => "the fencing command has failed: this side stays passive",
-        Code::Forced => "going active on the operator's word that no other copy runs",
-        Code::Activating => "going active",
-        Code::Active => "active",
     }
 }
 

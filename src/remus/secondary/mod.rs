@@ -114,6 +114,11 @@ impl Secondary {
         }
     }
 
+    /// How far a take-over is.
+    pub const fn stage(&self) -> Stage {
+        self.claim.stage()
+    }
+
     /// The newest generation it holds, or that of the session.
     pub const fn generation(&self) -> Generation {
         self.claim.generation()

@@ -54,6 +54,3 @@ impl Default for Times {
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
-
-/// To the commands that set what Remus negotiates.
-const NO_CAPABILITIES: super::Refused = super::Refused::Colo("has none of the capabilities, which are Remus's");

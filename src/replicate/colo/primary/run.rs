@@ -18,7 +18,7 @@ use crate::replicate::colo::frame::{self, Lane};
 use crate::replicate::colo::hello::{Agreement, Hello, VERSION};
 use crate::replicate::colo::lists::{Back, Lists, Named};
 use crate::replicate::colo::pipe::Pipe;
-use crate::replicate::colo::{NO_CAPABILITIES, Times, millis};
+use crate::replicate::colo::{Times, millis};
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::operator::{self, Answer, Ask};
 use crate::replicate::status::Status;
@@ -549,7 +549,7 @@ impl Run {
         let obeyed = match command {
             operator::Command::Status => Ok(()),
             operator::Command::Capabilities => return Ok(Answer::Capabilities { offered: none, in_use: none }),
-            operator::Command::SetCapability { .. } => return Err(NO_CAPABILITIES),
+            operator::Command::SetCapability { .. } => return Err(operator::NO_CAPABILITIES),
             operator::Command::Unprotect { force } => self.command(Command::Unprotect { force }),
             operator::Command::FailOver { .. } | operator::Command::Drop => return Err(operator::Refused::Primary),
             operator::Command::SetInterval(_) => {
