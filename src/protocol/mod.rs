@@ -8,6 +8,7 @@
 //! | `liveness.rs` | the failure detector |
 //! | `notice.rs` | what an operator is told |
 //! | `refused.rs` | why a command is not obeyed |
+//! | `primary.rs` | what the machines of all primaries take alike |
 //! | `secondary.rs` | what the machines of all secondaries take and give alike |
 //!
 //! [`crate::claim`] decides who may run a domain; [`crate::remus`] and [`crate::colo`] stand on it.
@@ -16,6 +17,7 @@
 mod generation;
 mod liveness;
 mod notice;
+pub mod primary;
 mod refused;
 pub mod secondary;
 mod timers;

@@ -1,5 +1,6 @@
 //! What goes into a primary and what comes out.
 
+use crate::protocol::primary as common;
 use crate::protocol::{self, Answer, Generation, OutputCall, RunState, Session, Time, Timer};
 use crate::remus::types::{Image, RefuseReason};
 use crate::remus::wire::{Control, Farewell};
@@ -76,6 +77,22 @@ pub enum Event {
     Timer(Timer),
     /// The witness has answered.
     Witness(Answer),
+}
+
+impl From<common::Event> for Event {
+    fn from(event: common::Event) -> Self {
+        match event {
+            common::Event::GuestSuspended => Event::GuestSuspended,
+            common::Event::SuspendFailed { guest } => Event::SuspendFailed { guest },
+            common::Event::GuestResumed => Event::GuestResumed,
+            common::Event::ResumeFailed => Event::ResumeFailed,
+            common::Event::OutputFailed(call) => Event::OutputFailed(call),
+            common::Event::Heard { read, unread } => Event::Heard { read, unread },
+            common::Event::Progress { bytes } => Event::Progress { bytes },
+            common::Event::Timer(timer) => Event::Timer(timer),
+            common::Event::Witness(answer) => Event::Witness(answer),
+        }
+    }
 }
 
 /// What an operator can ask of a primary.

@@ -4,4 +4,6 @@
 //! [`secondary::Protocol`]). The loop owns the rest: the clock and the timers, the witness, the fencing command, the operator, what is
 //! told, and how all of it ends.
 
+pub(in crate::replicate) mod guest;
+pub(in crate::replicate) mod primary;
 pub(in crate::replicate) mod secondary;

@@ -2,28 +2,16 @@
 #![forbid(unsafe_code)]
 
 use super::OnRound;
-use crate::colo::primary::{Cause, Code, Notice, Phase};
+use super::run::Colo;
+use crate::colo::primary::{Cause, Code, Phase};
 use crate::colo::{Config, Mode, Primary, fault};
-use crate::remus::{Level, OutputCall};
-use crate::replicate::operator::{Notices, figures, millis_since};
+use crate::protocol::OutputCall;
+use crate::replicate::operator::millis_since;
 use crate::replicate::stats::{Histogram, RoundFigures, Statistics};
 use crate::replicate::status::LockStep;
 use crate::replicate::status::Status;
-use crate::replicate::status::{Framing, Guest, Output, Role, Summary};
-use crate::replicate::witness::Alarm;
+use crate::replicate::status::{Framing, Guest, Output, Summary};
 use std::time::{Duration, Instant};
-
-/// What is told of a primary besides the machine's own state.
-#[derive(Debug)]
-pub(super) struct Words {
-    pub domain: String,
-    pub witness: String,
-    pub notices: Notices,
-    pub alarm: Alarm,
-    pub peer: Option<String>,
-    pub framed: bool,
-    pub begun: Instant,
-}
 
 /// The phase as a word, those of Remus where they say the same.
 pub(super) const fn phase(machine: &Primary) -> &'static str {
@@ -39,7 +27,7 @@ pub(super) const fn phase(machine: &Primary) -> &'static str {
     }
 }
 
-fn text(code: Code) -> String {
+pub(super) fn text(code: Code) -> String {
     let text = match code {
         Code::Protected => "protected: the secondary has loaded the first checkpoint",
         Code::Leaving(cause) => {
@@ -70,49 +58,31 @@ fn text(code: Code) -> String {
     text.to_owned()
 }
 
-impl Words {
-    pub(super) fn notice(&mut self, notice: Notice) {
-        self.notices.add(&self.domain, notice.level, text(notice.code));
-    }
-
-    pub(super) fn trouble(&mut self, text: String) {
-        self.notices.add(&self.domain, Level::Critical, text);
-    }
-
-    pub(super) fn status(&self, machine: &Primary, rounds: &Rounds) -> Status {
-        let (checkpoint, loaded) = machine.checkpoints();
-        let config: &Config = machine.config();
-        Status {
-            domain: self.domain.clone(),
-            role: Role::Primary,
-            phase: phase(machine).into(),
-            guest: match machine.guest() {
-                fault::Guest::Running | fault::Guest::Suspending => Guest::Running,
-                fault::Guest::Paused | fault::Guest::Absent => Guest::Stopped,
-                _ => Guest::Suspended,
-            },
-            protected: matches!(machine.phase(), Phase::Session(_)) && loaded > 0,
-            peer: self.peer.clone(),
-            framing: self.peer.as_ref().map(|_| if self.framed { Framing::Framed } else { Framing::Bare }),
-            rule: config.rule.name().into(),
-            generation: machine.generation().0,
-            interval_ms: u64::try_from(config.period.as_millis()).unwrap_or(u64::MAX),
-            output: if machine.is_held() { Output::Held } else { Output::Free },
-            checkpoint,
-            acknowledged: loaded,
-            since_last_ms: rounds.last.map(millis_since),
-            elapsed_ms: millis_since(self.begun),
-            witness: self.witness.clone(),
-            alarm: self.alarm.text(),
-            notices: self.notices.list(),
-            statistics: figures(&rounds.statistics),
-            lock_step: Some(LockStep {
-                periodic: config.mode == Mode::Periodic,
-                latency: Summary::from_nanos(rounds.latency.summary()),
-                ..rounds.counts
-            }),
-            ..Status::default()
-        }
+/// How it is, for the operator.
+pub(super) fn status(colo: &Colo, common: Status) -> Status {
+    let (machine, rounds) = (&colo.machine, &colo.figures);
+    let (checkpoint, loaded) = machine.checkpoints();
+    let config: &Config = machine.config();
+    Status {
+        guest: match machine.guest() {
+            fault::Guest::Running | fault::Guest::Suspending => Guest::Running,
+            fault::Guest::Paused | fault::Guest::Absent => Guest::Stopped,
+            _ => Guest::Suspended,
+        },
+        protected: matches!(machine.phase(), Phase::Session(_)) && loaded > 0,
+        framing: common.peer.as_ref().map(|_| if colo.framed { Framing::Framed } else { Framing::Bare }),
+        rule: config.rule.name().into(),
+        interval_ms: u64::try_from(config.period.as_millis()).unwrap_or(u64::MAX),
+        output: if machine.is_held() { Output::Held } else { Output::Free },
+        checkpoint,
+        acknowledged: loaded,
+        since_last_ms: rounds.last.map(millis_since),
+        lock_step: Some(LockStep {
+            periodic: config.mode == Mode::Periodic,
+            latency: Summary::from_nanos(rounds.latency.summary()),
+            ..rounds.counts
+        }),
+        ..common
     }
 }
 

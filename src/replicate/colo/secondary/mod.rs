@@ -12,22 +12,21 @@ mod words;
 
 use super::Times;
 use super::frame::{self, Frames, Lane};
-use super::hello::{Hello, VERSION};
+use super::hello::Hello;
 use super::inlet::Inlet;
 use super::lists::{Lists, MOST};
-use super::millis;
 use super::pipe::Pipe;
 use crate::colo::Config;
 pub use crate::colo::secondary::End;
 use crate::hypervisor::{ComparedCard, DeviceModel, OnSent};
 use crate::libxl::restore::Options;
 use crate::protocol::Generation;
+pub use crate::replicate::engine::guest::Observer;
 use crate::replicate::engine::secondary::{Mailbox, Message, Run, Setup};
 pub use crate::replicate::engine::secondary::{Survivor, Trouble};
 use crate::replicate::failpoint::Failpoints;
 use crate::replicate::fence::Fence;
 use crate::replicate::operator::Handle;
-pub use crate::replicate::primary::Observer;
 pub use crate::replicate::secondary::Target;
 use crate::stream::handshake::Message as Handshake;
 use crate::stream::{Mode, Start};
@@ -154,15 +153,7 @@ where
         let reading = Cancel::new()?;
         let reader = reader.with_cancel(reading.clone());
         let probe = reader.probe();
-        let ours = Hello {
-            version: VERSION,
-            rule: config.rule.name().into(),
-            timeout_ms: millis(times.timeout),
-            heartbeat_ms: millis(times.heartbeat),
-            lists: true,
-            domain: Some(domain.clone()),
-            session: None,
-        };
+        let ours = Hello::new(config.rule, times, domain.clone());
         if bare {
             writer.write_all_vectored(&mut [IoSlice::new(Handshake::Banner.octets())])?;
         } else {
