@@ -26,6 +26,7 @@ pub mod fence;
 pub mod held;
 pub mod link;
 mod operator;
+pub mod outbox;
 pub mod primary;
 pub mod secondary;
 pub mod signals;

@@ -7,6 +7,7 @@ use super::{Ending, Resolve, words};
 use crate::hypervisor::OutputBuffer;
 use crate::libxc::SaveError;
 use crate::protocol::{Generation, Level, OutputCall, Refused, Session, Time};
+use crate::remus::pacing::Target;
 use crate::remus::primary::{Action, Code, Command, End, Event, Phase};
 use crate::remus::wire::{Capabilities, Control, Direction, Encoder, Peer, WireError};
 use crate::remus::{Primary, RefuseReason};
@@ -14,15 +15,18 @@ use crate::replicate::engine::guest::has_ended;
 use crate::replicate::engine::primary::{self as engine, Message};
 use crate::replicate::failpoint::Step;
 use crate::replicate::link::{Heard, Outbox, StopFlag, backward, silence};
-use crate::replicate::operator;
+use crate::replicate::operator::{self, millis_since};
 use crate::replicate::secondary::OTHER_VERSION;
 use crate::replicate::stats::Statistics;
-use crate::replicate::status::{Status, primary_phase};
+use crate::replicate::status::{Framing, Guest, Output, Status, primary_phase};
 use crate::transport::{Address, Cancel, Probe};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// How the peer is called that takes everything and keeps nothing: [`crate::transport::Address::Null`].
+const NOWHERE: &str = "null:";
 
 /// What the threads report.
 pub(super) enum Report {
@@ -94,7 +98,33 @@ impl engine::Protocol for Remus {
     }
 
     fn status(run: &Run, common: Status) -> Status {
-        words::status(&run.protocol, common)
+        let remus = &run.protocol;
+        let (machine, rounds) = (&remus.machine, &remus.rounds);
+        let (checkpoint, acknowledged) = machine.checkpoints();
+        let (config, session) = (machine.config(), machine.session().0);
+        Status {
+            guest: match machine.phase() {
+                Phase::Ended(End::Suspended) => Guest::Suspended,
+                Phase::Ended(_) => Guest::Stopped,
+                _ if machine.stands_still() => Guest::Suspended,
+                _ => Guest::Running,
+            },
+            // What goes nowhere protects nobody.
+            protected: machine.is_protected() && common.peer.as_deref() != Some(NOWHERE),
+            framing: common.peer.as_ref().map(|_| if remus.bare { Framing::Bare } else { Framing::Framed }),
+            rule: config.rule.name().into(),
+            session: if session == 0 { String::new() } else { format!("{session:016x}") },
+            interval_ms: u64::try_from(config.interval.as_millis()).unwrap_or(u64::MAX),
+            output: if machine.is_held() { Output::Held } else { Output::Free },
+            checkpoint,
+            acknowledged,
+            since_last_ms: rounds.last().map(millis_since),
+            adaptive: rounds.pacing().map(|pacing| match pacing.target {
+                Target::PausedShare(share) => format!("paused at most {}.{} %", share / 10, share % 10),
+                Target::OutputDelay(delay) => format!("output delayed at most {} ms", delay.as_millis()),
+            }),
+            ..common
+        }
     }
 
     fn is_over(&self) -> bool {

@@ -1,15 +1,8 @@
-//! The primary in words: what its operator reads in the log and in the status.
+//! The primary in words: what its operator reads in the log.
 
-use super::run::Remus;
 use crate::protocol::OutputCall;
 use crate::remus::RefuseReason;
-use crate::remus::pacing::Target;
-use crate::remus::primary::{Cause, Code, End, Phase};
-use crate::replicate::operator::millis_since;
-use crate::replicate::status::{Framing, Guest, Output, Status};
-
-/// How the peer is called that takes everything and keeps nothing: [`crate::transport::Address::Null`].
-const NOWHERE: &str = "null:";
+use crate::remus::primary::{Cause, Code};
 
 const fn cause(cause: Cause) -> &'static str {
     match cause {
@@ -73,34 +66,4 @@ pub(super) fn text(code: Code, guest_gone: bool) -> String {
         Code::Forced => "going on alone on the operator's word that no other copy runs",
     };
     text.to_owned()
-}
-
-/// How it is, for the operator.
-pub(super) fn status(remus: &Remus, common: Status) -> Status {
-    let (machine, rounds) = (&remus.machine, &remus.rounds);
-    let (checkpoint, acknowledged) = machine.checkpoints();
-    let (config, session) = (machine.config(), machine.session().0);
-    Status {
-        guest: match machine.phase() {
-            Phase::Ended(End::Suspended) => Guest::Suspended,
-            Phase::Ended(_) => Guest::Stopped,
-            _ if machine.stands_still() => Guest::Suspended,
-            _ => Guest::Running,
-        },
-        // What goes nowhere protects nobody.
-        protected: machine.is_protected() && common.peer.as_deref() != Some(NOWHERE),
-        framing: common.peer.as_ref().map(|_| if remus.bare { Framing::Bare } else { Framing::Framed }),
-        rule: config.rule.name().into(),
-        session: if session == 0 { String::new() } else { format!("{session:016x}") },
-        interval_ms: u64::try_from(config.interval.as_millis()).unwrap_or(u64::MAX),
-        output: if machine.is_held() { Output::Held } else { Output::Free },
-        checkpoint,
-        acknowledged,
-        since_last_ms: rounds.last().map(millis_since),
-        adaptive: rounds.pacing().map(|pacing| match pacing.target {
-            Target::PausedShare(share) => format!("paused at most {}.{} %", share / 10, share % 10),
-            Target::OutputDelay(delay) => format!("output delayed at most {} ms", delay.as_millis()),
-        }),
-        ..common
-    }
 }

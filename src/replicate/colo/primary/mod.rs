@@ -8,6 +8,7 @@
 mod connect;
 mod guest;
 mod listen;
+mod round;
 mod run;
 mod words;
 
@@ -25,6 +26,7 @@ use crate::replicate::operator::Handle;
 use crate::transport::Address;
 use crate::witness::Witness;
 use guest::Guest;
+use round::Rounds;
 use run::{Colo, Report};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
@@ -137,7 +139,7 @@ impl Driver {
             times,
             bare: settings.bare,
             framed: true,
-            figures: words::Rounds::new(settings.on_round),
+            figures: Rounds::new(settings.on_round),
             unreached: None,
         };
         let setup = Setup {

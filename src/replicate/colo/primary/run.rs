@@ -4,6 +4,7 @@
 use super::connect::{self, Connected};
 use super::guest::{Done, Job};
 use super::listen::{Heard, listen};
+use super::round::Rounds;
 use super::{Ending, words};
 use crate::colo::compare::{Found, Guest as From, Packet};
 use crate::colo::fault::Guest;
@@ -19,9 +20,9 @@ use crate::replicate::colo::lists::{Back, Lists, Named};
 use crate::replicate::colo::pipe::Pipe;
 use crate::replicate::engine::primary::{self as engine, Message};
 use crate::replicate::failpoint::Step;
-use crate::replicate::operator;
+use crate::replicate::operator::{self, millis_since};
 use crate::replicate::stats::Statistics;
-use crate::replicate::status::Status;
+use crate::replicate::status::{self, Framing, Output, Status};
 use crate::transport::{Address, Cancel, Probe, is_cancelled};
 use std::io;
 use std::thread;
@@ -61,7 +62,7 @@ pub(super) struct Colo {
     pub bare: bool,
     /// The peer has frames.
     pub framed: bool,
-    pub figures: words::Rounds,
+    pub figures: Rounds,
     /// There was no session.
     pub unreached: Option<()>,
 }
@@ -96,7 +97,27 @@ impl engine::Protocol for Colo {
     }
 
     fn status(run: &Run, common: Status) -> Status {
-        words::status(&run.protocol, common)
+        let colo = &run.protocol;
+        let (machine, rounds) = (&colo.machine, &colo.figures);
+        let (checkpoint, loaded) = machine.checkpoints();
+        let config = machine.config();
+        Status {
+            guest: match machine.guest() {
+                Guest::Running | Guest::Suspending => status::Guest::Running,
+                Guest::Paused | Guest::Absent => status::Guest::Stopped,
+                _ => status::Guest::Suspended,
+            },
+            protected: matches!(machine.phase(), Phase::Session(_)) && loaded > 0,
+            framing: common.peer.as_ref().map(|_| if colo.framed { Framing::Framed } else { Framing::Bare }),
+            rule: config.rule.name().into(),
+            interval_ms: u64::try_from(config.period.as_millis()).unwrap_or(u64::MAX),
+            output: if machine.is_held() { Output::Held } else { Output::Free },
+            checkpoint,
+            acknowledged: loaded,
+            since_last_ms: rounds.last().map(millis_since),
+            lock_step: Some(rounds.lock_step(config.mode == Mode::Periodic)),
+            ..common
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -426,7 +447,7 @@ impl Run {
         let session = Some(Agreement::new(config.mode, generation, config.period));
         let hello = Hello { session, ..self.protocol.ours.clone() };
         if let Some(pipe) = self.pipe()
-            && let Err(error) = pipe.first(Lane::Hello, &hello.emit())
+            && let Err(error) = pipe.first(Lane::Hello, hello.emit())
         {
             let _ = self.post.send(Message::Report(Report::WriteFailed(error)));
         }

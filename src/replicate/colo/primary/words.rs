@@ -1,17 +1,9 @@
-//! The primary in words and figures.
+//! The primary in words.
 #![forbid(unsafe_code)]
 
-use super::OnRound;
-use super::run::Colo;
+use crate::colo::Primary;
 use crate::colo::primary::{Cause, Code, Phase};
-use crate::colo::{Config, Mode, Primary, fault};
 use crate::protocol::OutputCall;
-use crate::replicate::operator::millis_since;
-use crate::replicate::stats::{Histogram, RoundFigures, Statistics};
-use crate::replicate::status::LockStep;
-use crate::replicate::status::Status;
-use crate::replicate::status::{Framing, Guest, Output, Summary};
-use std::time::{Duration, Instant};
 
 /// The phase as a word, those of Remus where they say the same.
 pub(super) const fn phase(machine: &Primary) -> &'static str {
@@ -56,118 +48,4 @@ pub(super) fn text(code: Code) -> String {
         Code::ResumeFailed => "SUSPENDED: the guest could not be resumed; a secondary that has a checkpoint takes over",
     };
     text.to_owned()
-}
-
-/// How it is, for the operator.
-pub(super) fn status(colo: &Colo, common: Status) -> Status {
-    let (machine, rounds) = (&colo.machine, &colo.figures);
-    let (checkpoint, loaded) = machine.checkpoints();
-    let config: &Config = machine.config();
-    Status {
-        guest: match machine.guest() {
-            fault::Guest::Running | fault::Guest::Suspending => Guest::Running,
-            fault::Guest::Paused | fault::Guest::Absent => Guest::Stopped,
-            _ => Guest::Suspended,
-        },
-        protected: matches!(machine.phase(), Phase::Session(_)) && loaded > 0,
-        framing: common.peer.as_ref().map(|_| if colo.framed { Framing::Framed } else { Framing::Bare }),
-        rule: config.rule.name().into(),
-        interval_ms: u64::try_from(config.period.as_millis()).unwrap_or(u64::MAX),
-        output: if machine.is_held() { Output::Held } else { Output::Free },
-        checkpoint,
-        acknowledged: loaded,
-        since_last_ms: rounds.last.map(millis_since),
-        lock_step: Some(LockStep {
-            periodic: config.mode == Mode::Periodic,
-            latency: Summary::from_nanos(rounds.latency.summary()),
-            ..rounds.counts
-        }),
-        ..common
-    }
-}
-
-/// The rounds in figures.
-pub(super) struct Rounds {
-    statistics: Statistics,
-    on_round: Option<OnRound>,
-    round: RoundFigures,
-    /// When the round was begun, and when its state was sent.
-    begun: Option<Instant>,
-    sent: Option<Instant>,
-    last: Option<Instant>,
-    latency: Histogram,
-    counts: LockStep,
-    /// A difference has been found since the last checkpoint.
-    differs: bool,
-}
-
-impl Rounds {
-    pub(super) fn new(on_round: Option<OnRound>) -> Self {
-        Rounds {
-            statistics: Statistics::default(),
-            on_round,
-            round: RoundFigures::default(),
-            begun: None,
-            sent: None,
-            last: None,
-            latency: Histogram::default(),
-            counts: LockStep::default(),
-            differs: false,
-        }
-    }
-
-    pub(super) const fn statistics(&self) -> &Statistics {
-        &self.statistics
-    }
-
-    pub(super) const fn agreed(&mut self) {
-        self.counts.agreed += 1;
-    }
-
-    pub(super) const fn differ(&mut self) {
-        self.differs = true;
-    }
-
-    pub(super) const fn waited(&mut self, packets: u64) {
-        self.counts.waited = self.counts.waited.saturating_add(packets);
-    }
-
-    /// NEW is said.
-    pub(super) fn begin(&mut self) {
-        self.begun = Some(Instant::now());
-        let count =
-            if std::mem::take(&mut self.differs) { &mut self.counts.by_difference } else { &mut self.counts.by_period };
-        *count += 1;
-    }
-
-    pub(super) fn collected(&mut self, number: u64, dirty_pages: u64) {
-        self.round = RoundFigures { number, dirty_pages, ..RoundFigures::default() };
-    }
-
-    pub(super) fn sent(&mut self, octets: u64, took: Duration) {
-        (self.round.octets, self.round.transmission) = (octets, took);
-        self.sent = Some(Instant::now());
-    }
-
-    /// The secondary has loaded it, and the guest runs again.
-    pub(super) fn resumed(&mut self, pause: Duration, loaded: bool) {
-        self.round.pause = pause;
-        if !loaded {
-            return;
-        }
-        self.last = Some(Instant::now());
-        if let Some(begun) = self.begun.take() {
-            self.latency.add_time(begun.elapsed());
-        }
-        self.statistics.add(&self.round);
-        if let Some(tell) = &mut self.on_round {
-            tell(&self.round);
-        }
-    }
-
-    pub(super) fn loaded(&mut self) {
-        if let Some(sent) = self.sent.take() {
-            self.round.acknowledgement = sent.elapsed();
-        }
-    }
 }
