@@ -143,6 +143,13 @@ impl TakeOver {
         Next::Dismissed
     }
 
+    /// The session has ended without this side going active: nothing is waited for any more.
+    pub fn end(&mut self) {
+        if self.stage != Stage::Denied {
+            self.stage = Stage::Following;
+        }
+    }
+
     /// [`Timer::Retry`] is due.
     pub fn retry<A: From<Action>>(&mut self, out: &mut Vec<A>) -> Next {
         if self.stage == Stage::Waiting { self.advance(out) } else { Next::Wait }

@@ -82,6 +82,8 @@ impl Secondary {
 
     pub(super) fn end(&mut self, end: End, out: &mut Vec<Action>) {
         self.ended = Some(end);
+        self.step = Step::Image;
+        self.claim.end();
         self.guest = Guest::Absent;
         let denied = end == End::Denied;
         out.push(if denied { common::Action::KeepReplica } else { common::Action::DropReplica }.into());

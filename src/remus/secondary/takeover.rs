@@ -117,6 +117,8 @@ impl Secondary {
 
     pub(super) fn end(&mut self, end: End, out: &mut Vec<Action>) {
         self.ended = Some(end);
+        self.greeted = false;
+        self.claim.end();
         if end == End::Denied {
             self.drop_unfinished(out);
             out.push(common::Action::KeepReplica.into());
