@@ -172,6 +172,9 @@ pub(in crate::replicate) trait Protocol: Sized + Send {
     fn closed(_run: &mut Run<Self>, _wait: bool) {}
 }
 
+/// How a protocol's secondary ended.
+type Over<P> = Outcome<<P as Protocol>::Domain, <P as Protocol>::End>;
+
 /// What the loop is sent.
 pub(in crate::replicate) enum Message<P: Protocol> {
     Report(P::Report),
@@ -301,7 +304,7 @@ pub(in crate::replicate) struct Run<P: Protocol> {
     /// The replica is kept, with so much memory; the inner none where there is none any more.
     held: Option<Option<u64>>,
     /// The session has ended otherwise than by its machine.
-    pub over: Option<Outcome<P::Domain, P::End>>,
+    pub over: Option<Over<P>>,
     /// Told to end; when to insist on it.
     terminated: Option<Instant>,
 }
@@ -354,7 +357,7 @@ impl<P: Protocol + 'static> Run<P> {
     }
 
     /// Serves until it is decided what becomes of the replica, which `thread` has.
-    pub fn run(mut self, mailbox: Mailbox<P>, thread: JoinHandle<()>) -> Result<Outcome<P::Domain, P::End>, Trouble> {
+    pub fn run(mut self, mailbox: Mailbox<P>, thread: JoinHandle<()>) -> Result<Over<P>, Trouble> {
         let finished = self.serve(&mailbox.inbox);
         let (ended, denied) = match &finished {
             Ok(Finished::Over(outcome)) => (!matches!(outcome, Outcome::Survivor(_)), None),
@@ -390,7 +393,7 @@ impl<P: Protocol + 'static> Run<P> {
         }
     }
 
-    fn serve(&mut self, inbox: &Receiver<Message<P>>) -> Result<Finished<Outcome<P::Domain, P::End>>, Trouble> {
+    fn serve(&mut self, inbox: &Receiver<Message<P>>) -> Result<Finished<Over<P>>, Trouble> {
         loop {
             self.insist();
             if let Some(outcome) = self.over.take() {

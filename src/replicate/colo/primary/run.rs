@@ -33,7 +33,7 @@ pub(super) enum Report {
     Done(Done),
     Heard(Heard),
     Sent(Sent),
-    Connected(io::Result<Connected>),
+    Connected(io::Result<Box<Connected>>),
     WriteFailed(io::Error),
 }
 
@@ -378,7 +378,7 @@ impl Run {
         }
     }
 
-    fn connected(&mut self, connected: io::Result<Connected>) {
+    fn connected(&mut self, connected: io::Result<Box<Connected>>) {
         let Some(link) = &mut self.protocol.link else { return };
         let connected = match connected {
             Ok(connected) => connected,
@@ -388,7 +388,7 @@ impl Run {
                 return self.told.trouble(format!("connecting: {error}"));
             }
         };
-        let Connected { name, source, probe, writer, theirs } = connected;
+        let Connected { name, source, probe, writer, theirs } = *connected;
         let framed = theirs.is_some();
         self.protocol.lists.several = theirs.is_some_and(|theirs| theirs.lists);
         let post = self.post.clone();
@@ -462,7 +462,7 @@ impl Run {
             let deadline = Instant::now() + config.answer;
             self.protocol.link = Some(Attached { cancel, reading, pipe: None, probe: None, deadline });
             connect::start(address, ours, config.rule, bare, cancels, move |connected| {
-                let _ = post.send(Message::Report(Report::Connected(connected)));
+                let _ = post.send(Message::Report(Report::Connected(connected.map(Box::new))));
             })
         });
         if let Err(error) = started {
