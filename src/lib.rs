@@ -15,6 +15,7 @@ pub mod inspect;
 pub mod libxc;
 pub mod libxl;
 pub mod outside;
+pub mod protocol;
 pub mod remus;
 pub mod replicate;
 pub mod save_helper;

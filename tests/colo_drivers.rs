@@ -12,7 +12,7 @@ use xen_replicate::remus::Rule;
 use xen_replicate::replicate::colo::primary::Ending;
 use xen_replicate::replicate::colo::secondary::Outcome;
 
-fn lock_step(status: &xen_replicate::control::Status) -> xen_replicate::control::lock_step::LockStep {
+fn lock_step(status: &xen_replicate::control::Status) -> xen_replicate::control::status::LockStep {
     status.lock_step.expect("a primary's figures")
 }
 

@@ -7,6 +7,7 @@ use xen_replicate::colo::{
     Config, Dialect, Fault, Guest, Layout, Message, Misfit, Mode, Point, Primary, Secondary, Step, Wrong, primary,
     secondary,
 };
+use xen_replicate::protocol::secondary as common;
 use xen_replicate::remus::{Generation, Rule, Time, Timer};
 
 const MS: u64 = 1_000_000;
@@ -218,8 +219,11 @@ fn a_secondary_that_hears_garbage_gives_up_and_does_not_ask() {
         let mut s = Hand::<Secondary>::protected(QEMU, Mode::LockStep, Rule::Witness);
         let actions = s.feed(event);
         assert!(matches!(s.machine.phase(), Phase::Ended(End::Fault(Fault { step: Step::Run, .. }))));
-        assert!(actions.contains(&Action::DropCopy) && actions.contains(&Action::CloseLink));
-        assert!(!actions.iter().any(|action| matches!(action, Action::AskWitness { .. })));
+        assert!(
+            actions.contains(&Action::Common(common::Action::DropReplica))
+                && actions.contains(&Action::Common(common::Action::CloseLink))
+        );
+        assert!(!actions.iter().any(|action| matches!(action, Action::Common(common::Action::AskWitness { .. }))));
     }
 }
 
@@ -279,8 +283,8 @@ fn what_is_overdue_is_the_peers_loss() {
     assert_eq!(cause(&p), Fault { wrong, step: Step::Suspend, guest: Guest::Running });
 
     let mut s = Hand::<Secondary>::protected(QEMU, Mode::LockStep, Rule::Witness);
-    let actions = s.feed(secondary::Event::Timer(Timer::Answer));
-    assert!(actions.contains(&secondary::Action::AskWitness { generation: Generation(2) }));
+    let actions = s.feed(secondary::Event::Common(common::Event::Timer(Timer::Answer)));
+    assert!(actions.contains(&secondary::Action::Common(common::Action::AskWitness { generation: Generation(2) })));
 }
 
 #[test]
@@ -291,5 +295,5 @@ fn the_period_of_the_settings_is_the_wait_for_a_request() {
     let config = s.machine.config();
     let at = Time(0).after(config.period + config.answer);
     assert_eq!(at, Time(0).after(Duration::from_secs(15)));
-    assert!(actions.contains(&secondary::Action::SetTimer { timer: Timer::Answer, at }));
+    assert!(actions.contains(&secondary::Action::Common(common::Action::SetTimer { timer: Timer::Answer, at })));
 }

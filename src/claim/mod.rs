@@ -2,9 +2,9 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `generation.rs` | the number, and what the witness says to a request for it |
 //! | `record.rs` | the holder in the witness's record, in a way that survives a restart of its process |
 //! | `start.rs` | the machine of a start: may the domain run here, and what must be acquired before any of its output leaves |
+//! | `takeover.rs` | the machine of a secondary from the loss of its primary to the guest's run here; Remus's and COLO's own it |
 //! | `denied.rs` | the machine of a replica whose side was denied: kept until the operator or the peer decides |
 //!
 //! A start asks nobody but the witness. It ends in one of three ways:
@@ -19,11 +19,12 @@
 #![forbid(unsafe_code)]
 
 pub mod denied;
-mod generation;
 mod record;
 mod start;
+mod takeover;
 
+pub use crate::protocol::{Generation, Verdict};
 pub use denied::Denied;
-pub use generation::{Generation, Verdict};
 pub use record::{Host, Named, Newest, Process, Record};
 pub use start::{Action, Decision, Event, Facts, InCharge, Start, Unknown};
+pub use takeover::{Next, Stage, TakeOver, Terms};

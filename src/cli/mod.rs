@@ -14,10 +14,12 @@ mod live;
 mod output;
 mod pages;
 mod panic;
+mod protect;
 mod protection;
 mod receive;
 mod remus;
 mod resume;
+mod serve;
 mod sim_client;
 mod stats;
 mod stream_options;
@@ -129,8 +131,8 @@ pub fn run() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Extract(args) => extract::run(&args),
-        Command::Remus(args) => return end(remus::run(&args)),
-        Command::Receive(args) => receive::run(&args),
+        Command::Remus(args) => return end(protect::run(&args)),
+        Command::Receive(args) => serve::run(&args),
         Command::Ctl(args) => ctl::run(&args),
         Command::Resume(args) => resume::run(&args),
         Command::Disk(args) => disk::run(&args),

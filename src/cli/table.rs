@@ -253,7 +253,7 @@ impl<W: Write> Live<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::lock_step::LockStep;
+    use crate::control::status::LockStep;
     use crate::control::status::{Figures, Notice};
 
     fn protected() -> Status {

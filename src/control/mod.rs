@@ -12,26 +12,24 @@
 //! ```
 //!
 //! * [`protocol`] - requests and replies;
-//! * [`capability`] - what a side can do, by name;
-//! * [`status`] - what a side tells of itself;
+//! * `engine` - requests to commands of [`crate::replicate`], and its answers to replies;
 //! * [`server`] and [`client`] - the two ends.
+//!
+//! What a side tells of itself is the engine's ([`crate::replicate::status`]): this room is a client of it.
 
-pub mod capability;
 pub mod client;
-pub mod lock_step;
+mod engine;
 mod place;
 pub mod protocol;
 pub mod server;
-pub mod status;
 
 #[cfg(test)]
 mod tests;
 
-pub use capability::Capability;
+pub use crate::replicate::{Capability, Status, status};
 pub use client::Client;
 pub use protocol::{Reply, Request};
 pub use server::Server;
-pub use status::Status;
 
 use std::ffi::OsString;
 use std::io;

@@ -1,8 +1,7 @@
 //! Requests and replies.
 
-use super::capability::Capability;
-use super::status::Status;
 use crate::remus::wire::Capabilities;
+use crate::replicate::{Capability, Status};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;

@@ -1,10 +1,10 @@
 //! `demo --colo`: the two hosts where the guest runs on both.
 
-use super::child::{Event, Keeper, PrimarySetup, Round, SecondarySetup, backend, inherited, run_on, tell, trouble};
+use super::setup::{Event, Keeper, PrimarySetup, Round, SecondarySetup, backend, inherited, run_on, tell, trouble};
 use super::state;
 use crate::colo::{Config, Dialect, Mode};
 use crate::control::Request;
-use crate::control::lock_step::LockStep;
+use crate::control::status::LockStep;
 use crate::host::colo::SimLockstep;
 use crate::host::sim::{Guest, SimTarget, xl_config};
 use crate::hypervisor::sim::{Runner, SimDomain, SimOutput};
@@ -62,7 +62,7 @@ pub(super) fn primary(setup: &PrimarySetup, period: Duration) -> io::Result<bool
             }
         }
     })?;
-    let ended = driver.run(runner, super::child::LINK, Keeper(states), settings);
+    let ended = driver.run(runner, super::setup::LINK, Keeper(states), settings);
     drop(wire);
     match ended {
         Ok(ended) => trouble(&format!("the primary has ended by itself: {:?}", ended.how)),
@@ -92,7 +92,7 @@ pub(super) fn secondary(setup: &SecondarySetup) -> io::Result<bool> {
         let _ = tell(&Event::Whole { number });
     }));
     let cancel = Cancel::new()?;
-    let link = connect(&super::child::LINK, &cancel)?;
+    let link = connect(&super::setup::LINK, &cancel)?;
     let backend = backend(setup.cable);
     let target = SimTarget { domain: name, memory_budget: None };
     let target = SimLockstep { target, pace: backend.pace() };

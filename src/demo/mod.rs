@@ -8,18 +8,19 @@ mod child;
 mod colo;
 mod report;
 mod screen;
+mod setup;
 mod state;
 
 pub use child::{ChildArgs, primary, secondary};
 
 use crate::hypervisor::sim::SimConfig;
 use crate::outside::{ClientConfig, ClientThread};
-use child::{Cable, Event, PrimarySetup, SecondarySetup};
 use clap::Args as ClapArgs;
 use report::{Failover, Report};
 use rustix::io::{FdFlags, fcntl_setfd};
 use screen::Screen;
 use serde::Serialize;
+use setup::{Cable, Event, PrimarySetup, SecondarySetup};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};

@@ -1,8 +1,8 @@
 //! The verdict.
 
-use super::child::Round;
+use super::setup::Round;
 use super::state::Comparison;
-use crate::control::lock_step::LockStep;
+use crate::control::status::LockStep;
 use crate::outside::Seen;
 use crate::replicate::{RoundFigures, Statistics};
 use indicatif::{HumanBytes, HumanCount};

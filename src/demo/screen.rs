@@ -1,6 +1,6 @@
 //! Live figures: one line that changes on a terminal, else a line a second.
 
-use super::child::Round;
+use super::setup::Round;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::time::{Duration, Instant};

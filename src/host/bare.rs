@@ -2,7 +2,7 @@
 
 use super::operator::Desk;
 use super::secondary::{Home, Job, live};
-use super::sim::SimHome;
+use super::sim_home::SimHome;
 use crate::decode::xl_config::XlConfig;
 use crate::libxl::restore::Options;
 use crate::remus::wire::Capabilities;

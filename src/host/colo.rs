@@ -1,25 +1,18 @@
-//! `remus -c` and `receive --colo`: a guest that runs on two hosts at once, and on one of them from then on.
+//! `remus -c`: a guest that runs on two hosts at once. The other host's part is its backend's: `sim_home.rs`.
 
-use super::custody::Kept;
-use super::digests::Digests;
 use super::operator::Desk;
-use super::sim::{Backend, Guest, SimHome, SimTarget};
-use super::{primary, secondary};
-use crate::colo::secondary::End;
+use super::primary;
+use super::sim::{Guest, SimTarget};
 use crate::colo::{Config, Dialect, Mode};
 use crate::hypervisor::sim::{Pace, Runner, SimOutput};
 use crate::hypervisor::{self, ComparedCard};
 use crate::libxl;
 use crate::replicate::colo::Times;
 use crate::replicate::colo::primary::{Driver as Primary, Ended, Ending, Observer, Settings, Trouble};
-use crate::replicate::colo::secondary::{
-    Driver as Secondary, LockstepTarget, Outcome, Settings as SecondarySettings, Survivor, Target,
-    Trouble as SecondaryTrouble,
-};
-use std::fs::File;
+use crate::replicate::colo::secondary::{LockstepTarget, Target};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What COLO needs to know besides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +46,7 @@ impl Lockstep {
         }
     }
 
-    const fn times(&self, remus: &crate::remus::Config) -> Times {
+    pub(super) const fn times(&self, remus: &crate::remus::Config) -> Times {
         Times { heartbeat: remus.heartbeat, timeout: remus.timeout, patience: self.patience }
     }
 }
@@ -131,68 +124,4 @@ pub fn protect(
     }
     drop(wire);
     Ok(how)
-}
-
-/// Serves one primary, and goes on with the guest when it may.
-pub(super) fn one(
-    session: secondary::Session,
-    job: &secondary::Job<SimHome>,
-    lockstep: Lockstep,
-    bare: bool,
-    desk: &Desk,
-) -> io::Result<secondary::Served<SimHome>> {
-    let secondary::Session { link, cancel, mut replica } = session;
-    let protection = &job.protection;
-    let driver = Secondary::<SimLockstep>::default();
-    desk.assign(driver.handle());
-    let mut settings = SecondarySettings::new(protection.domain.clone(), lockstep.config(&protection.config));
-    settings.times = lockstep.times(&protection.config);
-    settings.bare = bare;
-    settings.generation = if bare { protection.newest().map_err(io::Error::other)? } else { settings.generation };
-    settings.restore = job.restore;
-    settings.fence = protection.fence.clone();
-    settings.witness = protection.witness().map_err(io::Error::other)?;
-    settings.record = job.record.as_deref().map(File::create).transpose()?;
-    settings.on_checkpoint = Some(Box::new(move |_| {
-        if let Some(replaced) = replica.take() {
-            replaced();
-        }
-    }));
-    settings.failpoints = job.failpoints.clone();
-    let target = SimLockstep { target: job.home.target.clone(), pace: job.home.backend.pace() };
-    let digests = job.home.digests.as_deref().map(|path| Digests::open(path, true)).transpose()?;
-    let outcome = driver.run(link, cancel, target, digests, settings);
-    desk.retire(None);
-    match outcome.map_err(io::Error::other)? {
-        Outcome::Ended(End::Stopped | End::Dismissed) => Ok(secondary::Served::Well),
-        Outcome::Ended(_) => Ok(secondary::Served::Badly),
-        Outcome::Unsuited(text) => {
-            log::error!("{}: {text}", protection.domain);
-            Ok(secondary::Served::Badly)
-        }
-        Outcome::Denied(held) => Ok(secondary::Served::Denied(Kept {
-            facts: held.facts.clone(),
-            go_on: Box::new(move |generation, job, desk| {
-                let (checkpoint, lost) = (held.facts.checkpoint, Instant::now());
-                let unfit = |text| SecondaryTrouble::Unfit(text, generation);
-                let domain = held.activate().map_err(unfit).map_err(io::Error::other)?;
-                live(Survivor { domain, checkpoint, generation, lost }, job, desk)
-            }),
-        })),
-        Outcome::Survivor(survivor) => live(survivor, job, desk).map(secondary::Served::Survived),
-    }
-}
-
-/// The guest runs here already; now its card is plugged in.
-fn live(survivor: Survivor<Runner>, job: &secondary::Job<SimHome>, desk: &Desk) -> io::Result<bool> {
-    let Survivor { domain, checkpoint, generation, lost } = survivor;
-    let guest = job.home.backend.plug(domain).map_err(io::Error::other)?;
-    secondary::settle(guest, checkpoint, generation, lost, job, desk)
-}
-
-/// How fast a backend's guests run.
-impl Backend {
-    pub(crate) fn pace(&self) -> Pace {
-        self.steps.map_or(Pace::Free, Pace::StepsPerSecond)
-    }
 }

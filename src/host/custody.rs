@@ -1,25 +1,12 @@
 //! A replica whose side was denied, on this host: kept while the process goes on listening, until the operator or the peer decides.
 
+use super::home::{GoOn, Home, Job, Kept};
 use super::operator::Desk;
-use super::secondary::{Home, Job};
 use crate::claim::denied::Fate;
-use crate::remus::Generation;
 use crate::replicate::custody::{Custody as Driver, Settings};
-use crate::replicate::held::Facts;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// How a replica goes on on this host, by the generation that was acquired for it; whether it ended as it should.
-pub type GoOn<H> = Box<dyn FnOnce(Generation, &Job<H>, &Desk) -> io::Result<bool> + Send>;
-
-/// A replica that was denied.
-pub struct Kept<H> {
-    /// What is told of it.
-    pub facts: Facts,
-    /// How it goes on. Dropping it frees the replica.
-    pub go_on: GoOn<H>,
-}
 
 type Place<H> = Arc<Mutex<Option<GoOn<H>>>>;
 

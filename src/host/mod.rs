@@ -5,15 +5,17 @@
 //! | `bare.rs` | the same for a stock `xl remus` at the other end |
 //! | `beside.rs` | a receiver beside a process that keeps a denied replica of the same domain |
 //! | `claim.rs` | the start of a primary: may the domain run here? |
-//! | `colo.rs` | the two for COLO: a guest that runs on both hosts |
+//! | `colo.rs` | the primary's for COLO: a guest that runs on both hosts |
 //! | `lookout.rs` | the next connection, while one has not said who it is |
 //! | `primary.rs` | a domain of this host, protected |
 //! | `secondary.rs` | a copy of another host's domain, and its life after a failover |
+//! | `home.rs` | a backend's part in `receive`, and what a session takes and leaves |
 //! | `kept.rs` | copies of a domain whose disks have keepers here |
 //! | `custody.rs` | a replica whose side was denied, until it is decided what becomes of it |
 //! | `digests.rs` | what a guest was at each checkpoint, for tests |
 //! | `operator.rs` | the control socket and signals, whoever is in charge of the domain |
 //! | `sim.rs` | the backend: simulated guests, their cables |
+//! | `sim_home.rs` | its part in `receive`, by checkpoints and in lock-step |
 //! | `xen/` | the backend: domains of this host's Xen |
 
 pub mod bare;
@@ -22,12 +24,14 @@ pub mod claim;
 pub mod colo;
 pub mod custody;
 pub mod digests;
+pub mod home;
 pub mod kept;
 pub mod lookout;
 pub mod operator;
 pub mod primary;
 pub mod secondary;
 pub mod sim;
+pub mod sim_home;
 pub mod xen;
 
 use crate::remus::{Config, Generation, Rule};

@@ -2,8 +2,8 @@
 
 use crate::control::status::Role;
 use crate::control::{Reply, Request, Server, Status};
-use crate::replicate::Handle;
 use crate::replicate::signals::Signals;
+use crate::replicate::{Answer, Command, Handle, Refused};
 use crate::transport::Cancel;
 use std::io;
 use std::path::Path;
@@ -194,12 +194,12 @@ impl Desk {
         let Some(custody) = custody else { return self.ask_driver(request) };
         let idle = self.clerk().driver.is_none();
         let for_it = idle || matches!(request, Request::Drop | Request::FailOver { generation: Some(_), .. });
-        if for_it && let Some(reply) = custody.ask(request.clone()) {
-            return reply;
+        if for_it && let Some(answer) = custody.ask(request.clone().into()) {
+            return answer.into();
         }
         let mut reply = self.ask_driver(request);
         if let Some(status) = &mut reply.status
-            && let Some(Reply { status: Some(kept), .. }) = custody.ask(Request::Status)
+            && let Some(Ok(Answer::Status(kept))) = custody.ask(Command::Status)
         {
             status.kept = kept.kept;
         }
@@ -211,15 +211,15 @@ impl Desk {
         while let Some(driver) = clerk.driver.clone() {
             let asked = clerk.changes;
             drop(clerk);
-            if let Some(reply) = driver.ask(request.clone()) {
-                return reply;
+            if let Some(answer) = driver.ask(request.clone().into()) {
+                return answer.into();
             }
             clerk = self.clerk();
             let still = |clerk: &mut Clerk| clerk.changes == asked;
             let waited = self.0.changed.wait_timeout_while(clerk, LAST_WORD, still);
             let (now, time) = waited.unwrap_or_else(PoisonError::into_inner);
             if time.timed_out() {
-                return Reply::error("this side has ended");
+                return Err(Refused::Ended).into();
             }
             clerk = now;
         }
@@ -230,7 +230,7 @@ impl Desk {
                 phase: "waiting".into(),
                 ..Status::default()
             })),
-            _ => Reply::error("cannot be done while no domain is protected or received"),
+            _ => Err(Refused::Idle).into(),
         }
     }
 
@@ -278,12 +278,12 @@ mod tests {
     #[test]
     fn who_asks_between_two_drivers_asks_the_next() {
         let next = |ask| {
-            if let crate::replicate::Ask::Request(_, answer) = ask {
-                answer.send(Reply::error("the next one")).unwrap();
+            if let crate::replicate::Ask::Command(_, answer) = ask {
+                answer.send(Err(Refused::Phase("the next one"))).unwrap();
             }
             true
         };
         let reply = reply_after(Request::SwitchOver, |desk| desk.assign(Handle::new(next)));
-        assert_eq!(reply.error.as_deref(), Some("the next one"));
+        assert_eq!(reply.error.as_deref(), Some("cannot be done while the next one"));
     }
 }

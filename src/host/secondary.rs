@@ -1,118 +1,19 @@
 //! `receive`: a copy of another host's domain, and its life after a failover.
 
-use super::Protection;
 use super::beside;
-use super::custody::{Custody, Decided, Kept};
-use super::digests::Digests;
+use super::custody::{Custody, Decided};
+use super::home::Kept;
+pub use super::home::{Home, Job, Served, Session};
 use super::lookout::look_out;
 use super::operator::Desk;
-use super::primary;
-use super::sim::{Guest, SimHome, xl_config};
-use crate::libxl::restore::Options;
-use crate::remus::Generation;
-use crate::remus::pacing::Pacing;
-use crate::replicate::failpoint::Failpoints;
 use crate::replicate::link::Record;
-use crate::replicate::primary::{Ending, Resolve};
+use crate::replicate::primary::Ending;
 use crate::replicate::secondary::{Copies, Driver, End, Outcome, Settings, Survivor, Trouble};
 use crate::transport::{Cancel, Link, Listener, is_cancelled};
 use std::io;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
-
-/// A backend's part: where copies are kept, and where a survivor lives.
-pub trait Home: Sized + 'static {
-    /// What makes the copies.
-    type Copies: Copies;
-
-    /// A maker of copies, for one session.
-    fn copies(&self) -> Self::Copies;
-
-    /// A survivor's life on this host: lets it run, calls `tell` then, and has it be a primary, by `job` with what of that is the
-    /// backend's filled in.
-    ///
-    /// # Errors
-    /// The domain cannot be had, or what the primary failed with.
-    fn live(
-        &self,
-        domain: <Self::Copies as Copies>::Domain,
-        checkpoint: u64,
-        job: primary::Job,
-        desk: &Desk,
-        tell: &dyn Fn(),
-    ) -> io::Result<Ending>;
-
-    /// Another process of this host keeps a copy of the domain: what this one makes must not be taken for it.
-    fn beside(&mut self) {}
-
-    /// Whether primaries are served in lock-step (COLO) instead of by checkpoints.
-    fn is_lockstep(&self) -> bool {
-        false
-    }
-
-    /// Serves one primary in lock-step, and goes on with the guest when it may.
-    ///
-    /// # Errors
-    /// What the session, or the survivor, failed with; the backend has no lock-step.
-    fn one_in_lockstep(&self, _session: Session, _job: &Job<Self>, _desk: &Desk) -> io::Result<Served<Self>> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
-/// How to receive.
-pub struct Job<H> {
-    /// Who may be active alone.
-    pub protection: Protection,
-    /// Whose guest it is.
-    pub home: H,
-    /// How to restore.
-    pub restore: Options,
-    /// Where to keep the streams.
-    pub record: Option<PathBuf>,
-    /// Whether one primary is enough.
-    pub once: bool,
-    /// What of a command line for this side's operator comes before the command: `xen-replicate ctl web`.
-    pub ctl: String,
-    /// The control socket of another process of this host that keeps a denied replica of the domain until this one has its own.
-    pub beside: Option<PathBuf>,
-    /// For the survivor: what `ctl protect HOST` means.
-    pub resolve: Box<dyn Fn() -> Resolve>,
-    /// For the survivor: how the interval moves by itself.
-    pub pacing: Option<Pacing>,
-    /// For the survivor: most bytes copied before the guest runs on.
-    pub staging_limit: u64,
-    /// Where tests let this process die.
-    pub failpoints: Failpoints,
-}
-
-impl<H> Job<H> {
-    /// What a survivor's primary is to do, but for what is the backend's.
-    fn next(&self, generation: Generation) -> primary::Job {
-        primary::Job {
-            protection: self.protection.clone(),
-            generation,
-            to: None,
-            resolve: (self.resolve)(),
-            pacing: self.pacing,
-            staging_limit: self.staging_limit,
-            config: String::new(),
-            libxc: crate::libxc::save::Options::default(),
-            disks: Vec::new(),
-            once: false,
-            failpoints: Failpoints::default(),
-        }
-    }
-
-    fn tell(&self, checkpoint: u64, generation: Generation, lost: Instant) {
-        log::warn!(
-            "{}: the guest runs here, from checkpoint {checkpoint}, {:.1} ms after the primary counted as lost; \
-             {generation}. It is UNPROTECTED: ctl protect HOST",
-            self.protection.domain,
-            lost.elapsed().as_secs_f64() * 1e3,
-        );
-    }
-}
 
 /// Where primaries come from.
 pub enum Source {
@@ -230,28 +131,6 @@ fn next<H>(served: io::Result<Served<H>>, once: bool, terminated: bool) -> Next 
     }
 }
 
-/// What came of one primary.
-pub enum Served<H> {
-    /// It ended as it should.
-    Well,
-    /// It did not.
-    Badly,
-    /// The guest came to live here; whether it left as it should.
-    Survived(bool),
-    /// It was denied, and its replica is kept.
-    Denied(Kept<H>),
-}
-
-/// A connection of a primary's.
-pub struct Session {
-    /// The connection.
-    pub link: Link,
-    /// Calls it off.
-    pub cancel: Cancel,
-    /// Where an older replica is kept: what to call when the first image of this session is whole and applied.
-    pub replica: Option<Box<dyn FnOnce() + Send>>,
-}
-
 /// What to call when an image is whole here, where another process of this host keeps an older replica.
 fn replaces(socket: PathBuf, desk: &Desk) -> Box<dyn FnOnce() + Send> {
     let desk = desk.clone();
@@ -292,6 +171,10 @@ fn one<H: Home>(session: Session, job: &Job<H>, record: &mut Option<Record>, des
     match outcome.map_err(io::Error::other)? {
         Outcome::Ended(End::Dismissed | End::Stopped) => Ok(Served::Well),
         Outcome::Ended(_) => Ok(Served::Badly),
+        Outcome::Unsuited(text) => {
+            log::error!("{}: {text}", job.protection.domain);
+            Ok(Served::Badly)
+        }
         Outcome::Denied(held) => Ok(Served::Denied(Kept {
             facts: held.facts.clone(),
             go_on: Box::new(move |generation, job, desk| {
@@ -318,23 +201,6 @@ pub(super) fn live<H: Home>(
     let Survivor { domain, checkpoint, generation, lost } = survivor;
     let tell = || job.tell(checkpoint, generation, lost);
     let how = job.home.live(domain, checkpoint, job.next(generation), desk, &tell)?;
-    Ok(matches!(how, Ending::SwitchedOver | Ending::Stopped))
-}
-
-/// The same for a simulated guest that runs here already.
-pub(super) fn settle(
-    guest: Guest,
-    checkpoint: u64,
-    generation: Generation,
-    lost: Instant,
-    job: &Job<SimHome>,
-    desk: &Desk,
-) -> io::Result<bool> {
-    let config = xl_config(guest.runner.turn().map_err(io::Error::other)?.config());
-    let digests = job.home.digests.as_deref().map(|path| Digests::open(path, true)).transpose()?;
-    job.tell(checkpoint, generation, lost);
-    let next = primary::Job { config, ..job.next(generation) };
-    let how = primary::protect_simulated(guest, next, desk, digests).map_err(io::Error::other)?;
     Ok(matches!(how, Ending::SwitchedOver | Ending::Stopped))
 }
 

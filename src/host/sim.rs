@@ -1,23 +1,12 @@
 //! The simulated backend: guests in process memory, their network over UDP.
 
-use super::colo::{self, Lockstep};
-use super::digests::Digests;
-use super::kept::WithDisks;
-use super::operator::Desk;
-use super::primary::{self, protect_simulated};
-use super::secondary::{Home, Job, Served, Session};
-use crate::disk::Device;
-use crate::hypervisor::Domain;
-use crate::hypervisor::sim::{Runner, SimConfig, SimDomain, SimOutput, SimWire};
+use crate::hypervisor::sim::{Pace, Runner, SimConfig, SimDomain, SimOutput, SimWire};
 use crate::hypervisor::{self, Error, NoBuffer, OutputBuffer};
-use crate::replicate::primary::Ending;
 use crate::replicate::secondary::Target;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 
 /// How simulated guests live on this host.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +32,11 @@ pub struct Guest {
 }
 
 impl Backend {
+    /// How fast its guests run.
+    pub(crate) fn pace(&self) -> Pace {
+        self.steps.map_or(Pace::Free, Pace::StepsPerSecond)
+    }
+
     /// Plugs a domain's cable in, and lets it run as far as its state allows.
     ///
     /// # Errors
@@ -122,56 +116,5 @@ impl Target for SimTarget {
             config.memory_budget = Some(config.budget().min(budget));
         }
         SimDomain::empty(&config)
-    }
-}
-
-/// A host of simulated guests, as the secondary's.
-#[derive(Debug, Clone)]
-pub struct SimHome {
-    /// Where they live.
-    pub backend: Backend,
-    /// What images are restored into.
-    pub target: SimTarget,
-    /// Their disks.
-    pub disks: Vec<Device>,
-    /// COLO, and whether the primary is libxl; Remus without it.
-    pub colo: Option<(Lockstep, bool)>,
-    /// Where to keep sums of the survivor's state, and of its checkpoints.
-    pub digests: Option<PathBuf>,
-}
-
-impl Home for SimHome {
-    type Copies = WithDisks<SimTarget>;
-
-    fn copies(&self) -> WithDisks<SimTarget> {
-        WithDisks { copies: self.target.clone(), disks: self.disks.clone() }
-    }
-
-    fn live(
-        &self,
-        mut domain: SimDomain,
-        checkpoint: u64,
-        job: primary::Job,
-        desk: &Desk,
-        tell: &dyn Fn(),
-    ) -> io::Result<Ending> {
-        let config = xl_config(domain.config());
-        let mut digests = self.digests.as_deref().map(|path| Digests::open(path, true)).transpose()?;
-        if let Some(digests) = &mut digests {
-            digests.survivor(checkpoint, &domain)?;
-        }
-        domain.unpause().map_err(io::Error::other)?;
-        let guest = self.backend.house(domain).map_err(io::Error::other)?;
-        tell();
-        protect_simulated(guest, primary::Job { config, ..job }, desk, digests).map_err(io::Error::other)
-    }
-
-    fn is_lockstep(&self) -> bool {
-        self.colo.is_some()
-    }
-
-    fn one_in_lockstep(&self, session: Session, job: &Job<Self>, desk: &Desk) -> io::Result<Served<Self>> {
-        let Some((lockstep, bare)) = self.colo else { return Err(io::ErrorKind::Unsupported.into()) };
-        colo::one(session, job, lockstep, bare, desk)
     }
 }

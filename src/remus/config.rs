@@ -1,7 +1,7 @@
 //! What an operator can set, with defaults and the rules that values must keep.
 
-use super::types::Rule;
 use super::wire::Capabilities;
+use crate::protocol::Rule;
 use std::time::Duration;
 use thiserror::Error;
 

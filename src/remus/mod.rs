@@ -40,19 +40,17 @@
 //! primary asks the witness first ([`crate::claim::Start`]).
 
 pub mod config;
-mod liveness;
 pub mod pacing;
 pub mod primary;
-mod refused;
 pub mod secondary;
-mod timers;
 mod types;
 pub mod wire;
 
+pub use crate::protocol::{
+    Generation, Level, Liveness, OutputCall, Progress, Refused, Rule, RunState, Session, Silence, Time, Timer, Timers,
+    Verdict,
+};
 pub use config::{Config, ConfigError};
-pub use liveness::{Liveness, Progress, Silence};
 pub use primary::Primary;
-pub use refused::Refused;
 pub use secondary::Secondary;
-pub use timers::Timers;
-pub use types::{Generation, Image, Level, OutputCall, RefuseReason, Rule, RunState, Session, Time, Timer, Verdict};
+pub use types::{Image, RefuseReason};

@@ -1,13 +1,13 @@
 //! The driver of [`crate::claim::Denied`]: keeps a replica whose side was denied until the operator or the peer decides.
 
 use super::held::Facts;
-use super::operator::{Ask, Handle, Notices, millis_since};
+use super::operator::{self, Answer, Ask, Handle, Notices, Refused, millis_since};
 use super::witness::{Alarm, Said, WitnessThread};
 use crate::claim::Denied;
 use crate::claim::denied::{Action, Command, Event, Fate, NotNow, Phase};
-use crate::control::status::{Guest, Kept, Output, Role};
-use crate::control::{Reply, Request, Status};
 use crate::remus::{Generation, Level, Verdict};
+use crate::replicate::status::Status;
+use crate::replicate::status::{Guest, Kept, Output, Role};
 use crate::witness::Witness;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -138,7 +138,7 @@ struct Run {
     notices: Notices,
     free: Option<Box<dyn FnOnce() + Send>>,
     /// Who has forced it waits for what the witness says.
-    asked: Option<Sender<Reply>>,
+    asked: Option<Sender<Result<Answer, Refused>>>,
     terminated: bool,
 }
 
@@ -151,7 +151,7 @@ impl Run {
             // The handles that are about keep it open.
             let Ok(message) = inbox.recv() else { return Fate::Stopped };
             match message {
-                Message::Ask(Ask::Request(request, answer)) => self.request(&request, answer),
+                Message::Ask(Ask::Command(command, answer)) => self.command(&command, answer),
                 Message::Ask(Ask::Unmet) => {}
                 Message::Ask(Ask::Terminate) => {
                     if std::mem::replace(&mut self.terminated, true) {
@@ -196,16 +196,12 @@ impl Run {
                 let (generation, verdict) = (answer.generation, answer.verdict);
                 let action = self.machine.handle(Event::Answer { generation, verdict });
                 let reply = match verdict {
-                    Verdict::Granted => Reply::status(self.status()),
-                    Verdict::Held { newest } => {
-                        Reply::error(format!("the witness denies {generation}: {newest} was given meanwhile"))
-                    }
-                    Verdict::Unreachable => {
-                        Reply::error(format!("the witness cannot be asked for {generation}: the replica is kept"))
-                    }
+                    Verdict::Granted => Ok(self.status().into()),
+                    Verdict::Held { newest } => Err(Refused::Held { asked: generation, newest }),
+                    Verdict::Unreachable => Err(Refused::Unreachable(generation)),
                 };
-                if let Some(text) = &reply.error {
-                    self.notices.add(&self.domain, Level::Critical, text.clone());
+                if let Err(refused) = &reply {
+                    self.notices.add(&self.domain, Level::Critical, refused.to_string());
                 }
                 self.carry_out(action);
                 if let Some(asked) = self.asked.take() {
@@ -217,22 +213,23 @@ impl Run {
         }
     }
 
-    fn request(&mut self, request: &Request, answer: Sender<Reply>) {
-        let command = match *request {
-            Request::Status | Request::Watch { .. } => {
-                let _ = answer.send(Reply::status(self.status()));
+    fn command(&mut self, command: &operator::Command, answer: Sender<Result<Answer, Refused>>) {
+        let command = match *command {
+            operator::Command::Status => {
+                // Who asked may be gone.
+                let _ = answer.send(Ok(self.status().into()));
                 return;
             }
-            Request::Drop => Command::Drop,
-            Request::FailOver { generation, .. } => Command::FailOver { force: generation.map(Generation) },
+            operator::Command::Drop => Command::Drop,
+            operator::Command::FailOver { generation, .. } => Command::FailOver { force: generation },
             _ => {
-                let _ = answer.send(Reply::error("this side keeps a replica that was denied: drop, or fail-over"));
+                let _ = answer.send(Err(Refused::Denied));
                 return;
             }
         };
         match self.machine.command(command) {
             Err(refused) => {
-                let _ = answer.send(Reply::error(refused.to_string()));
+                let _ = answer.send(Err(Refused::Kept(refused)));
             }
             Ok(action @ Some(Action::Acquire { .. })) => {
                 self.asked = Some(answer);
@@ -240,7 +237,7 @@ impl Run {
             }
             Ok(action) => {
                 self.carry_out(action);
-                let _ = answer.send(Reply::done());
+                let _ = answer.send(Ok(Answer::Done));
             }
         }
     }

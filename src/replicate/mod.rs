@@ -7,6 +7,8 @@
 //! * [`link`] is what both say to each other: frames out and in over a [`crate::transport::Link`];
 //! * [`colo`] is both for COLO: two guests that run, compared;
 //! * [`bare`] speaks to Xen's own tools, which have none of this;
+//! * [`Handle`] is the way in for an operator: a [`Command`] and its [`Answer`], or why it is [`Refused`]; [`status`] what a side tells of
+//!   itself;
 //! * [`stats`] is what all of them count, [`failpoint`] where tests let them die.
 //!
 //! All of it is plain threads: one that owns the state machine and never waits for anything but the next message or the
@@ -14,19 +16,25 @@
 #![forbid(unsafe_code)]
 
 pub mod bare;
+pub mod capability;
 mod clock;
 pub mod colo;
 pub mod custody;
+mod engine;
 pub mod failpoint;
 pub mod fence;
 pub mod held;
 pub mod link;
 mod operator;
+pub mod outbox;
 pub mod primary;
 pub mod secondary;
 pub mod signals;
 pub mod stats;
+pub mod status;
 mod witness;
 
-pub use operator::{Ask, Handle};
+pub use capability::Capability;
+pub use operator::{Answer, Ask, Command, Handle, Refused};
 pub use stats::{Histogram, RoundFigures, Statistics};
+pub use status::Status;

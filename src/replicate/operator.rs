@@ -1,19 +1,151 @@
 //! The operator's way to a driver, and the driver's words to the operator.
 
-use crate::control::status::{Figures, Notice as Told, Summary};
-use crate::control::{Reply, Request};
-use crate::remus::Level;
+use super::status::{Figures, Notice as Told, Status, Summary};
+use crate::claim::denied::NotNow;
+use crate::protocol::Level;
+use crate::protocol::{self, Generation};
+use crate::remus::wire::Capabilities;
 use crate::replicate::stats::Statistics;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// What an operator can want of a side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Its [`Status`].
+    Status,
+    /// What it can do.
+    Capabilities,
+    /// Switch a capability on or off.
+    SetCapability {
+        /// Its name, or that of micro-checkpointing's.
+        name: String,
+        /// Which.
+        on: bool,
+    },
+    /// Change the interval between checkpoints.
+    SetInterval(Duration),
+    /// Hand the guest to the secondary, without loss.
+    SwitchOver,
+    /// Take a secondary, while the guest runs.
+    Protect {
+        /// Where it is, as in `xen-replicate remus`.
+        host: String,
+        /// What to reach it with, in place of the one in use: a shell command, as in `-s`.
+        rsh: Option<String>,
+        /// What to run there, in place of the one in use.
+        remote: Option<String>,
+    },
+    /// Stop protecting and run on.
+    Unprotect {
+        /// The operator's word that no other replica is or will be active.
+        force: bool,
+    },
+    /// Go active.
+    FailOver {
+        /// The operator's word that the primary is not and will not be active.
+        force: bool,
+        /// Of a side that was denied: the newest generation, typed by the operator.
+        generation: Option<Generation>,
+    },
+    /// Free the replica of a side that was denied.
+    Drop,
+}
+
+/// What a side answers to a command that it obeys. Whether that has come to anything is in the status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It is done, and there is nothing to add.
+    Done,
+    /// How the side is, now that the command is done or begun.
+    Status(Box<Status>),
+    /// What the side can do.
+    Capabilities {
+        /// What it offers.
+        offered: Capabilities,
+        /// What the session has.
+        in_use: Capabilities,
+    },
+}
+
+impl From<Status> for Answer {
+    fn from(status: Status) -> Self {
+        Answer::Status(Box::new(status))
+    }
+}
+
+/// Why a command is not obeyed. Nothing has changed then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The machine's reason.
+    #[error(transparent)]
+    Machine(protocol::Refused),
+    /// Not in this phase, by its name.
+    #[error("cannot be done while {0}")]
+    Phase(&'static str),
+    /// For the other side.
+    #[error("this side is the secondary: ask the primary")]
+    Secondary,
+    /// For the other side.
+    #[error("this side is the primary: ask the secondary")]
+    Primary,
+    /// COLO does not have it.
+    #[error("COLO {0}")]
+    Colo(&'static str),
+    /// The commands that decide what becomes of a replica whose side was denied, where there is none.
+    #[error("no replica is kept here that was denied: --force-generation and drop are for such a one")]
+    NothingDenied,
+    /// Another command than those where there is one.
+    #[error("this side keeps a replica that was denied: drop, or fail-over")]
+    Denied,
+    /// The reason of the machine of a replica that was denied.
+    #[error(transparent)]
+    Kept(NotNow),
+    /// What the operator calls a host is none.
+    #[error("{0}")]
+    Host(String),
+    /// A capability that is not known, or cannot be set while running.
+    #[error("{0}")]
+    Capability(String),
+    /// Somebody else was faster.
+    #[error("the witness denies {asked}: {newest} was given meanwhile")]
+    Held {
+        /// What was asked for.
+        asked: Generation,
+        /// The newest given.
+        newest: Generation,
+    },
+    /// The witness has not answered.
+    #[error("the witness cannot be asked for {0}: the replica is kept")]
+    Unreachable(Generation),
+    /// The side is not there any more.
+    #[error("this side has ended")]
+    Ended,
+    /// There is neither a primary nor a secondary.
+    #[error("cannot be done while no domain is protected or received")]
+    Idle,
+}
+
+impl Refused {
+    /// The machine's reason, with the name of the phase where it says no more than that.
+    pub(super) const fn in_phase(refused: protocol::Refused, phase: &'static str) -> Self {
+        match refused {
+            protocol::Refused::Phase => Refused::Phase(phase),
+            refused => Refused::Machine(refused),
+        }
+    }
+}
+
+/// To the commands that set what Remus negotiates.
+pub(super) const NO_CAPABILITIES: Refused = Refused::Colo("has none of the capabilities, which are Remus's");
 
 /// What an operator wants of a driver.
 #[derive(Debug)]
 pub enum Ask {
-    /// Something over the control socket; the answer goes to the sender.
-    Request(Request, Sender<Reply>),
+    /// Something that is answered, to the sender.
+    Command(Command, Sender<Result<Answer, Refused>>),
     /// SIGTERM or SIGINT: end in a defined state. Asked twice: end at once.
     Terminate,
     /// Somebody else waits to be served: a secondary whose primary has not said who it is ends.
@@ -36,15 +168,10 @@ impl Handle {
         Handle(Arc::new(tell))
     }
 
-    /// Asks, and waits for the answer.
-    pub fn request(&self, request: Request) -> Reply {
-        self.ask(request).unwrap_or_else(|| Reply::error("this side has ended"))
-    }
-
-    /// The same; `None` from a driver that has ended.
-    pub fn ask(&self, request: Request) -> Option<Reply> {
+    /// Asks, and waits for the answer; `None` from a driver that has ended.
+    pub fn ask(&self, command: Command) -> Option<Result<Answer, Refused>> {
         let (answer, answered) = channel();
-        if (self.0)(Ask::Request(request, answer)) { answered.recv().ok() } else { None }
+        if (self.0)(Ask::Command(command, answer)) { answered.recv().ok() } else { None }
     }
 
     /// Somebody else waits to be served.

@@ -19,6 +19,7 @@ use super::failed;
 use super::identity::{Identity, Kind};
 use super::store::Server;
 use super::store::Session;
+use super::suspend_channel::Channel;
 use crate::hypervisor::{
     Domain, SaveDomain,
     xen::{Host, LifeHook, XenDomain},
@@ -84,21 +85,6 @@ impl Hypervisor for XenDomain {
     fn resume(&mut self) -> Result<()> {
         Domain::resume(self)
     }
-}
-
-/// A way to ask a guest that is not xenstore. It is readable when the guest may have suspended.
-pub trait Channel: AsFd + Send {
-    /// Asks the guest to suspend.
-    ///
-    /// # Errors
-    /// The system's.
-    fn ask(&self) -> Result<()>;
-
-    /// Takes what has come, so that the next is heard.
-    ///
-    /// # Errors
-    /// The system's.
-    fn heard(&self) -> Result<()>;
 }
 
 /// A domain's handle with the toolstack behind it: it can be suspended and resumed, and its emulator saved.

@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 
 use super::failed;
-use super::life::Channel;
 use super::store::Session;
 use crate::hypervisor::Result;
 use crate::hypervisor::xen::{EventChannel, XenDomain};
@@ -18,6 +17,21 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+
+/// A way to ask a guest that is not xenstore. It is readable when the guest may have suspended.
+pub trait Channel: AsFd + Send {
+    /// Asks the guest to suspend.
+    ///
+    /// # Errors
+    /// The system's.
+    fn ask(&self) -> Result<()>;
+
+    /// Takes what has come, so that the next is heard.
+    ///
+    /// # Errors
+    /// The system's.
+    fn heard(&self) -> Result<()>;
+}
 
 /// Where Xen's tools have their locks (`XEN_RUN_DIR`).
 const RUN: &str = "/var/run/xen";

@@ -4,6 +4,7 @@ use super::explorer::{Flaw, Model};
 use super::world::{Bounds, Forward, Mutant, Setting, Who, World, as_message};
 use xen_replicate::colo::wire::WireError;
 use xen_replicate::colo::{Guest, Point, Side, Step as At, primary, secondary};
+use xen_replicate::protocol::secondary as common;
 use xen_replicate::remus::primary::Answer;
 use xen_replicate::remus::{Rule, RunState, Timer, Verdict};
 
@@ -243,11 +244,11 @@ impl World {
             SecondaryReads => self.secondary_reads(setting),
             SecondarySeesEnd => {
                 self.forward.end_seen = true;
-                self.feed_secondary(ToSecondary::LinkLost, setting)
+                self.feed_secondary(ToSecondary::Common(common::Event::LinkLost), setting)
             }
             SecondaryTimer(timer) => {
                 self.s.timers &= !(1 << timer as u8);
-                self.feed_secondary(ToSecondary::Timer(timer), setting)
+                self.feed_secondary(ToSecondary::Common(common::Event::Timer(timer)), setting)
             }
             SecondarySends(value) => {
                 let place = self.s.sent.len();
@@ -289,12 +290,12 @@ impl World {
                 if self.p.alive {
                     self.crash(Who::Primary);
                 }
-                self.s.events.push_back(ToSecondary::Fenced { success: true });
+                self.s.events.push_back(ToSecondary::Common(common::Event::Fenced { success: true }));
                 Ok(())
             }
             FenceFails => {
                 self.s.fencing = false;
-                self.s.events.push_back(ToSecondary::Fenced { success: false });
+                self.s.events.push_back(ToSecondary::Common(common::Event::Fenced { success: false }));
                 Ok(())
             }
             Crash(who) => {
@@ -342,7 +343,7 @@ impl World {
     fn answer(&mut self, who: Who, answer: Answer) {
         match who {
             Who::Primary => self.p.events.push_back(primary::Event::Witness(answer)),
-            Who::Secondary => self.s.events.push_back(secondary::Event::Witness(answer)),
+            Who::Secondary => self.s.events.push_back(secondary::Event::Common(common::Event::Witness(answer))),
         }
     }
 

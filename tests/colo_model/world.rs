@@ -4,6 +4,7 @@
 use super::explorer::Flaw;
 use std::collections::{BTreeMap, VecDeque};
 use xen_replicate::colo::{Config, Dialect, Message, Point, Primary, Secondary, Step as At, primary, secondary};
+use xen_replicate::protocol::secondary as common;
 use xen_replicate::remus::primary::Answer;
 use xen_replicate::remus::{Generation, Rule, Time, Timer, Verdict};
 
@@ -450,9 +451,11 @@ impl World {
             Event::Message(message)
                 if setting.mutant == Mutant::GarbageIsDeath && self.s.machine.expected() != Some(message.point()) =>
             {
-                Event::LinkLost
+                Event::Common(common::Event::LinkLost)
             }
-            Event::Garbled(_) | Event::StateDamaged if setting.mutant == Mutant::GarbageIsDeath => Event::LinkLost,
+            Event::Garbled(_) | Event::StateDamaged if setting.mutant == Mutant::GarbageIsDeath => {
+                Event::Common(common::Event::LinkLost)
+            }
             other => other,
         };
         let mut actions = Vec::new();
@@ -462,10 +465,10 @@ impl World {
     }
 
     fn settle_secondary(&mut self, setting: &Setting) -> Result<(), Flaw> {
+        use common::Action as Shared;
         use secondary::Action::*;
         while let Some(
-            SetTimer { .. }
-            | CancelTimer(_)
+            Common(Shared::SetTimer { .. } | Shared::CancelTimer(_) | Shared::Notice(_))
             | Notice(_)
             | Load { .. }
             | Suspend
@@ -523,10 +526,10 @@ impl World {
                 (s.running, s.epoch, s.dirty) = (true, epoch, true);
                 s.events.push_back(Event::GuestResumed);
             }
-            Action::DropCopy => (s.copy, s.running, s.received) = (false, false, None),
-            Action::KeepCopy => (s.running, s.received) = (false, None),
-            Action::RunFence { .. } => s.fencing = true,
-            Action::ActivateGuest { checkpoint, .. } => {
+            Action::Common(common::Action::DropReplica) => (s.copy, s.running, s.received) = (false, false, None),
+            Action::Common(common::Action::KeepReplica) => (s.running, s.received) = (false, None),
+            Action::Common(common::Action::RunFence { .. }) => s.fencing = true,
+            Action::Common(common::Action::ActivateGuest { checkpoint, .. }) => {
                 if checkpoint != s.loaded || checkpoint == 0 {
                     return Err(format!("P1: going active from {checkpoint}, loaded is {}", s.loaded));
                 }
@@ -534,19 +537,19 @@ impl World {
                     return Err(format!("P2: going active with {:?}, seen was {value} as packet {place}", s.sent));
                 }
                 (s.running, s.epoch, s.active) = (true, checkpoint, true);
-                s.events.push_back(Event::Activated);
+                s.events.push_back(Event::Common(common::Event::Activated));
             }
-            Action::CloseLink => self.backward.ended = true,
-            Action::AskWitness { generation } => {
+            Action::Common(common::Action::CloseLink) => self.backward.ended = true,
+            Action::Common(common::Action::AskWitness { generation }) => {
                 if setting.mutant == Mutant::SecondaryAsksNobody {
-                    s.events.push_back(Event::Witness(granted(generation)));
+                    s.events.push_back(Event::Common(common::Event::Witness(granted(generation))));
                 } else {
                     s.asking = Some(generation);
                 }
             }
-            Action::SetTimer { timer, .. } => s.timers |= 1 << timer as u8,
-            Action::CancelTimer(timer) => s.timers &= !(1 << timer as u8),
-            Action::Notice(_) => {}
+            Action::Common(common::Action::SetTimer { timer, .. }) => s.timers |= 1 << timer as u8,
+            Action::Common(common::Action::CancelTimer(timer)) => s.timers &= !(1 << timer as u8),
+            Action::Notice(_) | Action::Common(common::Action::Notice(_)) => {}
         }
         Ok(())
     }

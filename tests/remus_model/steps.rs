@@ -1,6 +1,7 @@
 //! What can happen next, and doing it.
 
 use super::world::{Flaw, Forward, Mutant, Setting, Who, World};
+use xen_replicate::protocol::secondary as common;
 use xen_replicate::remus::primary::{self, Answer};
 use xen_replicate::remus::secondary;
 use xen_replicate::remus::{OutputCall, RefuseReason, Rule, RunState, Session, Time, Timer, Verdict};
@@ -323,14 +324,14 @@ impl World {
                 let link = &mut self.sites[usize::from(at)].link;
                 link.forward_ended = false;
                 link.forward_garbled = true;
-                self.feed_site(at.into(), At::LinkLost, setting)?;
+                self.feed_site(at.into(), At::Common(common::Event::LinkLost), setting)?;
             }
             SiteTimer(at, timer) => {
                 self.sites[usize::from(at)].timers &= !(1 << timer as u8);
                 if timer == Timer::Peer {
                     self.silence(usize::from(at), setting)?;
                 } else {
-                    self.feed_site(at.into(), At::Timer(timer), setting)?;
+                    self.feed_site(at.into(), At::Common(common::Event::Timer(timer)), setting)?;
                 }
             }
             SiteFailOver(at) => {
@@ -346,12 +347,12 @@ impl World {
             FenceSucceeds(at) => {
                 self.crash(Who::Primary);
                 self.sites[usize::from(at)].fencing = false;
-                self.sites[usize::from(at)].events.push_back(At::Fenced { success: true });
+                self.sites[usize::from(at)].events.push_back(At::Common(common::Event::Fenced { success: true }));
             }
             FenceFails(at) => {
                 self.spend(|left| &mut left.fence_failures);
                 self.sites[usize::from(at)].fencing = false;
-                self.sites[usize::from(at)].events.push_back(At::Fenced { success: false });
+                self.sites[usize::from(at)].events.push_back(At::Common(common::Event::Fenced { success: false }));
             }
             WitnessServes(who) => self.answer(who, None, setting.mutant),
             WitnessOut(who) => {
@@ -500,7 +501,9 @@ impl World {
         let answer = Answer { generation, verdict };
         match who {
             Who::Primary => self.primary.events.push_back(primary::Event::Witness(answer)),
-            Who::Site(at) => self.sites[usize::from(at)].events.push_back(secondary::Event::Witness(answer)),
+            Who::Site(at) => {
+                self.sites[usize::from(at)].events.push_back(secondary::Event::Common(common::Event::Witness(answer)))
+            }
             Who::Stray => {}
         }
     }

@@ -1,6 +1,7 @@
 //! The world of the model: the real machines, a guest that counts, a link each, a witness, and who looks on from outside.
 
 use std::collections::VecDeque;
+use xen_replicate::protocol::secondary as common;
 use xen_replicate::remus::primary::{self, Answer};
 use xen_replicate::remus::wire::Control;
 use xen_replicate::remus::{
@@ -245,10 +246,10 @@ impl World {
                 _ => (Time(0), true),
             };
             let mut actions = Vec::new();
-            self.sites[at].machine.handle(now, Event::Heard { read, unread }, &mut actions);
-            self.sites[at].machine.handle(now, Event::Timer(Timer::Peer), &mut actions);
+            self.sites[at].machine.handle(now, Event::Common(common::Event::Heard { read, unread }), &mut actions);
+            self.sites[at].machine.handle(now, Event::Common(common::Event::Timer(Timer::Peer)), &mut actions);
             let again = actions.iter().find_map(|action| match action {
-                Action::SetTimer { timer: Timer::Peer, at } => Some(*at),
+                Action::Common(common::Action::SetTimer { timer: Timer::Peer, at }) => Some(*at),
                 _ => None,
             });
             match again {
@@ -464,7 +465,7 @@ impl World {
             Event::Checkpoint { verdict: Err(_), .. } | Event::Damaged { .. }
                 if setting.mutant == Mutant::GarbageIsDeath =>
             {
-                Event::LinkLost
+                Event::Common(common::Event::LinkLost)
             }
             other => other,
         };
@@ -475,15 +476,19 @@ impl World {
     }
 
     fn settle_site(&mut self, at: usize, setting: &Setting) -> Result<(), Flaw> {
+        use common::Action as Shared;
         use secondary::Action::*;
         while let Some(
-            SetTimer { .. }
-            | CancelTimer(_)
+            Common(
+                Shared::SetTimer { .. }
+                | Shared::CancelTimer(_)
+                | Shared::Notice(_)
+                | Shared::DropReplica
+                | Shared::KeepReplica,
+            )
             | Notice(_)
             | ApplyCheckpoint { .. }
-            | DropCheckpoint { .. }
-            | DropCopy
-            | KeepCopy,
+            | DropCheckpoint { .. },
         ) = self.sites[at].todo.front()
         {
             self.act_site(at, setting)?;
@@ -516,15 +521,15 @@ impl World {
                 site.events.push_back(Event::Applied { checkpoint });
             }
             Action::DropCheckpoint { checkpoint, .. } => site.staged.retain(|s| s.number != checkpoint),
-            Action::DropCopy => (site.applied, site.staged) = (None, Vec::new()),
+            Action::Common(common::Action::DropReplica) => (site.applied, site.staged) = (None, Vec::new()),
             // What becomes of it is explored by tests/claim_model.rs.
-            Action::KeepCopy => {
+            Action::Common(common::Action::KeepReplica) => {
                 if site.applied.is_none() {
                     return Err("P2: a copy is kept that is not there".into());
                 }
             }
-            Action::RunFence { .. } => site.fencing = true,
-            Action::ActivateGuest { checkpoint, .. } => {
+            Action::Common(common::Action::RunFence { .. }) => site.fencing = true,
+            Action::Common(common::Action::ActivateGuest { checkpoint, .. }) => {
                 let Some(state) = site.applied.filter(|s| s.number == checkpoint) else {
                     return Err(format!("P2: going active with {checkpoint}, there is {:?}", site.applied));
                 };
@@ -532,9 +537,9 @@ impl World {
                     return Err(format!("P2: going active with {state:?} after acknowledging {:?}", site.acknowledged));
                 }
                 site.active = Some(state.counter);
-                site.events.push_back(Event::Activated);
+                site.events.push_back(Event::Common(common::Event::Activated));
             }
-            Action::CloseLink => site.link.backward_ended = true,
+            Action::Common(common::Action::CloseLink) => site.link.backward_ended = true,
             Action::SendFrame(frame) => {
                 if let Control::Ack { checkpoint } = frame {
                     let applied = site.applied.filter(|s| s.number == checkpoint);
@@ -550,16 +555,19 @@ impl World {
                     site.link.backward.extend(late);
                 }
             }
-            Action::AskWitness { generation } => {
+            Action::Common(common::Action::AskWitness { generation }) => {
                 if setting.mutant == Mutant::SecondaryAsksNobody {
-                    site.events.push_back(Event::Witness(Answer { generation, verdict: Verdict::Granted }));
+                    site.events.push_back(Event::Common(common::Event::Witness(Answer {
+                        generation,
+                        verdict: Verdict::Granted,
+                    })));
                 } else {
                     site.asking = Some(generation);
                 }
             }
-            Action::SetTimer { timer, .. } => site.timers |= 1 << timer as u8,
-            Action::CancelTimer(timer) => site.timers &= !(1 << timer as u8),
-            Action::Notice(_) => {}
+            Action::Common(common::Action::SetTimer { timer, .. }) => site.timers |= 1 << timer as u8,
+            Action::Common(common::Action::CancelTimer(timer)) => site.timers &= !(1 << timer as u8),
+            Action::Notice(_) | Action::Common(common::Action::Notice(_)) => {}
         }
         Ok(())
     }

@@ -4,8 +4,8 @@
 use crate::colo::dialect::Message;
 use crate::colo::fault::Fault;
 use crate::colo::wire::WireError;
-use crate::remus::primary::Answer;
-use crate::remus::{Generation, Level, OutputCall, RunState, Time, Timer};
+use crate::protocol::primary as common;
+use crate::protocol::{self, Answer, Generation, OutputCall, RunState, Time, Timer};
 
 /// Something that has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,6 +80,22 @@ pub enum Event {
     Timer(Timer),
     /// The witness has answered.
     Witness(Answer),
+}
+
+impl From<common::Event> for Event {
+    fn from(event: common::Event) -> Self {
+        match event {
+            common::Event::GuestSuspended => Event::GuestSuspended,
+            common::Event::SuspendFailed { guest } => Event::SuspendFailed { guest },
+            common::Event::GuestResumed => Event::GuestResumed,
+            common::Event::ResumeFailed => Event::ResumeFailed,
+            common::Event::OutputFailed(call) => Event::OutputFailed(call),
+            common::Event::Heard { read, unread } => Event::Heard { read, unread },
+            common::Event::Progress { bytes } => Event::Progress { bytes },
+            common::Event::Timer(timer) => Event::Timer(timer),
+            common::Event::Witness(answer) => Event::Witness(answer),
+        }
+    }
 }
 
 /// What can be asked of a primary.
@@ -195,14 +211,8 @@ pub enum Cause {
     Asked,
 }
 
-/// A word to the operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Notice {
-    /// How loud.
-    pub level: Level,
-    /// What.
-    pub code: Code,
-}
+/// What an operator is told.
+pub type Notice = protocol::Notice<Code>;
 
 /// What a notice says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -4,8 +4,7 @@
 use crate::colo::dialect::Message;
 use crate::colo::fault::Fault;
 use crate::colo::wire::WireError;
-use crate::remus::primary::Answer;
-use crate::remus::{Generation, Level, Time, Timer};
+use crate::protocol::{self, secondary as common};
 
 /// Something that has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,35 +36,23 @@ pub enum Event {
     Message(Message),
     /// The forward channel holds something that is no message.
     Garbled(WireError),
-    /// The connection has ended, inside of a message or a state or not, or a write to it failed.
-    LinkLost,
-    /// A deadline has come.
-    Timer(Timer),
-    /// The witness has answered.
-    Witness(Answer),
-    /// The fencing command has ended.
-    Fenced {
-        /// It says that the primary is dead.
-        success: bool,
-    },
-    /// [`Action::ActivateGuest`] is done.
-    Activated,
     /// The primary goes on alone, and nobody else may be active: said in a dialect of our own, behind everything else.
     Dismissed,
-    /// The peer sends signs of life between messages, as a dialect of our own has them: [`Timer::Peer`] is in use from here on.
+    /// The peer sends signs of life between messages, as a dialect of our own has them: [`crate::protocol::Timer::Peer`] is in use from here on.
     Beats,
-    /// What the link shows, reported before [`Timer::Peer`] is.
-    Heard {
-        /// When the last byte of the primary was read, on the machine's clock.
-        read: Time,
-        /// Whether bytes of it wait to be read.
-        unread: bool,
-    },
-    /// Bytes of the connection's streams that have come so far, reported before [`Timer::Answer`] is.
+    /// Bytes of the connection's streams that have come so far, reported before [`crate::protocol::Timer::Answer`] is.
     Progress {
         /// So many.
         bytes: u64,
     },
+    /// What every secondary hears of.
+    Common(common::Event),
+}
+
+impl From<common::Event> for Event {
+    fn from(event: common::Event) -> Self {
+        Event::Common(event)
+    }
 }
 
 /// What can be asked of a secondary.
@@ -121,40 +108,16 @@ pub enum Action {
         /// The checkpoint it goes on from.
         epoch: u64,
     },
-    /// Free the copy, stopping it if it runs: this side will not go active.
-    DropCopy,
-    /// Keep the copy, suspended, as [`crate::claim::Denied`]: this session will not let it go active, the operator may.
-    KeepCopy,
-    /// Run the fencing command: [`Event::Fenced`].
-    RunFence {
-        /// The generation that this side holds or would have.
-        generation: Generation,
-    },
-    /// Let the guest run if it stands still, its output free: [`Event::Activated`].
-    ActivateGuest {
-        /// The checkpoint that it went on from, or does now.
-        checkpoint: u64,
-        /// The generation it is active in.
-        generation: Generation,
-    },
-    /// Close the connection. No event.
-    CloseLink,
-    /// Take this generation: [`Event::Witness`].
-    AskWitness {
-        /// The one after the session's.
-        generation: Generation,
-    },
-    /// Set a timer, in place of the deadline it had.
-    SetTimer {
-        /// Which.
-        timer: Timer,
-        /// When.
-        at: Time,
-    },
-    /// Unset a timer.
-    CancelTimer(Timer),
     /// Tell the operator.
     Notice(Notice),
+    /// What every secondary's driver does.
+    Common(common::Action),
+}
+
+impl From<common::Action> for Action {
+    fn from(action: common::Action) -> Self {
+        Action::Common(action)
+    }
 }
 
 /// Why a secondary has no part any more.
@@ -174,34 +137,14 @@ pub enum End {
     Stopped,
 }
 
-/// A word to the operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Notice {
-    /// How loud.
-    pub level: Level,
-    /// What.
-    pub code: Code,
-}
+/// What an operator is told of COLO alone.
+pub type Notice = protocol::Notice<Code>;
 
 /// What a notice says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// The first checkpoint is loaded: this side could take over.
-    Ready,
     /// The primary is silent, or the connection is gone; with the fault when it is silent.
     PrimaryLost(Option<Fault>),
-    /// The witness cannot be reached: passive until it can.
-    WitnessUnreachable,
-    /// The rule leaves it to the operator: `fail-over`.
-    OperatorNeeded,
-    /// The fencing command failed: passive. It is tried again.
-    FenceFailed,
-    /// Going active.
-    Activating,
-    /// Active.
-    Active,
     /// No part any more.
     Ended(End),
-    /// Done on the operator's word.
-    Forced,
 }

@@ -6,13 +6,11 @@
 //!             +----------------------------------------------------------------------------------------------+
 //!
 //!  any of these --fault--> Ended
-//!               --primary lost--> Lost, or Claiming --granted--> Fencing --success--> Activating --> Active
-//!                                          |  ^ unreachable: Lost,       | failure: Lost, again
-//!                                          |    again
-//!                                          +--held--> Ended, the copy kept: claim::Denied
+//!               --primary lost--> Lost, Claiming, Fencing, Activating, Active
+//!                                          +--held--> Ended, the replica kept: claim::Denied
 //! ```
 //! Steps in brackets: Resume and Suspend in lock-step mode; Announce of QEMU's dialects, Size of the later, Memory of its live
-//! layout.
+//! layout. From the primary's loss on this is [`crate::claim::TakeOver`]'s to decide.
 //!
 //! In lock-step mode the guest runs in Run, and goes on running when the primary is lost there. A survivor goes on
 //! from where its guest is: what the primary let out is what both guests had sent, or part of a state that was loaded.
@@ -27,7 +25,9 @@ pub use event::{Action, Code, Command, End, Event, Notice};
 use super::config::Config;
 use super::dialect::{Message, Point, Side};
 use super::fault::{Fault, Guest, Misfit, Step, Wrong};
-use crate::remus::{Generation, Level, Liveness, Progress, Silence, Time, Timer};
+use crate::claim::{Stage, TakeOver, Terms};
+use crate::protocol::secondary as common;
+use crate::protocol::{Generation, Level, Liveness, Notice as Told, Progress, Silence, Time, Timer};
 use std::time::Duration;
 
 /// Where a secondary is.
@@ -53,12 +53,12 @@ pub enum Phase {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Secondary {
     config: Config,
-    phase: Phase,
+    /// Who may be active.
+    claim: TakeOver,
+    /// While the primary is followed.
+    step: Step,
+    ended: Option<End>,
     guest: Guest,
-    /// The session's until one is taken.
-    generation: Generation,
-    /// The generation after the session's is ours.
-    granted: bool,
     link: bool,
     /// Newest checkpoint loaded, 0 for none.
     loaded: u64,
@@ -79,10 +79,10 @@ impl Secondary {
     pub fn new(config: Config, generation: Generation) -> Self {
         Secondary {
             config,
-            phase: Phase::Session(Step::Image),
+            claim: TakeOver::new(Terms { rule: config.rule, fence: config.fence, retry: config.retry }, generation),
+            step: Step::Image,
+            ended: None,
             guest: Guest::Absent,
-            generation,
-            granted: false,
             link: true,
             loaded: 0,
             checkpoint: 1,
@@ -95,7 +95,16 @@ impl Secondary {
 
     /// Where it is.
     pub const fn phase(&self) -> Phase {
-        self.phase
+        match (self.ended, self.claim.stage()) {
+            (Some(end), _) => Phase::Ended(end),
+            (None, Stage::Following) => Phase::Session(self.step),
+            (None, Stage::Waiting) => Phase::Lost,
+            (None, Stage::Claiming) => Phase::Claiming,
+            (None, Stage::Fencing) => Phase::Fencing,
+            (None, Stage::Activating) => Phase::Activating,
+            (None, Stage::Active) => Phase::Active,
+            (None, Stage::Denied) => Phase::Ended(End::Denied),
+        }
     }
 
     /// What its guest does, as far as is known.
@@ -103,9 +112,14 @@ impl Secondary {
         self.guest
     }
 
+    /// How far a take-over is.
+    pub const fn stage(&self) -> Stage {
+        self.claim.stage()
+    }
+
     /// The newest generation it holds, or that of the session.
     pub const fn generation(&self) -> Generation {
-        self.generation
+        self.claim.generation()
     }
 
     /// The newest checkpoint begun, and the newest loaded; 0 for none.
@@ -120,7 +134,7 @@ impl Secondary {
 
     /// What the primary may say next; `None` while it is this side's turn, or the state's.
     pub const fn expected(&self) -> Option<Point> {
-        let Phase::Session(step) = self.phase else { return None };
+        let Phase::Session(step) = self.phase() else { return None };
         match step {
             Step::Run => Some(Point::New),
             // The primary has been told that the state is loaded, and waits for nothing else.
@@ -134,18 +148,18 @@ impl Secondary {
     /// Takes one event and adds what is to be done to `actions`, which the driver carries out in order.
     pub fn handle(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
         let out = actions;
-        if let Phase::Ended(_) = self.phase {
+        if self.ended.is_some() {
             return;
         }
         match event {
             Event::MemoryReceived { checkpoint } => {
-                if self.phase == Phase::Session(Step::Memory) && checkpoint == self.checkpoint {
+                if self.phase() == Phase::Session(Step::Memory) && checkpoint == self.checkpoint {
                     self.go_to(Step::Size, now, out);
                 }
             }
             Event::StateReceived { checkpoint } => self.state_received(checkpoint, out),
             Event::StateDamaged => {
-                if let Phase::Session(Step::Image | Step::Memory | Step::State) = self.phase {
+                if let Phase::Session(Step::Image | Step::Memory | Step::State) = self.phase() {
                     self.fault(Wrong::State, out);
                 }
             }
@@ -159,47 +173,39 @@ impl Secondary {
             Event::GuestResumed => self.resumed(now, out),
             Event::Message(message) => self.message(now, message, out),
             Event::Garbled(error) => self.fault(Wrong::Wire(error), out),
-            Event::LinkLost => {
-                if self.link {
-                    self.lost(None, out);
-                }
-            }
-            Event::Timer(timer) => self.timer(now, timer, out),
-            Event::Witness(answer) => {
-                if answer.generation == self.generation.next() && self.phase == Phase::Claiming {
-                    self.answered(now, answer.verdict, out);
-                }
-            }
-            Event::Fenced { success } => {
-                if self.phase == Phase::Fencing {
-                    self.fenced(now, success, out);
-                }
-            }
-            Event::Activated => {
-                if self.phase == Phase::Activating {
-                    self.phase = Phase::Active;
-                    self.notice(Level::Critical, Code::Active, out);
-                }
-            }
             Event::Beats => {
                 self.liveness.heard(now);
                 self.set(Timer::Peer, self.config.timeout, now, out);
             }
-            Event::Heard { read, unread } => self.liveness.observe(read, unread),
             Event::Progress { bytes } => self.progress.observe(bytes),
             Event::Dismissed => {
                 // A fencing command cannot be called back, and who has been granted the next generation is dismissed by nobody.
-                if matches!(self.phase, Phase::Session(_) | Phase::Claiming | Phase::Lost) && !self.granted {
+                if matches!(self.phase(), Phase::Session(_) | Phase::Claiming | Phase::Lost) && !self.claim.is_granted()
+                {
                     self.end(End::Dismissed, out);
                 }
             }
+            Event::Common(event) => self.common(now, event, out),
         }
     }
 
+    fn common(&mut self, now: Time, event: common::Event, out: &mut Vec<Action>) {
+        let next = match event {
+            common::Event::LinkLost if self.link => return self.lost(None, out),
+            common::Event::LinkLost => return,
+            common::Event::Heard { read, unread } => return self.liveness.observe(read, unread),
+            common::Event::Timer(timer) => return self.timer(now, timer, out),
+            common::Event::Witness(answer) => self.claim.answered(now, answer, out),
+            common::Event::Fenced { success } => self.claim.fenced(now, success, out),
+            common::Event::Activated => return self.claim.activated(out),
+        };
+        self.follow(next, out);
+    }
+
     fn timer(&mut self, now: Time, timer: Timer, out: &mut Vec<Action>) {
-        match (timer, self.phase) {
+        match (timer, self.phase()) {
             (Timer::Peer, Phase::Session(_)) => match self.liveness.silence(now, self.config.timeout) {
-                Silence::NotYet(at) => out.push(Action::SetTimer { timer, at }),
+                Silence::NotYet(at) => out.push(common::Action::SetTimer { timer, at }.into()),
                 Silence::Lost => self.lost(None, out),
             },
             // What is still being received is not overdue.
@@ -216,14 +222,17 @@ impl Secondary {
                 };
                 self.lost(Some(Fault { wrong, step, guest: self.guest }), out);
             }
-            (Timer::Retry, Phase::Lost) => self.take_over(out),
+            (Timer::Retry, _) => {
+                let next = self.claim.retry(out);
+                self.follow(next, out);
+            }
             _ => {}
         }
     }
 
     /// The primary has said something that ends the session: it lives, and its guest runs on. Silence is no such thing.
     fn fault(&mut self, wrong: Wrong, out: &mut Vec<Action>) {
-        if let Phase::Session(step) = self.phase {
+        if let Phase::Session(step) = self.phase() {
             self.end(End::Fault(Fault { wrong, step, guest: self.guest }), out);
         }
     }
@@ -239,7 +248,11 @@ impl Secondary {
     }
 
     fn set(&self, timer: Timer, span: Duration, now: Time, out: &mut Vec<Action>) {
-        out.push(Action::SetTimer { timer, at: now.after(span) });
+        out.push(common::Action::SetTimer { timer, at: now.after(span) }.into());
+    }
+
+    fn tell(&self, level: Level, code: common::Code, out: &mut Vec<Action>) {
+        out.push(common::Action::Notice(Told { level, code }).into());
     }
 
     fn notice(&self, level: Level, code: Code, out: &mut Vec<Action>) {

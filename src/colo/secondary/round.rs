@@ -1,18 +1,19 @@
 //! One checkpoint after another: stand still, receive, load, run.
 #![forbid(unsafe_code)]
 
-use super::event::{Action, Code};
+use super::event::Action;
 use super::{Phase, Secondary};
 use crate::colo::config::Mode;
 use crate::colo::dialect::{Layout, Message};
 use crate::colo::fault::{Guest, Step, Wrong};
-use crate::remus::{Level, Time, Timer};
+use crate::protocol::secondary as common;
+use crate::protocol::{Level, Time, Timer};
 
 impl Secondary {
     /// What the primary says, held against the one message that the step allows.
     pub(super) fn message(&mut self, now: Time, message: Message, out: &mut Vec<Action>) {
         self.liveness.heard(now);
-        let Phase::Session(_) = self.phase else { return };
+        let Phase::Session(_) = self.phase() else { return };
         if self.expected() != Some(message.point()) {
             return self.out_of_step(message, out);
         }
@@ -38,7 +39,7 @@ impl Secondary {
 
     /// Waits for the next message.
     pub(super) fn go_to(&mut self, step: Step, now: Time, out: &mut Vec<Action>) {
-        self.phase = Phase::Session(step);
+        self.step = step;
         self.set(Timer::Answer, self.config.answer, now, out);
     }
 
@@ -49,15 +50,15 @@ impl Secondary {
 
     /// Whole and in memory of our own: it will be loaded, whatever becomes of the primary.
     pub(super) fn state_received(&mut self, checkpoint: u64, out: &mut Vec<Action>) {
-        if !matches!(self.phase, Phase::Session(Step::Image | Step::State)) || checkpoint != self.checkpoint {
+        if !matches!(self.phase(), Phase::Session(Step::Image | Step::State)) || checkpoint != self.checkpoint {
             return;
         }
         if self.config.dialect.announces_state() && checkpoint > 1 {
             self.send(Message::Received, out);
         }
-        self.phase = Phase::Session(Step::Load);
+        self.step = Step::Load;
         self.guest = Guest::Loading;
-        out.push(Action::CancelTimer(Timer::Answer));
+        out.push(common::Action::CancelTimer(Timer::Answer).into());
         out.push(Action::Load { checkpoint });
     }
 
@@ -68,20 +69,20 @@ impl Secondary {
         self.guest = Guest::Suspended;
         let first = self.loaded == 0;
         self.loaded = checkpoint;
-        match self.phase {
+        match self.phase() {
             Phase::Session(_) => {}
             Phase::Activating => return self.activate(out),
             // It stands still until it is decided who may be active.
             _ => return,
         }
         if first {
-            self.notice(Level::Info, Code::Ready, out);
+            self.tell(Level::Info, common::Code::Ready, out);
         }
         // The primary's guest stands still until it hears this, so ours may be the first to run.
         self.send(self.config.dialect.loaded(first), out);
         match self.config.mode {
             Mode::LockStep => {
-                self.phase = Phase::Session(Step::Resume);
+                self.step = Step::Resume;
                 self.guest = Guest::Resuming;
                 out.push(Action::Resume { epoch: checkpoint });
             }
@@ -94,7 +95,7 @@ impl Secondary {
             return;
         }
         self.guest = Guest::Running;
-        match self.phase {
+        match self.phase() {
             Phase::Session(_) => {
                 if self.config.dialect.confirms_resume() {
                     self.send(Message::Resumed, out);
@@ -107,7 +108,7 @@ impl Secondary {
     }
 
     fn run(&mut self, now: Time, out: &mut Vec<Action>) {
-        self.phase = Phase::Session(Step::Run);
+        self.step = Step::Run;
         if std::mem::take(&mut self.requested) {
             return self.suspend(now, out);
         }
@@ -116,8 +117,8 @@ impl Secondary {
 
     fn suspend(&mut self, now: Time, out: &mut Vec<Action>) {
         self.checkpoint = self.checkpoint.saturating_add(1);
-        self.phase = Phase::Session(Step::Suspend);
-        out.push(Action::CancelTimer(Timer::Answer));
+        self.step = Step::Suspend;
+        out.push(common::Action::CancelTimer(Timer::Answer).into());
         if self.guest == Guest::Running {
             self.guest = Guest::Suspending;
             return out.push(Action::Suspend);
@@ -130,7 +131,7 @@ impl Secondary {
             return;
         }
         self.guest = Guest::Suspended;
-        match self.phase {
+        match self.phase() {
             Phase::Session(_) => self.stands_still(now, out),
             Phase::Activating => self.activate(out),
             _ => {}

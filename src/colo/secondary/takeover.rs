@@ -1,102 +1,57 @@
-//! Going active: who must agree, and in which order.
+//! The session's part in a take-over: when the primary counts as lost, and what becomes of the checkpoint under way then.
 #![forbid(unsafe_code)]
 
 use super::event::{Action, Code, Command, End};
 use super::{Phase, Secondary};
+use crate::claim::Next;
 use crate::colo::fault::{Fault, Guest, Step};
-use crate::remus::{Level, Refused, Rule, Time, Timer, Verdict};
+use crate::protocol::secondary as common;
+use crate::protocol::{Level, Refused, Time, Timer};
 
 impl Secondary {
     /// The primary is silent, or the connection is gone. The dialects have no way back from that.
     pub(super) fn lost(&mut self, fault: Option<Fault>, out: &mut Vec<Action>) {
         self.unlink(out);
-        let Phase::Session(_) = self.phase else { return };
-        if !self.has_copy() {
+        let Phase::Session(_) = self.phase() else { return };
+        if !self.has_replica() {
             return self.end(End::Empty, out);
         }
         self.notice(Level::Critical, Code::PrimaryLost(fault), out);
         self.leave_session(out);
-        self.phase = Phase::Lost;
-        match self.config.rule {
-            Rule::Witness => self.take_over(out),
-            Rule::PrimaryWins if self.config.fence => self.take_over(out),
-            Rule::PrimaryWins | Rule::Manual => self.notice(Level::Critical, Code::OperatorNeeded, out),
-        }
+        let next = self.claim.lost(true, out);
+        self.follow(next, out);
     }
 
     /// One is loaded, or is being loaded.
-    const fn has_copy(&self) -> bool {
+    const fn has_replica(&self) -> bool {
         !matches!(self.guest, Guest::Absent)
     }
 
     /// What has come of the checkpoint under way is of no use any more; one that is being loaded is whole.
     fn leave_session(&mut self, out: &mut Vec<Action>) {
         self.requested = false;
-        out.push(Action::CancelTimer(Timer::Answer));
-        if let Phase::Session(Step::Memory | Step::Size | Step::State) = self.phase {
+        out.push(common::Action::CancelTimer(Timer::Answer).into());
+        if let Step::Memory | Step::Size | Step::State = std::mem::replace(&mut self.step, Step::Image) {
             out.push(Action::DropState { checkpoint: self.checkpoint });
         }
     }
 
-    /// The next step towards being active that is allowed without further word.
-    pub(super) fn take_over(&mut self, out: &mut Vec<Action>) {
-        if self.config.rule == Rule::Witness && !self.granted {
-            self.phase = Phase::Claiming;
-            out.push(Action::AskWitness { generation: self.generation.next() });
-        } else if self.config.fence {
-            self.phase = Phase::Fencing;
-            let generation = if self.granted { self.generation } else { self.generation.next() };
-            out.push(Action::RunFence { generation });
-        } else {
-            self.go(out);
+    pub(super) fn follow(&mut self, next: Next, out: &mut Vec<Action>) {
+        match next {
+            Next::Wait => {}
+            // A guest that is being loaded, suspended or resumed is activated after that.
+            Next::Activate if matches!(self.guest, Guest::Running | Guest::Suspended) => self.activate(out),
+            Next::Activate => {}
+            Next::Denied => self.end(End::Denied, out),
+            Next::Dismissed => self.end(End::Dismissed, out),
         }
     }
 
-    pub(super) fn answered(&mut self, now: Time, verdict: Verdict, out: &mut Vec<Action>) {
-        match verdict {
-            Verdict::Granted => {
-                self.generation = self.generation.next();
-                self.granted = true;
-                self.take_over(out);
-            }
-            Verdict::Held { newest } => {
-                self.generation = self.generation.max(newest);
-                self.end(End::Denied, out);
-            }
-            Verdict::Unreachable => {
-                self.notice(Level::Critical, Code::WitnessUnreachable, out);
-                self.phase = Phase::Lost;
-                self.set(Timer::Retry, self.config.retry, now, out);
-            }
-        }
-    }
-
-    pub(super) fn fenced(&mut self, now: Time, success: bool, out: &mut Vec<Action>) {
-        if success {
-            return self.go(out);
-        }
-        self.notice(Level::Critical, Code::FenceFailed, out);
-        self.phase = Phase::Lost;
-        self.set(Timer::Retry, self.config.retry, now, out);
-    }
-
-    /// Everybody has agreed.
-    fn go(&mut self, out: &mut Vec<Action>) {
-        self.phase = Phase::Activating;
-        if !self.granted {
-            self.generation = self.generation.next();
-            self.granted = true;
-        }
-        self.notice(Level::Critical, Code::Activating, out);
-        if matches!(self.guest, Guest::Running | Guest::Suspended) {
-            self.activate(out);
-        }
-    }
-
-    /// The guest is neither being loaded, nor on its way from running to standing still or back.
+    /// The guest is neither being loaded, nor on its way from running to suspended or back.
     pub(super) fn activate(&mut self, out: &mut Vec<Action>) {
         self.guest = Guest::Running;
-        out.push(Action::ActivateGuest { checkpoint: self.loaded, generation: self.generation });
+        let generation = self.claim.generation();
+        out.push(common::Action::ActivateGuest { checkpoint: self.loaded, generation }.into());
         self.close(out);
     }
 
@@ -106,26 +61,18 @@ impl Secondary {
     /// [`Refused`]: nothing has changed.
     pub fn command(&mut self, _now: Time, command: Command, actions: &mut Vec<Action>) -> Result<(), Refused> {
         let out = actions;
-        match (command, self.phase) {
+        match (command, self.phase()) {
             (Command::PeerLost, Phase::Session(_)) => self.lost(None, out),
-            (Command::FailOver { .. }, Phase::Session(_) | Phase::Lost) if !self.has_copy() => {
+            (Command::FailOver { .. }, Phase::Session(_) | Phase::Lost) if !self.has_replica() => {
                 return Err(Refused::NoCheckpoint);
             }
-            (Command::FailOver { force: false }, Phase::Session(_)) => {
-                return Err(Refused::PrimaryAlive { heard: self.liveness.last() });
-            }
-            // The primary lives: the operator's word that it does not is not believed, and nobody's answer is spared.
-            (Command::FailOver { force: true }, Phase::Session(_)) => {
-                self.notice(Level::Critical, Code::Forced, out);
-                self.unlink(out);
-                self.leave_session(out);
-                self.take_over(out);
-            }
-            (Command::FailOver { force: false }, Phase::Lost) => self.take_over(out),
-            (Command::FailOver { force: true }, Phase::Lost | Phase::Claiming | Phase::Fencing) if self.has_copy() => {
-                self.notice(Level::Critical, Code::Forced, out);
-                self.leave_session(out);
-                self.go(out);
+            (Command::FailOver { force }, phase) if self.ended.is_none() => {
+                let next = self.claim.fail_over(force, self.liveness.last(), out)?;
+                if let Phase::Session(_) = phase {
+                    self.unlink(out);
+                    self.leave_session(out);
+                }
+                self.follow(next, out);
             }
             (Command::Stop, Phase::Session(_) | Phase::Lost) => self.end(End::Stopped, out),
             _ => return Err(Refused::Phase),
@@ -134,9 +81,12 @@ impl Secondary {
     }
 
     pub(super) fn end(&mut self, end: End, out: &mut Vec<Action>) {
-        self.phase = Phase::Ended(end);
+        self.ended = Some(end);
+        self.step = Step::Image;
+        self.claim.end();
         self.guest = Guest::Absent;
-        out.push(if end == End::Denied { Action::KeepCopy } else { Action::DropCopy });
+        let denied = end == End::Denied;
+        out.push(if denied { common::Action::KeepReplica } else { common::Action::DropReplica }.into());
         self.close(out);
         let level = if matches!(end, End::Stopped | End::Dismissed) { Level::Info } else { Level::Critical };
         self.notice(level, Code::Ended(end), out);
@@ -144,14 +94,14 @@ impl Secondary {
 
     fn unlink(&mut self, out: &mut Vec<Action>) {
         if std::mem::take(&mut self.link) {
-            out.push(Action::CloseLink);
+            out.push(common::Action::CloseLink.into());
         }
     }
 
     fn close(&mut self, out: &mut Vec<Action>) {
         self.unlink(out);
         for timer in [Timer::Answer, Timer::Retry, Timer::Peer] {
-            out.push(Action::CancelTimer(timer));
+            out.push(common::Action::CancelTimer(timer).into());
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What goes into a primary and what comes out.
 
-use crate::remus::types::{
-    Generation, Image, Level, OutputCall, RefuseReason, RunState, Session, Time, Timer, Verdict,
-};
+use crate::protocol::primary as common;
+use crate::protocol::{self, Answer, Generation, OutputCall, RunState, Session, Time, Timer};
+use crate::remus::types::{Image, RefuseReason};
 use crate::remus::wire::{Control, Farewell};
 use std::time::Duration;
 
@@ -79,13 +79,20 @@ pub enum Event {
     Witness(Answer),
 }
 
-/// An answer of the witness.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Answer {
-    /// What was asked for.
-    pub generation: Generation,
-    /// What it said.
-    pub verdict: Verdict,
+impl From<common::Event> for Event {
+    fn from(event: common::Event) -> Self {
+        match event {
+            common::Event::GuestSuspended => Event::GuestSuspended,
+            common::Event::SuspendFailed { guest } => Event::SuspendFailed { guest },
+            common::Event::GuestResumed => Event::GuestResumed,
+            common::Event::ResumeFailed => Event::ResumeFailed,
+            common::Event::OutputFailed(call) => Event::OutputFailed(call),
+            common::Event::Heard { read, unread } => Event::Heard { read, unread },
+            common::Event::Progress { bytes } => Event::Progress { bytes },
+            common::Event::Timer(timer) => Event::Timer(timer),
+            common::Event::Witness(answer) => Event::Witness(answer),
+        }
+    }
 }
 
 /// What an operator can ask of a primary.
@@ -241,14 +248,8 @@ pub enum End {
     Suspended,
 }
 
-/// A word to the operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Notice {
-    /// How loud.
-    pub level: Level,
-    /// What.
-    pub code: Code,
-}
+/// What an operator is told.
+pub type Notice = protocol::Notice<Code>;
 
 /// What a notice says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,7 +3,7 @@
 use super::event::{Action, Cause, Code, End};
 use super::round::Round;
 use super::{Guest, Phase, Primary};
-use crate::remus::types::{Generation, Level, Rule, Time, Timer};
+use crate::protocol::{Generation, Level, Rule, Time, Timer};
 use crate::remus::wire::{Control, Farewell};
 
 impl Primary {

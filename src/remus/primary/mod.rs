@@ -17,13 +17,14 @@ mod leave;
 mod output;
 mod round;
 
-pub use event::{Action, Answer, Cause, Code, Command, End, Event, Notice};
+pub use crate::protocol::Answer;
+pub use event::{Action, Cause, Code, Command, End, Event, Notice};
 
 use super::config::Config;
-use super::liveness::{Liveness, Progress, Silence};
-use super::refused::Refused;
-use super::types::{Generation, Level, OutputCall, Rule, RunState, Session, Time, Timer, Verdict};
 use super::wire::{Capabilities, Control, Farewell, Hello};
+use crate::protocol::{
+    Generation, Level, Liveness, OutputCall, Progress, Refused, Rule, RunState, Session, Silence, Time, Timer, Verdict,
+};
 use round::Round;
 use std::time::Duration;
 

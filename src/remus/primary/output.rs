@@ -2,7 +2,7 @@
 
 use super::event::{Action, Cause, Code};
 use super::{Phase, Primary};
-use crate::remus::types::{Level, OutputCall, Time, Timer};
+use crate::protocol::{Level, OutputCall, Time, Timer};
 
 impl Primary {
     /// What was asked of the output buffer has failed.

@@ -2,7 +2,8 @@
 
 use super::event::{Action, Cause, Code};
 use super::{Guest, Phase, Primary};
-use crate::remus::types::{Image, Level, RefuseReason, Time, Timer};
+use crate::protocol::{Level, Time, Timer};
+use crate::remus::types::{Image, RefuseReason};
 use crate::remus::wire::Control;
 
 /// Where the checkpoint under way is. One is under way at a time, so memory in use is bounded by one.

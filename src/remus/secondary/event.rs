@@ -1,7 +1,7 @@
 //! What goes into a secondary and what comes out.
 
-use crate::remus::primary::Answer;
-use crate::remus::types::{Generation, Level, RefuseReason, Session, Time, Timer};
+use crate::protocol::{self, Session, secondary as common};
+use crate::remus::types::RefuseReason;
 use crate::remus::wire::Control;
 
 /// Something that has happened.
@@ -46,26 +46,14 @@ pub enum Event {
     /// The witness, as this side sees it, does not know of the session's generation, which it must have given: it is not
     /// the primary's.
     WitnessBehind,
-    /// The connection has ended, or a write to it failed.
-    LinkLost,
-    /// A deadline has come.
-    Timer(Timer),
-    /// The witness has answered.
-    Witness(Answer),
-    /// The fencing command has ended.
-    Fenced {
-        /// It says that the primary is dead.
-        success: bool,
-    },
-    /// [`Action::ActivateGuest`] is done.
-    Activated,
-    /// What the link shows, reported before [`Timer::Peer`] is.
-    Heard {
-        /// When the last byte of the primary was read, on the machine's clock.
-        read: Time,
-        /// Whether bytes of it wait to be read.
-        unread: bool,
-    },
+    /// What every secondary hears of.
+    Common(common::Event),
+}
+
+impl From<common::Event> for Event {
+    fn from(event: common::Event) -> Self {
+        Event::Common(event)
+    }
 }
 
 /// What an operator can ask of a secondary.
@@ -97,42 +85,18 @@ pub enum Action {
         /// What was wrong with it; `None` when it is merely of no use any more.
         reason: Option<RefuseReason>,
     },
-    /// Free the copy: this side will not go active.
-    DropCopy,
-    /// Keep the copy, paused, as [`crate::claim::Denied`]: this session will not let it go active, the operator may.
-    KeepCopy,
-    /// Run the fencing command: [`Event::Fenced`].
-    RunFence {
-        /// The generation that this side holds or would have.
-        generation: Generation,
-    },
-    /// Start the guest from this checkpoint, which is applied, with its output free: [`Event::Activated`].
-    ActivateGuest {
-        /// The checkpoint.
-        checkpoint: u64,
-        /// The generation it is active in.
-        generation: Generation,
-    },
-    /// Close the connection. No event.
-    CloseLink,
     /// Send a frame.
     SendFrame(Control),
-    /// Take this generation: [`Event::Witness`].
-    AskWitness {
-        /// The one after the session's.
-        generation: Generation,
-    },
-    /// Set a timer, in place of the deadline it had.
-    SetTimer {
-        /// Which.
-        timer: Timer,
-        /// When.
-        at: Time,
-    },
-    /// Unset a timer.
-    CancelTimer(Timer),
     /// Tell the operator.
     Notice(Notice),
+    /// What every secondary's driver does.
+    Common(common::Action),
+}
+
+impl From<common::Action> for Action {
+    fn from(action: common::Action) -> Self {
+        Action::Common(action)
+    }
 }
 
 /// Why a secondary has no part any more.
@@ -152,20 +116,12 @@ pub enum End {
     Unsuited,
 }
 
-/// A word to the operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Notice {
-    /// How loud.
-    pub level: Level,
-    /// What.
-    pub code: Code,
-}
+/// What an operator is told of Remus alone.
+pub type Notice = protocol::Notice<Code>;
 
 /// What a notice says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// The first checkpoint is whole: this side could take over.
-    Ready,
     /// The primary is silent, or the connection is gone.
     PrimaryLost,
     /// The primary has come back before anything was decided.
@@ -174,26 +130,14 @@ pub enum Code {
     Refused(RefuseReason),
     /// The forward channel cannot be read.
     LinkDamaged,
-    /// The witness cannot be reached: passive until it can.
-    WitnessUnreachable,
     /// The witness here is not the primary's.
     WitnessBehind,
     /// The primary does not hold the guest's output.
     Unheld,
     /// The primary's is another domain.
     OtherDomain,
-    /// The rule leaves it to the operator: `fail-over`.
-    OperatorNeeded,
-    /// The fencing command failed: passive. It is tried again while the primary is silent.
-    FenceFailed,
-    /// Going active.
-    Activating,
-    /// Active.
-    Active,
     /// No part any more.
     Ended(End),
-    /// Done on the operator's word.
-    Forced,
     /// SWITCH_OVER with another checkpoint than the newest here.
     BadSwitchOver,
 }

@@ -1,13 +1,11 @@
 //! The secondary: keeps the newest whole checkpoint, says so, and knows when it may go active.
 //!
 //! ```text
-//!  Greeting --HELLO--> Passive <--heard again-- Lost (waits: witness out of reach, operator, or fence)
-//!                        |  silent, EOF, SWITCH_OVER, fail-over      |  ^
-//!                        v                                           v  | unreachable
-//!                     Claiming --granted--> Fencing --success--> Activating --> Active
-//!                        |                     | failure: Lost
-//!                        +--held--> Ended, the copy kept: claim::Denied
+//!  Greeting --HELLO--> Passive --silent, EOF, SWITCH_OVER, fail-over--> Lost, Claiming, Fencing, Activating, Active
+//!                         ^                                              | |
+//!                         +-----------------heard again------------------+ +--held--> Ended, the replica kept: claim::Denied
 //! ```
+//! From Passive on this is [`crate::claim::TakeOver`]'s to decide.
 //!
 //! It acknowledges in every state before Activating: whichever checkpoint it goes on from is then the newest it has
 //! acknowledged, and from Activating on it acknowledges nothing.
@@ -18,9 +16,11 @@ mod takeover;
 pub use event::{Action, Code, Command, End, Event, Notice};
 
 use super::config::Config;
-use super::liveness::{Liveness, Silence};
-use super::types::{Generation, Level, RefuseReason, Session, Time, Timer};
+use super::types::RefuseReason;
 use super::wire::{Capabilities, Control, Farewell, Hello};
+use crate::claim::{Stage, TakeOver, Terms};
+use crate::protocol::secondary as common;
+use crate::protocol::{Generation, Level, Liveness, Notice as Told, Session, Silence, Time, Timer};
 use std::time::Duration;
 
 /// Where a secondary is.
@@ -48,13 +48,13 @@ pub enum Phase {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Secondary {
     config: Config,
-    phase: Phase,
-    /// The session's until one is taken; before [`Self::begun`], the newest that the primary knows of.
-    generation: Generation,
+    /// Who may be active. Its generation is, before [`Self::begun`], the newest that the primary knows of.
+    claim: TakeOver,
+    /// The primary's HELLO has come, and suits.
+    greeted: bool,
+    ended: Option<End>,
     /// The primary has acquired the session's generation.
     begun: bool,
-    /// The generation after the session's is ours.
-    granted: bool,
     session: Session,
     link: bool,
     /// Newest checkpoint acknowledged.
@@ -64,10 +64,6 @@ pub struct Secondary {
     staged: Option<u64>,
     /// The next whole checkpoint's number; `None` while a STREAM frame must come first.
     expected: Option<u64>,
-    /// A switch-over: the primary has stopped its guest for us.
-    delegated: bool,
-    /// GOODBYE came while the fencing command ran.
-    dismissed: bool,
     /// Nothing can be read of the primary any more, so its silence says nothing of it.
     garbled: bool,
     /// What both sides have.
@@ -83,18 +79,19 @@ impl Secondary {
     pub fn new(config: Config) -> Self {
         Secondary {
             config,
-            phase: Phase::Greeting,
-            generation: Generation(0),
+            claim: TakeOver::new(
+                Terms { rule: config.rule, fence: config.fence, retry: config.retry },
+                Generation::default(),
+            ),
+            greeted: false,
+            ended: None,
             begun: false,
-            granted: false,
             session: Session(0),
             link: true,
             newest: None,
             applying: None,
             staged: None,
             expected: None,
-            delegated: false,
-            dismissed: false,
             garbled: false,
             capabilities: Capabilities::empty(),
             start: false,
@@ -104,12 +101,27 @@ impl Secondary {
 
     /// Where it is.
     pub const fn phase(&self) -> Phase {
-        self.phase
+        match (self.ended, self.claim.stage()) {
+            (Some(end), _) => Phase::Ended(end),
+            (None, Stage::Following) if self.greeted => Phase::Passive,
+            (None, Stage::Following) => Phase::Greeting,
+            (None, Stage::Waiting) => Phase::Lost,
+            (None, Stage::Claiming) => Phase::Claiming,
+            (None, Stage::Fencing) => Phase::Fencing,
+            (None, Stage::Activating) => Phase::Activating,
+            (None, Stage::Active) => Phase::Active,
+            (None, Stage::Denied) => Phase::Ended(End::Denied),
+        }
+    }
+
+    /// How far a take-over is.
+    pub const fn stage(&self) -> Stage {
+        self.claim.stage()
     }
 
     /// The newest generation it holds, or that of the session.
     pub const fn generation(&self) -> Generation {
-        self.generation
+        self.claim.generation()
     }
 
     /// The session.
@@ -135,7 +147,7 @@ impl Secondary {
     /// Takes one event and adds what is to be done to `actions`, which the driver carries out in order.
     pub fn handle(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
         let out = actions;
-        if let Phase::Ended(_) = self.phase {
+        if self.ended.is_some() {
             return;
         }
         match event {
@@ -162,7 +174,7 @@ impl Secondary {
             }
             Event::Garbled => self.garbled(out),
             Event::OtherVersion => {
-                if self.phase == Phase::Greeting {
+                if self.phase() == Phase::Greeting {
                     // It sees by our own HELLO which version this is.
                     out.push(Action::SendFrame(Control::Hello(self.hello(Generation(0)))));
                     self.unsuited(out);
@@ -171,41 +183,36 @@ impl Secondary {
             Event::WitnessBehind => {
                 self.notice(Level::Critical, Code::WitnessBehind, out);
                 // With the primary lost this may be the only copy there is. The witness gives nothing as long as it is so.
-                if self.phase == Phase::Passive && !self.granted {
+                if self.phase() == Phase::Passive && !self.claim.is_granted() {
                     self.unsuited(out);
                 }
             }
-            Event::LinkLost => {
+            Event::Common(event) => self.common(now, event, out),
+        }
+    }
+
+    fn common(&mut self, now: Time, event: common::Event, out: &mut Vec<Action>) {
+        let next = match event {
+            common::Event::LinkLost => {
                 if std::mem::take(&mut self.link) {
                     // One direction may be whole: without this, the primary would learn of it by its time-out only.
-                    out.push(Action::CloseLink);
+                    out.push(common::Action::CloseLink.into());
                     self.lost(out);
                 }
+                return;
             }
-            Event::Timer(timer) => self.timer(now, timer, out),
-            Event::Witness(answer) => {
-                if answer.generation == self.generation.next() && self.phase == Phase::Claiming {
-                    self.answered(now, answer.verdict, out);
-                }
-            }
-            Event::Fenced { success } => {
-                if self.phase == Phase::Fencing {
-                    self.fenced(now, success, out);
-                }
-            }
-            Event::Activated => {
-                if self.phase == Phase::Activating {
-                    self.phase = Phase::Active;
-                    self.notice(Level::Critical, Code::Active, out);
-                }
-            }
-            Event::Heard { read, unread } => self.liveness.observe(read, unread),
-        }
+            common::Event::Heard { read, unread } => return self.liveness.observe(read, unread),
+            common::Event::Timer(timer) => return self.timer(now, timer, out),
+            common::Event::Witness(answer) => self.claim.answered(now, answer, out),
+            common::Event::Fenced { success } => self.claim.fenced(now, success, out),
+            common::Event::Activated => return self.claim.activated(out),
+        };
+        self.follow(next, out);
     }
 
     /// Whether checkpoints are still taken.
     const fn receives(&self) -> bool {
-        matches!(self.phase, Phase::Passive | Phase::Lost | Phase::Claiming | Phase::Fencing)
+        matches!(self.phase(), Phase::Passive | Phase::Lost | Phase::Claiming | Phase::Fencing)
     }
 
     fn takes(&self, session: Session) -> bool {
@@ -213,7 +220,7 @@ impl Secondary {
     }
 
     fn frame(&mut self, now: Time, session: Session, frame: Control, out: &mut Vec<Action>) {
-        if self.phase == Phase::Greeting {
+        if self.phase() == Phase::Greeting {
             if let Control::Hello(hello) = frame {
                 self.greeted(now, session, hello, out);
             }
@@ -223,8 +230,8 @@ impl Secondary {
             return;
         }
         match frame {
-            Control::Begin { generation } if !self.begun && generation > self.generation => {
-                self.generation = generation;
+            Control::Begin { generation } if !self.begun && generation > self.claim.generation() => {
+                self.claim.follow(generation);
                 self.begun = true;
             }
             // Without a generation of the session's there is nothing to go active with.
@@ -235,8 +242,10 @@ impl Secondary {
                 }
             }
             Control::SwitchOver { checkpoint, generation } => {
-                if self.newest == Some(checkpoint) && generation == self.generation && !self.granted {
-                    return self.delegate(out);
+                if self.newest == Some(checkpoint) && generation == self.claim.generation() && !self.claim.is_granted()
+                {
+                    let next = self.claim.delegate(out);
+                    return self.follow(next, out);
                 }
                 self.notice(Level::Critical, Code::BadSwitchOver, out);
             }
@@ -248,7 +257,7 @@ impl Secondary {
 
     fn greeted(&mut self, now: Time, session: Session, hello: Hello, out: &mut Vec<Action>) {
         self.session = session;
-        self.generation = hello.generation;
+        self.claim.follow(hello.generation);
         self.capabilities = (Capabilities::OFFERED | Capabilities::NET_DISABLE) & hello.capabilities;
         out.push(Action::SendFrame(Control::Hello(self.hello(hello.generation))));
         if self.config.is_of_another(hello.domain) {
@@ -264,7 +273,7 @@ impl Secondary {
         if self.capabilities.contains(Capabilities::NET_DISABLE) {
             self.notice(Level::Critical, Code::Unheld, out);
         }
-        self.phase = Phase::Passive;
+        self.greeted = true;
         self.liveness.heard(now);
         self.set(Timer::Heartbeat, self.config.heartbeat, now, out);
         self.set(Timer::Peer, self.config.timeout, now, out);
@@ -307,7 +316,7 @@ impl Secondary {
     /// It is whole and in memory of our own: from here on this side can go on from it without the primary.
     fn apply(&mut self, number: u64, out: &mut Vec<Action>) {
         if self.newest.is_none() {
-            self.notice(Level::Info, Code::Ready, out);
+            self.tell(Level::Info, common::Code::Ready, out);
         }
         self.applying = Some(number);
         self.newest = Some(number);
@@ -351,22 +360,21 @@ impl Secondary {
         match timer {
             Timer::Heartbeat => {
                 if self.link && self.receives() {
-                    self.send(Control::Heartbeat { generation: self.generation }, out);
+                    self.send(Control::Heartbeat { generation: self.claim.generation() }, out);
                     self.set(Timer::Heartbeat, self.config.heartbeat, now, out);
                 }
             }
             Timer::Peer => {
-                if self.phase == Phase::Passive {
+                if self.phase() == Phase::Passive {
                     match self.liveness.silence(now, self.config.timeout) {
-                        Silence::NotYet(at) => out.push(Action::SetTimer { timer, at }),
+                        Silence::NotYet(at) => out.push(common::Action::SetTimer { timer, at }.into()),
                         Silence::Lost => self.lost(out),
                     }
                 }
             }
             Timer::Retry => {
-                if self.phase == Phase::Lost {
-                    self.take_over(out);
-                }
+                let next = self.claim.retry(out);
+                self.follow(next, out);
             }
             Timer::Round | Timer::Answer | Timer::Output => {}
         }
@@ -379,7 +387,11 @@ impl Secondary {
     }
 
     fn set(&self, timer: Timer, span: Duration, now: Time, out: &mut Vec<Action>) {
-        out.push(Action::SetTimer { timer, at: now.after(span) });
+        out.push(common::Action::SetTimer { timer, at: now.after(span) }.into());
+    }
+
+    fn tell(&self, level: Level, code: common::Code, out: &mut Vec<Action>) {
+        out.push(common::Action::Notice(Told { level, code }).into());
     }
 
     fn notice(&self, level: Level, code: Code, out: &mut Vec<Action>) {

@@ -1,155 +1,89 @@
-//! Going active: who must agree, and in which order.
+//! The session's part in a take-over: when the primary counts as lost, and what becomes of the checkpoints then.
 
 use super::event::{Action, Code, Command, End};
 use super::{Phase, Secondary};
-use crate::remus::refused::Refused;
-use crate::remus::types::{Level, RefuseReason, Rule, Time, Timer, Verdict};
+use crate::claim::{Next, Stage};
+use crate::protocol::secondary as common;
+use crate::protocol::{Level, Refused, Time, Timer};
+use crate::remus::types::RefuseReason;
 use crate::remus::wire::{Control, Farewell};
 
 impl Secondary {
     /// A frame of the session has come: the primary lives.
     pub(super) fn heard(&mut self, now: Time, out: &mut Vec<Action>) {
         self.liveness.heard(now);
-        if self.phase == Phase::Lost && self.link {
-            self.phase = Phase::Passive;
-            out.push(Action::CancelTimer(Timer::Retry));
+        if self.link && self.claim.heard(out) {
             self.notice(Level::Info, Code::BackAgain, out);
         }
-        // Claiming and Fencing go their way: what they have asked for may be done already.
-        if self.phase == Phase::Passive {
+        if self.phase() == Phase::Passive {
             self.set(Timer::Peer, self.config.timeout, now, out);
         }
     }
 
     /// The primary is silent, or the connection is gone.
     pub(super) fn lost(&mut self, out: &mut Vec<Action>) {
-        match self.phase {
+        match self.phase() {
             Phase::Greeting => self.end(End::Empty, out),
+            Phase::Passive | Phase::Lost if self.newest.is_none() => self.end(End::Empty, out),
             // A retry or the operator is waited for already; with the link gone, nothing else can come.
-            Phase::Passive | Phase::Lost => {
-                if self.newest.is_none() {
-                    return self.end(End::Empty, out);
-                }
-                if self.phase == Phase::Passive {
+            phase @ (Phase::Passive | Phase::Lost) => {
+                if phase == Phase::Passive {
                     self.notice(Level::Critical, Code::PrimaryLost, out);
                 }
-                self.phase = Phase::Lost;
-                match self.config.rule {
-                    Rule::Witness => self.take_over(out),
-                    // Behind damage, the primary's farewell may be what could not be read: nobody is shot for that.
-                    Rule::PrimaryWins if self.config.fence && !self.garbled => self.take_over(out),
-                    Rule::PrimaryWins | Rule::Manual => self.notice(Level::Critical, Code::OperatorNeeded, out),
-                }
+                // After damage, the primary's goodbye may be what could not be read: nobody is fenced for that.
+                let next = self.claim.lost(!self.garbled, out);
+                self.follow(next, out);
             }
             _ => {}
         }
     }
 
-    /// The next step towards being active that is allowed without further word.
-    pub(super) fn take_over(&mut self, out: &mut Vec<Action>) {
-        if self.newest.is_none() {
-            return;
+    pub(super) fn follow(&mut self, next: Next, out: &mut Vec<Action>) {
+        match next {
+            Next::Wait => {}
+            Next::Activate => self.go(out),
+            Next::Denied => self.end(End::Denied, out),
+            Next::Dismissed => self.end(End::Dismissed, out),
         }
-        if self.config.rule == Rule::Witness && !self.granted {
-            self.phase = Phase::Claiming;
-            out.push(Action::AskWitness { generation: self.generation.next() });
-        } else if self.config.fence && !self.delegated {
-            self.phase = Phase::Fencing;
-            let generation = if self.granted { self.generation } else { self.generation.next() };
-            out.push(Action::RunFence { generation });
-        } else {
-            self.go(out);
-        }
-    }
-
-    pub(super) fn answered(&mut self, now: Time, verdict: Verdict, out: &mut Vec<Action>) {
-        match verdict {
-            Verdict::Granted => {
-                self.generation = self.generation.next();
-                self.granted = true;
-                self.take_over(out);
-            }
-            Verdict::Held { newest } => {
-                self.generation = self.generation.max(newest);
-                self.end(End::Denied, out);
-            }
-            Verdict::Unreachable => {
-                self.notice(Level::Critical, Code::WitnessUnreachable, out);
-                self.phase = Phase::Lost;
-                self.set(Timer::Retry, self.config.retry, now, out);
-            }
-        }
-    }
-
-    pub(super) fn fenced(&mut self, now: Time, success: bool, out: &mut Vec<Action>) {
-        if success {
-            return self.go(out);
-        }
-        self.notice(Level::Critical, Code::FenceFailed, out);
-        if self.dismissed {
-            return self.end(End::Dismissed, out);
-        }
-        self.phase = Phase::Lost;
-        self.set(Timer::Retry, self.config.retry, now, out);
     }
 
     /// Everybody has agreed.
-    pub(super) fn go(&mut self, out: &mut Vec<Action>) {
+    fn go(&mut self, out: &mut Vec<Action>) {
         let Some(checkpoint) = self.newest else { return };
-        self.phase = Phase::Activating;
-        if !self.granted {
-            self.generation = self.generation.next();
-            self.granted = true;
-        }
-        self.notice(Level::Critical, Code::Activating, out);
         // Before the guest starts: the sooner a living primary knows, the better.
-        self.send(Control::Active { generation: self.generation, checkpoint }, out);
-        if let Some(staged) = self.staged.take() {
-            out.push(Action::DropCheckpoint { checkpoint: staged, reason: None });
-        }
-        if let Some(partial) = self.expected.take() {
-            out.push(Action::DropCheckpoint { checkpoint: partial, reason: None });
-        }
+        self.send(Control::Active { generation: self.claim.generation(), checkpoint }, out);
+        self.drop_unfinished(out);
         self.start = true;
         if self.applying.is_none() {
             self.activate(out);
         }
     }
 
+    fn drop_unfinished(&mut self, out: &mut Vec<Action>) {
+        let unfinished = self.staged.take().into_iter().chain(self.expected.take());
+        out.extend(unfinished.map(|checkpoint| Action::DropCheckpoint { checkpoint, reason: None }));
+    }
+
     pub(super) fn activate(&mut self, out: &mut Vec<Action>) {
         let Some(checkpoint) = self.newest else { return };
         self.start = false;
-        out.push(Action::ActivateGuest { checkpoint, generation: self.generation });
+        out.push(common::Action::ActivateGuest { checkpoint, generation: self.claim.generation() }.into());
         self.close(out);
     }
 
-    pub(super) fn delegate(&mut self, out: &mut Vec<Action>) {
-        match self.phase {
-            Phase::Passive | Phase::Lost => {
-                self.delegated = true;
-                self.take_over(out);
-            }
-            // On its way already.
-            _ => self.delegated = true,
-        }
-    }
-
     pub(super) fn goodbye(&mut self, out: &mut Vec<Action>) {
-        match self.phase {
-            Phase::Fencing => {
-                // The command cannot be called back, and may leave nobody else.
-                self.dismissed = true;
-                self.link = false;
-                out.push(Action::CloseLink);
-            }
-            _ => self.end(End::Dismissed, out),
+        let next = self.claim.goodbye();
+        if next == Next::Wait {
+            self.link = false;
+            out.push(common::Action::CloseLink.into());
         }
+        self.follow(next, out);
     }
 
     pub(super) fn copy_lost(&mut self, checkpoint: u64, out: &mut Vec<Action>) {
         self.send(Control::Refuse { checkpoint, reason: RefuseReason::Apply }, out);
         // With a generation asked for or taken, the primary must not hear that nobody holds the next.
-        if !self.granted && self.phase != Phase::Claiming {
+        if !self.claim.is_granted() && self.claim.stage() != Stage::Claiming {
             self.send(Control::Goodbye { reason: Farewell::CopyLost }, out);
         }
         self.end(End::CopyLost, out);
@@ -161,26 +95,17 @@ impl Secondary {
     /// [`Refused`]: nothing has changed.
     pub fn command(&mut self, _now: Time, command: Command, actions: &mut Vec<Action>) -> Result<(), Refused> {
         let out = actions;
-        match (command, self.phase) {
+        match (command, self.phase()) {
             (Command::FailOver { .. }, _) if self.receives() && self.newest.is_none() => {
                 return Err(Refused::NoCheckpoint);
             }
-            (Command::FailOver { force: false }, Phase::Passive) => {
-                return Err(Refused::PrimaryAlive { heard: self.liveness.last() });
-            }
-            // The primary lives: the operator's word that it does not is not believed, and nobody's answer is spared.
-            (Command::FailOver { force: true }, Phase::Passive) => {
-                self.notice(Level::Critical, Code::Forced, out);
-                self.take_over(out);
-            }
-            (Command::FailOver { force: false }, Phase::Lost) => self.take_over(out),
-            (Command::FailOver { force: true }, _) if self.receives() => {
-                self.notice(Level::Critical, Code::Forced, out);
-                self.go(out);
+            (Command::FailOver { force }, _) if self.receives() => {
+                let next = self.claim.fail_over(force, self.liveness.last(), out)?;
+                self.follow(next, out);
             }
             (Command::Stop, Phase::Greeting) => self.end(End::Stopped, out),
             (Command::Stop, Phase::Passive | Phase::Lost) => {
-                if !self.granted {
+                if !self.claim.is_granted() {
                     self.send(Control::Goodbye { reason: Farewell::Stopping }, out);
                 }
                 self.end(End::Stopped, out);
@@ -191,13 +116,14 @@ impl Secondary {
     }
 
     pub(super) fn end(&mut self, end: End, out: &mut Vec<Action>) {
-        self.phase = Phase::Ended(end);
+        self.ended = Some(end);
+        self.greeted = false;
+        self.claim.end();
         if end == End::Denied {
-            let unfinished = self.staged.take().into_iter().chain(self.expected.take());
-            out.extend(unfinished.map(|checkpoint| Action::DropCheckpoint { checkpoint, reason: None }));
-            out.push(Action::KeepCopy);
+            self.drop_unfinished(out);
+            out.push(common::Action::KeepReplica.into());
         } else {
-            out.push(Action::DropCopy);
+            out.push(common::Action::DropReplica.into());
         }
         self.close(out);
         let level = match end {
@@ -209,10 +135,10 @@ impl Secondary {
 
     fn close(&mut self, out: &mut Vec<Action>) {
         if std::mem::take(&mut self.link) {
-            out.push(Action::CloseLink);
+            out.push(common::Action::CloseLink.into());
         }
         for timer in Timer::ALL {
-            out.push(Action::CancelTimer(timer));
+            out.push(common::Action::CancelTimer(timer).into());
         }
     }
 }

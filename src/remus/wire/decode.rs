@@ -3,7 +3,8 @@
 use super::encode::check;
 use super::frame::{Body, Control, DATA, Direction, Farewell, Frame, Hello, OPTIONAL, may_run, name};
 use super::{Capabilities, HEADER_LEN, MAGIC, MAX_CONTROL, MAX_DATA, MAX_DETAIL, Seal, VERSION};
-use crate::remus::types::{Generation, RefuseReason, Rule, Session};
+use crate::protocol::{Generation, Rule, Session};
+use crate::remus::types::RefuseReason;
 use nom::number::complete::{le_u8, le_u16, le_u32, le_u64, le_u128};
 use nom::{IResult, Parser};
 use thiserror::Error;

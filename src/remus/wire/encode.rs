@@ -2,7 +2,7 @@
 
 use super::frame::{Control, DATA, Direction};
 use super::{HEADER_LEN, MAX_CONTROL, MAX_DATA, MAX_DETAIL, VERSION};
-use crate::remus::types::Session;
+use crate::protocol::Session;
 use arrayvec::ArrayVec;
 use byteorder::{ByteOrder, LittleEndian};
 use xxhash_rust::xxh3::Xxh3;

@@ -1,7 +1,8 @@
 //! The frames as values.
 
 use super::{Capabilities, Seal};
-use crate::remus::types::{Generation, RefuseReason, Rule, Session};
+use crate::protocol::{Generation, Rule, Session};
+use crate::remus::types::RefuseReason;
 
 /// Which way a row of bytes runs. Each has frames of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

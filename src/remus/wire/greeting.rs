@@ -1,7 +1,7 @@
 //! Who is there: the first bytes of a peer, and what it can do.
 
 use super::MAGIC;
-use crate::remus::types::Level;
+use crate::protocol::Level;
 use crate::stream::handshake::Message;
 use crate::stream::{libxl, xl};
 

@@ -22,7 +22,7 @@
 
 use std::io::{self, Read};
 use thiserror::Error;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// The first bytes of each frame.
 pub const MAGIC: [u8; 4] = *b"XRCO";
@@ -111,12 +111,19 @@ const fn low(sum: u64) -> u32 {
 
 /// The header of a frame with this payload, which must not be longer than [`MAX_PAYLOAD`].
 pub fn header(lane: Lane, payload: &[u8]) -> [u8; HEADER_LEN] {
+    header_of(lane, [payload].into_iter(), payload.len())
+}
+
+/// The same of a payload that lies in several places.
+pub fn header_of<'a>(lane: Lane, parts: impl Iterator<Item = &'a [u8]>, bytes: usize) -> [u8; HEADER_LEN] {
     let mut out = [0; HEADER_LEN];
-    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    let length = u32::try_from(bytes).unwrap_or(u32::MAX);
+    let mut sum = Xxh3::new();
+    parts.for_each(|part| sum.update(part));
     out[..4].copy_from_slice(&MAGIC);
     out[4] = lane as u8;
     out[8..12].copy_from_slice(&length.to_le_bytes());
-    out[12..].copy_from_slice(&low(xxh3_64(payload)).to_le_bytes());
+    out[12..].copy_from_slice(&low(sum.digest()).to_le_bytes());
     out
 }
 

@@ -4,6 +4,7 @@
 //! does not know of the other's it passes over.
 #![forbid(unsafe_code)]
 
+use super::Times;
 use crate::colo::Mode;
 use crate::remus::{Generation, Rule};
 use serde::{Deserialize, Serialize};
@@ -94,6 +95,20 @@ pub enum Unsuited {
 }
 
 impl Hello {
+    /// Of this program, without a session.
+    pub fn new(rule: Rule, times: Times, domain: String) -> Self {
+        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Hello {
+            version: VERSION,
+            rule: rule.name().into(),
+            timeout_ms: ms(times.timeout),
+            heartbeat_ms: ms(times.heartbeat),
+            lists: true,
+            domain: Some(domain),
+            session: None,
+        }
+    }
+
     /// Its bytes.
     pub fn emit(&self) -> Vec<u8> {
         // Plain numbers and words: it cannot fail.

@@ -49,8 +49,3 @@ impl Default for Times {
         Times { heartbeat: usual.heartbeat, timeout: usual.timeout, patience: Duration::from_millis(200) }
     }
 }
-
-/// Milliseconds for a peer.
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}

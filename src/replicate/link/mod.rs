@@ -8,14 +8,14 @@
 mod ahead;
 mod backward;
 mod forward;
+mod framing;
 mod lane;
-mod outbox;
 
 pub use ahead::ReadAhead;
 pub use backward::{Heard, backward, silence};
 pub use forward::{Forward, Heading, Record};
+pub use framing::{Framing, Outbox};
 pub use lane::{Lane, StopFlag};
-pub use outbox::Outbox;
 
 use crate::transport::LinkReader;
 use std::io::{self, Read};

@@ -19,41 +19,34 @@ mod round;
 mod run;
 mod words;
 
-pub use guest::Observer;
-
-use super::clock::Clock;
+use super::engine;
+use super::engine::primary::{Mailbox, Message, Run, Setup, Shared};
 use super::failpoint::Failpoints;
-use super::link::{Heard, StopFlag};
-use super::operator::{Ask, Handle, Notices};
-use super::stats::{RoundFigures, Statistics};
-use super::witness::{Alarm, Said, WitnessThread};
-use crate::control::Status;
+use super::link::StopFlag;
+use super::operator::Handle;
 use crate::hypervisor::{DeviceModel, OutputBuffer, Replicated, SaveDomain};
-use crate::libxc::SaveError;
 use crate::libxl;
+use crate::protocol::Generation;
 use crate::remus::pacing::Pacing;
 use crate::remus::wire::name_sum;
-use crate::remus::{Config, Generation, Primary, Session, Timers};
+use crate::remus::{Config, Primary};
 use crate::transport::Address;
 use crate::witness::Witness;
-use connect::Connected;
-use guest::{Done, Guest};
+use guest::Guest;
 use round::Rounds;
-use run::Run;
-use std::io;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use run::{Remus, Report};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Instant;
 
-/// The output buffer, which the machine's thread and the guest's share.
-type SharedOutput = Arc<Mutex<Box<dyn OutputBuffer>>>;
+pub use super::engine::guest::Observer;
+pub use super::engine::primary::{Ended, Ending, OnRound, Trouble};
+
+/// The output buffer, which the loop's thread and the guest's share.
+type SharedOutput = Shared<dyn OutputBuffer>;
 
 /// Makes an address of what an operator calls a host: the host, the remote shell, the remote command.
 pub type Resolve = Box<dyn Fn(&str, Option<&str>, Option<&str>) -> Result<Address, String> + Send>;
-
-/// Told of rounds.
-pub type OnRound = Box<dyn FnMut(&RoundFigures) + Send>;
 
 /// How to be a primary.
 pub struct Settings {
@@ -91,79 +84,20 @@ impl std::fmt::Debug for Settings {
     }
 }
 
-/// How it ended. The domain is given back in each case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// The guest runs on the other side, as asked.
-    SwitchedOver,
-    /// The guest stands still: the other side is, or may be, active.
-    Fenced,
-    /// Protection has ended; the guest runs, its output is free.
-    Unprotected,
-    /// Told to end; the guest runs, its output is free.
-    Stopped,
-    /// Told to end a second time, before it was decided who may be active: output is held.
-    Abandoned,
-}
-
-/// A primary that has ended.
-#[derive(Debug)]
-pub struct Ended<D> {
-    /// How.
-    pub how: Ending,
-    /// The domain.
-    pub domain: D,
-    /// What was counted.
-    pub statistics: Statistics,
-    /// How it was at the end, for the operator.
-    pub status: Status,
-}
-
-/// Why a primary could not do what it should.
-#[derive(Debug, thiserror::Error)]
-pub enum Trouble {
-    /// A thread, a file descriptor.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// The domain cannot be saved.
-    #[error("{0}")]
-    Save(#[from] SaveError),
-    /// The guest cannot be resumed. Its output is held; the secondary goes active when the connection ends.
-    #[error("the guest cannot be resumed: {0}; ending, so that the secondary takes over")]
-    Resume(crate::hypervisor::Error),
-    /// A thread has panicked, and the domain with it.
-    #[error("the guest's thread has panicked")]
-    Panicked,
-}
-
-enum Message {
-    Done(Done),
-    Heard(Session, Heard),
-    Connected(Session, io::Result<Connected>),
-    WriteFailed(Session, io::Error),
-    Witness(Said),
-    Ask(Ask),
-}
-
 /// A primary that has not begun.
-#[derive(Debug)]
-pub struct Driver {
-    inbox: Receiver<Message>,
-    post: Sender<Message>,
-}
+#[derive(Default)]
+pub struct Driver(Mailbox<Remus>);
 
-impl Default for Driver {
-    fn default() -> Self {
-        let (post, inbox) = channel();
-        Driver { inbox, post }
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("primary::Driver")
     }
 }
 
 impl Driver {
     /// A way for the operator to talk to it.
     pub fn handle(&self) -> Handle {
-        let post = self.post.clone();
-        Handle::new(move |ask| post.send(Message::Ask(ask)).is_ok())
+        self.0.handle()
     }
 
     /// Runs until the guest is gone from here, or this side is told to end. With an address it takes a secondary at once.
@@ -186,67 +120,42 @@ impl Driver {
         let stop = StopFlag::default();
         let guest = Guest {
             saver: libxl::Saver::new(&mut domain, save)?,
-            domain,
+            guest: engine::guest::Guest::new(domain, observer, settings.failpoints.clone(), name.clone()),
             output: Arc::clone(&output),
             disks: settings.disks,
-            observer,
             staging_limit,
-            failpoints: settings.failpoints.clone(),
             stop: stop.clone(),
-            domain_name: name.clone(),
         };
         let (jobs, todo) = channel();
-        let post = self.post.clone();
-        let guest = thread::Builder::new().name("guest".into()).spawn(move || {
-            guest.run(&todo, |done| {
-                let _ = post.send(Message::Done(done));
-            })
-        })?;
-        let answer = self.post.clone();
-        let (witness, described) = WitnessThread::start_any(settings.witness, config.retry, move |said| {
-            let _ = answer.send(Message::Witness(said));
-        })?;
-        let mut run = Run {
-            clock: Clock::start(),
+        let (done, paused) = (self.0.post(|done| Message::Report(Report::Done(done))), self.0.post(Message::Done));
+        let guest = thread::Builder::new().name("guest".into()).spawn(move || guest.run(&todo, done, paused))?;
+        let protocol = Remus {
             machine: Primary::new(Config { domain: name_sum(&name), ..config }, generation),
-            timers: Timers::default(),
-            jobs,
-            post: self.post,
-            output,
             stop,
             link: None,
             closing: None,
-            witness,
             address: None,
             resolve: settings.resolve,
-            failpoints: settings.failpoints,
             rounds: Rounds::new(pacing, settings.on_round),
-            words: words::Words {
-                domain: name,
-                witness: described,
-                notices: Notices::default(),
-                alarm: Alarm::default(),
-                peer: None,
-                bare: false,
-                begun: Instant::now(),
-                guest_gone: false,
-            },
-            once: settings.once,
-            failed: Vec::new(),
-            stuck: None,
+            bare: false,
             protecting: false,
-            terminated: 0,
-            insist_at: Instant::now(),
+            guest_gone: false,
         };
+        let setup = Setup {
+            domain: name,
+            witness: settings.witness,
+            retry: config.retry,
+            timeout: config.timeout,
+            output,
+            jobs,
+            once: settings.once,
+            failpoints: settings.failpoints,
+        };
+        let mut run = Run::new(setup, &self.0, protocol)?;
         if let Some(address) = to {
             // A machine that is new takes a secondary.
             let _ = run.protect(address);
         }
-        let how = run.serve(&self.inbox);
-        run.shut(matches!(how, Ok(Ending::Stopped | Ending::Unprotected)));
-        let (statistics, status) = (run.rounds.statistics().clone(), run.status());
-        drop(run);
-        let domain = guest.join().map_err(|_| Trouble::Panicked)?;
-        Ok(Ended { how: how?, domain, statistics, status })
+        run.run(self.0, guest)
     }
 }

@@ -1,32 +1,8 @@
-//! The primary in words: what its operator reads in the log and in the status.
+//! The primary in words: what its operator reads in the log.
 
-use super::round::Rounds;
-use crate::control::Status;
-use crate::control::status::{Framing, Guest, Output, Role, primary_phase as phase};
-use crate::remus::pacing::Target;
-use crate::remus::primary::{Cause, Code, End, Notice, Phase};
-use crate::remus::wire::Capabilities;
-use crate::remus::{Level, OutputCall, Primary, RefuseReason};
-use crate::replicate::operator::{Notices, figures, millis_since};
-use crate::replicate::witness::Alarm;
-use std::time::Instant;
-
-/// What is told of a primary besides the machine's own state.
-#[derive(Debug)]
-pub(super) struct Words {
-    pub domain: String,
-    pub witness: String,
-    pub notices: Notices,
-    pub alarm: Alarm,
-    pub peer: Option<String>,
-    pub bare: bool,
-    pub begun: Instant,
-    /// The guest has ended by itself.
-    pub guest_gone: bool,
-}
-
-/// How the peer is called that takes everything and keeps nothing: [`crate::transport::Address::Null`].
-const NOWHERE: &str = "null:";
+use crate::protocol::OutputCall;
+use crate::remus::RefuseReason;
+use crate::remus::primary::{Cause, Code};
 
 const fn cause(cause: Cause) -> &'static str {
     match cause {
@@ -45,8 +21,9 @@ const fn cause(cause: Cause) -> &'static str {
     }
 }
 
-fn text(code: Code) -> String {
+pub(super) fn text(code: Code, guest_gone: bool) -> String {
     let text = match code {
+        Code::Unprotected if guest_gone => "nothing is protected any more: the guest is gone",
         Code::Protected => "protected: the secondary has the first checkpoint",
         Code::BackAgain => "the secondary is heard again, or is kept: going on as before",
         Code::IntervalStretched => "the guest dirties faster than the link carries: checkpoints come later than asked",
@@ -89,73 +66,4 @@ fn text(code: Code) -> String {
         Code::Forced => "going on alone on the operator's word that no other copy runs",
     };
     text.to_owned()
-}
-
-impl Words {
-    pub(super) fn notice(&mut self, notice: Notice) {
-        let text = match notice.code {
-            Code::Unprotected if self.guest_gone => "nothing is protected any more: the guest is gone".to_owned(),
-            code => text(code),
-        };
-        self.notices.add(&self.domain, notice.level, text);
-        if notice.code == Code::Bare {
-            for (level, cost) in Capabilities::BARE.cost() {
-                self.notices.add(&self.domain, level, cost.to_owned());
-            }
-        }
-    }
-
-    pub(super) fn trouble(&mut self, text: String) {
-        self.notices.add(&self.domain, Level::Critical, text);
-    }
-
-    /// What the secondary says of its refusal.
-    pub(super) fn refused(&mut self, checkpoint: u64, reason: RefuseReason, detail: &[u8]) {
-        if !detail.is_empty() {
-            let detail = String::from_utf8_lossy(detail);
-            let text = format!("the secondary on checkpoint {checkpoint}: {reason}: {}", detail.escape_debug());
-            self.notices.add(&self.domain, Level::Warning, text);
-        }
-    }
-
-    pub(super) fn status(&self, machine: &Primary, rounds: &Rounds) -> Status {
-        let (checkpoint, acknowledged) = machine.checkpoints();
-        let config = machine.config();
-        Status {
-            domain: self.domain.clone(),
-            simulated: false,
-            role: Role::Primary,
-            phase: phase(machine.phase()).into(),
-            guest: match machine.phase() {
-                Phase::Ended(End::Suspended) => Guest::Suspended,
-                Phase::Ended(_) => Guest::Stopped,
-                _ if machine.stands_still() => Guest::Suspended,
-                _ => Guest::Running,
-            },
-            // What goes nowhere protects nobody.
-            protected: machine.is_protected() && self.peer.as_deref() != Some(NOWHERE),
-            peer: self.peer.clone(),
-            framing: self.peer.as_ref().map(|_| if self.bare { Framing::Bare } else { Framing::Framed }),
-            rule: config.rule.name().into(),
-            generation: machine.generation().0,
-            session: if machine.session().0 == 0 { String::new() } else { format!("{:016x}", machine.session().0) },
-            interval_ms: u64::try_from(config.interval.as_millis()).unwrap_or(u64::MAX),
-            output: if machine.is_held() { Output::Held } else { Output::Free },
-            checkpoint,
-            acknowledged,
-            since_last_ms: rounds.last().map(millis_since),
-            elapsed_ms: millis_since(self.begun),
-            witness: self.witness.clone(),
-            fence: false,
-            adaptive: rounds.pacing().map(|pacing| match pacing.target {
-                Target::PausedShare(share) => format!("paused at most {}.{} %", share / 10, share % 10),
-                Target::OutputDelay(delay) => format!("output delayed at most {} ms", delay.as_millis()),
-            }),
-            alarm: self.alarm.text(),
-            notices: self.notices.list(),
-            statistics: figures(rounds.statistics()),
-            kept: None,
-            lock_step: None,
-        }
-    }
 }

@@ -4,6 +4,7 @@ use super::replica::{Arrived, Copies, Replica, Unsound};
 use crate::libxl::restore::Options;
 use crate::remus::wire::{Control, WireError};
 use crate::remus::{RefuseReason, Session};
+use crate::replicate::engine::secondary::{self as engine, Last};
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::link::{Forward, Heading};
 use std::cell::RefCell;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// What the thread has to say.
 #[derive(Debug)]
-pub(super) enum Said<D> {
+pub(super) enum Said {
     /// A frame, as it came.
     Frame(Session, Control),
     /// A whole checkpoint, or one that is not. The thread waits for an [`Order`].
@@ -29,12 +30,6 @@ pub(super) enum Said<D> {
     Applied { number: u64, took: Duration },
     /// It could not be.
     ApplyFailed { number: u64, text: String },
-    /// The domain, fit to run: the last word.
-    Survivor(Box<D>),
-    /// It could not be made fit: the last word.
-    Unfit(String),
-    /// It is kept, with so many bytes of memory; nothing when there is none. The thread waits for [`Order::Activate`] or [`Order::Quit`].
-    Held(Option<u64>),
 }
 
 /// What the thread is to do.
@@ -44,12 +39,8 @@ pub(super) enum Order {
     Apply,
     /// Forget it.
     Drop,
-    /// Make the domain fit to run and give it away.
-    Activate,
-    /// Read nothing more, and keep the copy as it is.
-    Hold,
-    /// Free everything and end.
-    Quit,
+    /// What every replica's thread does at the end.
+    End(engine::Order),
 }
 
 /// The stream's bytes, for readers that come and go.
@@ -67,21 +58,22 @@ enum Next {
     /// With whatever comes.
     Heading,
     /// With this order.
-    Order(Order),
+    End(engine::Order),
 }
 
 /// The thread.
-pub(super) struct Keeper<C: Copies, S> {
+pub(super) struct Keeper<C: Copies, S, L> {
     forward: Bytes,
     copies: C,
     options: Options,
     failpoints: Failpoints,
     orders: Receiver<Order>,
     say: S,
+    last: L,
     copy: Option<C::Copy<Bytes>>,
 }
 
-impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
+impl<C: Copies, S: FnMut(Said), L: FnMut(Last<C::Domain>)> Keeper<C, S, L> {
     pub(super) fn new(
         forward: Forward,
         copies: C,
@@ -89,9 +81,10 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
         failpoints: Failpoints,
         orders: Receiver<Order>,
         say: S,
+        last: L,
     ) -> Self {
         let forward = Bytes(Rc::new(RefCell::new(forward)));
-        Keeper { forward, copies, options, failpoints, orders, say, copy: None }
+        Keeper { forward, copies, options, failpoints, orders, say, last, copy: None }
     }
 
     /// Runs until an order ends it.
@@ -110,23 +103,23 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
                 Heading::Ended => {
                     (self.say)(Said::Ended);
                     // Orders for checkpoints are of no meaning any more.
-                    Next::Order(self.final_order())
+                    Next::End(self.final_order())
                 }
             };
             match next {
                 Next::Heading => {}
-                Next::Order(Order::Activate) => return self.activate(),
-                Next::Order(Order::Hold) => return self.hold(),
-                Next::Order(_) => return,
+                Next::End(engine::Order::Activate) => return self.activate(),
+                Next::End(engine::Order::Hold) => return self.hold(),
+                Next::End(engine::Order::Quit) => return,
             }
         }
     }
 
-    fn final_order(&self) -> Order {
+    fn final_order(&self) -> engine::Order {
         loop {
             match self.orders.recv() {
-                Ok(order @ (Order::Activate | Order::Hold | Order::Quit)) => return order,
-                Err(_) => return Order::Quit,
+                Ok(Order::End(order)) => return order,
+                Err(_) => return engine::Order::Quit,
                 Ok(Order::Apply | Order::Drop) => {}
             }
         }
@@ -143,7 +136,7 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
         let (session, number) = match self.report(Arrived::default()) {
             Ok((at, Order::Apply)) => at,
             Ok((_, Order::Drop)) => return Next::Heading,
-            Ok((_, order)) => return Next::Order(order),
+            Ok((_, Order::End(order))) => return Next::End(order),
             Err(next) => return next,
         };
         self.failpoints.pass(Step::Applying);
@@ -170,7 +163,7 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
             let (session, number) = match self.report(figures) {
                 Ok((at, Order::Apply)) => at,
                 Ok((_, Order::Drop)) => return Next::Heading,
-                Ok((_, order)) => return Next::Order(order),
+                Ok((_, Order::End(order))) => return Next::End(order),
                 Err(next) => return next,
             };
             let Some(copy) = &mut self.copy else { return Next::Heading };
@@ -189,7 +182,7 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
     fn apply_failed(&mut self, number: u64, text: String) -> Next {
         (self.say)(Said::ApplyFailed { number, text });
         self.copy = None;
-        Next::Order(self.final_order())
+        Next::End(self.final_order())
     }
 
     /// Holds the checkpoint just parsed against its frame, says what came of it, and waits for the order.
@@ -218,7 +211,7 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
         figures: Arrived,
     ) -> Order {
         (self.say)(Said::Checkpoint { session, number, verdict, text, figures });
-        self.orders.recv().unwrap_or(Order::Quit)
+        self.orders.recv().unwrap_or(Order::End(engine::Order::Quit))
     }
 
     /// The stream cannot be parsed any further.
@@ -233,7 +226,7 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
                 let verdict = verdict.and(Err(reason));
                 match self.ask(session, seal.number, verdict, text, Arrived::default()) {
                     Order::Apply | Order::Drop => Next::Heading,
-                    order => Next::Order(order),
+                    Order::End(order) => Next::End(order),
                 }
             }
             Some(_) => Next::Heading,
@@ -245,24 +238,23 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
     }
 
     fn activate(mut self) {
-        let said = match self.copy.take() {
-            None => Said::Unfit("there is no copy".into()),
+        (self.last)(match self.copy.take() {
+            None => Last::Unfit("there is no copy".into()),
             Some(copy) => match copy.activate() {
-                Ok(domain) => Said::Survivor(Box::new(domain)),
-                Err(text) => Said::Unfit(text),
+                Ok(domain) => Last::Survivor(Box::new(domain)),
+                Err(text) => Last::Unfit(text),
             },
-        };
-        (self.say)(said);
+        });
     }
 
     /// Keeps the copy until it is decided what becomes of it.
     fn hold(mut self) {
-        (self.say)(Said::Held(self.copy.as_ref().map(Replica::memory)));
+        (self.last)(Last::Held(self.copy.as_ref().map(Replica::memory)));
         loop {
             match self.final_order() {
-                Order::Hold => {}
-                Order::Activate => return self.activate(),
-                _ => return,
+                engine::Order::Hold => {}
+                engine::Order::Activate => return self.activate(),
+                engine::Order::Quit => return,
             }
         }
     }

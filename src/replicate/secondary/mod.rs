@@ -10,30 +10,28 @@ mod replica;
 mod run;
 mod words;
 
-use super::clock::Clock;
+use super::engine::secondary::{Mailbox, Message, Run, Setup};
 use super::failpoint::Failpoints;
 use super::fence::Fence;
-use super::held::{Facts, Finished, Held};
 use super::link::{Forward, ReadAhead, Record, first_bytes};
-use super::operator::{Ask, Handle, Notices};
-use super::stats::Statistics;
-use super::witness::{Alarm, Said as WitnessSaid, WitnessThread};
+use super::operator::Handle;
 use crate::hypervisor::{self, DeviceModel, RestoreDomain};
 use crate::libxl::restore::Options;
 use crate::remus::wire::{MAGIC, Peer, name_sum, recognise_primary};
-use crate::remus::{Config, Generation, Secondary, Timers};
+use crate::remus::{Config, Secondary};
 use crate::transport::{Cancel, Link, LinkReader};
 use crate::witness::Witness;
 use copy::{Keeper, Order, Said};
-use run::Run;
-use std::io::{self, IoSlice};
+use run::{Remus, Report};
+use std::io::IoSlice;
+use std::marker::PhantomData;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::{Instant, SystemTime};
 
+pub use super::engine::secondary::{Survivor, Trouble};
 pub use crate::remus::secondary::End;
 pub use replica::{Arrived, Copies, Replica, Restored, Unsound};
-pub(super) use words::{NOTHING_DENIED, OTHER_VERSION};
+pub(super) use words::OTHER_VERSION;
 
 /// Makes the empty domains that images are restored into.
 pub trait Target: Send + 'static {
@@ -75,58 +73,11 @@ impl std::fmt::Debug for Settings {
     }
 }
 
-/// A domain that may run: nobody else is active.
-#[derive(Debug)]
-pub struct Survivor<D> {
-    /// Complete and paused.
-    pub domain: D,
-    /// The checkpoint it is at.
-    pub checkpoint: u64,
-    /// The generation it is active in.
-    pub generation: Generation,
-    /// When the primary counted as lost, or the switch-over was asked for.
-    pub lost: Instant,
-}
-
 /// How it ended.
-#[derive(Debug)]
-pub enum Outcome<D> {
-    /// This side goes on with the guest.
-    Survivor(Survivor<D>),
-    /// This side has no part any more.
-    Ended(End),
-    /// This side was denied the next generation. Its replica is kept.
-    Denied(Held<D>),
-}
-
-/// Why a secondary could not do what it should.
-#[derive(Debug, thiserror::Error)]
-pub enum Trouble {
-    /// A thread, a file descriptor.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// Somebody else is at the other end.
-    #[error("the other side is {0}")]
-    Peer(&'static str),
-    /// The copy could not be made fit to run. The generation is taken: nobody else goes active by itself.
-    #[error("the copy cannot run: {0}; this side holds {1}, start the guest elsewhere by force")]
-    Unfit(String, Generation),
-}
-
-enum Message<D> {
-    Said(Said<D>),
-    Peer(io::Result<Option<Peer>>),
-    Witness(WitnessSaid),
-    Fenced(bool),
-    WriteFailed(io::Error),
-    Ask(Ask),
-}
+pub type Outcome<D> = crate::replicate::engine::secondary::Outcome<D, End>;
 
 /// A secondary that has not begun.
-pub struct Driver<T: Copies> {
-    inbox: Receiver<Message<T::Domain>>,
-    post: Sender<Message<T::Domain>>,
-}
+pub struct Driver<T: Copies>(Mailbox<Remus<T::Domain>>);
 
 impl<T: Copies> std::fmt::Debug for Driver<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -136,16 +87,14 @@ impl<T: Copies> std::fmt::Debug for Driver<T> {
 
 impl<T: Copies> Default for Driver<T> {
     fn default() -> Self {
-        let (post, inbox) = channel();
-        Driver { inbox, post }
+        Driver(Mailbox::default())
     }
 }
 
 impl<T: Copies> Driver<T> {
     /// A way for the operator to talk to it.
     pub fn handle(&self) -> Handle {
-        let post = self.post.clone();
-        Handle::new(move |ask| post.send(Message::Ask(ask)).is_ok())
+        self.0.handle()
     }
 
     /// Serves one connection. `cancel` is the link's.
@@ -163,94 +112,24 @@ impl<T: Copies> Driver<T> {
         let probe = reader.probe();
         writer.write_all_vectored(&mut [IoSlice::new(&MAGIC)])?;
         let (orders, ordered) = channel();
-        let post = self.post.clone();
-        let points = failpoints.clone();
-        let keeper = thread::Builder::new().name("copy".into()).spawn(move || {
+        let (post, points) = (self.0.post.clone(), failpoints.clone());
+        let thread = thread::Builder::new().name("copy".into()).spawn(move || {
             keep(reader, target, restore, record, points, ordered, &post);
         })?;
-        let answer = self.post.clone();
-        let has_fence = fence.is_some();
-        let (witness, described) = WitnessThread::start_any(witness, config.retry, move |said| {
-            let _ = answer.send(Message::Witness(said));
-        })?;
-        let mut run = Run {
-            clock: Clock::start(),
+        let protocol = Remus {
             machine: Secondary::new(Config { domain: name_sum(&domain), ..config }),
-            timers: Timers::default(),
             orders,
-            post: self.post,
             writer: Some(writer),
             outbox: None,
             link: cancel,
-            reading,
-            probe,
-            witness,
-            fence,
-            failpoints,
-            words: words::Words {
-                domain,
-                peer,
-                witness: described,
-                fence: has_fence,
-                notices: Notices::default(),
-                alarm: Alarm::default(),
-                statistics: Statistics::default(),
-                last: None,
-                begun: Instant::now(),
-            },
             refusal: None,
-            on_checkpoint,
             on_replica,
-            held: None,
-            lost: Instant::now(),
-            terminated: None,
-            quit: false,
-            activated: None,
-            greeting: Instant::now() + config.answer,
+            domain: PhantomData,
         };
-        let finished = run.serve(&self.inbox);
-        let (ended, keep) = match &finished {
-            Ok(Finished::Over(outcome)) => (matches!(outcome, Outcome::Ended(_)), false),
-            Ok(Finished::Denied(_)) => (true, true),
-            Err(_) => (false, false),
-        };
-        run.shut(ended, keep);
-        if let Ok(Finished::Denied(memory)) = finished {
-            let facts = Facts {
-                checkpoint: run.machine.newest().unwrap_or_default(),
-                session: run.machine.session(),
-                newest: run.machine.generation(),
-                memory,
-                peer: run.words.peer.clone(),
-                since: Instant::now(),
-                date: SystemTime::now(),
-            };
-            let orders = run.orders.clone();
-            let activate = Box::new(move || activate(&orders, &self.inbox));
-            return Ok(Outcome::Denied(Held::new(facts, activate, keeper)));
-        }
-        drop(run);
-        if keeper.join().is_err() {
-            log::error!("the copy's thread has panicked");
-        }
-        match finished? {
-            Finished::Over(outcome) => Ok(outcome),
-            // Seen to above.
-            Finished::Denied(_) => Ok(Outcome::Ended(End::CopyLost)),
-        }
-    }
-}
-
-/// Has the copy's thread, which keeps it, give it away.
-fn activate<D>(orders: &Sender<Order>, inbox: &Receiver<Message<D>>) -> Result<D, String> {
-    let gone = || "the copy's thread has ended".to_owned();
-    orders.send(Order::Activate).map_err(|_| gone())?;
-    loop {
-        match inbox.recv().map_err(|_| gone())? {
-            Message::Said(Said::Survivor(domain)) => return Ok(*domain),
-            Message::Said(Said::Unfit(text)) => return Err(text),
-            _ => {}
-        }
+        let (retry, answer, timeout) = (config.retry, config.answer, config.timeout);
+        let setup =
+            Setup { domain, peer, witness, fence, retry, answer, timeout, reading, probe, failpoints, on_checkpoint };
+        Run::new(setup, &self.0, protocol)?.run(self.0, thread)
     }
 }
 
@@ -262,29 +141,32 @@ fn keep<T: Copies>(
     record: Option<Record>,
     failpoints: Failpoints,
     orders: Receiver<Order>,
-    post: &Sender<Message<T::Domain>>,
+    post: &Sender<Message<Remus<T::Domain>>>,
 ) {
     let mut first = Vec::new();
     let peer = first_bytes(&mut reader, &mut first, recognise_primary);
     let framed = matches!(peer, Ok(Some(Peer::Framed)));
     // Whoever drives has gone: then nothing matters here.
-    let _ = post.send(Message::Peer(peer));
+    let _ = post.send(Message::Report(Report::Peer(peer)));
     if framed {
         let reader = match ReadAhead::start(reader) {
             Ok(reader) => reader,
             Err(error) => {
-                let _ = post.send(Message::Peer(Err(error)));
+                let _ = post.send(Message::Report(Report::Peer(Err(error))));
                 return;
             }
         };
         let frames = post.clone();
         let control = move |session, frame| {
-            let _ = frames.send(Message::Said(Said::Frame(session, frame)));
+            let _ = frames.send(Message::Report(Report::Said(Said::Frame(session, frame))));
         };
         let forward = Forward::new(reader, &first, record, failpoints.clone(), control);
         let say = |said| {
-            let _ = post.send(Message::Said(said));
+            let _ = post.send(Message::Report(Report::Said(said)));
         };
-        Keeper::new(forward, target, restore, failpoints, orders, say).run();
+        let last = |last| {
+            let _ = post.send(Message::Last(last));
+        };
+        Keeper::new(forward, target, restore, failpoints, orders, say, last).run();
     }
 }

@@ -1,7 +1,7 @@
 //! Two walks over the stream: which checkpoints there are, and what stands where at one of them.
 
 use super::error::ImageError;
-use super::image::{Item, Options, RecordKey};
+use super::item::{Item, Options, RecordKey};
 use super::pages::PageMap;
 use super::seek::Seeking;
 use std::collections::HashMap;

@@ -43,6 +43,7 @@ pub mod elf;
 mod error;
 mod image;
 mod index;
+mod item;
 pub mod memory;
 mod pages;
 pub mod plain;

@@ -3,9 +3,10 @@
 //! `verify` collects every report; a receiver stops at the first of [`Severity::Error`].
 
 use super::error::{BodyError, Problem, Severity, StreamError};
-use super::framer::{Item, What, record_name};
 use super::grammar::{Event, Grammar};
+use super::item::{Item, What, record_name};
 use super::libxc::DomainType;
+pub use super::parsed::Parsed;
 use super::record::{Frame, RecordHeader};
 use super::{Layer, Mode, libxc, libxl};
 
@@ -13,31 +14,6 @@ use super::{Layer, Mode, libxc, libxl};
 const VCPU_CONTEXT_64: u64 = 5168;
 /// Bytes of `vcpu_guest_context_x86_32_t`.
 const VCPU_CONTEXT_32: u64 = 2800;
-
-/// A record with its body parsed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Parsed<'a> {
-    /// A record of libxl.
-    Libxl(libxl::Record<'a>),
-    /// A record of libxc.
-    Libxc(libxc::Record<'a>),
-}
-
-impl<'a> Parsed<'a> {
-    /// Parses the body of a record of `layer`. In a back channel CHECKPOINT_STATE is libxl's, all else libxc's.
-    ///
-    /// # Errors
-    /// A mandatory type that is not known, or a body that does not fit its type.
-    pub fn new(layer: Layer, frame: &Frame<'a>) -> Result<Self, BodyError> {
-        match (layer, frame.header.type_id) {
-            (Layer::Xl | Layer::Libxl, _) | (Layer::Back, libxl::types::CHECKPOINT_STATE) => {
-                libxl::Record::parse(frame).map(Parsed::Libxl)
-            }
-            (Layer::Libxc | Layer::Back, _) => libxc::Record::parse(frame).map(Parsed::Libxc),
-        }
-    }
-}
 
 /// The rules, with the state that order needs.
 #[derive(Debug, Clone)]

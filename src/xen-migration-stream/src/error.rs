@@ -4,8 +4,8 @@
 //! sorted by what a receiver does with them, see [`Severity`].
 
 use super::Layer;
-use super::grammar::OrderError;
 use super::handshake::Message;
+use super::order::OrderError;
 use thiserror::Error;
 
 /// How much a problem matters.

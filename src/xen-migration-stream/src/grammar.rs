@@ -10,100 +10,8 @@
 use super::error::Problem;
 use super::libxc::{DomainType, types as xc};
 use super::libxl::{ControlId, types as xl};
-use super::{Layer, Mode, framer};
-use thiserror::Error;
-
-/// A record in a place where it may not stand.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum OrderError {
-    /// A record of the other kind of domain.
-    #[error("{record} in a stream of a {} domain", .domain.name())]
-    DomainKind {
-        /// The record.
-        record: &'static str,
-        /// The kind of the stream's domain.
-        domain: DomainType,
-    },
-    /// A record that version 2 does not have.
-    #[error("{record} in a stream of version 2")]
-    NotInVersion2 {
-        /// The record.
-        record: &'static str,
-    },
-    /// Data before the end of the static data.
-    #[error("{record} before STATIC_DATA_END")]
-    BeforeStaticDataEnd {
-        /// The record.
-        record: &'static str,
-    },
-    /// Static data behind its end.
-    #[error("{record} behind the static data")]
-    AfterStaticDataEnd {
-        /// The record.
-        record: &'static str,
-    },
-    /// A record that a stream has once.
-    #[error("{record} twice")]
-    Twice {
-        /// The record.
-        record: &'static str,
-    },
-    /// A record that depends on one that is not there.
-    #[error("{record} without {needs} before it")]
-    Missing {
-        /// The record.
-        record: &'static str,
-        /// What it depends on.
-        needs: &'static str,
-    },
-    /// A record behind one that must follow it.
-    #[error("{record} behind {after}")]
-    Behind {
-        /// The record.
-        record: &'static str,
-        /// What it must precede.
-        after: &'static str,
-    },
-    /// A record of the back channel in the forward one.
-    #[error("{record} belongs into the back channel")]
-    BackOnly {
-        /// The record.
-        record: &'static str,
-    },
-    /// A record of the forward channel in the back one.
-    #[error("{record} in a back channel")]
-    ForwardOnly {
-        /// The record.
-        record: &'static str,
-    },
-    /// A checkpoint in a stream that has none.
-    #[error("CHECKPOINT in a plain stream")]
-    CheckpointInPlain,
-    /// A CHECKPOINT_END without a CHECKPOINT.
-    #[error("CHECKPOINT_END outside a checkpoint")]
-    CheckpointEndOutside,
-    /// A record of libxl that may not stand between CHECKPOINT and CHECKPOINT_END.
-    #[error("{record} inside a checkpoint")]
-    InsideCheckpoint {
-        /// The record.
-        record: &'static str,
-    },
-    /// A sync point of COLO out of turn.
-    #[error("CHECKPOINT_STATE {} out of turn: {expected} expected", .got.name())]
-    Turn {
-        /// The sync point.
-        got: ControlId,
-        /// What should come here.
-        expected: &'static str,
-    },
-    /// A COLO stream that goes on without a sync point.
-    #[error("{record} behind CHECKPOINT_END: a COLO stream goes on with CHECKPOINT_STATE NEW")]
-    NewMissing {
-        /// The record.
-        record: &'static str,
-    },
-}
+pub use super::order::OrderError;
+use super::{Layer, Mode, item};
 
 /// What the grammar has to know of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,7 +96,7 @@ impl Grammar {
     }
 
     fn libxl_record(&mut self, type_id: u32, control: Option<ControlId>, report: &mut dyn FnMut(Problem)) {
-        let record = framer::record_name(Layer::Libxl, type_id);
+        let record = item::record_name(Layer::Libxl, type_id);
         let mut wrong = |error: OrderError| report(error.into());
         let state = self.libxl;
         match type_id {
@@ -226,7 +134,7 @@ impl Grammar {
     }
 
     fn libxc_record(&mut self, type_id: u32, report: &mut dyn FnMut(Problem)) {
-        let record = framer::record_name(Layer::Libxc, type_id);
+        let record = item::record_name(Layer::Libxc, type_id);
         let known = super::libxc::type_name(type_id).is_some();
         let mut wrong = |error: OrderError| report(error.into());
         if self.libxl == LibxlState::Between {
@@ -330,7 +238,7 @@ impl Grammar {
     }
 
     fn back_record(&mut self, type_id: u32, control: Option<ControlId>, report: &mut dyn FnMut(Problem)) {
-        let record = framer::record_name(Layer::Back, type_id);
+        let record = item::record_name(Layer::Back, type_id);
         match type_id {
             xl::CHECKPOINT_STATE => {
                 let Some(got) = control else { return };

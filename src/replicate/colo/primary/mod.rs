@@ -8,36 +8,32 @@
 mod connect;
 mod guest;
 mod listen;
+mod round;
 mod run;
 mod words;
 
 use super::Times;
+use super::hello::Hello;
 use super::lists::{Lists, MOST};
 use crate::colo::{Config, Primary};
-use crate::control::Status;
-use crate::hypervisor::{ComparedCard, DeviceModel, SaveDomain, Sent};
+use crate::hypervisor::{ComparedCard, DeviceModel, SaveDomain};
 use crate::libxl;
-use crate::remus::{Generation, Timers};
-use crate::replicate::clock::Clock;
+use crate::protocol::Generation;
+use crate::replicate::engine;
+use crate::replicate::engine::primary::{Mailbox, Message, Run, Setup, Shared};
 use crate::replicate::failpoint::Failpoints;
-use crate::replicate::operator::{Ask, Handle, Notices};
-pub use crate::replicate::primary::{Ending, Observer, OnRound, Trouble};
-use crate::replicate::stats::Statistics;
-use crate::replicate::witness::{Alarm, Said, WitnessThread};
+use crate::replicate::operator::Handle;
 use crate::transport::Address;
 use crate::witness::Witness;
-use connect::Connected;
-use guest::{Done, Guest};
-use listen::Heard;
-use run::Run;
-use std::io;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use guest::Guest;
+use round::Rounds;
+use run::{Colo, Report};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Instant;
 
-/// The card, which the machine's thread and the guest's share.
-type SharedCard = Arc<Mutex<Box<dyn ComparedCard>>>;
+pub use crate::replicate::engine::guest::Observer;
+pub use crate::replicate::engine::primary::{Ended, Ending, OnRound, Trouble};
 
 /// How to be a primary.
 pub struct Settings {
@@ -93,50 +89,20 @@ impl std::fmt::Debug for Settings {
     }
 }
 
-/// A primary that has ended.
-#[derive(Debug)]
-pub struct Ended<D> {
-    /// How. After [`Ending::Unprotected`] and [`Ending::Stopped`] the guest runs, its output is free.
-    pub how: Ending,
-    /// The domain.
-    pub domain: D,
-    /// What was counted.
-    pub statistics: Statistics,
-    /// The newest generation that it holds or knows of.
-    pub generation: Generation,
-    /// How it was at the end, for the operator.
-    pub status: Status,
-}
-
-enum Message {
-    Done(Done),
-    Heard(Heard),
-    Sent(Sent),
-    Connected(io::Result<Connected>),
-    WriteFailed(io::Error),
-    Witness(Said),
-    Ask(Ask),
-}
-
 /// A primary that has not begun.
-#[derive(Debug)]
-pub struct Driver {
-    inbox: Receiver<Message>,
-    post: Sender<Message>,
-}
+#[derive(Default)]
+pub struct Driver(Mailbox<Colo>);
 
-impl Default for Driver {
-    fn default() -> Self {
-        let (post, inbox) = channel();
-        Driver { inbox, post }
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("colo::primary::Driver")
     }
 }
 
 impl Driver {
     /// A way for the operator to talk to it.
     pub fn handle(&self) -> Handle {
-        let post = self.post.clone();
-        Handle::new(move |ask| post.send(Message::Ask(ask)).is_ok())
+        self.0.handle()
     }
 
     /// Takes a secondary, and runs until there is none any more, or this side is told to end. `observer` hears of the guest at each
@@ -149,69 +115,45 @@ impl Driver {
         D: SaveDomain + DeviceModel + Send + 'static,
         O: Observer<D> + 'static,
     {
-        let card: SharedCard = Arc::new(Mutex::new(settings.card));
+        let output: Shared<dyn ComparedCard> = Arc::new(Mutex::new(settings.card));
         let saver = libxl::Saver::new(&mut domain, settings.save)?;
         let nr_pfns = saver.nr_pfns();
+        let (name, times, failpoints) = (settings.domain, settings.times, settings.failpoints);
         let guest = Guest {
             saver,
-            domain,
-            card: Arc::clone(&card),
-            observer,
-            failpoints: settings.failpoints.clone(),
-            name: settings.domain.clone(),
+            guest: engine::guest::Guest::new(domain, observer, failpoints.clone(), name.clone()),
+            card: Arc::clone(&output),
         };
         let (jobs, todo) = channel();
-        let post = self.post.clone();
-        let guest = thread::Builder::new().name("colo-guest".into()).spawn(move || {
-            guest.run(&todo, |done| {
-                let _ = post.send(Message::Done(done));
-            })
-        })?;
-        let answer = self.post.clone();
-        let (witness, described) = WitnessThread::start_any(settings.witness, settings.config.retry, move |said| {
-            let _ = answer.send(Message::Witness(said));
-        })?;
-        let mut run = Run {
-            clock: Clock::start(),
-            machine: Primary::new(Config { timeout: settings.times.timeout, ..settings.config }, settings.generation),
-            timers: Timers::default(),
-            compare: crate::colo::Compare::new(settings.times.patience),
+        let (done, paused) = (self.0.post(|done| Message::Report(Report::Done(done))), self.0.post(Message::Done));
+        let guest = thread::Builder::new().name("colo-guest".into()).spawn(move || guest.run(&todo, done, paused))?;
+        let config = Config { timeout: times.timeout, ..settings.config };
+        let protocol = Colo {
+            machine: Primary::new(config, settings.generation),
+            compare: crate::colo::Compare::new(times.patience),
             compares: false,
             named: super::lists::Named::new(nr_pfns),
             lists: Lists { most: settings.list, several: false },
-            jobs,
-            post: self.post,
-            card,
             link: None,
-            ours: None,
-            times: settings.times,
+            ours: Hello::new(config.rule, times, name.clone()),
+            times,
             bare: settings.bare,
-            witness,
-            failpoints: settings.failpoints,
-            figures: words::Rounds::new(settings.on_round),
-            words: words::Words {
-                domain: settings.domain,
-                witness: described,
-                notices: Notices::default(),
-                alarm: Alarm::default(),
-                peer: None,
-                framed: true,
-                begun: Instant::now(),
-            },
-            once: settings.once,
+            framed: true,
+            figures: Rounds::new(settings.on_round),
             unreached: None,
-            terminated: 0,
-            insist_at: Instant::now(),
-            failed: Vec::new(),
-            stuck: None,
         };
+        let setup = Setup {
+            domain: name,
+            witness: settings.witness,
+            retry: config.retry,
+            timeout: times.timeout,
+            output,
+            jobs,
+            once: settings.once,
+            failpoints,
+        };
+        let mut run = Run::new(setup, &self.0, protocol)?;
         run.connect(to);
-        let how = run.serve(&self.inbox);
-        run.shut();
-        let (statistics, status, generation) =
-            (run.figures.statistics().clone(), run.status(), run.machine.generation());
-        drop(run);
-        let domain = guest.join().map_err(|_| Trouble::Panicked)?;
-        Ok(Ended { how: how?, domain, statistics, generation, status })
+        run.run(self.0, guest)
     }
 }

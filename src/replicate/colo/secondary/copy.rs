@@ -5,12 +5,13 @@ use super::LockstepTarget;
 use crate::colo::wire::{Decoder, WireError, encode};
 use crate::colo::{Dialect, Message};
 use crate::hypervisor::types::CleanMode;
-use crate::hypervisor::{self, ComparedCard, DeviceModel, DirtyBitmap, Domain, LogDirty};
+use crate::hypervisor::{self, DeviceModel, DirtyBitmap, Domain, LogDirty};
 use crate::libxc::RestoreError;
 use crate::libxl::restore::{ApplyError, Options, Restorer};
 use crate::replicate::colo::inlet::{Inlet, Next};
 use crate::replicate::colo::lists::{ListError, Lists};
 use crate::replicate::colo::pipe::Pipe;
+use crate::replicate::engine::secondary::{self as engine, Last};
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::primary::Observer;
 use crate::stream::handover::LibxlReader;
@@ -39,16 +40,13 @@ pub(super) enum Order {
     Resume {
         epoch: u64,
     },
-    /// Let the guest run, its output free, and give it away.
-    Activate,
-    /// Suspend the guest where it runs, and keep it.
-    Hold,
-    Quit,
+    /// What every replica's thread does at the end. Activating lets the guest run, its output free; holding suspends it where it runs.
+    End(engine::Order),
 }
 
 /// What the thread has to say.
 #[derive(Debug)]
-pub(super) enum Said<G> {
+pub(super) enum Said {
     Message(Message),
     Garbled(WireError),
     /// The stream has ended.
@@ -69,24 +67,6 @@ pub(super) enum Said<G> {
     Failed(String),
     /// The back channel cannot be written to.
     WriteFailed(io::Error),
-    /// The guest, which runs: the last word.
-    Survivor(Box<G>),
-    /// It could not be made to: the last word.
-    Unfit(String),
-    /// The guest is kept and does not run, with so many bytes of memory; nothing when there is none.
-    Held(Option<u64>),
-}
-
-/// A guest and its card.
-pub(super) struct Housed<D> {
-    pub domain: D,
-    pub card: Box<dyn ComparedCard>,
-}
-
-impl<D> std::fmt::Debug for Housed<D> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Housed")
-    }
 }
 
 /// The stream's bytes, for readers that come and go: what was read ahead, then what comes.
@@ -150,7 +130,8 @@ struct Copy<D> {
 pub(super) fn run<T: LockstepTarget, O: Observer<T::Domain>>(
     mut work: Work<T, O>,
     inlet: &Inlet<Order>,
-    mut say: impl FnMut(Said<Housed<T::Domain>>),
+    mut say: impl FnMut(Said),
+    mut last: impl FnMut(Last<T::Domain>),
 ) {
     let ahead = Ahead { inlet: inlet.clone(), again: Vec::new(), failpoints: work.failpoints.clone(), step: None };
     let bytes = Bytes(Rc::new(RefCell::new(ahead)));
@@ -170,14 +151,14 @@ pub(super) fn run<T: LockstepTarget, O: Observer<T::Domain>>(
         match inlet.next() {
             Next::Ended => say(Said::Ended),
             Next::Bytes => message(&bytes, &mut decoder, &mut heard, &mut say),
-            Next::Order(Order::Quit) => break,
-            Next::Order(Order::Activate) => {
-                work.activate(copy.take(), &mut say);
+            Next::Order(Order::End(engine::Order::Quit)) => break,
+            Next::Order(Order::End(engine::Order::Activate)) => {
+                last(work.activate(copy.take()));
                 break;
             }
-            Next::Order(Order::Hold) => {
+            Next::Order(Order::End(engine::Order::Hold)) => {
                 let held = copy.take().map(hold::<T>).transpose();
-                say(Said::Held(
+                last(Last::Held(
                     held.unwrap_or_else(|error| {
                         log::error!("suspending the copy: {error}");
                         None
@@ -219,7 +200,7 @@ impl<T: LockstepTarget, O: Observer<T::Domain>> Work<T, O> {
         order: Order,
         copy: &mut Copy<T::Domain>,
         bytes: &Bytes,
-        say: &mut impl FnMut(Said<Housed<T::Domain>>),
+        say: &mut impl FnMut(Said),
     ) -> Result<(), String> {
         match order {
             Order::Send(message) => {
@@ -250,7 +231,7 @@ impl<T: LockstepTarget, O: Observer<T::Domain>> Work<T, O> {
                 self.resume(epoch, copy).map_err(|error| format!("resuming the copy: {error}"))?;
                 say(Said::Resumed);
             }
-            Order::Activate | Order::Hold | Order::Quit => {}
+            Order::End(_) => {}
         }
         Ok(())
     }
@@ -269,13 +250,7 @@ impl<T: LockstepTarget, O: Observer<T::Domain>> Work<T, O> {
         Ok(())
     }
 
-    fn receive(
-        &self,
-        checkpoint: u64,
-        copy: &mut Copy<T::Domain>,
-        bytes: &Bytes,
-        say: &mut impl FnMut(Said<Housed<T::Domain>>),
-    ) {
+    fn receive(&self, checkpoint: u64, copy: &mut Copy<T::Domain>, bytes: &Bytes, say: &mut impl FnMut(Said)) {
         let Some(reader) = copy.reader.take() else { return };
         bytes.0.borrow_mut().step = Some(Step::Arriving);
         match sync_point(bytes) {
@@ -324,10 +299,10 @@ impl<T: LockstepTarget, O: Observer<T::Domain>> Work<T, O> {
         let_run(&mut copy.domain)
     }
 
-    fn activate(&mut self, copy: Option<Copy<T::Domain>>, say: &mut impl FnMut(Said<Housed<T::Domain>>)) {
+    fn activate(&mut self, copy: Option<Copy<T::Domain>>) -> Last<T::Domain> {
         let card = super::lock(&self.card).take();
         let (Some(Copy { mut domain, .. }), Some(mut card)) = (copy, card) else {
-            return say(Said::Unfit("there is no copy".into()));
+            return Last::Unfit("there is no copy".into());
         };
         card.detach();
         // What it sent before is not what leaves now.
@@ -337,8 +312,8 @@ impl<T: LockstepTarget, O: Observer<T::Domain>> Work<T, O> {
             log::warn!("ending the tracking of the copy's writes: {error}");
         }
         match free.and_then(|()| let_run(&mut domain)) {
-            Ok(()) => say(Said::Survivor(Box::new(Housed { domain, card }))),
-            Err(error) => say(Said::Unfit(error.to_string())),
+            Ok(()) => Last::Survivor(Box::new(domain)),
+            Err(error) => Last::Unfit(error.to_string()),
         }
     }
 }
@@ -362,7 +337,7 @@ fn let_run(domain: &mut impl Domain) -> hypervisor::Result<()> {
     if info.paused { domain.unpause() } else { Ok(()) }
 }
 
-fn damaged<G>(error: &RestoreError, say: &mut impl FnMut(Said<G>)) {
+fn damaged(error: &RestoreError, say: &mut impl FnMut(Said)) {
     // The end of the stream is told by itself, and so is why it was called off.
     if !error.is_sender_gone() && !error.to_string().contains(&aborted().to_string()) {
         say(Said::Damaged(error.to_string()));
@@ -373,14 +348,14 @@ fn aborted() -> io::Error {
     io::ErrorKind::ConnectionAborted.into()
 }
 
-fn written<G>(written: io::Result<()>, say: &mut impl FnMut(Said<G>)) {
+fn written(written: io::Result<()>, say: &mut impl FnMut(Said)) {
     if let Err(error) = written {
         say(Said::WriteFailed(error));
     }
 }
 
 /// Reads a message, as far as it is there: whatever comes outside of a state is one. NEW is put back for who reads the state.
-fn message<G>(bytes: &Bytes, decoder: &mut Option<Decoder>, heard: &mut Vec<u8>, say: &mut impl FnMut(Said<G>)) {
+fn message(bytes: &Bytes, decoder: &mut Option<Decoder>, heard: &mut Vec<u8>, say: &mut impl FnMut(Said)) {
     let mut room = [0; 16];
     let wanted = decoder.as_ref().map_or(room.len(), Decoder::wanted);
     let room = room.get_mut(..wanted).unwrap_or_default();

@@ -12,39 +12,34 @@ mod words;
 
 use super::Times;
 use super::frame::{self, Frames, Lane};
-use super::hello::{Hello, VERSION};
+use super::hello::Hello;
 use super::inlet::Inlet;
 use super::lists::{Lists, MOST};
-use super::millis;
 use super::pipe::Pipe;
 use crate::colo::Config;
-use crate::colo::secondary::End;
+pub use crate::colo::secondary::End;
 use crate::hypervisor::{ComparedCard, DeviceModel, OnSent};
 use crate::libxl::restore::Options;
-use crate::remus::{Generation, Session, Timers};
-use crate::replicate::clock::Clock;
+use crate::protocol::Generation;
+pub use crate::replicate::engine::guest::Observer;
+use crate::replicate::engine::secondary::{Mailbox, Message, Run, Setup};
+pub use crate::replicate::engine::secondary::{Survivor, Trouble};
 use crate::replicate::failpoint::Failpoints;
 use crate::replicate::fence::Fence;
-use crate::replicate::held::{Facts, Finished, Held};
-use crate::replicate::operator::{Ask, Handle, Notices};
-pub use crate::replicate::primary::Observer;
-pub use crate::replicate::secondary::{Target, Trouble};
-use crate::replicate::stats::Statistics;
-use crate::replicate::witness::{Alarm, Said as WitnessSaid, WitnessThread};
+use crate::replicate::operator::Handle;
+pub use crate::replicate::secondary::Target;
 use crate::stream::handshake::Message as Handshake;
 use crate::stream::{Mode, Start};
 use crate::transport::{Cancel, Link};
 use crate::witness::Witness;
-use copy::{Housed, Order, Said, Work};
-use listen::Heard;
-use run::Run;
+use copy::Work;
+use run::{Colo, Report};
 use std::fs::File;
-use std::io::{self, IoSlice, Write};
+use std::io::{IoSlice, Write};
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Instant, SystemTime};
 
 /// Makes domains that can run beside a primary's.
 pub trait LockstepTarget: Target {
@@ -113,69 +108,11 @@ impl std::fmt::Debug for Settings {
     }
 }
 
-/// A guest that runs here: nobody else is active.
-#[derive(Debug)]
-pub struct Survivor<D> {
-    /// The domain, which runs already.
-    pub domain: D,
-    /// The checkpoint that it went on from, now or a while ago.
-    pub checkpoint: u64,
-    /// The generation it is active in.
-    pub generation: Generation,
-    /// When the primary counted as lost.
-    pub lost: Instant,
-}
-
 /// How it ended.
-#[derive(Debug)]
-pub enum Outcome<D> {
-    /// This side goes on with the guest.
-    Survivor(Survivor<D>),
-    /// This side has no part any more.
-    Ended(End),
-    /// There was no session.
-    Unsuited(String),
-    /// This side was denied the next generation. Its replica is kept, suspended.
-    Denied(Held<D>),
-}
-
-/// The way to the copy's thread, which ends with it.
-struct Keeping(Inlet<Order>);
-
-impl Drop for Keeping {
-    fn drop(&mut self) {
-        self.0.order([Order::Quit]);
-    }
-}
-
-impl Keeping {
-    /// Has the thread give its guest away.
-    fn activate<D>(&self, inbox: &Receiver<Message<D>>) -> Result<D, String> {
-        self.0.order([Order::Activate]);
-        loop {
-            match inbox.recv().map_err(|_| "the copy's thread has ended".to_owned())? {
-                Message::Said(Said::Survivor(housed)) => return Ok(housed.domain),
-                Message::Said(Said::Unfit(text)) => return Err(text),
-                _ => {}
-            }
-        }
-    }
-}
-
-enum Message<D> {
-    Said(Said<Housed<D>>),
-    Heard(Heard),
-    WriteFailed(io::Error),
-    Witness(WitnessSaid),
-    Fenced(bool),
-    Ask(Ask),
-}
+pub type Outcome<D> = crate::replicate::engine::secondary::Outcome<D, End>;
 
 /// A secondary that has not begun.
-pub struct Driver<T: LockstepTarget> {
-    inbox: Receiver<Message<T::Domain>>,
-    post: Sender<Message<T::Domain>>,
-}
+pub struct Driver<T: LockstepTarget>(Mailbox<Colo<T::Domain>>);
 
 impl<T: LockstepTarget> std::fmt::Debug for Driver<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -185,8 +122,7 @@ impl<T: LockstepTarget> std::fmt::Debug for Driver<T> {
 
 impl<T: LockstepTarget> Default for Driver<T> {
     fn default() -> Self {
-        let (post, inbox) = channel();
-        Driver { inbox, post }
+        Driver(Mailbox::default())
     }
 }
 
@@ -196,8 +132,7 @@ where
 {
     /// A way for the operator to talk to it.
     pub fn handle(&self) -> Handle {
-        let post = self.post.clone();
-        Handle::new(move |ask| post.send(Message::Ask(ask)).is_ok())
+        self.0.handle()
     }
 
     /// Serves one connection, whose `cancel` it is. `observer` hears of the copy at each checkpoint that it has loaded.
@@ -218,15 +153,7 @@ where
         let reading = Cancel::new()?;
         let reader = reader.with_cancel(reading.clone());
         let probe = reader.probe();
-        let ours = Hello {
-            version: VERSION,
-            rule: config.rule.name().into(),
-            timeout_ms: millis(times.timeout),
-            heartbeat_ms: millis(times.heartbeat),
-            lists: true,
-            domain: Some(domain.clone()),
-            session: None,
-        };
+        let ours = Hello::new(config.rule, times, domain.clone());
         if bare {
             writer.write_all_vectored(&mut [IoSlice::new(Handshake::Banner.bytes())])?;
         } else {
@@ -234,10 +161,7 @@ where
             let header = frame::header(Lane::Hello, &hello);
             writer.write_all_vectored(&mut [IoSlice::new(&header), IoSlice::new(&hello)])?;
         }
-        let post = self.post.clone();
-        let pipe = Pipe::start(writer, !bare, cancel.clone(), move |error| {
-            let _ = post.send(Message::WriteFailed(error));
-        })?;
+        let pipe = Pipe::start(writer, !bare, cancel.clone(), self.0.post(Message::WriteFailed))?;
         let inlet = Inlet::default();
         let card: SharedCard = Arc::default();
         let arrived = Arc::new(AtomicU64::new(0));
@@ -257,19 +181,15 @@ where
             failpoints: failpoints.clone(),
             card: Arc::clone(&card),
         };
-        let (post, orders) = (self.post.clone(), inlet.clone());
-        let copy = thread::Builder::new().name("colo-guest".into()).spawn(move || {
-            copy::run(work, &orders, |said| {
-                // Whoever drives has gone: then nothing matters here.
-                let _ = post.send(Message::Said(said));
-            });
+        let (say, last) = (self.0.post(|said| Message::Report(Report::Said(said))), self.0.post(Message::Last));
+        let orders = inlet.clone();
+        let thread = thread::Builder::new().name("colo-guest".into()).spawn(move || {
+            copy::run(work, &orders, say, last);
         })?;
-        let (post, bytes, counted) = (self.post.clone(), inlet.clone(), Arc::clone(&arrived));
+        let (bytes, counted) = (inlet.clone(), Arc::clone(&arrived));
+        let mut hear = self.0.post(|heard| Message::Report(Report::Heard(heard)));
         let mut record = settings.record;
         thread::Builder::new().name("colo-in".into()).spawn(move || {
-            let mut hear = |heard| {
-                let _ = post.send(Message::Heard(heard));
-            };
             listen::listen(Frames::new(reader, !bare), &bytes, &card, &mut hear, |stream| {
                 counted.fetch_add(stream.len() as u64, Ordering::Relaxed);
                 if let Some(file) = &mut record
@@ -280,75 +200,37 @@ where
                 }
             });
         })?;
-        let answer = self.post.clone();
-        let (witness, described) = WitnessThread::start_any(settings.witness, config.retry, move |said| {
-            let _ = answer.send(Message::Witness(said));
-        })?;
-        let mut run = Run {
-            clock: Clock::start(),
+        let protocol = Colo {
             machine: None,
             config,
             ours,
-            timers: Timers::default(),
             inlet,
             orders: Vec::new(),
-            post: self.post,
             pipe,
+            times,
+            framed: !bare,
+            arrived,
+            stopped: false,
+            domain: PhantomData,
+        };
+        let (retry, answer, timeout) = (config.retry, config.answer, times.timeout);
+        let setup = Setup {
+            domain,
+            peer: name,
+            witness: settings.witness,
+            fence: settings.fence.filter(|_| config.fence),
+            retry,
+            answer,
+            timeout,
             reading,
             probe,
-            times,
-            arrived,
-            witness,
-            fence: settings.fence,
             failpoints,
-            words: words::Words {
-                domain,
-                peer: name,
-                witness: described,
-                fence: config.fence,
-                framed: !bare,
-                notices: Notices::default(),
-                alarm: Alarm::default(),
-                statistics: Statistics::default(),
-                last: None,
-                begun: Instant::now(),
-            },
             on_checkpoint: settings.on_checkpoint,
-            lost: Instant::now(),
-            activated: None,
-            unsuited: None,
-            held: None,
-            terminated: None,
-            quit: false,
-            greeting: Instant::now() + config.answer,
         };
+        let mut run = Run::new(setup, &self.0, protocol)?;
         if bare {
             run.begin(settings.generation);
         }
-        let finished = run.serve(&self.inbox);
-        run.shut(matches!(finished, Ok(Finished::Denied(_))));
-        if let (Ok(Finished::Denied(memory)), Some(machine)) = (&finished, &run.machine) {
-            let facts = Facts {
-                checkpoint: machine.checkpoints().1,
-                session: Session::default(),
-                newest: machine.generation(),
-                memory: *memory,
-                peer: run.words.peer.clone(),
-                since: Instant::now(),
-                date: SystemTime::now(),
-            };
-            let keeping = Keeping(run.inlet.clone());
-            let activate = Box::new(move || keeping.activate(&self.inbox));
-            return Ok(Outcome::Denied(Held::new(facts, activate, copy)));
-        }
-        drop(run);
-        if copy.join().is_err() {
-            log::error!("the copy's thread has panicked");
-        }
-        match finished? {
-            Finished::Over(outcome) => Ok(outcome),
-            // Seen to above.
-            Finished::Denied(_) => Ok(Outcome::Ended(End::CopyLost)),
-        }
+        run.run(self.0, thread)
     }
 }

@@ -1,220 +1,276 @@
-//! The secondary while it serves: the machine, its timers, and what its actions mean here.
+//! COLO's part of a secondary: what its machine's actions mean here, and what its threads report.
 #![forbid(unsafe_code)]
 
-use super::copy::{Housed, Order, Said};
+use super::copy::{Order, Said};
 use super::listen::Heard;
-use super::{Message, Outcome, Survivor, Trouble, words};
-use crate::colo::secondary::{Action, Command, End, Event, Phase};
-use crate::colo::{Config, Secondary};
-use crate::control::{Reply, Request};
+use super::words;
+use super::{End, Trouble};
+use crate::claim::Stage;
+use crate::colo::secondary::{Action, Command, Event, Phase};
+use crate::colo::{Config, Guest, Secondary};
+use crate::protocol::secondary as common;
+use crate::protocol::{Generation, Refused, Session, Time, Timer};
 use crate::remus::wire::Capabilities;
-use crate::remus::{Generation, Level, Refused, Session, Timer, Timers};
-use crate::replicate::clock::Clock;
 use crate::replicate::colo::Times;
 use crate::replicate::colo::frame::Lane;
 use crate::replicate::colo::hello::{Hello, Unsuited};
 use crate::replicate::colo::inlet::Inlet;
 use crate::replicate::colo::pipe::Pipe;
-use crate::replicate::failpoint::{Failpoints, Step};
-use crate::replicate::fence::{Fence, FenceContext};
-use crate::replicate::held::Finished;
-use crate::replicate::operator::Ask;
-use crate::replicate::secondary::NOTHING_DENIED;
-use crate::replicate::witness::{Said as WitnessSaid, WitnessThread};
-use crate::transport::{Cancel, Probe, is_cancelled};
-use std::io;
+use crate::replicate::engine::secondary::{self as engine, Outcome, Standing};
+use crate::replicate::failpoint::Step;
+use crate::replicate::status::{self, Framing, Status};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-pub(super) struct Run<D> {
-    pub clock: Clock,
+/// What the threads report.
+pub(super) enum Report {
+    Said(Said),
+    Heard(Heard),
+}
+
+pub(super) struct Colo<D> {
     /// Once the session is known.
     pub machine: Option<Secondary>,
     pub config: Config,
     pub ours: Hello,
-    pub timers: Timers,
     pub inlet: Inlet<Order>,
     /// Those of one event.
     pub orders: Vec<Order>,
-    pub post: Sender<Message<D>>,
     pub pipe: Pipe,
-    pub reading: Cancel,
-    pub probe: Probe,
     pub times: Times,
+    pub framed: bool,
     /// Bytes of the stream that have arrived.
     pub arrived: Arc<AtomicU64>,
-    pub witness: Option<WitnessThread>,
-    pub fence: Option<Fence>,
-    pub failpoints: Failpoints,
-    pub words: words::Words,
-    pub on_checkpoint: Option<Box<dyn FnMut(u64) + Send>>,
-    pub lost: Instant,
-    /// What the survivor is, once its domain comes.
-    pub activated: Option<(u64, Generation)>,
-    pub unsuited: Option<String>,
-    /// The copy is kept, with so much memory; the inner none where there is none any more.
-    pub held: Option<Option<u64>>,
-    /// Told to end; when to insist on it.
-    pub terminated: Option<Instant>,
-    pub quit: bool,
-    /// Until when the primary must have said what the session is.
-    pub greeting: Instant,
+    /// Told to end before the session was known.
+    pub stopped: bool,
+    pub domain: PhantomData<fn() -> D>,
 }
 
-impl<D: Send + 'static> Run<D> {
-    pub(super) fn serve(&mut self, inbox: &Receiver<Message<D>>) -> Result<Finished<Outcome<D>>, Trouble> {
-        loop {
-            self.insist();
-            if let Some(text) = self.unsuited.take() {
-                return Ok(Outcome::Unsuited(text).into());
-            }
-            match self.phase() {
-                // The copy's thread may have a checkpoint to load first.
-                Some(Phase::Ended(End::Denied)) if self.held.is_none() => {}
-                Some(Phase::Ended(End::Denied)) => {
-                    return Ok(self.held.flatten().map_or(Outcome::Ended(End::CopyLost).into(), Finished::Denied));
-                }
-                Some(Phase::Ended(end)) => return Ok(Outcome::Ended(end).into()),
-                _ => {}
-            }
-            if self.quit {
-                return Ok(Outcome::Ended(End::Stopped).into());
-            }
-            let message = match self.wait() {
-                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(wait) => inbox.recv_timeout(wait),
-            };
-            match message {
-                Ok(message) => {
-                    if let Some(outcome) = self.take(message)? {
-                        return Ok(outcome.into());
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => self.expire(),
-                // This value holds a sender.
-                Err(RecvTimeoutError::Disconnected) => return Ok(Outcome::Ended(End::Stopped).into()),
-            }
+type Run<D> = engine::Run<Colo<D>>;
+
+impl engine::Orders for Inlet<Order> {
+    fn order(&self, order: engine::Order) {
+        Inlet::order(self, [Order::End(order)]);
+    }
+}
+
+impl<D: Send + 'static> engine::Protocol for Colo<D> {
+    type Domain = D;
+    type Report = Report;
+    type Event = Event;
+    type Action = Action;
+    type End = End;
+    type Orders = Inlet<Order>;
+
+    const LOST: End = End::CopyLost;
+    const STOPPED: End = End::Stopped;
+
+    fn orders(&self) -> Inlet<Order> {
+        self.inlet.clone()
+    }
+
+    fn order(&mut self, order: engine::Order) {
+        self.orders.push(Order::End(order));
+    }
+
+    fn standing(&self) -> Standing<End> {
+        match self.machine.as_ref().map(Secondary::phase) {
+            None if self.stopped => Standing::Ended(End::Stopped),
+            None => Standing::Greeting,
+            Some(Phase::Ended(End::Denied)) => Standing::In(Stage::Denied),
+            Some(Phase::Ended(end)) => Standing::Ended(end),
+            Some(_) => Standing::In(self.machine.as_ref().map_or(Stage::Following, Secondary::stage)),
         }
     }
 
-    fn phase(&self) -> Option<Phase> {
-        self.machine.as_ref().map(Secondary::phase)
+    fn phase(&self) -> &'static str {
+        words::phase(self.machine.as_ref())
     }
 
-    fn wait(&self) -> Option<Duration> {
-        let timer = self.timers.next().map(|at| self.clock.until(at));
-        let greeting = Some(self.greeting).filter(|_| self.machine.is_none());
-        let moments = greeting.into_iter().chain(self.terminated.filter(|_| self.may_stop()));
-        timer.into_iter().chain(moments.map(|at| at.saturating_duration_since(Instant::now()))).min()
+    fn session(&self) -> Session {
+        Session::default()
     }
 
+    fn generation(&self) -> Generation {
+        self.machine.as_ref().map_or(Generation::default(), Secondary::generation)
+    }
+
+    fn newest(&self) -> Option<u64> {
+        self.machine.as_ref().map(|machine| machine.checkpoints().1).filter(|loaded| *loaded > 0)
+    }
+
+    fn capabilities(&self) -> (Capabilities, Capabilities) {
+        (Capabilities::empty(), Capabilities::empty())
+    }
+
+    fn status(&self, common: Status) -> Status {
+        let machine = self.machine.as_ref();
+        let (checkpoint, loaded) = machine.map_or((0, 0), Secondary::checkpoints);
+        let session = machine.is_some_and(|machine| matches!(machine.phase(), Phase::Session(_)));
+        Status {
+            phase: words::phase(machine).into(),
+            guest: match machine.map(Secondary::guest) {
+                Some(Guest::Running | Guest::Suspending) => status::Guest::Running,
+                None | Some(Guest::Absent) => status::Guest::Absent,
+                Some(_) => status::Guest::Suspended,
+            },
+            protected: session && loaded > 0,
+            framing: machine.map(|_| if self.framed { Framing::Framed } else { Framing::Bare }),
+            rule: self.config.rule.name().into(),
+            generation: self.generation().0,
+            interval_ms: u64::try_from(self.config.period.as_millis()).unwrap_or(u64::MAX),
+            checkpoint,
+            acknowledged: loaded,
+            ..common
+        }
+    }
+
+    fn handle(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
+        if let Some(machine) = &mut self.machine {
+            machine.handle(now, event, actions);
+        }
+    }
+
+    fn fail_over(&mut self, now: Time, force: bool, actions: &mut Vec<Action>) -> Result<(), Refused> {
+        let machine = self.machine.as_mut().ok_or(Refused::Phase)?;
+        machine.command(now, Command::FailOver { force }, actions)
+    }
+
+    fn stop(&mut self, now: Time, actions: &mut Vec<Action>) -> Result<(), Refused> {
+        match &mut self.machine {
+            Some(machine) => machine.command(now, Command::Stop, actions)?,
+            None => self.stopped = true,
+        }
+        Ok(())
+    }
+
+    fn take(run: &mut Run<D>, report: Report) -> Result<(), Trouble> {
+        match report {
+            Report::Said(said) => run.said(said),
+            Report::Heard(heard) => run.heard(heard),
+        }
+        Ok(())
+    }
+
+    fn carry_out(run: &mut Run<D>, action: Action) {
+        let order = match action {
+            Action::Send(message) => Order::Send(message),
+            Action::SendDirtyList => Order::List,
+            // Of QEMU's dialects.
+            Action::ReceiveMemory { .. } => return,
+            Action::ReceiveState { checkpoint, .. } => Order::Receive { checkpoint },
+            Action::DropState { .. } => Order::Drop,
+            Action::Load { checkpoint } => Order::Load { checkpoint },
+            Action::Suspend => Order::Suspend,
+            Action::Resume { epoch } => Order::Resume { epoch },
+            Action::Notice(notice) => return run.told.notice(notice.level, words::text(notice.code)),
+            Action::Common(action) => return run.carry_out(action),
+        };
+        run.protocol.orders.push(order);
+    }
+
+    fn carried_out(&mut self) {
+        Inlet::order(&self.inlet, self.orders.drain(..));
+    }
+
+    fn activating(run: &mut Run<D>) {
+        run.failpoints.pass(Step::Activating);
+    }
+
+    fn due(run: &mut Run<D>, timer: Timer) -> bool {
+        match timer {
+            Timer::Heartbeat => {
+                run.beat();
+                return true;
+            }
+            Timer::Answer => {
+                let bytes = run.protocol.arrived.load(Ordering::Relaxed);
+                run.feed(Event::Progress { bytes });
+            }
+            _ => {}
+        }
+        false
+    }
+
+    fn unmet(run: &mut Run<D>, another: bool) {
+        let text = "the primary has not said what the session is";
+        run.unsuited(if another { format!("{text}, and another one waits") } else { text.into() });
+    }
+
+    fn witness_behind(run: &mut Run<D>) {
+        run.told.trouble(
+            "the witness here does not know of this session's generation, so it is not the primary's: compare --witness \
+             on both, and whether the folder is mounted",
+        );
+        run.refuse("another witness".into());
+    }
+
+    fn close(run: &mut Run<D>) {
+        run.protocol.pipe.close();
+        run.reading.cancel();
+        run.timers.cancel(Timer::Heartbeat);
+    }
+}
+
+impl<D: Send + 'static> Run<D> {
     /// The session is known: from now on the image is waited for, and not for ever.
     pub(super) fn begin(&mut self, generation: Generation) {
-        let config = Config { timeout: self.times.timeout, ..self.config };
-        self.machine = Some(Secondary::new(config, generation));
-        self.timers.set(Timer::Answer, self.clock.now().after(self.config.answer));
-        if self.words.framed {
+        let protocol = &mut self.protocol;
+        let config = Config { timeout: protocol.times.timeout, ..protocol.config };
+        protocol.machine = Some(Secondary::new(config, generation));
+        self.timers.set(Timer::Answer, self.clock.now().after(config.answer));
+        if self.protocol.framed {
             self.feed(Event::Beats);
             self.beat();
         }
     }
 
     fn beat(&mut self) {
-        self.pipe.post(Lane::Beat, Vec::new());
-        self.timers.set(Timer::Heartbeat, self.clock.now().after(self.times.heartbeat));
+        self.protocol.pipe.post(Lane::Beat, Vec::new());
+        self.timers.set(Timer::Heartbeat, self.clock.now().after(self.protocol.times.heartbeat));
     }
 
-    fn expire(&mut self) {
-        if self.machine.is_none() && Instant::now() >= self.greeting {
-            self.unsuited = Some("the primary has not said what the session is".into());
-            return;
-        }
-        while let Some(timer) = self.timers.expired(self.clock.now()) {
-            match timer {
-                Timer::Heartbeat => self.beat(),
-                timer => {
-                    self.report(timer);
-                    self.feed(Event::Timer(timer));
+    fn unsuited(&mut self, text: String) {
+        self.over = Some(Outcome::Unsuited(text));
+    }
+
+    fn refuse(&mut self, text: String) {
+        self.protocol.pipe.post(Lane::Refuse, text.clone().into_bytes());
+        self.unsuited(format!("the two sides do not suit: {text}"));
+    }
+
+    fn heard(&mut self, heard: Heard) {
+        match heard {
+            Heard::Hello(bytes) => self.hello(&bytes),
+            Heard::Refused(text) => {
+                if self.is_greeting() {
+                    self.unsuited(format!("the primary refuses: {}", text.escape_debug()));
                 }
             }
-        }
-    }
-
-    /// What the link shows, where the machine decides by it whether a deadline counts.
-    fn report(&mut self, timer: Timer) {
-        match timer {
-            Timer::Peer => {
-                let (read, unread) = (self.clock.now().before(self.probe.silence()), self.probe.has_input());
-                self.feed(Event::Heard { read, unread });
-            }
-            Timer::Answer => self.feed(Event::Progress { bytes: self.arrived.load(Ordering::Relaxed) }),
-            _ => {}
-        }
-    }
-
-    fn take(&mut self, message: Message<D>) -> Result<Option<Outcome<D>>, Trouble> {
-        match message {
-            Message::Said(said) => return self.said(said),
-            Message::Heard(Heard::Hello(bytes)) => self.hello(&bytes),
-            Message::Heard(Heard::Refused(text)) => {
-                if self.machine.is_none() {
-                    self.unsuited = Some(format!("the primary refuses: {}", text.escape_debug()));
-                }
-            }
-            Message::Heard(Heard::Garbled(error, text)) => {
-                self.trouble(text);
-                if self.machine.is_none() {
-                    self.unsuited = Some(error.to_string());
+            Heard::Garbled(error, text) => {
+                self.told.trouble(text);
+                if self.is_greeting() {
+                    self.unsuited(error.to_string());
                 }
                 self.feed(Event::Garbled(error));
             }
-            Message::Heard(Heard::Goodbye) => self.feed(Event::Dismissed),
-            Message::WriteFailed(error) => self.write_failed(&error),
-            Message::Witness(WitnessSaid::Answer(answer)) => self.feed(Event::Witness(answer)),
-            Message::Witness(WitnessSaid::Looked(looked)) => {
-                // Before its first checkpoint this side may not have been told the session's.
-                let known =
-                    self.machine.as_ref().filter(|machine| machine.checkpoints().1 > 0).map(Secondary::generation);
-                if let Some((level, text)) = self.words.alarm.looked(looked, known) {
-                    self.words.notices.add(&self.words.domain, level, text);
-                }
-            }
-            Message::Witness(WitnessSaid::Behind) => {
-                let text = "the witness here does not know of this session's generation, so it is not the primary's: \
-                            compare --witness on both, and whether the folder is mounted";
-                self.trouble(text.into());
-                self.refuse("another witness".into());
-            }
-            Message::Fenced(success) => self.feed(Event::Fenced { success }),
-            Message::Ask(Ask::Request(request, answer)) => {
-                let reply = self.request(request);
-                // Who asked may be gone.
-                let _ = answer.send(reply);
-            }
-            Message::Ask(Ask::Unmet) => {
-                if self.machine.is_none() {
-                    self.unsuited = Some("the primary has not said what the session is, and another one waits".into());
-                }
-            }
-            Message::Ask(Ask::Terminate) => self.terminate(),
+            Heard::Goodbye => self.feed(Event::Dismissed),
         }
-        Ok(None)
     }
 
     fn hello(&mut self, bytes: &[u8]) {
-        if self.machine.is_some() {
+        if !self.is_greeting() {
             return;
         }
-        let agreed =
-            self.ours.suits(bytes, self.config.rule).and_then(|theirs| theirs.session.ok_or(Unsuited::Session));
+        let (ours, config) = (&self.protocol.ours, &mut self.protocol.config);
+        let agreed = ours.suits(bytes, config.rule).and_then(|theirs| theirs.session.ok_or(Unsuited::Session));
         match agreed {
             Ok(session) => {
-                self.config.mode = session.mode();
-                self.config.period = Duration::from_millis(session.period_ms);
-                if let Err(error) = self.config.validate() {
+                config.mode = session.mode();
+                config.period = Duration::from_millis(session.period_ms);
+                if let Err(error) = config.validate() {
                     return self.refuse(error.to_string());
                 }
                 let generation = Generation(session.generation);
@@ -228,223 +284,37 @@ impl<D: Send + 'static> Run<D> {
         }
     }
 
-    fn refuse(&mut self, text: String) {
-        self.pipe.post(Lane::Refuse, text.clone().into_bytes());
-        self.unsuited = Some(format!("the two sides do not suit: {text}"));
-    }
-
-    fn write_failed(&mut self, error: &io::Error) {
-        if !is_cancelled(error) {
-            log::warn!("{}: writing to the primary: {error}", self.words.domain);
-        }
-        // What has been read already comes first, and so does the end that reading will find.
-        self.reading.cancel();
-    }
-
-    fn trouble(&mut self, text: String) {
-        self.words.notices.add(&self.words.domain, Level::Critical, text);
-    }
-
-    fn said(&mut self, said: Said<Housed<D>>) -> Result<Option<Outcome<D>>, Trouble> {
+    fn said(&mut self, said: Said) {
         match said {
             Said::Message(message) => self.feed(Event::Message(message)),
             Said::Garbled(error) => self.feed(Event::Garbled(error)),
-            Said::Ended => {
-                if self.machine.is_none() {
-                    return Ok(Some(Outcome::Ended(End::Empty)));
-                }
-                self.feed(Event::LinkLost);
-            }
+            Said::Ended if self.is_greeting() => self.over = Some(Outcome::Ended(End::Empty)),
+            Said::Ended => self.feed(common::Event::LinkLost),
             Said::Received { checkpoint, pages, bytes } => {
-                self.words.statistics.arrived(pages, bytes);
+                self.told.statistics.arrived(pages, bytes);
                 self.feed(Event::StateReceived { checkpoint });
             }
             Said::Damaged(text) => {
-                self.trouble(format!("the stream: {text}"));
+                self.told.trouble(format!("the stream: {text}"));
                 self.feed(Event::StateDamaged);
             }
             Said::Loaded { checkpoint, took } => {
-                self.words.statistics.applied(took);
-                self.words.last = Some(Instant::now());
-                if let Some(tell) = &mut self.on_checkpoint {
-                    tell(checkpoint);
-                }
+                self.told.statistics.applied(took);
+                self.whole(checkpoint);
                 self.feed(Event::Loaded { checkpoint });
             }
             Said::Suspended => self.feed(Event::GuestSuspended),
             Said::Resumed => self.feed(Event::GuestResumed),
             Said::Failed(text) => {
-                self.trouble(text);
+                self.told.trouble(text);
                 self.feed(Event::CopyFailed);
-                if matches!(self.phase(), Some(Phase::Session(_) | Phase::Lost)) {
+                let phase = self.protocol.machine.as_ref().map(Secondary::phase);
+                if matches!(phase, Some(Phase::Session(_) | Phase::Lost)) {
                     // The machine knows of no such failure between two steps.
-                    return Ok(Some(Outcome::Ended(End::CopyLost)));
+                    self.over = Some(Outcome::Ended(End::CopyLost));
                 }
             }
             Said::WriteFailed(error) => self.write_failed(&error),
-            Said::Survivor(housed) => {
-                self.failpoints.pass(Step::Activated);
-                self.feed(Event::Activated);
-                let Some((checkpoint, generation)) = self.activated else { return Ok(None) };
-                let Housed { domain, card } = *housed;
-                drop(card);
-                return Ok(Some(Outcome::Survivor(Survivor { domain, checkpoint, generation, lost: self.lost })));
-            }
-            Said::Held(memory) => self.held = Some(memory),
-            Said::Unfit(text) => {
-                let generation = self.machine.as_ref().map_or(Generation::default(), Secondary::generation);
-                return Err(Trouble::Unfit(text, generation));
-            }
-        }
-        Ok(None)
-    }
-
-    fn feed(&mut self, event: Event) {
-        let Some(machine) = &mut self.machine else { return };
-        let before = machine.phase();
-        let mut actions = Vec::new();
-        machine.handle(self.clock.now(), event, &mut actions);
-        self.carry_out_all(before, &actions);
-    }
-
-    fn obey(&mut self, command: Command) -> Result<(), Refused> {
-        let Some(machine) = &mut self.machine else { return Err(Refused::Phase) };
-        let before = machine.phase();
-        let mut actions = Vec::new();
-        machine.command(self.clock.now(), command, &mut actions)?;
-        self.carry_out_all(before, &actions);
-        Ok(())
-    }
-
-    fn carry_out_all(&mut self, before: Phase, actions: &[Action]) {
-        let after = self.phase().unwrap_or(before);
-        if matches!(before, Phase::Session(_)) && !matches!(after, Phase::Session(_)) {
-            self.lost = Instant::now();
-        }
-        let (was, is) = (words::phase_of(before), words::phase_of(after));
-        for action in actions {
-            self.carry_out(*action);
-        }
-        self.inlet.order(self.orders.drain(..));
-        if was != is {
-            log::info!("{}: {was} -> {is}", self.words.domain);
-        }
-    }
-
-    fn carry_out(&mut self, action: Action) {
-        match action {
-            Action::Send(message) => self.orders.push(Order::Send(message)),
-            Action::SendDirtyList => self.orders.push(Order::List),
-            // Of QEMU's dialects.
-            Action::ReceiveMemory { .. } => {}
-            Action::ReceiveState { checkpoint, .. } => self.orders.push(Order::Receive { checkpoint }),
-            Action::DropState { .. } => self.orders.push(Order::Drop),
-            Action::Load { checkpoint } => self.orders.push(Order::Load { checkpoint }),
-            Action::Suspend => self.orders.push(Order::Suspend),
-            Action::Resume { epoch } => self.orders.push(Order::Resume { epoch }),
-            Action::DropCopy => self.orders.push(Order::Quit),
-            Action::KeepCopy => self.orders.push(Order::Hold),
-            Action::RunFence { generation } => self.run_fence(generation),
-            Action::ActivateGuest { checkpoint, generation } => {
-                self.failpoints.pass(Step::Activating);
-                self.activated = Some((checkpoint, generation));
-                self.orders.push(Order::Activate);
-            }
-            Action::CloseLink => self.close(),
-            Action::AskWitness { generation } => {
-                self.failpoints.pass(Step::Asking);
-                match &self.witness {
-                    Some(witness) => witness.ask(generation, Session::default()),
-                    None => self.trouble("there is no witness to ask".into()),
-                }
-            }
-            Action::SetTimer { timer, at } => self.timers.set(timer, at),
-            Action::CancelTimer(timer) => self.timers.cancel(timer),
-            Action::Notice(notice) => self.words.notice(notice),
-        }
-    }
-
-    fn close(&mut self) {
-        self.pipe.close();
-        self.reading.cancel();
-        self.timers.cancel(Timer::Heartbeat);
-    }
-
-    /// Ends both directions, and unless the copy is kept its thread.
-    pub(super) fn shut(&mut self, keep: bool) {
-        self.close();
-        if !keep {
-            self.inlet.order([Order::Quit]);
-        }
-    }
-
-    fn run_fence(&mut self, generation: Generation) {
-        self.failpoints.pass(Step::Fencing);
-        let post = self.post.clone();
-        let Some(fence) = self.fence.clone() else {
-            self.trouble("there is no fencing command".into());
-            let _ = post.send(Message::Fenced(false));
-            return;
-        };
-        let context = FenceContext {
-            domain: self.words.domain.clone(),
-            peer: self.words.peer.clone(),
-            generation,
-            session: Session::default(),
-        };
-        let spawned = thread::Builder::new().name("fence".into()).spawn({
-            let post = post.clone();
-            move || {
-                let fenced = fence.run(&context);
-                if let Err(error) = &fenced {
-                    log::error!("{}: fencing: {error}", context.domain);
-                }
-                let _ = post.send(Message::Fenced(fenced.is_ok()));
-            }
-        });
-        if let Err(error) = spawned {
-            self.trouble(format!("starting the fencing command: {error}"));
-            let _ = post.send(Message::Fenced(false));
-        }
-    }
-
-    fn request(&mut self, request: Request) -> Reply {
-        let status = |run: &Self| Reply::status(run.words.status(run.machine.as_ref(), &run.config));
-        match request {
-            Request::Status | Request::Watch { .. } => status(self),
-            Request::Capabilities => Reply::capabilities(Capabilities::empty(), Capabilities::empty()),
-            Request::SetCapability { .. } => Reply::error("COLO has none of the capabilities, which are Remus's"),
-            Request::FailOver { generation: Some(_), .. } | Request::Drop => Reply::error(NOTHING_DENIED),
-            Request::FailOver { force, generation: None } => match self.obey(Command::FailOver { force }) {
-                Err(Refused::Phase) => {
-                    Reply::error(format!("cannot be done while {}", words::phase(self.machine.as_ref())))
-                }
-                Err(refused) => Reply::error(refused.to_string()),
-                Ok(()) => status(self),
-            },
-            Request::SetInterval { .. } | Request::SwitchOver | Request::Protect { .. } | Request::Unprotect { .. } => {
-                Reply::error("this side is the secondary: ask the primary")
-            }
-        }
-    }
-
-    fn terminate(&mut self) {
-        let ended = matches!(self.phase(), Some(Phase::Ended(_)));
-        if self.machine.is_none() || (self.terminated.replace(Instant::now()).is_some() && !ended) {
-            self.quit = true;
-        }
-    }
-
-    fn may_stop(&self) -> bool {
-        matches!(self.phase(), Some(Phase::Session(_) | Phase::Lost))
-    }
-
-    /// What is asked for while something is being decided has no effect, so it is asked for again.
-    fn insist(&mut self) {
-        if self.may_stop() && self.terminated.is_some_and(|at| at <= Instant::now()) {
-            self.terminated = Some(Instant::now() + self.times.timeout);
-            // Asked for again until it can be done.
-            let _ = self.obey(Command::Stop);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A driver keeps no clock of its own and postpones no timer. Before it delivers [`super::Timer::Peer`] it reports what the link
 //! shows ([`Liveness::observe`]); the machine decides.
 
-use super::types::Time;
+use super::Time;
 use std::time::Duration;
 
 /// When the peer gave its last sign of life, as far as is known.

@@ -1,6 +1,6 @@
 //! The driver's half of the timers: one deadline for each.
 
-use super::types::{Time, Timer};
+use super::{Time, Timer};
 
 /// A table of deadlines. Machines say [`Timers::set`] and [`Timers::cancel`] by actions; the driver sleeps until
 /// [`Timers::next`] and feeds what [`Timers::expired`] gives.

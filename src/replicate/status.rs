@@ -1,8 +1,7 @@
 //! What a side tells of itself.
 
-use super::lock_step::LockStep;
+use super::stats;
 use crate::remus::{Level, primary, secondary};
-use crate::replicate::stats;
 use serde::{Deserialize, Serialize};
 
 /// Most notices in a [`Status`].
@@ -220,6 +219,24 @@ impl Summary {
     pub const fn from_nanos(nanos: stats::Summary) -> Summary {
         Summary { p50: nanos.p50 / 1000, p99: nanos.p99 / 1000, max: nanos.max / 1000 }
     }
+}
+
+/// Counters and times of a primary since its session began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LockStep {
+    /// The secondary's guest stands still between checkpoints; nothing is compared then.
+    pub periodic: bool,
+    /// Packets that both guests have sent, and that left at once.
+    pub agreed: u64,
+    /// Packets that left with a checkpoint.
+    pub waited: u64,
+    /// Checkpoints taken because the guests had sent different packets.
+    pub by_difference: u64,
+    /// Checkpoints taken for other reasons: the period, the operator.
+    pub by_period: u64,
+    /// From the request to the secondary until the guest runs again, in microseconds.
+    pub latency: Summary,
 }
 
 /// The phase of a primary as a word.

@@ -1,6 +1,6 @@
 //! Why a machine does not obey a command.
 
-use super::types::Time;
+use super::Time;
 
 /// Why a command is not obeyed. Nothing has changed then, and no action was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -8,7 +8,7 @@ pub enum Refused {
     /// Not in this phase.
     #[error("that cannot be done in this phase")]
     Phase,
-    /// An interval outside of [`super::Config::INTERVAL`].
+    /// An interval outside of [`crate::remus::Config::INTERVAL`].
     #[error("the interval must be 1 ms to 60 s")]
     Interval,
     /// There is no checkpoint to go on from.

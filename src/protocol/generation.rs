@@ -34,3 +34,12 @@ pub enum Verdict {
     /// must not report this: it asks again until it knows.
     Unreachable,
 }
+
+/// An answer of the witness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Answer {
+    /// What was asked for.
+    pub generation: Generation,
+    /// What it said.
+    pub verdict: Verdict,
+}
