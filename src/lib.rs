@@ -10,6 +10,7 @@ mod copying;
 pub mod demo;
 pub mod disk;
 pub mod host;
+pub mod host_info;
 pub mod hypervisor;
 pub mod inspect;
 pub mod libxc;

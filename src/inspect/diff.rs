@@ -1,6 +1,7 @@
 //! What is different between two images: by record and decoded field, and by page.
 
 use super::body::{Context, decoded};
+use crate::host_info::HostInfo;
 use crate::stream::check::Parsed;
 use crate::stream::framer::{Item as Framed, What, record_name};
 use crate::stream::record::{Frame, HEADER_LEN, RecordHeader};
@@ -92,6 +93,38 @@ pub fn diff(first: &Image, second: &Image) -> Result<Diff, ImageError> {
         Ok(())
     })?;
     Ok(Diff { same: records.is_empty() && pages.list.is_empty(), records, pages })
+}
+
+/// What is different between two hosts.
+#[derive(Debug, Serialize)]
+pub struct HostDiff {
+    /// Whether nothing is.
+    pub same: bool,
+    /// By field of the files; features of CPU policies by name.
+    pub fields: Vec<FieldDiff>,
+}
+
+/// Compares two hosts.
+///
+/// # Errors
+/// Never in practice: their values have a JSON form.
+pub fn diff_hosts(first: &HostInfo, second: &HostInfo) -> io::Result<HostDiff> {
+    let mut fields = Vec::new();
+    compare_values("", &serde_json::to_value(first)?, &serde_json::to_value(second)?, &mut fields);
+    Ok(HostDiff { same: fields.is_empty(), fields })
+}
+
+impl HostDiff {
+    /// Writes it as text.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        for field in &self.fields {
+            writeln!(out, "{}: {} -> {}", field.field, shown(&field.first), shown(&field.second))?;
+        }
+        writeln!(out, "{}", if self.same { "the same" } else { "different" })
+    }
 }
 
 impl PagesDiff {
