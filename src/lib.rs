@@ -13,6 +13,7 @@ pub mod host;
 pub mod host_info;
 pub mod hypervisor;
 pub mod inspect;
+pub mod legacy;
 pub mod libxc;
 pub mod libxl;
 pub mod outside;

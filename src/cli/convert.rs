@@ -6,6 +6,7 @@ use crate::inspect::Input;
 use crate::inspect::fit::{Guest, Target, judge};
 use crate::inspect::progress::Progress;
 use crate::inspect::verify::Options;
+use crate::legacy::{self, LegacyError};
 use crate::stream::fit::release::Release;
 use clap::{Args as ClapArgs, ValueEnum};
 use std::collections::HashMap;
@@ -21,6 +22,9 @@ pub struct Args {
     image: ImageArgs,
     #[command(flatten)]
     output: OutputArgs,
+    /// What FILE is, when it is no stream: an image of xl or xend of Xen before 4.6. xl's becomes what xl writes today, xend's a stream of libxc
+    #[arg(long, value_enum, value_name = "FORM", conflicts_with_all = ["checkpoint", "force", "release", "container"])]
+    from: Option<From>,
     /// Write it even where a receiver refuses FILE, and so what is made of it
     #[arg(long)]
     force: bool,
@@ -45,8 +49,17 @@ enum ContainerArg {
     Libxc,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum From {
+    /// Of Xen before 4.6
+    Legacy,
+}
+
 /// Runs the command.
 pub fn run(args: &Args) -> io::Result<bool> {
+    if args.from.is_some() {
+        return legacy(args);
+    }
     let image = args.image.open(!args.force)?;
     let container = match args.container {
         None => Container::of(&image),
@@ -67,16 +80,39 @@ pub fn run(args: &Args) -> io::Result<bool> {
     let write = |out: &mut dyn Write| plain::write_with(&image, container, &changes, out);
     let written = match &args.output.output {
         Some(path) => args.output.to_file(path, |mut file| write(&mut file)),
-        None if io::stdout().is_terminal() => {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "an image is not for a terminal: -o FILE, or a pipe",
-            ));
-        }
+        None if io::stdout().is_terminal() => return Err(not_for_a_terminal()),
         None => write(&mut BufWriter::new(io::stdout().lock())),
     };
     written.map_err(|error| args.image.trouble(error))?;
     Ok(true)
+}
+
+fn legacy(args: &Args) -> io::Result<bool> {
+    let path = &args.image.file;
+    let named = |error: LegacyError| match error {
+        LegacyError::Io(error) => io::Error::new(error.kind(), format!("{}: {error}", path.display())),
+        error => io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display())),
+    };
+    let source = Input::open(path).map_err(|error| named(error.into()))?.into_reader();
+    let mut converted = legacy::Converted::default();
+    let written = match &args.output.output {
+        Some(path) => args.output.to_file(path, |file| {
+            let mut out = BufWriter::new(file);
+            converted = legacy::convert(source, &mut out)?;
+            Ok::<_, LegacyError>(out.flush()?)
+        }),
+        None if io::stdout().is_terminal() => return Err(not_for_a_terminal()),
+        None => legacy::convert(source, BufWriter::new(io::stdout().lock())).map(|done| converted = done),
+    };
+    written.map_err(named)?;
+    if let Some(octets) = converted.left_out {
+        eprintln!("left out: {octets} octets of the device model's state, which a stream of libxc has no place for");
+    }
+    Ok(true)
+}
+
+fn not_for_a_terminal() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "an image is not for a terminal: -o FILE, or a pipe")
 }
 
 /// Tells what will be changed, and what would be refused all the same; false for the latter. What is judged is the image as it will be written,

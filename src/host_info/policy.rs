@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        let guest = SimDomain::boot(SimConfig::default()).unwrap();
+        let guest = SimDomain::create(&SimConfig::small(1)).unwrap();
         let policy = Policy::decode(&guest.cpu_policy().unwrap()).unwrap();
         assert!(policy.cpuid.leaves.len() > 20 && policy.msrs.len() == 2);
         let text = serde_json::to_string(&policy).unwrap();
