@@ -28,10 +28,6 @@ impl<R: Read> Source<R> {
         Source { from, offset: 0, ahead: Vec::new(), width: Width::Bits64 }
     }
 
-    pub const fn offset(&self) -> u64 {
-        self.offset
-    }
-
     /// An error at the present offset.
     pub const fn wrong(&self, problem: Problem) -> LegacyError {
         LegacyError::Image { offset: self.offset, problem }
