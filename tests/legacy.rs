@@ -144,7 +144,8 @@ fn converted(image: &[u8]) -> Result<(Vec<u8>, Converted), LegacyError> {
 struct Form {
     name: String,
     image: Vec<u8>,
-    /// How Xen's program is told of it, and what it takes of it.
+    /// How Xen's program is told of it, and what it takes of it: all behind xl's preamble or xend's configuration. (Its own way through a
+    /// preamble, `-x`, ends in an error under python3: there a text is held against octets.)
     told: Vec<&'static str>,
     theirs: Vec<u8>,
     /// Octets of a device model's state that there is no place for.
@@ -162,12 +163,13 @@ fn forms() -> Vec<Form> {
         {
             let (image, name) = (pv(words, wide, extended, xsave), format!("pv {width} {parts:?}"));
             let whole = xl("pv", image.clone());
-            add(format!("xl {name}"), &whole, &whole, vec!["-w", width, "-g", "pv", "-f", "libxl", "-x"], None);
+            add(format!("xl {name}"), &whole, &image, vec!["-w", width, "-g", "pv", "-f", "libxl"], None);
             let whole = xend("linux", image.clone());
             add(format!("xend {name}"), &whole, &image, vec!["-w", width, "-g", "pv", "-f", "libxc"], None);
         }
-        let whole = xl("hvm", hvm(words, NEWER));
-        add(format!("xl hvm {width}"), &whole, &whole, vec!["-w", width, "-g", "hvm", "-f", "libxl", "-x"], None);
+        let image = hvm(words, NEWER);
+        let told = vec!["-w", width, "-g", "hvm", "-f", "libxl"];
+        add(format!("xl hvm {width}"), &xl("hvm", image.clone()), &image, told, None);
         // The older one goes on to the end, with what is a length in the newer.
         for (signature, left_out) in [(NEWER, 5), (OLDER, 9)] {
             let image = hvm(words, signature);
@@ -197,7 +199,14 @@ fn each_form_is_what_xens_own_program_makes_of_it() {
         program.arg("-i").arg(&image).arg("-o").arg(&made).args(&form.told);
         let output = program.output().unwrap();
         assert!(output.status.success(), "{}: {output:?}", form.name);
-        let (ours, theirs) = (converted(&form.image).unwrap().0, fs::read(&made).unwrap());
+        let (mut ours, theirs) = (converted(&form.image).unwrap().0, fs::read(&made).unwrap());
+        if form.name.starts_with("xl") {
+            // The preamble is the image's own, and says that v2 follows.
+            let mut preamble = form.image[..form.image.len() - form.theirs.len()].to_vec();
+            preamble[36] |= 2;
+            assert!(ours.starts_with(&preamble), "{}", form.name);
+            ours.drain(..preamble.len());
+        }
         let first = ours.iter().zip(&theirs).position(|(a, b)| a != b);
         assert_eq!((first, ours.len()), (None, theirs.len()), "{}", form.name);
     }

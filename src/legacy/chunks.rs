@@ -108,6 +108,8 @@ fn vcpus<R: Read>(source: &mut Source<R>, guest: &mut Guest) -> Result<(), Legac
     if !(0..=MAX_VCPU).contains(&highest) {
         return Err(source.wrong(Problem::MaxVcpu(highest)));
     }
+    // A stream with checkpoints says it again.
+    guest.online.clear();
     for word in 0..=highest as u32 / 64 {
         let bits = source.u64()?;
         guest.online.extend((0..64).filter(|bit| bits >> bit & 1 == 1).map(|bit| word * 64 + bit));

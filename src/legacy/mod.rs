@@ -16,7 +16,7 @@ use self::source::{Source, Width};
 use crate::stream::libxc::{DomainHeader, DomainType, ImageHeader, types};
 use crate::stream::libxl::{self, EmulatorId};
 use crate::stream::writer::RecordWriter;
-use crate::stream::xl::{BYTEORDER, MAGIC, MANDATORY_STREAM_V2};
+use crate::stream::xl::{BYTEORDER, MAGIC, MANDATORY_KNOWN, MANDATORY_STREAM_V2};
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use thiserror::Error;
@@ -67,6 +67,9 @@ pub enum Problem {
     /// The byte order of another machine.
     #[error("byte order {0:#x}: of a machine of another byte order")]
     ByteOrder(u32),
+    /// Flags of xl's preamble that a reader must know, and this one does not.
+    #[error("mandatory flags {0:#x} in the preamble of xl: not known")]
+    Flags(u32),
     /// A length that none has.
     #[error("{what} of {length} octets, at most {most} exist")]
     TooLong {
@@ -236,6 +239,9 @@ fn xl_preamble<R: Read, W: Write>(
     let (mandatory, optional, length) = (source.u32()?, source.u32()?, source.u32()?);
     if mandatory & MANDATORY_STREAM_V2 != 0 {
         return Err(source.wrong(Problem::NotLegacy));
+    }
+    if mandatory & !MANDATORY_KNOWN != 0 {
+        return Err(source.wrong(Problem::Flags(mandatory)));
     }
     bounded(source, "configuration", length, MOST_CONFIG)?;
     let mut data = Vec::new();

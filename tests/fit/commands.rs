@@ -154,7 +154,8 @@ fn hosts_are_compared_by_field_and_by_the_names_of_features() {
     assert_eq!(different.status.code(), Some(1));
     let text = out(&different);
     assert!(
-        text.contains("host: b -> c\n") && text.contains("cpu_policies.hvm_max.cpuid.") && text.contains("sse4_1"),
+        text.contains("host: b -> c\n")
+            && text.contains("cpu_policies.hvm_max.cpuid.features.1.ecx[sse4_1]: sse4_1 -> -\n"),
         "{text}"
     );
     let json: Value = serde_json::from_str(&out(&run(&["diff", "--json", a, b]))).unwrap();
