@@ -4,7 +4,7 @@
 //! ```text
 //! cargo test --test legacy -- --ignored
 //! ```
-//! is what needs Debian's packages (`tests/standin/setup` unpacks them; nothing is installed) and python3.
+//! is what needs a package of Debian's (`tests/standin/fetch` unpacks it; nothing is installed) and python3.
 
 use std::fs;
 use std::path::Path;
@@ -183,11 +183,11 @@ fn forms() -> Vec<Form> {
 #[test]
 #[ignore = "long"]
 fn each_form_is_what_xens_own_program_makes_of_it() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/standin/setup");
-    let output = Command::new(script).stderr(Stdio::inherit()).output().unwrap();
-    assert!(output.status.success());
-    let folder = String::from_utf8(output.stdout).unwrap();
-    let xen = Path::new(folder.trim_end()).join("debian/usr/lib/xen-4.17");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("xen-utils");
+    let fetch = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/standin/fetch");
+    let status = Command::new(fetch).arg("bookworm").arg(&folder).arg("xen-utils-4.17").stdout(Stdio::null()).status();
+    assert!(status.unwrap().success());
+    let xen = folder.join("usr/lib/xen-4.17");
     let work = tempfile::tempdir().unwrap();
     let (image, made) = (work.path().join("image"), work.path().join("made"));
     let forms = forms();
