@@ -56,7 +56,7 @@ pub(super) fn read<R: Read, W: Write>(
         match number {
             0 => break,
             1..=MAX_BATCH => room.copy(number, source, out)?,
-            1.. => return Err(source.wrong(Problem::Batch(number))),
+            number if number > MAX_BATCH => return Err(source.wrong(Problem::Batch(number))),
             // Verify mode; the last checkpoint.
             -1 | -9 => {}
             -2 => vcpus(source, guest)?,

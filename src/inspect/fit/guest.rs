@@ -94,10 +94,10 @@ impl Guest {
                 self.domain = header.domain_type();
                 self.xen = Some((header.xen_major, header.xen_minor));
             }
-            (_, Some(Parsed::Libxl(libxl::Record::EmulatorContext(context)))) => {
-                if context.context.len() <= MOST_STATE {
-                    self.emulator = Some((context.header.id, context.context.to_vec()));
-                }
+            (_, Some(Parsed::Libxl(libxl::Record::EmulatorContext(context))))
+                if context.context.len() <= MOST_STATE =>
+            {
+                self.emulator = Some((context.header.id, context.context.to_vec()));
             }
             (_, Some(Parsed::Libxc(record))) => self.libxc(record),
             _ => {}
