@@ -129,9 +129,9 @@ pub const VENDOR_HELD: Change =
     Change::new(&[], 22, "xen/arch/x86/lib/cpu-policy/policy.c: x86_cpu_policies_are_compatible");
 /// DR6 and DR7 of a HVM vCPU are looked at: bits 32 to 63 must be clear.
 pub const DEBUG_REGISTERS_HELD: Change = Change::new(&[], 18, "xen/arch/x86/hvm/hvm.c: hvm_load_cpu_ctxt");
-/// SPEC_CTRL has bit 7 (PSFD), and is there for a guest whose policy has AMD's IBRS alone.
+/// SPEC_CTRL has bit 7 (PSFD).
 pub const SPEC_CTRL_PSFD: Change =
-    Change::new(&[(14, 5), (15, 3), (16, 1)], 17, "xen/arch/x86/msr.c: msr_spec_ctrl_valid_bits, guest_wrmsr");
+    Change::new(&[(14, 5), (15, 3), (16, 1)], 17, "xen/arch/x86/msr.c: msr_spec_ctrl_valid_bits");
 /// SPEC_CTRL has bits 3 to 6 (IPRED_DIS, RRSBA_DIS) and 10 (BHI_DIS_S).
 pub const SPEC_CTRL_BHI: Change =
     Change::new(&[(15, 6), (16, 6), (17, 4), (18, 2)], 19, "xen/arch/x86/msr.c: msr_spec_ctrl_valid_bits");
