@@ -20,8 +20,8 @@ enum Words {
 
 impl Words {
     fn ulongs(self, values: &[u64]) -> Vec<u8> {
-        let octets = if self == Words::Narrow { 4 } else { 8 };
-        values.iter().flat_map(|value| value.to_le_bytes().into_iter().take(octets)).collect()
+        let bytes = if self == Words::Narrow { 4 } else { 8 };
+        values.iter().flat_map(|value| value.to_le_bytes().into_iter().take(bytes)).collect()
     }
 }
 
@@ -145,10 +145,10 @@ struct Form {
     name: String,
     image: Vec<u8>,
     /// How Xen's program is told of it, and what it takes of it: all behind xl's preamble or xend's configuration. (Its own way through a
-    /// preamble, `-x`, ends in an error under python3: there a text is held against octets.)
+    /// preamble, `-x`, ends in an error under python3: there a text is held against bytes.)
     told: Vec<&'static str>,
     theirs: Vec<u8>,
-    /// Octets of a device model's state that there is no place for.
+    /// Bytes of a device model's state that there is no place for.
     left_out: Option<u64>,
 }
 
@@ -250,15 +250,15 @@ fn what_is_wrong_is_named_with_its_place() {
         let at = image.windows(from.len()).position(|at| at == from).unwrap();
         [&image[..at], to, &image[at + from.len()..]].concat()
     };
-    let vcpu = |octets: u32| [&b"vcpu"[..], &word(octets)].concat();
+    let vcpu = |bytes: u32| [&b"vcpu"[..], &word(bytes)].concat();
     // Behind the p2m's frames, so that it is not found in them.
     let verify = [chunk(-1, &[]), chunk(-2, &word(65))].concat();
     let instead = |other: Vec<u8>| pv(&verify, &[other, chunk(-2, &word(65))].concat());
     let cases = [
-        (b"no image at all, but 32 octets..".to_vec(), "neither an image of xl nor one of xend"),
+        (b"no image at all, but 32 bytes..".to_vec(), "neither an image of xl nor one of xend"),
         (xl("dead", vec![]), "does not say whether the guest is PV or HVM"),
         (pv(b"extv", b"exty"), "block \"exty\": not known"),
-        (pv(&vcpu(5168), &vcpu(5160)), "a vCPU of 5160 octets"),
+        (pv(&vcpu(5168), &vcpu(5160)), "a vCPU of 5160 bytes"),
         (pv(&[0xff; 8], &[0xfe; 8]), "in place of the mark of extended info"),
         (instead(chunk(-12, &[])), "chunk -12 (compressed pages): not converted"),
         (instead(chunk(-77, &[])), "chunk -77: not known"),
@@ -283,9 +283,9 @@ fn what_is_wrong_is_named_with_its_place() {
 fn hostile_lengths_are_refused() {
     let mut config = xl("pv", vec![]);
     config[44..48].copy_from_slice(&word(u32::MAX));
-    assert!(converted(&config).unwrap_err().to_string().contains("configuration of 4294967295 octets"));
+    assert!(converted(&config).unwrap_err().to_string().contains("configuration of 4294967295 bytes"));
     let toolstack = [Words::Wide.ulongs(&[5]), chunk(-18, &word(u32::MAX))].concat();
-    assert!(converted(&xl("hvm", toolstack)).unwrap_err().to_string().contains("toolstack data of 4294967295 octets"));
+    assert!(converted(&xl("hvm", toolstack)).unwrap_err().to_string().contains("toolstack data of 4294967295 bytes"));
     let unmapped = [&Words::Wide.ulongs(&[0])[..], &[0; 64]].concat();
     assert!(converted(&xl("hvm", unmapped)).unwrap_err().to_string().contains("a p2m of 0x0 page frames"));
 }
@@ -309,7 +309,7 @@ fn the_command_writes_all_or_nothing() {
     fs::remove_file(&new).unwrap();
     let told = run(&xend("hvm", hvm(Words::Wide, NEWER)));
     assert!(
-        String::from_utf8_lossy(&told.stderr).contains("left out: 5 octets of the device model's state"),
+        String::from_utf8_lossy(&told.stderr).contains("left out: 5 bytes of the device model's state"),
         "{told:?}"
     );
 }

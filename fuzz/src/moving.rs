@@ -1,4 +1,4 @@
-//! Any octets as what is moved from one Xen to another: a legacy image that is converted, a guest that is held against releases, a host's facts.
+//! Any bytes as what is moved from one Xen to another: a legacy image that is converted, a guest that is held against releases, a host's facts.
 
 use std::io::Cursor;
 use xen_replicate::host_info::HostInfo;
@@ -9,30 +9,30 @@ use xen_replicate::inspect::verify::Options;
 use xen_replicate::legacy;
 use xen_replicate::stream::reader::SliceReader;
 
-fn guest(octets: &[u8]) -> Guest {
-    let input = Input::Compressed(Box::new(Cursor::new(octets.to_vec())));
+fn guest(bytes: &[u8]) -> Guest {
+    let input = Input::Compressed(Box::new(Cursor::new(bytes.to_vec())));
     let options = Options { all: true, ..Options::default() };
     Guest::read(input, &options, &mut Progress::none()).unwrap_or_default()
 }
 
-/// Takes octets for each of them.
-pub fn take(octets: &[u8]) {
+/// Takes bytes for each of them.
+pub fn take(bytes: &[u8]) {
     let mut out = Vec::new();
-    if legacy::convert(octets, &mut out).is_ok() {
+    if legacy::convert(bytes, &mut out).is_ok() {
         let mut reader = SliceReader::new(&out, Default::default());
         while reader
             .next_item()
             .unwrap_or_else(|error| panic!("what was converted cannot be followed: {error}"))
             .is_some()
         {}
-        assert!(out.len() <= octets.len() * 4 + 4096, "{} octets out of {}", out.len(), octets.len());
+        assert!(out.len() <= bytes.len() * 4 + 4096, "{} bytes out of {}", out.len(), bytes.len());
     }
-    let host = HostInfo::parse(octets).ok();
+    let host = HostInfo::parse(bytes).ok();
     if let Some(host) = &host {
         let text = serde_json::to_vec(host).unwrap();
         assert_eq!(HostInfo::parse(&text).unwrap(), *host);
     }
-    let guest = guest(octets);
+    let guest = guest(bytes);
     let (old, new) = (["4.14.0", "4.17"], ["4.20.1", "4.22"]);
     let targets = old.into_iter().chain(new).filter_map(|text| text.parse().ok()).map(Target::Release);
     let itself = Target::Guest("itself".into(), Box::new(guest.clone()));

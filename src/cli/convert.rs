@@ -105,8 +105,8 @@ fn legacy(args: &Args) -> io::Result<bool> {
         None => legacy::convert(source, BufWriter::new(io::stdout().lock())).map(|done| converted = done),
     };
     written.map_err(named)?;
-    if let Some(octets) = converted.left_out {
-        eprintln!("left out: {octets} octets of the device model's state, which a stream of libxc has no place for");
+    if let Some(bytes) = converted.left_out {
+        eprintln!("left out: {bytes} bytes of the device model's state, which a stream of libxc has no place for");
     }
     Ok(true)
 }

@@ -89,7 +89,7 @@ pub struct HostInfo {
     pub cpu_policies: CpuPolicies,
     /// XSAVE areas that guests can have, by kind of guest.
     pub xsave: Kinds<Part<Xsave>>,
-    /// Octets of a HVM context's entries in this release, by name; null where that depends on an update that is not known.
+    /// Bytes of a HVM context's entries in this release, by name; null where that depends on an update that is not known.
     pub hvm_context: Part<BTreeMap<String, Option<usize>>>,
     /// The device model.
     pub qemu: Part<Qemu>,
@@ -157,7 +157,7 @@ pub struct Kinds<T> {
 pub struct Xsave {
     /// Components, a mask in hexadecimal.
     pub xcr0: String,
-    /// Octets, without what Xen puts before it.
+    /// Bytes, without what Xen puts before it.
     pub size: u32,
 }
 
@@ -172,7 +172,7 @@ pub struct Qemu {
     pub machines: Part<Vec<String>>,
 }
 
-/// Memory of a host, in octets.
+/// Memory of a host, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// All of it.
@@ -197,7 +197,7 @@ pub struct PathInfo {
     pub path: String,
     /// `block`, `file`, `other`, or `none` where nothing is there.
     pub kind: String,
-    /// Octets of a file or block device.
+    /// Bytes of a file or block device.
     pub size: Option<u64>,
 }
 

@@ -69,7 +69,7 @@ pub(super) fn read<R: Read, W: Write>(
                 let length = source.u32()?;
                 bounded(source, "toolstack data", length, MOST_CONFIG)?;
                 let mut data = Vec::new();
-                source.octets(length.into(), &mut data)?;
+                source.bytes(length.into(), &mut data)?;
                 if guest.libxl && length != 0 {
                     physmap(&data, source.width, &mut guest.xenstore)
                         .map_err(|why| source.wrong(Problem::Toolstack(why)))?;
@@ -139,7 +139,7 @@ impl Batch {
             return Err(source.wrong(Problem::Twice(twice & PFN)));
         }
         let with = self.words.iter().filter(|word| **word & TYPE < WITHOUT).count();
-        source.octets(with as u64 * 4096, &mut self.pages)?;
+        source.bytes(with as u64 * 4096, &mut self.pages)?;
         if self.words.is_empty() {
             return Ok(());
         }

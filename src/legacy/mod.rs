@@ -1,6 +1,6 @@
 //! Images of Xen before 4.6, as libxl's xl and as xend wrote them, made into migration v2.
 //!
-//! What comes out is what Xen's own `convert-legacy-stream` makes of the same image, octet for octet, but for batches of which nothing is
+//! What comes out is what Xen's own `convert-legacy-stream` makes of the same image, byte for byte, but for batches of which nothing is
 //! left: that program writes PAGE_DATA without any page for them, which every receiver refuses, and here there is none.
 //!
 //! Source: `tools/python/xen/migration/legacy.py` in Xen, which describes the form, `tools/libxc/xc_domain_save.c` and
@@ -57,7 +57,7 @@ pub enum Problem {
     #[error("an image of migration v2: there is nothing to convert")]
     NotLegacy,
     /// It ends.
-    #[error("{needed} octets needed, {there} are there: the image is cut")]
+    #[error("{needed} bytes needed, {there} are there: the image is cut")]
     Truncated {
         /// How many should be there.
         needed: u64,
@@ -71,11 +71,11 @@ pub enum Problem {
     #[error("mandatory flags {0:#x} in the preamble of xl: not known")]
     Flags(u32),
     /// A length that none has.
-    #[error("{what} of {length} octets, at most {most} exist")]
+    #[error("{what} of {length} bytes, at most {most} exist")]
     TooLong {
         /// What.
         what: &'static str,
-        /// Its octets.
+        /// Its bytes.
         length: u64,
         /// The most.
         most: u64,
@@ -90,10 +90,10 @@ pub enum Problem {
     #[error("extended info: block {0:?}: not known")]
     Block(String),
     /// A vCPU of a size that none has.
-    #[error("a vCPU of {0} octets: neither of 64 bits (5168) nor of 32 (2800)")]
+    #[error("a vCPU of {0} bytes: neither of 64 bits (5168) nor of 32 (2800)")]
     VcpuSize(u32),
     /// Extended info that is longer or shorter than it says.
-    #[error("extended info of {said} octets has {found}")]
+    #[error("extended info of {said} bytes has {found}")]
     ExtendedInfo {
         /// What it says.
         said: u32,
@@ -127,7 +127,7 @@ pub enum Problem {
         name: &'static str,
     },
     /// An XSAVE area of another size than announced.
-    #[error("XSAVE state of {found} octets, {said} were announced")]
+    #[error("XSAVE state of {found} bytes, {said} were announced")]
     Xsave {
         /// The size that extended info says.
         said: u64,
@@ -147,7 +147,7 @@ pub enum Problem {
 pub struct Converted {
     /// `xl` or `xend`.
     pub from: &'static str,
-    /// Octets of a device model's state that what comes out has no place for.
+    /// Bytes of a device model's state that what comes out has no place for.
     pub left_out: Option<u64>,
 }
 
@@ -157,11 +157,11 @@ struct Guest {
     /// Whether libxl's records are written around libxc's.
     libxl: bool,
     p2m_size: u64,
-    /// Octets of a vCPU's basic context: 0 before it is known.
+    /// Bytes of a vCPU's basic context: 0 before it is known.
     basic: u32,
     /// Whether each vCPU has extended state.
     extended: bool,
-    /// Octets of each vCPU's XSAVE state with its head, where it has one.
+    /// Bytes of each vCPU's XSAVE state with its head, where it has one.
     xsave: u32,
     online: Vec<u32>,
     /// Keys and values for the device model.
@@ -245,7 +245,7 @@ fn xl_preamble<R: Read, W: Write>(
     }
     bounded(source, "configuration", length, MOST_CONFIG)?;
     let mut data = Vec::new();
-    source.octets(length.into(), &mut data)?;
+    source.bytes(length.into(), &mut data)?;
     let kind = kind_of(data.get(4..).unwrap_or_default()).ok_or_else(|| source.wrong(Problem::Type))?;
     out.raw(&magic)?;
     for word in [order, mandatory | MANDATORY_STREAM_V2, optional, length] {
@@ -280,7 +280,7 @@ fn xend_config<R: Read>(source: &mut Source<R>) -> Result<DomainType, LegacyErro
     let length = source.array().map(u32::from_be_bytes)?;
     bounded(source, "configuration", length, MOST_CONFIG)?;
     let mut config = Vec::new();
-    source.octets(length.into(), &mut config)?;
+    source.bytes(length.into(), &mut config)?;
     let text: String = String::from_utf8_lossy(&config).split_whitespace().collect::<Vec<_>>().join(" ");
     if text.contains("(image (hvm") {
         Ok(DomainType::Hvm)
@@ -295,7 +295,7 @@ fn xend_config<R: Read>(source: &mut Source<R>) -> Result<DomainType, LegacyErro
 /// a PV guest, the first chunk of a HVM guest.
 fn width<R: Read>(source: &mut Source<R>, kind: DomainType) -> Result<Width, LegacyError> {
     let second =
-        source.peek(8)?.get(4..8).map_or(0, |word| word.iter().fold(0, |all, octet| all << 8 | u32::from(*octet)));
+        source.peek(8)?.get(4..8).map_or(0, |word| word.iter().fold(0, |all, byte| all << 8 | u32::from(*byte)));
     Ok(match (kind, second) {
         (_, 0) => Width::Bits64,
         (DomainType::Pv, u32::MAX) => Width::Bits32,
@@ -328,7 +328,7 @@ fn extended_info<R: Read, W: Write>(
     while found < u64::from(said) {
         let (block, length): ([u8; 4], u32) = (source.array()?, source.u32()?);
         bounded(source, "extended info", length, MOST_CONFIG)?;
-        source.octets(length.into(), &mut data)?;
+        source.bytes(length.into(), &mut data)?;
         found += 8 + u64::from(length);
         match &block {
             b"vcpu" => {
@@ -384,10 +384,10 @@ fn pv_tail<R: Read, W: Write>(
     let mut state = Vec::new();
     for vcpu in &guest.online {
         let head = [vcpu.to_le_bytes(), [0; 4]].concat();
-        source.octets(guest.basic.into(), &mut state)?;
+        source.bytes(guest.basic.into(), &mut state)?;
         out.record(types::X86_PV_VCPU_BASIC, &[&head, &state])?;
         if guest.extended {
-            source.octets(128, &mut state)?;
+            source.bytes(128, &mut state)?;
             out.record(types::X86_PV_VCPU_EXTENDED, &[&head, &state])?;
         }
         if guest.xsave != 0 {
@@ -396,11 +396,11 @@ fn pv_tail<R: Read, W: Write>(
             if size != said || guest.xsave > MOST_BODY {
                 return Err(source.wrong(Problem::Xsave { said, found: size }));
             }
-            source.octets(size, &mut state)?;
+            source.bytes(size, &mut state)?;
             out.record(types::X86_PV_VCPU_XSAVE, &[&head, &state])?;
         }
     }
-    source.octets(4096, &mut state)?;
+    source.bytes(4096, &mut state)?;
     out.record(types::SHARED_INFO, &[&state])?;
     out.record(types::END, &[])?;
     Ok(())
@@ -412,7 +412,7 @@ fn hvm_tail<R: Read, W: Write>(source: &mut Source<R>, out: &mut RecordWriter<W>
     let length = source.u32()?;
     bounded(source, "HVM context", length, MOST_BODY)?;
     let mut context = Vec::new();
-    source.octets(length.into(), &mut context)?;
+    source.bytes(length.into(), &mut context)?;
     out.record(types::HVM_CONTEXT, &[&context])?;
     out.record(types::END, &[])?;
     Ok(())
@@ -430,7 +430,7 @@ fn emulator<R: Read, W: Write>(
             let length = source.u32()?;
             bounded(source, "device model's state", length, MOST_BODY)?;
             let mut state = Vec::new();
-            source.octets(length.into(), &mut state)?;
+            source.bytes(length.into(), &mut state)?;
             if !libxl {
                 return Ok(Some(length.into()));
             }

@@ -3,7 +3,7 @@
 use super::{LegacyError, Problem};
 use std::io::{self, Read};
 
-/// Octets of an unsigned long of the toolstack that wrote the image.
+/// Bytes of an unsigned long of the toolstack that wrote the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Width {
     /// 4
@@ -15,9 +15,9 @@ pub enum Width {
 /// See the module.
 pub struct Source<R> {
     from: R,
-    /// Octets read so far.
+    /// Bytes read so far.
     offset: u64,
-    /// Octets that were looked at and are still to be read.
+    /// Bytes that were looked at and are still to be read.
     ahead: Vec<u8>,
     /// The toolstack's.
     pub width: Width,
@@ -34,14 +34,14 @@ impl<R: Read> Source<R> {
     }
 
     /// Looks at what follows; less where the image ends before.
-    pub fn peek(&mut self, octets: usize) -> io::Result<&[u8]> {
-        let missing = octets.saturating_sub(self.ahead.len()) as u64;
+    pub fn peek(&mut self, bytes: usize) -> io::Result<&[u8]> {
+        let missing = bytes.saturating_sub(self.ahead.len()) as u64;
         self.from.by_ref().take(missing).read_to_end(&mut self.ahead)?;
-        Ok(self.ahead.get(..octets.min(self.ahead.len())).unwrap_or_default())
+        Ok(self.ahead.get(..bytes.min(self.ahead.len())).unwrap_or_default())
     }
 
-    /// Reads so many octets into a buffer, replacing what it had.
-    pub fn octets(&mut self, count: u64, into: &mut Vec<u8>) -> Result<(), LegacyError> {
+    /// Reads so many bytes into a buffer, replacing what it had.
+    pub fn bytes(&mut self, count: u64, into: &mut Vec<u8>) -> Result<(), LegacyError> {
         into.clear();
         let ahead = self.ahead.len().min(usize::try_from(count).unwrap_or(usize::MAX));
         into.extend(self.ahead.drain(..ahead));
@@ -54,9 +54,9 @@ impl<R: Read> Source<R> {
     }
 
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], LegacyError> {
-        let mut octets = Vec::with_capacity(N);
-        self.octets(N as u64, &mut octets)?;
-        Ok(octets.try_into().unwrap_or([0; N]))
+        let mut bytes = Vec::with_capacity(N);
+        self.bytes(N as u64, &mut bytes)?;
+        Ok(bytes.try_into().unwrap_or([0; N]))
     }
 
     pub fn u32(&mut self) -> Result<u32, LegacyError> {
@@ -78,10 +78,10 @@ impl<R: Read> Source<R> {
     /// So many of them.
     pub fn ulongs(&mut self, count: u64, into: &mut Vec<u64>) -> Result<(), LegacyError> {
         let size: usize = if self.width == Width::Bits32 { 4 } else { 8 };
-        let mut octets = Vec::new();
-        self.octets(count * size as u64, &mut octets)?;
+        let mut bytes = Vec::new();
+        self.bytes(count * size as u64, &mut bytes)?;
         into.clear();
-        into.extend(octets.chunks_exact(size).map(|chunk| {
+        into.extend(bytes.chunks_exact(size).map(|chunk| {
             let mut word = [0; 8];
             for (to, from) in word.iter_mut().zip(chunk) {
                 *to = *from;

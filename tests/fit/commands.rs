@@ -24,7 +24,7 @@ fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// The HVM guest with LAPIC entries as newer releases write them; the last 8 octets begin with this.
+/// The HVM guest with LAPIC entries as newer releases write them; the last 8 bytes begin with this.
 fn newer(pending_esr: u8) -> Vec<u8> {
     with_entries(&good_hvm(), |all| {
         for (.., data) in all.iter_mut().filter(|(typecode, ..)| *typecode == 5) {
@@ -43,7 +43,7 @@ fn verify_for_a_release_has_the_exit_codes_that_help_says() {
     let refused = run(&["verify", "--for", "xen-4.17", path]);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     let text = out(&refused);
-    assert!(text.contains("refused: hvm_context: HVM_CONTEXT: LAPIC:0 has 32 octets, 24 before"), "{text}");
+    assert!(text.contains("refused: hvm_context: HVM_CONTEXT: LAPIC:0 has 32 bytes, 24 before"), "{text}");
     assert!(
         text.contains("(convert --for cuts it)")
             && text.contains("not looked at")
@@ -175,7 +175,7 @@ fn convert_for_changes_what_says_nothing_and_refuses_the_rest() {
     let converted = run(&["convert", "--for", "xen-4.17", "-o", &at("out"), &at("newer")]);
     assert_eq!(converted.status.code(), Some(0), "{converted:?}");
     assert!(
-        err(&converted).contains("changed: HVM_CONTEXT: LAPIC:0: 32 octets to 24: pending_esr is 0"),
+        err(&converted).contains("changed: HVM_CONTEXT: LAPIC:0: 32 bytes to 24: pending_esr is 0"),
         "{converted:?}"
     );
     assert_eq!(run(&["verify", "--for", "xen-4.17", &at("out")]).status.code(), Some(0));
@@ -192,7 +192,7 @@ fn convert_for_changes_what_says_nothing_and_refuses_the_rest() {
     let refused = run(&["convert", "--for", "xen-4.17", "-o", &at("none"), &at("pending")]);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     assert!(
-        err(&refused).contains("LAPIC:0 has 32 octets") && err(&refused).contains("not written: 1 reasons"),
+        err(&refused).contains("LAPIC:0 has 32 bytes") && err(&refused).contains("not written: 1 reasons"),
         "{refused:?}"
     );
     assert!(!Path::new(&at("none")).exists());

@@ -296,7 +296,7 @@ fn another_guests_stream_stands_for_its_host() {
     );
     assert!(against(&real, &newer).fits());
 
-    // 32 octets of LAPIC on a host whose own guests have 24: its Xen is an update that refuses them.
+    // 32 bytes of LAPIC on a host whose own guests have 24: its Xen is an update that refuses them.
     let long = |stream: &[u8], length: usize| {
         let stream = with_entries(stream, |all| {
             all.iter_mut().filter(|(typecode, ..)| *typecode == 5).for_each(|(.., data)| data.resize(length, 0));

@@ -65,7 +65,7 @@ fn each_kind_is_refused_by_the_releases_that_refuse_it() {
             long_lapic,
             &["4.14.6", "4.17.7", "4.18.4", "4.19.1", "4.20.0"],
             &["4.18.5", "4.19.2", "4.20.1", "4.21", "4.22"],
-            "LAPIC:0 has 32 octets, 24 before Xen 4.18.5, 4.19.2, 4.20.1 or 4.21",
+            "LAPIC:0 has 32 bytes, 24 before Xen 4.18.5, 4.19.2, 4.20.1 or 4.21",
         ),
         (
             "VIRT_SPEC_CTRL",

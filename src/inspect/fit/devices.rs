@@ -149,7 +149,7 @@ fn memory(guest: &Guest, host: &HostInfo, found: &mut Findings) {
         return;
     };
     let needed = (max + kib("shadow_memkb").unwrap_or(0)).saturating_mul(1 << 10);
-    let mib = |octets: u64| octets >> 20;
+    let mib = |bytes: u64| bytes >> 20;
     if needed > memory.total {
         let text = format!("the guest may have {} MiB, the host has {} MiB in all", mib(needed), mib(memory.total));
         found.refused("memory", text);
@@ -191,7 +191,7 @@ fn sections(guest: &Guest, other: &Guest, found: &mut Findings) {
             }
             _ if section.size != there.size => {
                 let text = format!(
-                    "section {name}:{instance} has {} octets, the other guest's {}: another QEMU, machine type or device",
+                    "section {name}:{instance} has {} bytes, the other guest's {}: another QEMU, machine type or device",
                     section.size, there.size
                 );
                 found.remark("qemu", text);

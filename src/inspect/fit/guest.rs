@@ -54,7 +54,7 @@ struct Round {
     hvm_context: Vec<u8>,
     hvm_params: Vec<HvmParam>,
     vcpus: Vec<(VcpuRecord, u32, Vec<u8>)>,
-    octets: usize,
+    bytes: usize,
 }
 
 /// Reads a stream for its guest, and verifies it.
@@ -111,8 +111,8 @@ impl Guest {
             Record::X86MsrPolicy(policy) => self.msrs = decode_msrs(policy.entries).unwrap_or_default(),
             Record::HvmContext(blob) if blob.len() <= MOST_STATE => self.next.hvm_context = blob.to_vec(),
             Record::HvmParams(params) => self.next.hvm_params = params.params().collect(),
-            Record::X86PvVcpu(part) if self.next.octets + part.context.len() <= MOST_STATE => {
-                self.next.octets += part.context.len();
+            Record::X86PvVcpu(part) if self.next.bytes + part.context.len() <= MOST_STATE => {
+                self.next.bytes += part.context.len();
                 self.next.vcpus.push((part.part, part.vcpu_id, part.context.to_vec()));
             }
             Record::End | Record::Checkpoint => {

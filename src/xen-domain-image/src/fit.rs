@@ -1,6 +1,6 @@
 //! An image made to fit another release of Xen, as far as that can be done without lying to the guest.
 //!
-//! One thing can: a LAPIC entry of 32 octets whose last 8 are zero (`pending_esr`) says the same in 24.
+//! One thing can: a LAPIC entry of 32 bytes whose last 8 are zero (`pending_esr`) says the same in 24.
 
 use super::error::ImageError;
 use super::image::{Image, Item, RecordKey};
@@ -40,20 +40,20 @@ pub fn changes(image: &Image, release: Release) -> Result<HashMap<RecordKey, Cha
     Ok(all)
 }
 
-/// A HVM context with LAPIC entries of 24 octets, where they were longer and say nothing there. `None` where nothing is to be changed, or
+/// A HVM context with LAPIC entries of 24 bytes, where they were longer and say nothing there. `None` where nothing is to be changed, or
 /// the chain is not in order.
 fn hvm_context(blob: &[u8]) -> Option<Changed> {
     let entries: Vec<_> = Entries::new(blob).collect::<Result<_, _>>().ok()?;
     let (mut builder, mut what) = (HvmContextBuilder::new(), Vec::new());
     for entry in entries.iter().filter(|entry| entry.typecode != END) {
         let (kept, cut) = entry.data.split_at(entry.data.len().min(LAPIC_LENGTHS.0));
-        let cuts = entry.typecode == LAPIC && !cut.is_empty() && cut.iter().all(|octet| *octet == 0);
+        let cuts = entry.typecode == LAPIC && !cut.is_empty() && cut.iter().all(|byte| *byte == 0);
         builder.push(entry.typecode, entry.instance, if cuts { kept } else { entry.data }).ok()?;
         if cuts {
             let name = entry_name(entry.typecode).unwrap_or("?");
             let length = entry.data.len();
             what.push(format!(
-                "HVM_CONTEXT: {name}:{}: {length} octets to {}: pending_esr is 0",
+                "HVM_CONTEXT: {name}:{}: {length} bytes to {}: pending_esr is 0",
                 entry.instance,
                 kept.len()
             ));
@@ -83,7 +83,7 @@ mod tests {
         let changed = hvm_context(&context(&[&long, &long])).unwrap();
         assert_eq!(changed.body, context(&[&[5; 24], &[5; 24]]));
         assert_eq!(changed.what.len(), 2);
-        assert!(changed.what[1].contains("LAPIC:1: 32 octets to 24"), "{:?}", changed.what);
+        assert!(changed.what[1].contains("LAPIC:1: 32 bytes to 24"), "{:?}", changed.what);
         // One that has an error pending is left, for it would be lost; the other is cut all the same.
         let changed = hvm_context(&context(&[&[5; 32], &long])).unwrap();
         assert_eq!(changed.body, context(&[&[5; 32], &[5; 24]]));

@@ -18,8 +18,8 @@ impl Interface {
         let mut text = Buffer::new(self, EXTRA_VERSION)?;
         // SAFETY: the structure is an array of 16 bytes.
         unsafe { self.call2(hypercall::XEN_VERSION, xenver::EXTRA_VERSION, HOST, &mut text) }?;
-        let octets = text.bytes().get(..EXTRA_VERSION).unwrap_or_default();
-        let text = octets.split(|octet| *octet == 0).next().unwrap_or_default();
+        let bytes = text.bytes().get(..EXTRA_VERSION).unwrap_or_default();
+        let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
         Ok(String::from_utf8_lossy(text).into_owned())
     }
 

@@ -139,16 +139,16 @@ pub enum What {
     #[error("no CPU policy in the stream: the guest will see whatever the host gives to new guests")]
     NoPolicy,
     /// An entry of a HVM context that is longer than the release's.
-    #[error("HVM_CONTEXT: {entry}:{instance} has {length} octets, {own} before Xen {since}: refused as too long{}",
+    #[error("HVM_CONTEXT: {entry}:{instance} has {length} bytes, {own} before Xen {since}: refused as too long{}",
         if *convertible { " (convert --for cuts it)" } else { "" })]
     EntryLength {
         /// Its name.
         entry: &'static str,
         /// The instance.
         instance: u16,
-        /// Its octets.
+        /// Its bytes.
         length: usize,
-        /// The octets that the release has.
+        /// The bytes that the release has.
         own: usize,
         /// The releases that have more.
         since: String,

@@ -105,7 +105,7 @@ impl Change {
     }
 }
 
-/// The LAPIC entry of a HVM context has 32 octets (`pending_esr`) instead of 24.
+/// The LAPIC entry of a HVM context has 32 bytes (`pending_esr`) instead of 24.
 pub const LAPIC_ESR: Change =
     Change::new(&[(18, 5), (19, 2), (20, 1)], 21, "xen/include/public/arch-x86/hvm/save.h: struct hvm_hw_lapic");
 /// A policy has room for leaf 7 subleaf 2.
@@ -148,7 +148,7 @@ pub const NO_NESTEDHVM_PARAM: Change = Change::new(&[], 15, "xen/arch/x86/hvm/hv
 /// HVM_PARAM_ALTP2M cannot be set any more.
 pub const NO_ALTP2M_PARAM: Change = Change::new(&[], 19, "xen/arch/x86/hvm/hvm.c: hvm_allow_set_param");
 
-/// Octets of a LAPIC entry before and since [`LAPIC_ESR`].
+/// Bytes of a LAPIC entry before and since [`LAPIC_ESR`].
 pub const LAPIC_LENGTHS: (usize, usize) = (24, 32);
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub fn hvm_context(blob: &[u8], policy: &CpuidPolicy, release: Option<Release>, 
                             length: entry.data.len(),
                             own: LAPIC_LENGTHS.0,
                             since: release::LAPIC_ESR.since(),
-                            convertible: entry.data.iter().skip(LAPIC_LENGTHS.0).all(|octet| *octet == 0),
+                            convertible: entry.data.iter().skip(LAPIC_LENGTHS.0).all(|byte| *byte == 0),
                         },
                     });
                 }
@@ -99,7 +99,7 @@ pub fn hvm_params(params: impl Iterator<Item = HvmParam>, release: Release, foun
     }
 }
 
-/// The octets of a HVM context's entries in a release, of those that have one length; `None` where that depends on an update that is
+/// The bytes of a HVM context's entries in a release, of those that have one length; `None` where that depends on an update that is
 /// not known.
 pub fn entry_lengths(release: Release) -> Vec<(&'static str, Option<usize>)> {
     let lapic = release::LAPIC_ESR.is_in(release).map(|newer| if newer { LAPIC_LENGTHS.1 } else { LAPIC_LENGTHS.0 });
