@@ -10,7 +10,7 @@ mod targets;
 use common::build;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use targets::{Steered, blobs, containers, packed, streams, taps};
+use targets::{Steered, blobs, containers, moving, packed, streams, taps};
 use xen_replicate::inspect::Input;
 use xen_replicate::tap::recording::Reader;
 use xen_replicate::tap::{Direction, Form};
@@ -123,9 +123,31 @@ fn seeds() -> BTreeMap<String, Vec<u8>> {
     for (name, bytes) in wrapped() {
         seeds.insert(format!("containers/{name}"), bytes);
     }
+    for (name, bytes) in legacy() {
+        seeds.insert(format!("moving/{name}"), bytes);
+    }
     let libxl = [(0, Direction::Back, back()[..86].to_vec()), (0, Direction::Forward, colo())];
     seeds.insert("tap/libxl".into(), taps::pieces(Form::Libxl, &libxl));
     seeds
+}
+
+/// Images of Xen before 4.6: HVM guests with next to nothing in them.
+fn legacy() -> [(&'static str, Vec<u8>); 2] {
+    let image = |wide: bool| {
+        let ulong = |value: u64| value.to_le_bytes()[..if wide { 8 } else { 4 }].to_vec();
+        let chunk = |number: i32, body: &[u8]| [&number.to_le_bytes()[..], body].concat();
+        let tsc = chunk(-7, &[1; 20]);
+        let pages = chunk(2, &[ulong(0xf000_0000), ulong(0xe000_0001)].concat());
+        let magic: Vec<u8> = [1u64, 2, 3].into_iter().flat_map(u64::to_le_bytes).collect();
+        let tail =
+            [&magic[..], &4u32.to_le_bytes(), b"blob", b"DeviceModelRecord0002", &2u32.to_le_bytes(), b"qq"].concat();
+        [ulong(9), chunk(-8, &[2; 12]), pages, tsc, chunk(0, &[]), tail].concat()
+    };
+    let config = b"{\"c_info\":{\"type\":\"hvm\"}}\0";
+    let length = (config.len() as u32).to_le_bytes();
+    let words = [0x0102_0304, 1, 0, config.len() as u32 + 4].map(u32::to_le_bytes).concat();
+    let xl = [&b"Xen saved domain, xl format\n \0 \r"[..], &words, &length, config, &image(true)].concat();
+    [("xl", xl), ("xend", [b"LinuxGuestRecord\0\0\0\x0d(image (hvm))", &image(false)[..]].concat())]
 }
 
 /// Streams in containers, behind text, before zeros, and what is none.
@@ -202,7 +224,7 @@ fn seeds_are_as_generated() {
         total += bytes.len();
     }
     assert_eq!(
-        ["stream", "decode", "tap", "containers"]
+        ["stream", "decode", "tap", "containers", "moving"]
             .map(|folder| files(&format!("fuzz/seeds/{folder}")).len())
             .iter()
             .sum::<usize>(),
@@ -216,7 +238,7 @@ fn seeds_are_as_generated() {
 #[test]
 fn every_target_takes_every_seed_and_finding() {
     let mut inputs = files("fixtures/fuzz");
-    for folder in ["stream", "decode", "packed", "tap", "containers"] {
+    for folder in ["stream", "decode", "packed", "tap", "containers", "moving"] {
         let seeds = files(&format!("fuzz/seeds/{folder}"));
         assert!(!seeds.is_empty(), "fuzz/seeds/{folder} is empty");
         inputs.extend(seeds.into_iter().map(|(name, bytes)| (format!("{folder}/{name}"), bytes)));
@@ -233,6 +255,7 @@ fn every_target_takes_every_seed_and_finding() {
         blobs::decode(bytes);
         packed::read(bytes);
         containers::read(bytes);
+        moving::take(bytes);
         taps::read(bytes);
     }
 }

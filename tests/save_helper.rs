@@ -26,6 +26,8 @@ mod failing;
 mod helper;
 #[path = "save_helper/home.rs"]
 mod home;
+#[path = "save_helper/host_info.rs"]
+mod host_info;
 #[path = "save_helper/limits.rs"]
 mod limits;
 #[path = "save_helper/live.rs"]

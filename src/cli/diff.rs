@@ -3,7 +3,8 @@
 use super::image_options::{image, open, trouble};
 use super::output::print;
 use super::stream_options::TakenFor;
-use crate::inspect::diff::diff;
+use super::target::host_info;
+use crate::inspect::diff::{HostDiff, diff, diff_hosts};
 use crate::inspect::seekable::Seekable;
 use clap::Args as ClapArgs;
 use std::io;
@@ -13,7 +14,7 @@ use xen_domain_image::Options;
 /// Options of the command.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The first stream: a file, or - for standard input; what is packed or piped is unpacked into a temporary file
+    /// The first stream, or file of host-info: a file, or - for standard input; what is packed or piped is unpacked into a temporary file
     #[arg(value_name = "FIRST")]
     first: PathBuf,
     /// The second; with --checkpoints the first again otherwise
@@ -34,6 +35,25 @@ pub struct Args {
 
 /// Runs the command; false when something is different.
 pub fn run(args: &Args) -> io::Result<bool> {
+    if let Some(other) = args.second.as_ref().filter(|_| args.checkpoints.is_none()) {
+        match (host_info(&args.first)?, host_info(other)?) {
+            (Some(first), Some(second)) => {
+                let diff = diff_hosts(&first, &second)?;
+                print(&diff, args.json, HostDiff::write_text)?;
+                return Ok(diff.same);
+            }
+            (None, None) => {}
+            (first, _) => {
+                let (host, stream) = if first.is_some() { (&args.first, other) } else { (other, &args.first) };
+                let text = format!(
+                    "{} is a host-info file and {} is not: verify --for says whether one fits the other",
+                    host.display(),
+                    stream.display()
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            }
+        }
+    }
     let stream = open(&args.first)?;
     let (path, other) = match &args.second {
         Some(path) => (path, open(path)?),

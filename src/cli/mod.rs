@@ -8,6 +8,7 @@ mod dump;
 mod endpoint;
 mod extract;
 mod fence;
+mod host_info;
 mod image_options;
 mod info;
 mod live;
@@ -25,6 +26,7 @@ mod stats;
 mod stream_options;
 mod table;
 mod tap;
+mod target;
 mod verify;
 mod xen;
 
@@ -86,6 +88,8 @@ enum Command {
     Diff(diff::Args),
     /// Get memory, registers or records out of an image of a stream
     Extract(extract::Args),
+    /// Say what this host is for a guest that comes to it: Xen, CPU policies, device model, bridges
+    HostInfo(host_info::Args),
     /// Protect a running domain: send checkpoints of it to another host
     Remus(Box<remus::Args>),
     /// Receive checkpoints of a domain, and take it over when its host dies
@@ -131,6 +135,7 @@ pub fn run() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Extract(args) => extract::run(&args),
+        Command::HostInfo(args) => host_info::run(&args),
         Command::Remus(args) => return end(protect::run(&args)),
         Command::Receive(args) => serve::run(&args),
         Command::Ctl(args) => ctl::run(&args),

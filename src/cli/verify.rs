@@ -1,7 +1,10 @@
 //! `xen-replicate verify`.
 
+use super::output::print;
 use super::stream_options::StreamArgs;
+use super::target::{HELP, resolve};
 use crate::inspect::Input;
+use crate::inspect::fit::{Fit, Guest, judge};
 use crate::inspect::progress::Progress;
 use crate::inspect::recording::{self, OneWay, Source};
 use crate::inspect::verify::{Options, Report, verify};
@@ -13,6 +16,9 @@ use std::io::{self, BufWriter, Read, Write};
 
 /// Options of the command.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Exit codes: 0 valid, with --for: it fits, with remarks or without; 1 not valid, with --for: it does not fit; 2 wrong usage, the stream or the \
+target could not be read or asked.")]
 pub struct Args {
     #[command(flatten)]
     stream: StreamArgs,
@@ -31,6 +37,8 @@ pub struct Args {
     /// Read page contents too: page tables of PV guests, zeros, a digest of memory at each checkpoint
     #[arg(long)]
     deep: bool,
+    #[arg(long = "for", value_name = "TARGET", help = HELP, conflicts_with_all = ["deep", "complete"])]
+    target: Option<String>,
 }
 
 /// Runs the command; true for a valid stream.
@@ -44,6 +52,9 @@ pub fn run(args: &Args) -> io::Result<bool> {
         deep: args.deep,
         ..Options::default()
     };
+    if let Some(target) = &args.target {
+        return fits(args, target, &options);
+    }
     let reports = match recording::recognise(args.stream.open()?).map_err(|error| args.stream.named(error))? {
         Source::Stream(input) => vec![one(args, input, &options)?],
         Source::Primary(mut reader) => {
@@ -62,6 +73,16 @@ pub fn run(args: &Args) -> io::Result<bool> {
     }
     out.flush()?;
     Ok(reports.iter().all(|report| report.valid))
+}
+
+/// `--for`: true where the target takes it.
+fn fits(args: &Args, target: &str, options: &Options) -> io::Result<bool> {
+    let input = args.stream.open()?;
+    let mut progress = Progress::new(input.len());
+    let guest = Guest::read(input, options, &mut progress).map_err(|error| args.stream.named(error))?;
+    let fit = judge(&guest, &resolve(target, &guest.disk_paths())?);
+    print(&fit, args.json, Fit::write_text)?;
+    Ok(fit.fits())
 }
 
 fn one(args: &Args, input: Input, options: &Options) -> io::Result<Report> {

@@ -1,13 +1,14 @@
 //! What is different between two images: by record and decoded field, and by page.
 
 use super::body::{Context, decoded};
+use crate::host_info::HostInfo;
 use crate::stream::check::Parsed;
 use crate::stream::framer::{Item as Framed, What, record_name};
 use crate::stream::record::{Frame, HEADER_LEN, RecordHeader};
 use crate::stream::{Layer, libxc, libxl, xl};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Write};
 use xen_domain_image::compare::{self, Difference};
 use xen_domain_image::{Image, ImageError, Item, RecordKey};
@@ -92,6 +93,38 @@ pub fn diff(first: &Image, second: &Image) -> Result<Diff, ImageError> {
         Ok(())
     })?;
     Ok(Diff { same: records.is_empty() && pages.list.is_empty(), records, pages })
+}
+
+/// What is different between two hosts.
+#[derive(Debug, Serialize)]
+pub struct HostDiff {
+    /// Whether nothing is.
+    pub same: bool,
+    /// By field of the files; features of CPU policies by name.
+    pub fields: Vec<FieldDiff>,
+}
+
+/// Compares two hosts.
+///
+/// # Errors
+/// Never in practice: their values have a JSON form.
+pub fn diff_hosts(first: &HostInfo, second: &HostInfo) -> io::Result<HostDiff> {
+    let mut fields = Vec::new();
+    compare_values("", &serde_json::to_value(first)?, &serde_json::to_value(second)?, &mut fields);
+    Ok(HostDiff { same: fields.is_empty(), fields })
+}
+
+impl HostDiff {
+    /// Writes it as text.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        for field in &self.fields {
+            writeln!(out, "{}: {} -> {}", field.field, shown(&field.first), shown(&field.second))?;
+        }
+        writeln!(out, "{}", if self.same { "the same" } else { "different" })
+    }
 }
 
 impl PagesDiff {
@@ -241,6 +274,12 @@ fn by_name(list: &[Value]) -> Option<Vec<(String, &Value)>> {
     (names.len() == list.len()).then_some(named)
 }
 
+/// A list of words, each there once: the names of bits that are set, as a rule.
+fn words(list: &[Value]) -> Option<BTreeSet<&str>> {
+    let words: BTreeSet<&str> = list.iter().map(Value::as_str).collect::<Option<_>>()?;
+    (words.len() == list.len()).then_some(words)
+}
+
 fn compare_values(path: &str, first: &Value, second: &Value, found: &mut Vec<FieldDiff>) {
     if first == second {
         return;
@@ -265,6 +304,16 @@ fn compare_values(path: &str, first: &Value, second: &Value, found: &mut Vec<Fie
                 }
                 for (name, value) in b.iter().filter(|(name, _)| !of_first.contains_key(name.as_str())) {
                     compare_values(&format!("{path}[{name}]"), &Value::Null, value, found);
+                }
+                return;
+            }
+            if let (Some(of_first), Some(of_second)) = (words(a), words(b))
+                && of_first != of_second
+            {
+                for word in of_first.symmetric_difference(&of_second) {
+                    let of = |set: &BTreeSet<&str>| if set.contains(word) { Value::from(*word) } else { Value::Null };
+                    let field = format!("{path}[{word}]");
+                    found.push(FieldDiff { field, first: of(&of_first), second: of(&of_second) });
                 }
                 return;
             }
@@ -341,9 +390,9 @@ mod tests {
     #[test]
     fn fields_are_found_by_name_and_by_place() {
         let first = json!({"entries": [{"name": "CPU", "instance": 0, "rip": "0x1"}, {"name": "CPU", "instance": 1, "rip": "0x2"}],
-            "bits": [1, 2, 3], "gone": true});
+            "bits": [1, 2, 3], "set": ["avx", "fpu", "sse"], "gone": true});
         let second = json!({"entries": [{"name": "CPU", "instance": 1, "rip": "0x3"}, {"name": "PIT", "instance": 0}],
-            "bits": [1, 5], "new": "x"});
+            "bits": [1, 5], "set": ["fpu", "pku", "sse"], "new": "x"});
         let mut found = Vec::new();
         compare_values("", &first, &second, &mut found);
         let lines: Vec<_> = found
@@ -358,6 +407,8 @@ mod tests {
                 "entries[PIT 0]: - -> {\"name\":\"PIT\",\"instance\":0}",
                 "bits[1]: 2 -> 5",
                 "bits[2]: 3 -> -",
+                "set[avx]: avx -> -",
+                "set[pku]: - -> pku",
                 "gone: true -> -",
                 "new: - -> x",
             ]

@@ -1,6 +1,7 @@
 //! One screen about a file: what it is, whose guest, of which Xen, how large, and whether it is valid.
 
 use super::container::Container;
+use super::fit::{self, Guest as FitGuest, Releases};
 use super::foreign::Foreign;
 use super::input::Input;
 use super::progress::Progress;
@@ -68,6 +69,9 @@ pub struct Info {
     /// The first error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_error: Option<Finding>,
+    /// The releases of Xen that take the guest, whatever their hosts have; `None` for a stream that is not valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fits: Option<Releases>,
 }
 
 /// Whose guest.
@@ -150,13 +154,18 @@ pub fn info(input: Input, options: &verify::Options, progress: &mut Progress) ->
     let mut info = Info::default();
     let mut round = BTreeSet::new();
     let options = verify::Options { all: true, ..*options };
-    let report = verify_with(input, &options, progress, &mut |item, parsed| info.learn(item, parsed, &mut round))?;
+    let mut guest = FitGuest::default();
+    let report = verify_with(input, &options, progress, &mut |item, parsed| {
+        info.learn(item, parsed, &mut round);
+        guest.learn(item, parsed);
+    })?;
     info.start = report.start;
     info.mode = report.mode;
     info.bytes = report.bytes;
     info.records = report.records;
     info.checkpoints = report.checkpoints;
     info.valid = report.valid;
+    info.fits = (report.valid && guest.is_whole()).then(|| fit::releases(&guest));
     info.errors = report.findings.iter().filter(|finding| finding.is_error()).count() as u64;
     info.remarks = report.findings.len() as u64 - info.errors + report.left_out;
     info.first_error = report.findings.into_iter().find(Finding::is_error);
@@ -277,7 +286,8 @@ impl Info {
             Some(error) => format!("NO, {} errors, {} remarks; {error}", self.errors, self.remarks),
             None => format!("yes, {} remarks", self.remarks),
         };
-        line("valid", verdict)
+        line("valid", verdict)?;
+        self.fits.as_ref().map_or(Ok(()), |fits| line("fits", fits.to_string()))
     }
 
     fn write_guest(

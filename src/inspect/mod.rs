@@ -5,7 +5,7 @@
 //!   [`foreign`] says what stands there.
 //! * [`recording`] does both for sessions that the tap has recorded.
 //! * [`verify()`] holds a stream against every rule; [`dump()`] prints it record by record; [`stats()`] counts pages;
-//!   [`info()`] says on one screen what a file is.
+//!   [`info()`] says on one screen what a file is. [`fit`] holds a guest against another release of Xen, or another host.
 
 pub mod body;
 pub mod container;
@@ -13,6 +13,7 @@ pub mod deep;
 pub mod diff;
 pub mod dump;
 pub mod filter;
+pub mod fit;
 pub mod foreign;
 pub mod info;
 pub mod input;

@@ -11,6 +11,8 @@ enum oracle {
     ORACLE_DOMID_XEN = DOMID_XEN,
     ORACLE_DOMID_FIRST_RESERVED = DOMID_FIRST_RESERVED,
     ORACLE_DOMCTL_VERSION = XEN_DOMCTL_INTERFACE_VERSION,
+    ORACLE_SYSCTL_VERSION = XEN_SYSCTL_INTERFACE_VERSION,
+    ORACLE_SYSCTL_BODY = sizeof(((struct xen_sysctl *)0)->u),
     ORACLE_DOMCTL_BODY = sizeof(((struct xen_domctl *)0)->u),
     ORACLE_CONTEXT_64 = sizeof(struct vcpu_guest_context_x86_64),
     ORACLE_CONTEXT_32 = sizeof(struct vcpu_guest_context_x86_32),

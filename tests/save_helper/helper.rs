@@ -25,7 +25,7 @@ pub const STORE_DOMID: u32 = 0;
 pub const CONSOLE_DOMID: u32 = 3;
 
 /// The folder that `tests/standin/setup` makes.
-fn standin() -> &'static Path {
+pub fn standin() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/standin/setup");

@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 
 use super::domain::XenDomain;
+use super::hypercall::abi;
 use super::hypercall::interface::Interface;
 use super::hypercall::quirks::{NEWEST, Quirks};
+use super::policy;
 use crate::hypervisor::error::{Error, Result};
-use crate::hypervisor::types::XenVersion;
+use crate::hypervisor::types::{CpuPolicy, PAGE_SIZE, XenVersion};
 
 /// What is to be done with domains of a hypervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +20,22 @@ pub enum Use {
         /// As the operator says.
         trusted: bool,
     },
+}
+
+/// Which of a host's CPU policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum HostPolicy {
+    /// What the processor and Xen have.
+    Host = abi::cpu_policy::HOST,
+    /// The most that a PV guest can have.
+    PvMax = abi::cpu_policy::PV_MAX,
+    /// The most that a HVM or PVH guest can have.
+    HvmMax = abi::cpu_policy::HVM_MAX,
+    /// What a new PV guest gets.
+    PvDefault = abi::cpu_policy::PV_DEFAULT,
+    /// What a new HVM or PVH guest gets.
+    HvmDefault = abi::cpu_policy::HVM_DEFAULT,
 }
 
 /// Access to the hypervisor of this host.
@@ -40,6 +58,32 @@ impl Host {
     pub const fn version(&self) -> (u32, u32) {
         let XenVersion { major, minor } = self.interface.version();
         (major, minor)
+    }
+
+    /// What stands behind the two numbers of the version (`XENVER_extraversion`), as `.7`.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn extra_version(&self) -> Result<String> {
+        self.interface.extra_version()
+    }
+
+    /// One of the host's CPU policies, in the form of the records that carry one (`XEN_SYSCTL_get_cpu_policy`).
+    ///
+    /// # Errors
+    /// The hypervisor's: `EOPNOTSUPP` where it was built without guests of that kind.
+    pub fn cpu_policy(&self, which: HostPolicy) -> Result<CpuPolicy> {
+        let (leaves, msrs) = self.interface.host_policy(which as u32)?;
+        Ok(CpuPolicy { cpuid: policy::emit_leaves(&leaves), msrs: policy::emit_msrs(&msrs) })
+    }
+
+    /// Bytes of memory, all and free (`XEN_SYSCTL_physinfo`).
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        let (total, free) = self.interface.host_pages()?;
+        Ok((total.saturating_mul(PAGE_SIZE as u64), free.saturating_mul(PAGE_SIZE as u64)))
     }
 
     /// What differs in this Xen from others.

@@ -37,7 +37,7 @@ mod restore;
 mod save;
 
 pub use domain::{LifeHook, XenDomain};
-pub use host::{Host, Use};
+pub use host::{Host, HostPolicy, Use};
 pub use hypercall::event_channel::EventChannel;
 pub use hypercall::is_xen_host;
 pub use mapping::{MAX_BATCH, XenPages, XenPagesMut};

@@ -5,6 +5,7 @@
 //! checkpoint can be read in any order, and written as something else:
 //!
 //! * [`plain`]: an image that `xl restore` takes;
+//! * [`fit`]: what of it must be otherwise for another release of Xen;
 //! * [`elf`]: an ELF core with Xen's sections and with program headers, for debuggers;
 //! * [`memory`]: raw memory with holes, LiME;
 //! * [`translate`]: what is at a virtual address;
@@ -41,6 +42,7 @@ pub mod compare;
 mod copy;
 pub mod elf;
 mod error;
+pub mod fit;
 mod image;
 mod index;
 mod item;

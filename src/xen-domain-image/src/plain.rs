@@ -6,7 +6,9 @@
 
 use super::copy::{Without, in_batches};
 use super::error::ImageError;
+use super::fit::Changed;
 use super::image::{Image, Item, RecordKey, is_before_pages};
+use std::collections::HashMap;
 use std::io::Write;
 use xen_migration_stream::libxc::{self, PageEntry};
 use xen_migration_stream::writer::RecordWriter;
@@ -39,6 +41,42 @@ impl Container {
 /// # Errors
 /// The system's; a container whose headers the stream does not have.
 pub fn write(image: &Image, container: Container, out: impl Write) -> Result<(), ImageError> {
+    write_with(image, container, &HashMap::new(), out)
+}
+
+/// The same, with other bodies for some records.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_with(
+    image: &Image,
+    container: Container,
+    changes: &HashMap<RecordKey, Changed>,
+    out: impl Write,
+) -> Result<(), ImageError> {
+    write_parts(image, container, changes, true, out)
+}
+
+/// The same without any page: for whoever judges the rest.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_state(
+    image: &Image,
+    container: Container,
+    changes: &HashMap<RecordKey, Changed>,
+    out: impl Write,
+) -> Result<(), ImageError> {
+    write_parts(image, container, changes, false, out)
+}
+
+fn write_parts(
+    image: &Image,
+    container: Container,
+    changes: &HashMap<RecordKey, Changed>,
+    with_pages: bool,
+    out: impl Write,
+) -> Result<(), ImageError> {
     let mut out = RecordWriter::new(out);
     let has = |key| image.items().iter().any(|item| item.key == key);
     match container {
@@ -65,10 +103,13 @@ pub fn write(image: &Image, container: Container, out: impl Write) -> Result<(),
     };
     for number in 0..4 {
         for item in image.items().iter().filter(wanted).filter(|item| part(item) == number) {
-            copy(image, item, &mut out)?;
+            match (item.key, changes.get(&item.key)) {
+                (RecordKey::Record { type_id, .. }, Some(changed)) => out.record(type_id, &[&changed.body])?,
+                _ => copy(image, item, &mut out)?,
+            }
         }
         match number {
-            1 => pages(image, &mut out)?,
+            1 if with_pages => pages(image, &mut out)?,
             2 => out.record(libxc::types::END, &[])?,
             3 if container != Container::Libxc => out.record(libxl::types::END, &[])?,
             _ => {}

@@ -9,7 +9,8 @@
 //! * [`framer`] walks a stream item by item without any I/O; [`reader`] puts the three ways in around it: a slice
 //!   (a mapped file), bytes pushed in any split, and an exact pull from an [`std::io::Read`].
 //! * [`grammar`] knows which record may follow which, per layer and mode.
-//! * [`check`] holds one item against all rules at once; `contents` is what records carry, held against each other.
+//! * [`check`] holds one item against all rules at once; `contents` is what records carry, held against each other; `fit`
+//!   holds it against another release of Xen, or another host.
 //! * [`writer`] emits records, page contents as iovecs; [`handover`] makes the change of owner a move of a value.
 //! * `decode` gives the blobs inside records as typed values.
 //!
@@ -163,6 +164,8 @@ pub mod contents;
 pub mod decode;
 mod emit;
 pub mod error;
+#[cfg(feature = "decode")]
+pub mod fit;
 pub mod framer;
 pub mod grammar;
 pub mod handover;

@@ -24,18 +24,20 @@ const DOMCTLS: &[(&str, u64)] = constants! {
     XEN_DOMCTL_setvcpuextstate XEN_DOMCTL_getvcpuextstate XEN_DOMCTL_get_vcpu_msrs XEN_DOMCTL_set_vcpu_msrs
     XEN_DOMCTL_get_cpu_policy XEN_DOMCTL_set_cpu_policy
 };
+const SYSCTLS: &[(&str, u64)] = constants! { XEN_SYSCTL_physinfo XEN_SYSCTL_get_cpu_policy };
 const XENMEMS: &[(&str, u64)] = constants! {
     XENMEM_maximum_ram_page XENMEM_machphys_mfn_list XENMEM_populate_physmap XENMEM_maximum_gpfn XENMEM_machphys_compat_mfn_list
 };
 const HVMOPS: &[(&str, u64)] = constants! { HVMOP_set_param HVMOP_get_param };
 const SCHEDOPS: &[(&str, u64)] = constants! { SCHEDOP_remote_shutdown };
-const XENVERS: &[(&str, u64)] = constants! { XENVER_version };
+const XENVERS: &[(&str, u64)] = constants! { XENVER_version XENVER_extraversion };
 const MMUEXTS: &[(&str, u64)] = constants! { MMUEXT_PIN_L1_TABLE };
 
 #[test]
 fn every_operation_has_xens_number() {
-    let tables: [(&[Op], &[(&str, u64)]); 6] = [
+    let tables: [(&[Op], &[(&str, u64)]); 7] = [
         (abi::domctl::ALL, DOMCTLS),
+        (abi::sysctl::ALL, SYSCTLS),
         (abi::xenmem::ALL, XENMEMS),
         (abi::hvmop::ALL, HVMOPS),
         (abi::schedop::ALL, SCHEDOPS),
@@ -60,6 +62,12 @@ fn every_other_number_is_xens() {
         ("mmuext_op", abi::hypercall::MMUEXT_OP.into(), c::__HYPERVISOR_mmuext_op as u64),
         ("sched_op", abi::hypercall::SCHED_OP.into(), c::__HYPERVISOR_sched_op as u64),
         ("hvm_op", abi::hypercall::HVM_OP.into(), c::__HYPERVISOR_hvm_op as u64),
+        ("sysctl", abi::hypercall::SYSCTL.into(), c::__HYPERVISOR_sysctl as u64),
+        ("policy host", abi::cpu_policy::HOST.into(), c::XEN_SYSCTL_cpu_policy_host as u64),
+        ("policy pv_max", abi::cpu_policy::PV_MAX.into(), c::XEN_SYSCTL_cpu_policy_pv_max as u64),
+        ("policy hvm_max", abi::cpu_policy::HVM_MAX.into(), c::XEN_SYSCTL_cpu_policy_hvm_max as u64),
+        ("policy pv_default", abi::cpu_policy::PV_DEFAULT.into(), c::XEN_SYSCTL_cpu_policy_pv_default as u64),
+        ("policy hvm_default", abi::cpu_policy::HVM_DEFAULT.into(), c::XEN_SYSCTL_cpu_policy_hvm_default as u64),
         ("domctl", abi::hypercall::DOMCTL.into(), c::__HYPERVISOR_domctl as u64),
         ("resource", abi::xenmem::RESOURCE_GRANT_TABLE.into(), c::XENMEM_resource_grant_table as u64),
         ("table", abi::xenmem::RESOURCE_GRANT_TABLE_SHARED.into(), c::XENMEM_resource_grant_table_id_shared as u64),
@@ -95,6 +103,7 @@ fn every_other_number_is_xens() {
         ("console", abi::GNTTAB_RESERVED_CONSOLE as u64, c::GNTTAB_RESERVED_CONSOLE as u64),
         ("xenstore", abi::GNTTAB_RESERVED_XENSTORE as u64, c::GNTTAB_RESERVED_XENSTORE as u64),
         ("domctl's body", abi::DOMCTL_BODY as u64, c::oracle::ORACLE_DOMCTL_BODY as u64),
+        ("sysctl's body", abi::SYSCTL_BODY as u64, c::oracle::ORACLE_SYSCTL_BODY as u64),
         ("eax of 64 bits", abi::eax_offset(true) as u64, c::oracle::ORACLE_EAX_64 as u64),
         ("eax of 32 bits", abi::eax_offset(false) as u64, c::oracle::ORACLE_EAX_32 as u64),
         ("a vCPU of 64 bits", 5168, c::oracle::ORACLE_CONTEXT_64 as u64),
@@ -157,6 +166,8 @@ macro_rules! structures {
 fn every_field_is_where_xen_has_it() {
     let held = structures! {
         Domctl = xen_domctl { cmd, interface_version, domain }
+        Sysctl = xen_sysctl { cmd, interface_version }
+        SysctlCpuPolicy = xen_sysctl_cpu_policy { index, nr_leaves, nr_msrs, leaves, msrs }
         ShadowOp = xen_domctl_shadow_op {
             op, mode, mb, dirty_bitmap, pages, fault_count: stats.fault_count, dirty_count: stats.dirty_count
         }
@@ -177,7 +188,7 @@ fn every_field_is_where_xen_has_it() {
         CpuidLeaf = xen_cpuid_leaf { leaf, subleaf, a, b, c, d }
         MsrEntry = xen_msr_entry { idx, flags, val }
     };
-    println!("{held} fields of 18 structures");
+    println!("{held} fields of 20 structures");
     // The last one, whose end differs from version to version; what is used of it does not.
     type Info = c::xen_domctl_getdomaininfo;
     let theirs: &[Field] = fields!(c::xen_domctl_getdomaininfo {
@@ -200,6 +211,10 @@ fn every_field_is_where_xen_has_it() {
     assert_eq!(size_of::<Info>(), expected);
     hold("DomainInfo", abi::DomainInfo::FIELDS, expected, theirs, expected);
     assert_eq!(offset_of!(c::xen_domctl, u), offset_of!(abi::Domctl, u));
+    assert_eq!(offset_of!(c::xen_sysctl, u), offset_of!(abi::Sysctl, u));
+    let word = abi::total_pages_word(c::oracle::ORACLE_SYSCTL_VERSION as u32);
+    assert_eq!(offset_of!(c::xen_sysctl_physinfo, total_pages), word * size_of::<u64>());
+    assert_eq!(offset_of!(c::xen_sysctl_physinfo, free_pages), (word + 1) * size_of::<u64>());
 }
 
 /// So that nobody takes one release's headers for another's: `run` says which they are to be.
@@ -213,4 +228,6 @@ fn the_headers_are_those_that_were_asked_for() {
         other => panic!("XEN_ORACLE_RELEASE is {other:?}: see tests/oracle/run"),
     };
     assert_eq!(version, expected, "domctl version");
+    let sysctl = if expected == 0x12 { 0x13 } else { 0x15 };
+    assert_eq!(c::oracle::ORACLE_SYSCTL_VERSION as u64, sysctl, "sysctl version");
 }

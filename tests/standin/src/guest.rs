@@ -4,7 +4,7 @@
 use crate::errno::Errno;
 use crate::pv::PvRunner;
 use xen_replicate::hypervisor::sim::Runner;
-use xen_replicate::hypervisor::{Domain, DomainInfo, PvDomain};
+use xen_replicate::hypervisor::{CpuPolicy, Domain, DomainInfo, PvDomain, SaveDomain};
 
 /// A guest with the thread that it runs on.
 pub enum Guest {
@@ -33,6 +33,11 @@ impl Guest {
     /// What the hypervisor tells about it.
     pub fn info(&mut self) -> Result<DomainInfo, Errno> {
         each!(self, domain => Ok(domain.info()?))
+    }
+
+    /// Its CPU policy.
+    pub fn cpu_policy(&mut self) -> Result<CpuPolicy, Errno> {
+        each!(self, domain => Ok(domain.cpu_policy()?))
     }
 
     /// The pages that it may have.

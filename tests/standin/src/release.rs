@@ -48,6 +48,23 @@ impl Release {
         }
     }
 
+    /// `XENVER_extraversion`: the update, and who this is.
+    pub const fn extra_version(self) -> &'static str {
+        match self {
+            Release::Xen4_14 => ".6-standin",
+            Release::Xen4_17 => ".7-standin",
+            Release::Xen4_20 => ".4-standin",
+        }
+    }
+
+    /// Where `total_pages` stands in `struct xen_sysctl_physinfo`, in words.
+    pub const fn total_pages_word(self) -> usize {
+        match self {
+            Release::Xen4_14 => 4,
+            Release::Xen4_17 | Release::Xen4_20 => 5,
+        }
+    }
+
     /// Bytes of `struct xen_domctl_getdomaininfo`.
     pub const fn domain_info_bytes(self) -> usize {
         match self {

@@ -1,7 +1,7 @@
-//! Numbers and structures of Xen's public headers, x86-64, for exactly the operations in use: `xen.h`, `domctl.h`, `memory.h`, `sched.h`,
-//! `version.h`, `hvm/hvm_op.h`, `grant_table.h`.
+//! Numbers and structures of Xen's public headers, x86-64, for exactly the operations in use: `xen.h`, `domctl.h`, `sysctl.h`, `memory.h`,
+//! `sched.h`, `version.h`, `hvm/hvm_op.h`, `grant_table.h`.
 //!
-//! They are the same from Xen 4.14 to 4.22, but for the end of [`DomainInfo`]. Sizes, and that there are no gaps, are asserted when this is
+//! They are the same from Xen 4.14 to 4.22, but for the end of [`DomainInfo`] and [`total_pages_word`]. Sizes, and that there are no gaps, are asserted when this is
 //! compiled. A guest handle is an address of 64 bits.
 #![allow(unsafe_code)]
 
@@ -32,6 +32,8 @@ pub mod hypercall {
     pub const SCHED_OP: u32 = 29;
     /// `__HYPERVISOR_hvm_op`
     pub const HVM_OP: u32 = 34;
+    /// `__HYPERVISOR_sysctl`
+    pub const SYSCTL: u32 = 35;
     /// `__HYPERVISOR_domctl`
     pub const DOMCTL: u32 = 36;
 }
@@ -87,6 +89,28 @@ pub mod domctl {
     }
 }
 
+/// Sysctl commands: questions about the host.
+pub mod sysctl {
+    ops! { "XEN_SYSCTL_":
+        PHYSINFO = 3 "physinfo";
+        GET_CPU_POLICY = 29 "get_cpu_policy";
+    }
+}
+
+/// CPU policies of the host (`XEN_SYSCTL_cpu_policy_*`).
+pub mod cpu_policy {
+    /// `XEN_SYSCTL_cpu_policy_host`
+    pub const HOST: u32 = 1;
+    /// `XEN_SYSCTL_cpu_policy_pv_max`
+    pub const PV_MAX: u32 = 2;
+    /// `XEN_SYSCTL_cpu_policy_hvm_max`
+    pub const HVM_MAX: u32 = 3;
+    /// `XEN_SYSCTL_cpu_policy_pv_default`
+    pub const PV_DEFAULT: u32 = 4;
+    /// `XEN_SYSCTL_cpu_policy_hvm_default`
+    pub const HVM_DEFAULT: u32 = 5;
+}
+
 /// Memory operations.
 pub mod xenmem {
     ops! { "XENMEM_":
@@ -122,6 +146,8 @@ pub mod xenver {
     ops! { "XENVER_":
         /// Major in the high half, minor in the low one.
         VERSION = 0 "version";
+        /// What stands behind the two numbers: 16 bytes of text.
+        EXTRA_VERSION = 1 "extraversion";
     }
 }
 
@@ -215,6 +241,14 @@ pub const GNTTAB_RESERVED_CONSOLE: usize = 0;
 pub const GNTTAB_RESERVED_XENSTORE: usize = 1;
 /// Bytes that a domctl has for its command's own part.
 pub const DOMCTL_BODY: usize = 128;
+/// Bytes that a sysctl has for its command's own part.
+pub const SYSCTL_BODY: usize = 128;
+
+/// Where `total_pages` stands in `struct xen_sysctl_physinfo`, in words of 64 bits; `free_pages` follows. Since version 0x15 of the
+/// interface (Xen 4.17) `arch_capabilities` is before them.
+pub const fn total_pages_word(sysctl_version: u32) -> usize {
+    if sysctl_version >= 0x15 { 5 } else { 4 }
+}
 
 /// Structures as C lays them out, with their sizes, and the names that C has for them and their fields.
 macro_rules! structures {
@@ -257,6 +291,22 @@ structures! {
         domain: u16,
         pad: [u16; 3],
         u: [u64; 16],
+    }
+
+    /// All of it: the command's own part is the last field.
+    Sysctl = "struct xen_sysctl", 136 {
+        cmd: u32,
+        interface_version: u32,
+        u: [u64; 16],
+    }
+
+    SysctlCpuPolicy = "struct xen_sysctl_cpu_policy", 32 {
+        index: u32,
+        nr_leaves: u32,
+        nr_msrs: u32,
+        pad: u32,
+        leaves: u64,
+        msrs: u64,
     }
 
     /// As Xen 4.16 and later have it; up to 4.15 it ends after 104 bytes.
@@ -425,7 +475,7 @@ mod tests {
 
     #[test]
     fn numbers_and_names_of_operations_are_unique() {
-        for ops in [domctl::ALL, xenmem::ALL, hvmop::ALL] {
+        for ops in [domctl::ALL, sysctl::ALL, xenmem::ALL, hvmop::ALL, xenver::ALL] {
             for (index, op) in ops.iter().enumerate() {
                 assert!(ops.iter().skip(index + 1).all(|other| other.number != op.number && other.name != op.name));
             }

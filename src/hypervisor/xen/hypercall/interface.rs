@@ -1,7 +1,7 @@
 //! What is open towards the hypervisor, which hypervisor that is, and how its calls fail.
 #![allow(unsafe_code)]
 
-use super::abi::{self, Op, Plain, domctl, hypercall, xenver};
+use super::abi::{self, Op, Plain, domctl, hypercall, sysctl, xenver};
 use super::buffer::Buffer;
 use super::library::{Calls, Foreign, Handle};
 use super::messages;
@@ -15,6 +15,10 @@ use std::sync::Arc;
 
 /// Versions of the domctl interface that are tried: Xen 4.14's, and 16 more.
 const DOMCTL_VERSIONS: std::ops::Range<u32> = quirks::OLDEST_DOMCTL..quirks::OLDEST_DOMCTL + 17;
+/// Versions of the sysctl interface that are tried: Xen 4.14's, and 16 more.
+const SYSCTL_VERSIONS: std::ops::Range<u32> = 0x13..0x13 + 17;
+/// Whom a question about the host is about, in messages: the domain that the toolstack is in.
+pub(super) const HOST: u32 = 0;
 /// How often a call whose buffers the kernel may move is repeated when Xen could not reach them, as libxenctrl does.
 const EFAULT_RETRIES: u32 = 2;
 
@@ -201,6 +205,51 @@ impl Interface {
             }
         }
         argument.get_at(std::mem::offset_of!(abi::Domctl, u), std::slice::from_mut(body));
+        Ok(())
+    }
+
+    /// The version of sysctls that this Xen takes, found as that of domctls is. What is asked is how large a policy can be.
+    pub(super) fn find_sysctl(&self) -> Result<u32> {
+        let expected = quirks::sysctl_of(self.version);
+        let others = SYSCTL_VERSIONS.filter(|&version| Some(version) != expected);
+        let mut refused = None;
+        for version in expected.into_iter().chain(others) {
+            let mut sizes = abi::SysctlCpuPolicy { index: abi::cpu_policy::HOST, ..Default::default() };
+            // SAFETY: both addresses are 0: without buffers only the sizes are told.
+            match unsafe { self.sysctl_with_addresses(sysctl::GET_CPU_POLICY, version, &mut sizes, &mut []) } {
+                Ok(()) => return Ok(version),
+                Err(Error::Hypercall { source, .. }) if source.raw_os_error() == Some(libc::EACCES) => {
+                    refused = Some(source);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let source = refused.unwrap_or_else(|| io::ErrorKind::PermissionDenied.into());
+        Err(Error::OtherInterface { xen: self.version, source })
+    }
+
+    /// Has Xen answer a sysctl of a version. The buffers that the structure leads to are borrowed for the call.
+    ///
+    /// # Safety
+    /// As [`Interface::domctl_with_addresses`].
+    pub(super) unsafe fn sysctl_with_addresses<T: Plain>(
+        &self,
+        op: Op,
+        version: u32,
+        body: &mut T,
+        buffers: &mut [&mut Buffer],
+    ) -> Result<()> {
+        const { assert!(size_of::<T>() <= abi::SYSCTL_BODY) };
+        let _borrowed = buffers;
+        let head = abi::Sysctl { cmd: op.number, interface_version: version, ..Default::default() };
+        let mut argument = Buffer::with(self, &[head])?;
+        argument.put_at(std::mem::offset_of!(abi::Sysctl, u), std::slice::from_ref(body));
+        let address = argument.address();
+        // SAFETY: the handle is open, the address is that of a whole structure in hypercall memory, and what that leads to is as the
+        // caller says.
+        let returned = unsafe { (self.open.calls.call1)(self.open.call, hypercall::SYSCTL, address) };
+        self.judge(op, HOST, returned.into())?;
+        argument.get_at(std::mem::offset_of!(abi::Sysctl, u), std::slice::from_mut(body));
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 //! | `interface` | what is open; the version of Xen, and of its domctls by trial; how calls are made and fail |
 //! | `buffer` | memory for hypercalls |
 //! | `domain`, `vcpu`, `memory` | the operations |
+//! | `system` | questions about the host |
 //! | `foreign` | frames mapped, the grant table |
 //! | `event_channel` | an event channel to a domain |
 //! | `quirks` | what differs from one Xen to another |
@@ -24,6 +25,7 @@ mod library;
 mod memory;
 mod messages;
 pub mod quirks;
+mod system;
 pub(in crate::hypervisor::xen) mod vcpu;
 
 pub use library::is_xen_host;

@@ -42,6 +42,19 @@ pub fn domctl_of(version: XenVersion) -> Option<u32> {
     RELEASES.iter().find(|(release, _)| *release == version).map(|&(_, domctl)| domctl)
 }
 
+/// The version of a release's sysctls, where it is known.
+///
+/// Source: `XEN_SYSCTL_INTERFACE_VERSION` of `xen/include/public/sysctl.h`.
+pub const fn sysctl_of(version: XenVersion) -> Option<u32> {
+    match (version.major, version.minor) {
+        (4, 14 | 15) => Some(0x13),
+        (4, 16) => Some(0x14),
+        (4, 17..=20) => Some(0x15),
+        (4, 21 | 22) => Some(0x16),
+        _ => None,
+    }
+}
+
 /// What a Xen is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quirks {
@@ -81,6 +94,12 @@ mod tests {
         assert!(RELEASES.is_sorted());
         assert_eq!(RELEASES[0].1, OLDEST_DOMCTL);
         assert_eq!(RELEASES[RELEASES.len() - 1].0, NEWEST);
+    }
+
+    #[test]
+    fn every_release_has_a_version_of_sysctls() {
+        assert!(RELEASES.iter().all(|(release, _)| sysctl_of(*release).is_some()));
+        assert_eq!(sysctl_of(xen(23)), None);
     }
 
     #[test]

@@ -67,6 +67,11 @@ const LAYOUTS: &[Layout] = &[
     exact(19, 8),
 ];
 
+/// Type codes of the entries of fixed length, each with its longest.
+pub(crate) fn entry_lengths() -> impl Iterator<Item = (u16, usize)> {
+    LAYOUTS.iter().map(|layout| (layout.typecode, layout.longest))
+}
+
 /// Bytes of the fields in `struct hvm_hw_cpu`.
 mod at {
     pub(super) const CR0: usize = 656;

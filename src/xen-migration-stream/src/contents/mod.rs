@@ -23,6 +23,8 @@ mod policy;
 mod problem;
 mod vcpus;
 
+pub(crate) use hvm_context::entry_lengths;
+pub(crate) use policy::named;
 pub use problem::{BeyondPolicy, ContentProblem, RefusedBy};
 
 use self::devices::Config;
@@ -31,15 +33,37 @@ use self::params::Rings;
 use self::policy::Policy;
 use self::vcpus::VcpuSet;
 use crate::check::Parsed;
+use crate::decode::cpuid::CpuidPolicy;
 use crate::decode::xl_config::XlConfig;
 use crate::error::{Problem, Severity};
 use crate::framer::{Item, What};
-use crate::libxc::{self, DomainType, P2mFrames, PageData, VcpuRecord};
+use crate::libxc::{self, DomainType, P2mFrames, PageData, VcpuBlob, VcpuRecord};
 use crate::{libxl, xl};
 use std::mem::Discriminant;
 
 /// Remarks that are remembered so as not to be made again.
 const REMEMBERED: usize = 256;
+
+/// A part of the state of vCPUs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum State<'a> {
+    /// The body of HVM_CONTEXT.
+    Hvm(&'a [u8]),
+    /// A record of a PV vCPU.
+    Pv(VcpuBlob<'a>),
+}
+
+/// Holds the state of vCPUs against any policy: with all remarks, and without what is wrong with the chain of entries itself.
+pub(crate) fn state(state: State<'_>, policy: &CpuidPolicy, report: &mut dyn FnMut(ContentProblem)) {
+    let policy = Policy::of(policy.clone());
+    match state {
+        State::Hvm(blob) => hvm_context::check(blob, &policy, None, true, &mut |found| match found {
+            Found::Chain(_) => {}
+            Found::Content(problem) => report(problem),
+        }),
+        State::Pv(part) => vcpus::part(&part, &policy, None, true, report),
+    }
+}
 
 /// The state of the checks over one stream.
 #[derive(Debug, Clone, Default)]

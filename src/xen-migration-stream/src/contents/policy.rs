@@ -90,6 +90,11 @@ pub(super) struct Policy {
 }
 
 impl Policy {
+    /// A policy that is decoded already.
+    pub(super) const fn of(cpuid: CpuidPolicy) -> Self {
+        Policy { cpuid: Some(cpuid) }
+    }
+
     /// Takes the body of X86_CPUID_POLICY. One without leaf 1 says nothing of a CPU.
     pub(super) fn learn(&mut self, leaves: &[u8]) {
         self.cpuid = CpuidPolicy::decode(leaves).ok().filter(|policy| policy.leaf(1, 0).is_some());
@@ -194,7 +199,7 @@ impl Policy {
 }
 
 /// Bits by number and name.
-fn named(bits: u64, names: &[(u8, &'static str)]) -> String {
+pub(crate) fn named(bits: u64, names: &[(u8, &'static str)]) -> String {
     let numbers = (0..64u8).filter(|bit| bits >> bit & 1 == 1);
     let text: Vec<_> = numbers.zip(bit_names(bits, names)).map(|(bit, name)| format!("bit {bit} ({name})")).collect();
     text.join(", ")

@@ -131,7 +131,11 @@ impl CpuidPolicy {
     /// # Errors
     /// [`DecodeError::NotMultiple`] where the length is not a multiple of 24.
     pub fn decode(blob: &[u8]) -> Result<CpuidPolicy, DecodeError> {
-        let leaves: Vec<CpuidLeaf> = parse_array("CPUID leaves", blob, 0)?;
+        Ok(CpuidPolicy::of(parse_array("CPUID leaves", blob, 0)?))
+    }
+
+    /// The policy that these leaves make.
+    pub fn of(leaves: Vec<CpuidLeaf>) -> CpuidPolicy {
         let find = |leaf: u32, subleaf: u32| find(&leaves, leaf, subleaf);
         let basic = find(0, 0);
         let signature = find(1, 0).map(|l| family_model_stepping(l.eax.0));
@@ -143,7 +147,7 @@ impl CpuidPolicy {
             .map(|words| text(words.as_flattened()).trim().to_owned());
         let hypervisor = find(0x4000_0000, 0).map(|l| text(&[l.ebx.0, l.ecx.0, l.edx.0]));
         let features = WORDS.iter().filter_map(|word| feature_set(word, &leaves)).collect();
-        Ok(CpuidPolicy {
+        CpuidPolicy {
             vendor: basic.map(|l| text(&[l.ebx.0, l.edx.0, l.ecx.0])),
             family: signature.map(|(family, ..)| family),
             model: signature.map(|(_, model, _)| model),
@@ -154,7 +158,7 @@ impl CpuidPolicy {
             hypervisor: hypervisor.filter(|name| !name.is_empty()),
             features,
             leaves,
-        })
+        }
     }
 
     /// The leaf with this number; subleaf 0 also finds a leaf without subleaves.
