@@ -29,7 +29,7 @@ const XENMEMS: &[(&str, u64)] = constants! {
 };
 const HVMOPS: &[(&str, u64)] = constants! { HVMOP_set_param HVMOP_get_param };
 const SCHEDOPS: &[(&str, u64)] = constants! { SCHEDOP_remote_shutdown };
-const XENVERS: &[(&str, u64)] = constants! { XENVER_version };
+const XENVERS: &[(&str, u64)] = constants! { XENVER_version, XENVER_extraversion };
 const MMUEXTS: &[(&str, u64)] = constants! { MMUEXT_PIN_L1_TABLE };
 
 #[test]

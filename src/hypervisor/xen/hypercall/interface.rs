@@ -23,6 +23,8 @@ const EFAULT_RETRIES: u32 = 2;
 pub(in crate::hypervisor::xen) struct Interface {
     open: Arc<Open>,
     version: XenVersion,
+    /// The update of that release.
+    update: u32,
     domctl: u32,
 }
 
@@ -85,9 +87,11 @@ impl Interface {
         if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
             return Err(Error::Unsupported { backend: "xen", what: "anything but x86-64 Linux" });
         }
-        let mut interface = Interface { open: Arc::new(Open::new()?), version: XenVersion::default(), domctl: 0 };
+        let mut interface =
+            Interface { open: Arc::new(Open::new()?), version: XenVersion::default(), update: 0, domctl: 0 };
         interface.version = interface.ask_version()?;
         interface.domctl = interface.find_domctl(0)?;
+        interface.update = interface.ask_update()?;
         Ok(interface)
     }
 
@@ -103,7 +107,7 @@ impl Interface {
 
     /// What differs in this Xen from others.
     pub(in crate::hypervisor::xen) fn quirks(&self) -> Quirks {
-        Quirks::of(self.version, self.domctl)
+        Quirks::of(self.version, self.update, self.domctl)
     }
 
     fn ask_version(&self) -> Result<XenVersion> {
@@ -116,6 +120,16 @@ impl Interface {
             // The device is there and the hypercall is not: a guest, or no privilege.
             Err(_) => Err(Error::NoHypervisor { source: io::Error::last_os_error() }),
         }
+    }
+
+    fn ask_update(&self) -> Result<u32> {
+        let mut extra = [0u8; abi::EXTRA_LENGTH];
+        let mut argument = Buffer::with(self, &extra)?;
+        // SAFETY: the buffer has as many octets as Xen answers with, and what it is asked for has no address.
+        unsafe { self.call2(hypercall::XEN_VERSION, xenver::EXTRAVERSION, 0, &mut argument) }?;
+        argument.get(&mut extra);
+        let text = extra.split(|&octet| octet == 0).next().unwrap_or_default();
+        Ok(quirks::update_of(&String::from_utf8_lossy(text)))
     }
 
     /// The version of domctls that this Xen takes: a request of another one gets EACCES, and does nothing. The one that its release has is
