@@ -94,9 +94,10 @@ impl SimImage {
         let layout = Layout::new(self.config.layout, self.config.memory);
         let mut memory = GuestMemory::with_pages(layout.nr_pfns, self.config.budget(), pages)?;
         memory.set_logs_additions(self.config.logs_additions);
+        let mut gaps = Vec::new();
         for &(first, count) in &self.pages {
             if first == NO_PFN {
-                memory.skip_slots(count)?;
+                gaps.push(memory.skip_slots(count)?);
                 continue;
             }
             // A run beyond the layout or the budget ends at the first page that cannot be had.
@@ -104,6 +105,7 @@ impl SimImage {
                 memory.populate(pfn)?;
             }
         }
+        gaps.into_iter().for_each(|gap| memory.free_slots(gap));
         for &pfn in &self.broken {
             memory.break_page(pfn)?;
         }

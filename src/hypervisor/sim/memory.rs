@@ -1,6 +1,7 @@
 //! A simulated guest's physical memory: populated pages in one allocation, holes, and the dirty log.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 
@@ -149,20 +150,24 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Passes over so many slots, as if their pages had been given back.
+    /// Passes over so many slots. They are nobody's until [`GuestMemory::free_slots`] hears of them.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] beyond the budget.
-    pub(super) fn skip_slots(&mut self, count: u64) -> Result<()> {
-        if count > u64::from(self.budget - self.slots) {
-            return Err(Error::OutOfMemory { pfn: Pfn::MAX, populated: self.populated(), budget: self.budget() });
+    pub(super) fn skip_slots(&mut self, count: u64) -> Result<Range<u32>> {
+        let first = self.slots;
+        match u32::try_from(count).ok().filter(|count| *count <= self.budget - first) {
+            Some(count) => {
+                self.slots += count;
+                Ok(first..self.slots)
+            }
+            None => Err(Error::OutOfMemory { pfn: Pfn::MAX, populated: self.populated(), budget: self.budget() }),
         }
-        // No more than the budget, checked above.
-        for _ in 0..count {
-            self.slots += 1;
-            self.free.push(self.slots);
-        }
-        Ok(())
+    }
+
+    /// Lets slots that were passed over be given out.
+    pub(super) fn free_slots(&mut self, slots: Range<u32>) {
+        self.free.extend(slots.map(|slot| slot + 1));
     }
 
     /// Takes the page at `pfn` away, with its contents: the guest gives it back (`XENMEM_decrease_reservation`).

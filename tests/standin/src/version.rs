@@ -16,7 +16,7 @@ const PAGE: u64 = 7;
 pub fn call(host: &mut Host, caller: Caller, op: u64, address: u64) -> Answer {
     let answer = match op {
         VERSION => Ok(host.release.version()),
-        EXTRA_VERSION => text::<16>(caller, address, "-standin"),
+        EXTRA_VERSION => text::<16>(caller, address, host.release.extra_version()),
         CAPABILITIES => text::<1024>(caller, address, "xen-3.0-x86_64 xen-3.0-x86_32p hvm-3.0-x86_64 "),
         PAGE => Ok(PAGE_SIZE as i64),
         _ => Err(Errno(libc::ENOSYS)),

@@ -28,13 +28,16 @@ unsafe extern "C" {
 const LEAST: u64 = 8 << 10;
 /// KiB that are left free: the kernel needs some.
 const LEFT: u64 = 12 << 10;
+/// KiB that are filled beyond what was taken: the kernel gives out first what was freed last, as a rule.
+const MORE: u64 = 4 << 10;
 /// What stands for a count in the contents of these pages.
 const MARK: u64 = 0xba11;
 
 pub struct Balloon {
     /// KiB that it had at first.
     whole: u64,
-    given: bool,
+    /// KiB that it has given back.
+    given: u64,
     filled: Vec<u64>,
 }
 
@@ -48,7 +51,7 @@ fn memory() -> (u64, u64) {
 
 impl Balloon {
     pub fn new() -> Self {
-        Balloon { whole: memory().0, given: false, filled: Vec::new() }
+        Balloon { whole: memory().0, given: 0, filled: Vec::new() }
     }
 
     /// What is to be said at this step.
@@ -61,14 +64,17 @@ impl Balloon {
             });
             return Some(format!("LAB balloon pages={} wrong={}", filled.len() / WORDS, wrong.count()));
         }
-        if !self.given {
-            self.given = total + LEAST <= self.whole;
-            return self.given.then(|| format!("LAB balloon given={}", self.whole - total));
+        let given = self.whole.saturating_sub(total);
+        if given >= LEAST {
+            // It goes on giving for a while.
+            let more = given > self.given;
+            self.given = self.given.max(given);
+            return more.then(|| format!("LAB balloon given={given}"));
         }
-        if total + LEAST / 8 < self.whole || free < LEFT + LEAST {
+        if self.given == 0 || given >= LEAST / 8 || free < LEFT + LEAST {
             return None;
         }
-        let pages = ((free - LEFT) * 1024) as usize / PAGE;
+        let pages = ((free - LEFT).min(self.given + MORE) * 1024) as usize / PAGE;
         self.filled = vec![0; pages * WORDS];
         for (number, page) in self.filled.chunks_mut(WORDS).enumerate() {
             for (index, place) in page.iter_mut().enumerate() {
