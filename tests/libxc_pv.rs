@@ -561,3 +561,43 @@ fn pages_that_a_guest_has_given_back_are_not_named_in_every_checkpoint() {
         assert_eq!(named, vec![2; gone.len()]);
     }
 }
+
+/// A PV guest's frames: no log tells of one that has come, and a guest may not have written to it yet.
+#[test]
+fn a_frame_that_comes_to_a_pv_guest_is_in_the_copy_though_nobody_wrote_to_it() {
+    for (width, kind) in KINDS {
+        let config = PvConfig::small(7, width, kind);
+        let mut domain = PvSim::create(&config).unwrap();
+        domain.run(20).unwrap();
+        let pfn = (20..40).find(|&pfn| domain.reach(pfn).is_some()).unwrap();
+        let mut saver = Saver::new(&mut domain, Default::default()).unwrap();
+        domain.balloon_out(pfn).unwrap();
+        let mut stream = Vec::new();
+        let mut out = LibxcWriter::<_, Alone>::start(&mut stream, Mode::Remus, 3, saver.header()).unwrap();
+        saver.static_data(&domain, &mut out).unwrap();
+        saver.start_log(&mut domain).unwrap();
+        saver.precopy(&mut domain, &mut out).unwrap();
+        for checkpoint in 0..2 {
+            domain.suspend().unwrap();
+            let named = saver.collect(&mut domain).unwrap();
+            saver.send_pages(&domain, &mut out).unwrap();
+            saver.send_state(&domain, &mut out).unwrap();
+            out.checkpoint().unwrap();
+            if checkpoint == 0 {
+                domain.resume().unwrap();
+                domain.balloon_in(pfn).unwrap();
+            } else {
+                assert!(named > 0);
+            }
+        }
+        drop(out);
+        let mut said = Vec::new();
+        let mut reader = SliceReader::new(&stream, Options { mode: Some(Mode::Remus), ..Options::default() });
+        while let Ok(Some(item)) = reader.next_item() {
+            if let Some(Parsed::Libxc(Record::PageData(data))) = Checker::new(None).item(&item, &mut |_| {}) {
+                said.extend(data.entries().filter(|entry| entry.pfn == pfn).map(|entry| entry.page_type));
+            }
+        }
+        assert_eq!(said.last(), Some(&PageType::NOTAB), "{kind:?}: {said:?}");
+    }
+}

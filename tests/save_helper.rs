@@ -9,6 +9,8 @@
 
 #[path = "save_helper/bad.rs"]
 mod bad;
+#[path = "save_helper/balloon.rs"]
+mod balloon;
 #[path = "save_helper/beside.rs"]
 mod beside;
 #[path = "save_helper/colo.rs"]

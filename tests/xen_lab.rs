@@ -382,6 +382,19 @@ fn full_engine_link_cut(releases: &'static str) {
     }
 }
 
+/// A guest that gives memory back, takes it again and writes between two checkpoints, by the engine and by `xl remus`.
+fn full_balloon(releases: &'static str) {
+    let lab = lab(releases);
+    for by in ["engine", "helper"] {
+        lab.run("run", &format!("balloon-{by}"), &["balloon", &format!("by={by}")]);
+    }
+}
+
+/// And what is lost where it is not looked for: the gap is there.
+fn full_balloon_unseen(releases: &'static str) {
+    lab(releases).run("run", "balloon-unseen", &["balloon", "by=engine", "trust=1", "lost=1"]);
+}
+
 /// The tests of a release of Xen, each booting emulated hosts for minutes.
 macro_rules! on {
     ($module:ident, $releases:literal: $($test:ident)*) => {
@@ -402,6 +415,7 @@ on! { xen_4_17, "4.17":
     full_engine full_engine_and_stock_tools full_engine_hvm full_engine_pv full_engine_with_a_script
     full_suspend_channel full_package quick_engine_two_hosts full_engine_two_hosts_pv
     full_engine_two_hosts_hvm full_engine_with_a_disk full_engine_second_host_dies full_engine_link_cut
+    full_balloon full_balloon_unseen
 }
 
 // Without what needs shadow paging: PV that is saved while it runs.
@@ -409,12 +423,13 @@ on! { xen_4_14, "4.14":
     quick_pvh full_pvh full_hvm full_pv_saved full_mixed_helpers full_two_hosts full_engine full_engine_and_stock_tools
     full_engine_hvm full_engine_with_a_script full_suspend_channel quick_engine_two_hosts
     full_engine_two_hosts_hvm full_engine_with_a_disk full_engine_second_host_dies full_engine_link_cut
+    full_balloon full_balloon_unseen
 }
 
 on! { xen_4_20, "4.20":
     quick_pvh full_pvh full_hvm full_pv_saved full_mixed_helpers full_two_hosts full_engine full_engine_and_stock_tools
     full_engine_hvm full_engine_with_a_script full_suspend_channel quick_engine_two_hosts
-    full_engine_two_hosts_hvm full_engine_with_a_disk full_engine_second_host_dies full_engine_link_cut
+    full_engine_two_hosts_hvm full_engine_with_a_disk full_engine_second_host_dies full_engine_link_cut full_balloon
 }
 
 #[test]

@@ -407,6 +407,14 @@ pub enum GuestDamage {
         /// In the control page.
         found: u64,
     },
+    /// A page of the balloon is not what was written to it when it was taken.
+    #[error("pfn {pfn:#x}: not as event {event} of the balloon has left it")]
+    Balloon {
+        /// The page.
+        pfn: u64,
+        /// The number of the event that took it.
+        event: u64,
+    },
     /// Registers and memory disagree about how far the guest has come.
     #[error("vCPU registers count {registers} steps, memory {memory}")]
     Steps {

@@ -70,6 +70,12 @@ pub trait Domain {
 
 /// Tracking of the pages that the guest writes.
 pub trait LogDirty {
+    /// Whether the log has the pages too that come to the guest while it is on, because the guest has taken them or because they were moved,
+    /// and all that is written to them. Without that, a saver has to look for them itself.
+    fn logs_additions(&self) -> bool {
+        false
+    }
+
     /// Starts tracking, with no page dirty. Where tracking is on for another purpose, it is taken over and starts anew.
     fn enable_log_dirty(&mut self) -> Result<()>;
 

@@ -8,6 +8,7 @@
 //! [`pv`], and [`save`] and [`restore`] ask it between mapping and copying.
 #![forbid(unsafe_code)]
 
+mod added;
 pub mod ahead;
 mod error;
 pub mod precopy;

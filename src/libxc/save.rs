@@ -14,13 +14,14 @@
 //! [`Saver::image`] is the first two columns in one call. The saver keeps its buffers from batch to batch and from round
 //! to round; contents are written from where the domain has them.
 
+use super::added::Added;
 use super::precopy::{Limits, Precopy};
 use super::pv::PvSaver;
 use super::round::Runs;
 use super::window::{Window, entries};
 use super::{Round, SaveError};
 use crate::hypervisor::bitmap::BoundMismatch;
-use crate::hypervisor::types::{CleanMode, DomainKind, Pfn};
+use crate::hypervisor::types::{CleanMode, DomainInfo, DomainKind, Pfn};
 use crate::hypervisor::{self, DirtyBitmap, SaveDomain};
 use crate::stream::handover::LibxcWriter;
 use crate::stream::libxc::{CpuidPolicy, DomainHeader, DomainType, MsrPolicy, Record};
@@ -56,6 +57,8 @@ pub struct Saver {
     round: Round,
     /// Pfns whose page went while it was being sent: looked at once more when the guest stands still.
     pub(super) vanished: Vec<Pfn>,
+    /// What of the domain's memory map the log does not tell.
+    pub(super) added: Added,
     /// What a PV domain takes besides.
     pub(super) pv: Option<PvSaver>,
 }
@@ -77,6 +80,7 @@ impl Saver {
             dirty: DirtyBitmap::new(nr_pfns),
             round: Round::default(),
             vanished: Vec::new(),
+            added: Added::default(),
         })
     }
 
@@ -113,11 +117,13 @@ impl Saver {
         }
     }
 
-    /// Has the hypervisor track what the guest writes. The device model's part is libxl's.
+    /// Has the hypervisor track what the guest writes, behind a look at which pages the guest has, where the log will not tell of others.
+    /// The device model's part is libxl's.
     ///
     /// # Errors
     /// The hypervisor's.
     pub fn start_log(&mut self, domain: &mut impl SaveDomain) -> Result<(), SaveError> {
+        self.added.begin(domain, self.dirty.nr_pfns(), self.pv.as_ref())?;
         Ok(domain.enable_log_dirty()?)
     }
 
@@ -126,6 +132,7 @@ impl Saver {
     /// # Errors
     /// The hypervisor's.
     pub fn stop_log(&mut self, domain: &mut impl SaveDomain) -> Result<(), SaveError> {
+        self.added.end();
         Ok(domain.disable_log_dirty()?)
     }
 
@@ -149,13 +156,15 @@ impl Saver {
         self.dirty.nr_pfns()
     }
 
-    /// Reads which pages a suspended guest has written since the last time; gives their number.
+    /// Reads which pages a suspended guest has written since the last time, or was given where the log does not tell of that; gives their
+    /// number.
     ///
     /// # Errors
     /// [`SaveError::NotSuspended`], or the hypervisor's.
     pub fn collect(&mut self, domain: &mut impl SaveDomain) -> Result<u64, SaveError> {
-        self.must_be_suspended(domain)?;
+        let info = self.must_be_suspended(domain)?;
         self.read_log(domain, CleanMode::Final)?;
+        self.added.find(domain, &info, &mut self.dirty, self.pv.as_ref())?;
         for pfn in self.vanished.drain(..) {
             self.dirty.set(pfn);
         }
@@ -191,8 +200,9 @@ impl Saver {
         }
     }
 
-    fn must_be_suspended(&self, domain: &impl SaveDomain) -> Result<(), SaveError> {
-        if domain.info()?.is_suspended() { Ok(()) } else { Err(SaveError::NotSuspended { domid: self.domid }) }
+    fn must_be_suspended(&self, domain: &impl SaveDomain) -> Result<DomainInfo, SaveError> {
+        let info = domain.info()?;
+        if info.is_suspended() { Ok(info) } else { Err(SaveError::NotSuspended { domid: self.domid }) }
     }
 
     /// Sends the pages named, from where the domain has them. Gives the number of pfns.
@@ -289,7 +299,7 @@ impl Saver {
             return Err(hypervisor::Error::NotPopulated { pfn: gone }.into());
         }
         let vanished = &mut self.vanished;
-        self.window.leave_out(domain, gone, |pfn| {
+        self.window.leave_out(domain, gone, &mut self.added, |pfn| {
             log::info!("pfn {pfn:#x} has gone while it was being sent: left out until the guest stands still");
             vanished.push(pfn);
         })
@@ -359,6 +369,6 @@ impl Saver {
         from: Pfn,
         still: bool,
     ) -> Result<Option<Pfn>, SaveError> {
-        self.window.look_up(domain, &self.dirty, from, self.pv.as_mut(), still)
+        self.window.look_up(domain, &self.dirty, from, self.pv.as_mut(), &mut self.added, still)
     }
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::SaveError;
+use super::added::Added;
 use super::pv::PvSaver;
 use crate::hypervisor::types::{PageType, Pfn};
 use crate::hypervisor::{DirtyBitmap, Mfn, SaveDomain};
@@ -47,6 +48,7 @@ impl Window {
         dirty: &DirtyBitmap,
         from: Pfn,
         pv: Option<&mut PvSaver>,
+        added: &mut Added,
         still: bool,
     ) -> Result<Option<Pfn>, SaveError> {
         let next = dirty.next_batch(from, self.most, &mut self.pfns);
@@ -54,6 +56,7 @@ impl Window {
             pv.translate(domain, &self.pfns, &mut self.frames, still);
         }
         self.look_again(domain)?;
+        added.note(&self.pfns, &self.frames, &self.types);
         Ok(next)
     }
 
@@ -107,6 +110,7 @@ impl Window {
         &mut self,
         domain: &impl SaveDomain,
         gone: Pfn,
+        added: &mut Added,
         mut told: impl FnMut(Pfn),
     ) -> Result<(), SaveError> {
         let before = std::mem::take(&mut self.types);
@@ -117,9 +121,10 @@ impl Window {
             if went {
                 told(pfn);
             }
-            // What has become a page meanwhile was written, so it is in the log.
+            // What has become a page meanwhile is in the log, or found when the guest stands still.
             *now = if went { PageType::XTAB } else { before };
         }
+        added.note(&self.pfns, &self.frames, &self.types);
         self.note_contents();
         Ok(())
     }

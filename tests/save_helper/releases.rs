@@ -20,11 +20,35 @@ fn pairs() -> impl Iterator<Item = (Actor, Actor)> {
     ACTORS.into_iter().flat_map(|from| ACTORS.into_iter().map(move |to| (from, to)))
 }
 
+/// Whether the second's hypervisor takes what the first's has saved of a HVM domain: 4.20 has longer LAPIC entries.
+fn fits(here: &str, there: &str) -> bool {
+    here != "4.20" || there == "4.20"
+}
+
+fn pairs_that_fit() -> impl Iterator<Item = (Actor, Actor)> {
+    pairs().filter(|((_, here), (_, there))| fits(here, there))
+}
+
+/// As between real hosts: the hypervisor refuses it, and the helper says so.
+#[test]
+#[ignore = "long"]
+fn a_hvm_context_of_a_newer_release_is_refused_by_an_older_hypervisor() {
+    let config = SimConfig::small(5);
+    for ((saving, here), (restoring, there)) in pairs().filter(|((_, here), (_, there))| !fits(here, there)) {
+        let (_, home) = save(saving, Home::of(&guest(&config, 50)).on(here), 0);
+        let copy = Home::empty(&config).with(restoring).on(there);
+        let outcome = helper::Helper::restore(&copy, &home.path("stream"), None, helper::PLAIN).run(|_, _| None);
+        assert_eq!(outcome.retval, -1, "{saving:?} {here} to {restoring:?} {there}: {outcome:?}");
+        let failed = copy.failed_calls();
+        assert!(failed.iter().any(|call| call.contains("Err(Errno(22))")), "{failed:?}");
+    }
+}
+
 #[test]
 #[ignore = "long"]
 fn plain_and_live_images_go_from_any_to_any() {
     let config = SimConfig::small(5);
-    for ((saving, here), (restoring, there)) in pairs() {
+    for ((saving, here), (restoring, there)) in pairs_that_fit() {
         for flags in [0, 1] {
             let (original, home) = save(saving, Home::of(&guest(&config, 50)).on(here), flags);
             assert_eq!(home.failed_calls(), [""; 0], "{saving:?} on {here}");
@@ -40,7 +64,7 @@ fn plain_and_live_images_go_from_any_to_any() {
 #[ignore = "long"]
 fn remus_goes_over_from_any_to_any() {
     let config = SimConfig::small(5);
-    for ((saving, here), (restoring, there)) in pairs() {
+    for ((saving, here), (restoring, there)) in pairs_that_fit() {
         let primary = Home::of(&guest(&config, 50)).with(saving).on(here);
         let secondary = Home::empty(&config).with(restoring).on(there);
         let stream = fifo(&primary.path(""), "stream");
@@ -60,7 +84,7 @@ fn remus_goes_over_from_any_to_any() {
 #[ignore = "long"]
 fn colo_is_equal_at_each_checkpoint_from_any_to_any() {
     let config = SimConfig::small(5);
-    for ((saving, here), (restoring, there)) in pairs() {
+    for ((saving, here), (restoring, there)) in pairs_that_fit() {
         if (saving, restoring, there) == (Debians, Debians, "4.20") {
             continue;
         }

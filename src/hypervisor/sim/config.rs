@@ -61,6 +61,10 @@ pub struct SimConfig {
     /// Every how many steps the guest asks its host for a random number and writes it to memory; 0 for never. From then on two
     /// guests that ran alike do not.
     pub noise_every: u32,
+    /// Pages at the end of ordinary memory that the guest gives back and takes again, as a balloon does; 0 for none.
+    pub balloon_pages: u32,
+    /// Every how many steps it gives one back and takes another one.
+    pub balloon_every: u32,
     /// Whether answers are a connection of their own, in which nothing tells when the guest answered: they count themselves, and
     /// carry a sum over what was asked. So two guests that are asked the same answer the same, at whatever step.
     pub steady_answers: bool,
@@ -70,6 +74,8 @@ pub struct SimConfig {
     pub resumes: bool,
     /// Whether the device model has xenstore keys to hand over.
     pub emulator_xenstore: bool,
+    /// Whether the hypervisor's dirty log has the pages that come to the guest while it lives.
+    pub logs_additions: bool,
 }
 
 impl Default for SimConfig {
@@ -96,10 +102,13 @@ impl Default for SimConfig {
             packet_bytes: 64,
             disk_every: 25,
             noise_every: 0,
+            balloon_pages: 0,
+            balloon_every: 1,
             steady_answers: false,
             acknowledge_suspend: true,
             resumes: true,
             emulator_xenstore: true,
+            logs_additions: true,
         }
     }
 }
@@ -124,7 +133,9 @@ impl SimConfig {
         if self.kind == DomainKind::Pv {
             return Err(Error::Unsupported { backend: "sim", what: "a PV guest" });
         }
-        let rules: [(&'static str, u64, bool, &'static str); 8] = [
+        let (balloon, every) = (u64::from(self.balloon_pages), u64::from(self.balloon_every));
+        let beside = self.working_set.max(self.image_pages).saturating_add(balloon);
+        let rules: [(&'static str, u64, bool, &'static str); 11] = [
             ("vcpus", self.vcpus.into(), (1..=MAX_VCPUS).contains(&self.vcpus), "must be 1 to 128"),
             ("memory", self.memory, self.memory > 2 * RESERVED_PFNS, "too little for a guest"),
             ("memory", self.memory, self.memory <= MAX_MEMORY, "more than 8 TiB"),
@@ -138,6 +149,9 @@ impl SimConfig {
             ),
             ("image_pages", self.image_pages, self.image_pages <= self.usable(), "more than the usable memory"),
             ("packet_bytes", self.packet_bytes.into(), (32..=9000).contains(&self.packet_bytes), "must be 32 to 9000"),
+            ("balloon_pages", balloon, balloon != 1, "must be 0, or 2 at least"),
+            ("balloon_pages", balloon, beside <= self.usable(), "more than the working set and the image leave"),
+            ("balloon_every", every, every > 0, "must not be 0"),
         ];
         for (field, value, holds, reason) in rules {
             if !holds {
@@ -207,6 +221,9 @@ mod tests {
         assert_eq!(refused(|c| c.image_pages = 1 << 40), "image_pages");
         assert_eq!(refused(|c| c.packet_bytes = 31), "packet_bytes");
         assert_eq!(refused(|c| c.memory_budget = Some(0)), "memory_budget");
+        assert_eq!(refused(|c| c.balloon_pages = 1), "balloon_pages");
+        assert_eq!(refused(|c| c.balloon_pages = 4000), "balloon_pages");
+        assert_eq!(refused(|c| c.balloon_every = 0), "balloon_every");
         let pv = SimConfig { kind: DomainKind::Pv, ..SimConfig::default() };
         assert!(matches!(pv.check(), Err(Error::Unsupported { backend: "sim", .. })));
     }

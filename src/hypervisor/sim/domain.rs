@@ -67,7 +67,9 @@ impl SimDomain {
     pub fn empty(config: &SimConfig) -> Result<Self> {
         config.check()?;
         let layout = Layout::new(config.layout, config.memory);
-        SimDomain::around(config, GuestMemory::new(layout.nr_pfns, config.budget())?)
+        let mut memory = GuestMemory::new(layout.nr_pfns, config.budget())?;
+        memory.set_logs_additions(config.logs_additions);
+        SimDomain::around(config, memory)
     }
 
     /// The same, around memory that has no page yet.

@@ -16,13 +16,17 @@ use crate::hypervisor::error::Result;
 use crate::hypervisor::types::{CpuPolicy, GrantSeed, HvmParam, Pfn, ShutdownReason, TscInfo};
 use crate::hypervisor::{DeviceModel, RestoreDomain};
 
+/// Stands for the pfn of pages that no pfn has.
+pub const NO_PFN: Pfn = Pfn::MAX;
+
 /// A domain's state without the contents of its pages. What is under way is not part of it: the dirty log, packets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SimImage {
     /// How the domain was configured.
     pub config: SimConfig,
-    /// Runs of populated pfns, first pfn and number of pages, in the order of their slots.
+    /// Runs of populated pfns, first pfn and number of pages, in the order of their slots. Slots without a page are a run from
+    /// [`NO_PFN`] on.
     pub pages: Vec<(Pfn, u64)>,
     /// Pages declared broken.
     pub broken: Vec<Pfn>,
@@ -89,12 +93,19 @@ impl SimImage {
         self.config.check()?;
         let layout = Layout::new(self.config.layout, self.config.memory);
         let mut memory = GuestMemory::with_pages(layout.nr_pfns, self.config.budget(), pages)?;
+        memory.set_logs_additions(self.config.logs_additions);
+        let mut gaps = Vec::new();
         for &(first, count) in &self.pages {
+            if first == NO_PFN {
+                gaps.push(memory.skip_slots(count)?);
+                continue;
+            }
             // A run beyond the layout or the budget ends at the first page that cannot be had.
             for pfn in first..first.saturating_add(count) {
                 memory.populate(pfn)?;
             }
         }
+        gaps.into_iter().for_each(|gap| memory.free_slots(gap));
         for &pfn in &self.broken {
             memory.break_page(pfn)?;
         }
@@ -124,9 +135,14 @@ fn runs_by_slot(memory: &GuestMemory) -> Vec<(Pfn, u64)> {
         memory.populated_pfns().filter_map(|pfn| Some((memory.slot(pfn)?, pfn))).collect();
     pfns.sort_unstable();
     let mut runs: Vec<(Pfn, u64)> = Vec::new();
-    for (_, pfn) in pfns {
+    let mut next = 0;
+    for (slot, pfn) in pfns {
+        if slot > next {
+            runs.push((NO_PFN, (slot - next) as u64));
+        }
+        next = slot + 1;
         match runs.last_mut() {
-            Some((first, count)) if first.checked_add(*count) == Some(pfn) => *count += 1,
+            Some((first, count)) if *first != NO_PFN && first.checked_add(*count) == Some(pfn) => *count += 1,
             _ => runs.push((pfn, 1)),
         }
     }
@@ -182,6 +198,22 @@ mod tests {
         assert!(image.hvm_context.is_empty() && image.paused);
         let copy = image.wake(pages_of(&domain)).unwrap();
         assert_eq!([9, 10, 3, 11].map(|pfn| copy.memory().slot(pfn)), [0, 1, 2, 3].map(Some));
+    }
+
+    #[test]
+    fn a_page_that_was_given_back_leaves_a_gap_among_the_slots() {
+        let mut domain = SimDomain::create(&SimConfig::small(1)).unwrap();
+        domain.give_back(&[200, 201]).unwrap();
+        domain.run(20).unwrap();
+        let image = domain.image().unwrap();
+        assert!(image.pages.contains(&(NO_PFN, 2)), "{:?}", image.pages);
+        let mut copy = image.wake(pages_of(&domain)).unwrap();
+        assert_eq!(copy.diff(&domain.snapshot().unwrap(), 5).unwrap(), []);
+        assert_eq!(copy.memory().populated(), domain.memory().populated());
+        for domain in [&mut domain, &mut copy] {
+            domain.take(&[201, 200]).unwrap();
+        }
+        assert_eq!(copy.diff(&domain.snapshot().unwrap(), 5).unwrap(), []);
     }
 
     #[test]

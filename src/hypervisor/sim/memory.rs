@@ -1,6 +1,7 @@
 //! A simulated guest's physical memory: populated pages in one allocation, holes, and the dirty log.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 
@@ -18,23 +19,58 @@ type Table = [u32; TABLE_ENTRIES];
 ///
 /// Pages live in one mapping, in the order in which they were populated, and the kernel backs them as they are touched.
 /// A two-level table leads from the pfn to the page, so that sparse layouts cost little and lookups do not depend on the size.
+///
+/// The memory map may change while the guest lives: [`GuestMemory::give_back`], [`GuestMemory::move_page`]. Whether the dirty log tells
+/// of that depends on the hypervisor: [`GuestMemory::set_logs_additions`].
 #[derive(Debug)]
 pub struct GuestMemory {
     pages: MmapMut,
     tables: Vec<Option<Box<Table>>>,
     nr_pfns: u64,
-    populated: u32,
+    /// Slots handed out so far, those that are free again included.
+    slots: u32,
+    /// Slots without a page below that, each once.
+    free: Vec<u32>,
     budget: u32,
     broken: BTreeSet<Pfn>,
     log: Option<DirtyLog>,
     device_log: bool,
+    logs_additions: bool,
 }
 
 #[derive(Debug)]
 struct DirtyLog {
     dirty: DirtyBitmap,
+    /// Pages that came since the log began or was taken, where it does not tell of them: their writes are not in it either.
+    unlogged: BTreeSet<Pfn>,
     dirty_count: u64,
     fault_count: u64,
+}
+
+impl DirtyLog {
+    /// A page has come to `pfn`.
+    fn added(&mut self, pfn: Pfn, tells: bool) {
+        if !tells {
+            self.unlogged.insert(pfn);
+        } else if self.dirty.set(pfn) {
+            self.dirty_count += 1;
+        }
+    }
+
+    /// The page at `pfn` has gone.
+    fn removed(&mut self, pfn: Pfn, tells: bool) {
+        self.unlogged.remove(&pfn);
+        if tells && self.dirty.clear(pfn) {
+            self.dirty_count -= 1;
+        }
+    }
+
+    /// The page at `pfn` is written; gives whether it was clean.
+    fn written(&mut self, pfn: Pfn) -> bool {
+        let new = !self.unlogged.contains(&pfn) && self.dirty.set(pfn);
+        self.dirty_count += u64::from(new);
+        new
+    }
 }
 
 impl GuestMemory {
@@ -64,11 +100,13 @@ impl GuestMemory {
             pages,
             tables: vec![None; tables],
             nr_pfns,
-            populated: 0,
+            slots: 0,
+            free: Vec::new(),
             budget,
             broken: BTreeSet::new(),
             log: None,
             device_log: false,
+            logs_additions: true,
         })
     }
 
@@ -79,7 +117,7 @@ impl GuestMemory {
 
     /// How many pages are populated.
     pub fn populated(&self) -> u64 {
-        u64::from(self.populated)
+        u64::from(self.slots) - self.free.len() as u64
     }
 
     /// How many pages may be populated.
@@ -93,15 +131,111 @@ impl GuestMemory {
         if self.slot(pfn).is_some() {
             return Ok(());
         }
-        if self.populated >= self.budget {
-            return Err(Error::OutOfMemory { pfn, populated: self.populated(), budget: self.budget() });
-        }
+        let full = Error::OutOfMemory { pfn, populated: self.populated(), budget: self.budget() };
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.slots >= self.budget => return Err(full),
+            None => {
+                self.slots += 1;
+                self.slots
+            }
+        };
         let table = self.tables.get_mut(table).map(|table| table.get_or_insert_with(|| Box::new([0; TABLE_ENTRIES])));
-        if let Some(slot) = table.and_then(|table| table.get_mut(entry)) {
-            self.populated += 1;
-            *slot = self.populated;
+        if let Some(place) = table.and_then(|table| table.get_mut(entry)) {
+            *place = slot;
+        }
+        if let Some(log) = &mut self.log {
+            log.added(pfn, self.logs_additions);
         }
         Ok(())
+    }
+
+    /// Passes over so many slots. They are nobody's until [`GuestMemory::free_slots`] hears of them.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] beyond the budget.
+    pub(super) fn skip_slots(&mut self, count: u64) -> Result<Range<u32>> {
+        let first = self.slots;
+        match u32::try_from(count).ok().filter(|count| *count <= self.budget - first) {
+            Some(count) => {
+                self.slots += count;
+                Ok(first..self.slots)
+            }
+            None => Err(Error::OutOfMemory { pfn: Pfn::MAX, populated: self.populated(), budget: self.budget() }),
+        }
+    }
+
+    /// Lets slots that were passed over be given out.
+    pub(super) fn free_slots(&mut self, slots: Range<u32>) {
+        self.free.extend(slots.map(|slot| slot + 1));
+    }
+
+    /// Takes the page at `pfn` away, with its contents: the guest gives it back (`XENMEM_decrease_reservation`).
+    ///
+    /// # Errors
+    /// [`Error::NotPopulated`].
+    pub(super) fn give_back(&mut self, pfn: Pfn) -> Result<()> {
+        let page = self.toolstack_page(pfn).ok_or(Error::NotPopulated { pfn })?;
+        // Whoever gets it next finds nothing in it.
+        page.fill(0);
+        let slot = std::mem::take(self.entry(pfn).ok_or(Error::NotPopulated { pfn })?);
+        self.free.push(slot);
+        self.removed(pfn);
+        Ok(())
+    }
+
+    /// Moves the page at `from` to `to`, in the place of what is there (`XENMEM_add_to_physmap` of `XENMAPSPACE_gmfn`): `from` is a hole
+    /// then. The contents go along.
+    ///
+    /// # Errors
+    /// [`Error::NotPopulated`] of `from`, [`Error::PfnOutOfRange`] of `to`: nothing is moved.
+    pub(super) fn move_page(&mut self, from: Pfn, to: Pfn) -> Result<()> {
+        let (table, entry) = self.position(to)?;
+        self.slot(from).ok_or(Error::NotPopulated { pfn: from })?;
+        if from == to {
+            return Ok(());
+        }
+        if self.slot(to).is_some() {
+            self.give_back(to)?;
+        }
+        let slot = self.entry(from).map_or(0, std::mem::take);
+        let table = self.tables.get_mut(table).map(|table| table.get_or_insert_with(|| Box::new([0; TABLE_ENTRIES])));
+        if let Some(place) = table.and_then(|table| table.get_mut(entry)) {
+            *place = slot;
+        }
+        if self.broken.contains(&from) {
+            self.broken.insert(to);
+        }
+        self.removed(from);
+        if let Some(log) = &mut self.log {
+            log.added(to, self.logs_additions);
+        }
+        Ok(())
+    }
+
+    fn removed(&mut self, pfn: Pfn) {
+        self.broken.remove(&pfn);
+        if let Some(log) = &mut self.log {
+            log.removed(pfn, self.logs_additions);
+        }
+    }
+
+    /// Where the page map has the slot of `pfn`, plus one.
+    fn entry(&mut self, pfn: Pfn) -> Option<&mut u32> {
+        let (table, entry) = self.position(pfn).ok()?;
+        self.tables.get_mut(table)?.as_mut()?.get_mut(entry)
+    }
+
+    /// Whether the dirty log has the pages that come to a pfn, as since Xen 4.19.5, 4.20.3 and 4.21.1, and no more those that have
+    /// gone. Where it does not, as before, neither a page that comes is in the log, nor what is written to it until the log is taken or
+    /// begun next: only then are the writes to it tracked.
+    pub(super) fn set_logs_additions(&mut self, logs: bool) {
+        self.logs_additions = logs;
+    }
+
+    /// Whether it does.
+    pub(super) fn logs_additions(&self) -> bool {
+        self.logs_additions
     }
 
     /// Declares the page at `pfn` broken: it keeps its place and cannot be read any more.
@@ -151,9 +285,8 @@ impl GuestMemory {
     pub(super) fn guest_page(&mut self, pfn: Pfn) -> Option<&mut Page> {
         self.slot(pfn)?;
         if let Some(log) = &mut self.log
-            && log.dirty.set(pfn)
+            && log.written(pfn)
         {
-            log.dirty_count += 1;
             log.fault_count += 1;
         }
         self.toolstack_page(pfn)
@@ -166,6 +299,7 @@ impl GuestMemory {
             && let Some(log) = &mut self.log
             && log.dirty.set(pfn)
         {
+            // The device model says so itself, whatever the hypervisor tracks.
             log.dirty_count += 1;
         }
         self.toolstack_page(pfn)
@@ -178,7 +312,8 @@ impl GuestMemory {
 
     /// Starts the log with no page dirty.
     pub(super) fn enable_log(&mut self) {
-        self.log = Some(DirtyLog { dirty: DirtyBitmap::new(self.nr_pfns), dirty_count: 0, fault_count: 0 });
+        let (dirty, unlogged) = (DirtyBitmap::new(self.nr_pfns), BTreeSet::new());
+        self.log = Some(DirtyLog { dirty, unlogged, dirty_count: 0, fault_count: 0 });
     }
 
     /// Ends the log.
@@ -193,6 +328,7 @@ impl GuestMemory {
         };
         log.dirty.swap(bitmap)?;
         log.dirty.clear_all();
+        log.unlogged.clear();
         let stats = DirtyStats { fault_count: log.fault_count, dirty_count: log.dirty_count };
         (log.dirty_count, log.fault_count) = (0, 0);
         Ok(Some(stats))
@@ -237,7 +373,8 @@ impl GuestMemory {
         Ok((table, (pfn % TABLE_ENTRIES as u64) as usize))
     }
 
-    /// Which page of the mapping is at `pfn`, counted in pages from its beginning; `None` for a hole. It never changes.
+    /// Which page of the mapping is at `pfn`, counted in pages from its beginning; `None` for a hole. It stays the same while the pfn has
+    /// that page.
     pub fn slot(&self, pfn: Pfn) -> Option<usize> {
         let table = self.tables.get(usize::try_from(pfn / TABLE_ENTRIES as u64).ok()?)?.as_ref()?;
         let slot = *table.get((pfn % TABLE_ENTRIES as u64) as usize)?;
@@ -319,6 +456,78 @@ mod tests {
         assert_eq!(bitmap.iter().collect::<Vec<_>>(), [3, 1999]);
         assert_eq!(memory.clean_log(&mut bitmap), Ok(Some(DirtyStats::default())));
         assert!(bitmap.is_empty());
+    }
+
+    fn logged(memory: &mut GuestMemory) -> Vec<Pfn> {
+        let mut bitmap = DirtyBitmap::new(2000);
+        let stats = memory.clean_log(&mut bitmap).unwrap().unwrap();
+        assert_eq!(stats.dirty_count, bitmap.count());
+        bitmap.iter().collect()
+    }
+
+    #[test]
+    fn a_page_that_is_given_back_leaves_its_room_to_another_which_is_zero() {
+        let mut memory = memory();
+        memory.populate(0).unwrap();
+        memory.break_page(4).unwrap();
+        for pfn in [4, 3] {
+            memory.guest_page(pfn).unwrap().fill(7);
+            memory.give_back(pfn).unwrap();
+            assert!(matches!(memory.give_back(pfn), Err(Error::NotPopulated { .. })));
+        }
+        assert_eq!(memory.populated_pfns().collect::<Vec<_>>(), [0, 1999]);
+        assert_eq!((memory.populated(), memory.page_type(4)), (2, PageType::XTAB));
+        for pfn in [4, 700] {
+            memory.populate(pfn).unwrap();
+            assert!(memory.has_data(pfn) && memory.page(pfn).unwrap().iter().all(|&byte| byte == 0));
+        }
+        assert!(matches!(memory.populate(5), Err(Error::OutOfMemory { populated: 4, .. })));
+    }
+
+    #[test]
+    fn a_page_that_is_moved_takes_its_contents_along_and_the_place_of_what_is_there() {
+        let mut memory = memory();
+        memory.guest_page(3).unwrap().fill(3);
+        memory.move_page(3, 4).unwrap();
+        memory.move_page(4, 1000).unwrap();
+        memory.move_page(1000, 1000).unwrap();
+        assert_eq!(memory.page(1000).unwrap()[0], 3);
+        assert_eq!(memory.populated_pfns().collect::<Vec<_>>(), [1000, 1999]);
+        assert!(matches!(memory.move_page(3, 5), Err(Error::NotPopulated { pfn: 3 })));
+        assert!(matches!(memory.move_page(1999, 2000), Err(Error::PfnOutOfRange { pfn: 2000, .. })));
+        assert_eq!(memory.populated(), 2);
+    }
+
+    /// As of Xen 4.20.3: what comes is in the log, what has gone is not.
+    #[test]
+    fn a_log_that_tells_of_additions_has_what_comes_and_not_what_has_gone() {
+        let mut memory = memory();
+        memory.enable_log();
+        memory.guest_page(3).unwrap()[0] = 1;
+        memory.give_back(3).unwrap();
+        memory.populate(9).unwrap();
+        memory.move_page(4, 11).unwrap();
+        assert_eq!(logged(&mut memory), [9, 11]);
+        memory.guest_page(9).unwrap()[0] = 1;
+        assert_eq!(logged(&mut memory), [9]);
+    }
+
+    /// As of Xen 4.17: neither what comes is in the log nor what is written to it, until the log is taken.
+    #[test]
+    fn a_log_that_does_not_tell_is_silent_on_what_comes_until_it_is_taken() {
+        let mut memory = memory();
+        memory.set_logs_additions(false);
+        memory.enable_log();
+        memory.guest_page(3).unwrap()[0] = 1;
+        memory.give_back(3).unwrap();
+        memory.populate(9).unwrap();
+        memory.move_page(4, 11).unwrap();
+        memory.guest_page(9).unwrap()[0] = 1;
+        memory.guest_page(11).unwrap()[0] = 1;
+        assert_eq!(logged(&mut memory), [3]);
+        memory.guest_page(9).unwrap()[0] = 2;
+        memory.guest_page(11).unwrap()[0] = 2;
+        assert_eq!(logged(&mut memory), [9, 11]);
     }
 
     #[test]

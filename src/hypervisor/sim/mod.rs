@@ -5,6 +5,9 @@
 //! exactly as the original would have, and that is what makes it worth anything as a test: lose a page, and the next
 //! [`SimDomain::self_check`] or comparison tells.
 //!
+//! The guest's memory map may change under it, by its own program (`balloon_pages` of its configuration) or by whoever drives it
+//! ([`SimDomain::give_back`], [`SimDomain::take`], [`SimDomain::move_page`]), under a hypervisor whose dirty log tells of that or does not.
+//!
 //! [`SimDomain`] is the domain, standing still between calls of [`SimDomain::run`]; [`Runner`] lets it run on a thread of its own
 //! and implements the same traits, for live saving and checkpoints. [`SimWire`] connects its network card with a UDP socket, and
 //! [`SimOutput`] holds its output back. [`SimDomain::snapshot`] keeps a state to compare with.
@@ -12,6 +15,7 @@
 //! [`pv`] has a PV guest with page tables, for [`crate::libxc`] alone: it has no devices.
 #![forbid(unsafe_code)]
 
+mod balloon;
 pub mod config;
 pub mod device_model;
 pub mod domain;

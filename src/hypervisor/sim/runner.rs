@@ -32,6 +32,7 @@ pub struct Runner {
     shared: Arc<Shared>,
     thread: GuestThread,
     nic: Nic,
+    pub(super) logs_additions: bool,
     /// Buffers for the pages of a running guest, kept from batch to batch.
     buffers: Mutex<Vec<Vec<u8>>>,
 }
@@ -77,6 +78,7 @@ impl Runner {
     /// Lets the guest run from now on, as far as its state allows.
     pub fn start(domain: SimDomain, pace: Pace) -> Result<Self> {
         let nic = domain.nic().clone();
+        let logs_additions = domain.memory().logs_additions();
         let guest = Mutex::new(Guest { domain: Arc::new(domain), fault: None, quit: false });
         let shared = Arc::new(Shared { guest, turn_over: Condvar::new(), waiting: AtomicUsize::new(0) });
         let handle = std::thread::Builder::new().name("sim-guest".into()).spawn({
@@ -85,7 +87,7 @@ impl Runner {
         });
         let handle = handle.map_err(|source| Error::Os { operation: "starting the guest's thread", source })?;
         let thread = GuestThread { shared: Arc::clone(&shared), handle: Some(handle) };
-        Ok(Runner { shared, thread, nic, buffers: Mutex::new(Vec::new()) })
+        Ok(Runner { shared, thread, nic, logs_additions, buffers: Mutex::new(Vec::new()) })
     }
 
     /// Waits for the end of the current step and keeps the guest there while the turn lasts.

@@ -30,6 +30,10 @@ impl Domain for Runner {
 }
 
 impl LogDirty for Runner {
+    fn logs_additions(&self) -> bool {
+        self.logs_additions
+    }
+
     fn enable_log_dirty(&mut self) -> Result<()> {
         self.with(|domain| domain.enable_log_dirty())
     }

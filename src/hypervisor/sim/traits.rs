@@ -63,6 +63,10 @@ impl Domain for SimDomain {
 }
 
 impl LogDirty for SimDomain {
+    fn logs_additions(&self) -> bool {
+        self.memory.logs_additions()
+    }
+
     fn enable_log_dirty(&mut self) -> Result<()> {
         self.memory.enable_log();
         Ok(())

@@ -79,6 +79,11 @@ impl PvSaver {
         }
     }
 
+    /// Whether a pfn has a frame.
+    pub(in crate::libxc) fn has_frame(&self, domain: &impl SaveDomain, pfn: Pfn) -> bool {
+        self.p2m.mfn_of(domain, pfn).is_some_and(|mfn| mfn != INVALID_MFN)
+    }
+
     /// Adds what was deferred to what is to be sent.
     pub(in crate::libxc) fn take_deferred(&mut self, dirty: &mut DirtyBitmap) {
         // Both are made for this p2m.

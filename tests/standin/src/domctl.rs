@@ -3,6 +3,7 @@
 
 use crate::abi::{self, Domctl, domctl, dominf, shadow};
 use crate::caller::{Caller, Plain};
+use crate::context;
 use crate::errno::{Answer, Errno};
 use crate::guest::{Guest, each};
 use crate::host::Host;
@@ -37,7 +38,7 @@ pub fn call(host: &mut Host, caller: Caller, address: u64) -> Answer {
         domctl::GET_DOMAIN_INFO => {
             host.domain(domid).and_then(domain_info).and_then(|info| body.put_info(release, info))
         }
-        cmd => host.domain(domid).and_then(|guest| any(guest, cmd, body)),
+        cmd => host.domain(domid).and_then(|guest| any(guest, release, cmd, body)),
     };
     host.note(format_args!("domctl {} of domain {domid}: {answer:?}", header.cmd));
     answer.map(|()| 0)
@@ -69,32 +70,37 @@ impl Body {
     }
 }
 
-fn any(guest: &mut Guest, cmd: u32, body: Body) -> Result<(), Errno> {
+fn any(guest: &mut Guest, release: Release, cmd: u32, body: Body) -> Result<(), Errno> {
     match guest {
         Guest::Hvm(runner) if cmd == domctl::GET_ADDRESS_SIZE => runner.turn().map(drop)?,
-        Guest::Hvm(runner) => return command(runner, cmd, body),
+        Guest::Hvm(runner) => return command(runner, release, cmd, body),
         Guest::Pv(runner) => {
             let mut domain = runner.turn()?;
-            return vcpu::command(&mut domain, cmd, body).unwrap_or_else(|| command(&mut *domain, cmd, body));
+            return vcpu::command(&mut domain, cmd, body).unwrap_or_else(|| command(&mut *domain, release, cmd, body));
         }
     }
     body.put(64u32)
 }
 
-fn command<D: SaveDomain + RestoreDomain>(runner: &mut D, cmd: u32, body: Body) -> Result<(), Errno> {
+fn command<D: SaveDomain + RestoreDomain>(
+    runner: &mut D,
+    release: Release,
+    cmd: u32,
+    body: Body,
+) -> Result<(), Errno> {
     match cmd {
         domctl::PAUSE => Ok(runner.pause()?),
         domctl::UNPAUSE => Ok(runner.unpause()?),
         domctl::RESUME => Ok(runner.resume()?),
         // The budget of a simulated domain is set when it is made.
         domctl::MAX_MEM => Ok(()),
-        domctl::GET_HVM_CONTEXT => get_hvm_context(runner, body),
+        domctl::GET_HVM_CONTEXT => get_hvm_context(runner, release, body),
         domctl::SET_HVM_CONTEXT => {
             let context: abi::HvmContext = body.get()?;
             let blob = body.caller.read_array::<u8>(context.buffer, context.size as usize)?;
-            Ok(runner.set_hvm_context(&blob)?)
+            Ok(runner.set_hvm_context(&context::loaded(release, &blob)?)?)
         }
-        domctl::GET_HVM_CONTEXT_PARTIAL => get_hvm_context_partial(runner, body),
+        domctl::GET_HVM_CONTEXT_PARTIAL => get_hvm_context_partial(runner, release, body),
         domctl::GET_TSC_INFO => {
             let tsc = runner.tsc_info()?;
             body.put(abi::TscInfo {
@@ -229,10 +235,11 @@ fn page_types(runner: &impl SaveDomain, body: Body) -> Result<(), Errno> {
     body.caller.write_array(info.array, &types)
 }
 
-fn get_hvm_context(runner: &impl SaveDomain, body: Body) -> Result<(), Errno> {
+fn get_hvm_context(runner: &impl SaveDomain, release: Release, body: Body) -> Result<(), Errno> {
     let mut context: abi::HvmContext = body.get()?;
     let mut blob = Vec::new();
     runner.hvm_context(&mut blob)?;
+    let blob = context::saved(release, &blob);
     let length = u32::try_from(blob.len()).map_err(|_| Errno(libc::ENOSPC))?;
     if context.buffer != 0 {
         if context.size < length {
@@ -244,10 +251,11 @@ fn get_hvm_context(runner: &impl SaveDomain, body: Body) -> Result<(), Errno> {
     body.put(context)
 }
 
-fn get_hvm_context_partial(runner: &impl SaveDomain, body: Body) -> Result<(), Errno> {
+fn get_hvm_context_partial(runner: &impl SaveDomain, release: Release, body: Body) -> Result<(), Errno> {
     let mut partial: abi::HvmContextPartial = body.get()?;
     let mut blob = Vec::new();
     runner.hvm_context(&mut blob)?;
+    let blob = context::saved(release, &blob);
     let wanted = |typecode: u16, instance: u16| {
         (u32::from(typecode), u32::from(instance)) == (partial.typecode, partial.instance)
     };

@@ -85,7 +85,8 @@ impl Host {
             (domid, memory, m2p) = (image.domid, file, Some((m2p_file, image.m2p_bytes())));
             guest = Guest::Pv(runner);
         } else {
-            let image: SimImage = serde_json::from_slice(&text).map_err(|error| fails("before.json", &error))?;
+            let mut image: SimImage = serde_json::from_slice(&text).map_err(|error| fails("before.json", &error))?;
+            image.config.logs_additions = config.xen.quirks().logs_p2m_additions;
             let bytes = image.config.budget() * PAGE_SIZE as u64;
             let (file, pages) = open_pages(&config.folder, "memory", bytes)?;
             let domain = image.wake(pages).map_err(|error| fails("the domain", &error))?;

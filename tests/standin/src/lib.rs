@@ -14,6 +14,7 @@
 //! | `control` | a socket on which the driver of a test plays the guest's and the toolstack's part: suspend, resume |
 //! | `caller`, `abi` | the caller's memory, and Xen's structures in it |
 //! | `call` | `libxencall`: hypercall buffers, and the way to the hypercalls |
+//! | `context` | a HVM context as a release has it |
 //! | `domctl`, `memory`, `hvm`, `version`, `sysctl` | the hypercalls |
 //! | `vcpu`, `mmu` | those that only PV domains have: vCPU contexts, pinned page tables |
 //! | `guest`, `pv` | the domain of either kind; a PV guest's thread |
@@ -33,6 +34,7 @@ mod abi;
 mod call;
 mod caller;
 mod config;
+mod context;
 mod control;
 mod devicemodel;
 mod domctl;

@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 use serde::Deserialize;
+use xen_replicate::hypervisor::XenVersion;
+use xen_replicate::hypervisor::xen::hypercall::quirks::{Quirks, update_of};
 
 /// A release of Xen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -31,6 +33,26 @@ impl Release {
         4 << 16 | minor
     }
 
+    /// `XENVER_extraversion`, as Debian's hypervisor of that release has it.
+    pub const fn extra_version(self) -> &'static str {
+        match self {
+            Release::Xen4_14 => ".6",
+            Release::Xen4_17 => ".7",
+            Release::Xen4_20 => ".5-pre",
+        }
+    }
+
+    /// What is otherwise in this hypervisor than in others, by the program's own table.
+    pub fn quirks(self) -> Quirks {
+        let version = XenVersion { major: 4, minor: self.version() as u32 & 0xffff };
+        Quirks::of(version, update_of(self.extra_version()), self.domctl())
+    }
+
+    /// Bytes of a LAPIC entry of a HVM context. `xen/include/public/arch-x86/hvm/save.h`: of 4.20 since its first update.
+    pub fn lapic_bytes(self) -> usize {
+        self.quirks().lapic.map_or(32, |bytes| bytes as usize)
+    }
+
     /// `XEN_DOMCTL_INTERFACE_VERSION`
     pub const fn domctl(self) -> u32 {
         match self {
@@ -45,15 +67,6 @@ impl Release {
         match self {
             Release::Xen4_14 => 0x13,
             Release::Xen4_17 | Release::Xen4_20 => 0x15,
-        }
-    }
-
-    /// `XENVER_extraversion`: the update, and who this is.
-    pub const fn extra_version(self) -> &'static str {
-        match self {
-            Release::Xen4_14 => ".6-standin",
-            Release::Xen4_17 => ".7-standin",
-            Release::Xen4_20 => ".4-standin",
         }
     }
 

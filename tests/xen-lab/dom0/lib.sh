@@ -159,7 +159,7 @@ helper() {
   esac
 }
 
-# configure NAME TYPE: writes NAME.cfg. Parameters: memory_mb, vcpus, region_kb, dirty_kb, tick_ms, suspend_channel; disk, a block device that it
+# configure NAME TYPE: writes NAME.cfg. Parameters: memory_mb, vcpus, region_kb, dirty_kb, tick_ms, suspend_channel, balloon; disk, a block device that it
 # writes to; net_own and net_to, see bridge.
 configure() {
   {
@@ -171,7 +171,7 @@ maxmem = $memory_mb
 vcpus = ${vcpus:-1}
 kernel = "/lab/$guest_kernel"
 ramdisk = "/lab/guest-initrd"
-extra = "console=hvc0 quiet panic=1 mitigations=off rdinit=/init region_kb=$region_kb dirty_kb=$dirty_kb tick_ms=$tick_ms ${net_to:+net_own=$net_own net_to=$net_to} ${suspend_channel:+suspend_channel=1} ${disk:+disk=1}"
+extra = "console=hvc0 quiet panic=1 mitigations=off rdinit=/init region_kb=$region_kb dirty_kb=$dirty_kb tick_ms=$tick_ms ${net_to:+net_own=$net_own net_to=$net_to} ${suspend_channel:+suspend_channel=1} ${disk:+disk=1} ${balloon:+balloon=1}"
 on_crash = "destroy"
 on_reboot = "destroy"
 CFG

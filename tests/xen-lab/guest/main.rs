@@ -8,11 +8,13 @@
 //!
 //! With `disk=1` it also writes to its first disk at each step, and looks whether that is the disk that it knows (`disk.rs`); the line then
 //! ends with the number of blocks that were, or a line says which was not. With `net_own` and `net_to`, each line also leaves as a datagram, and it answers whoever connects (`net.rs`); with `suspend_channel=1` it
-//! offers a suspend event channel (`channel.rs`).
+//! offers a suspend event channel (`channel.rs`). With `balloon=1` it watches how much memory it has: when it has given some back and taken it
+//! again, it fills what is free, and says from then on whether that is what it wrote (`balloon.rs`).
 //!
 //! The sum is over what the memory holds, not over what it should hold: `work.rs` says what that is. Parameters are words of the kernel's
 //! command line, which the kernel puts into init's environment.
 
+mod balloon;
 mod channel;
 mod disk;
 mod driver;
@@ -49,6 +51,7 @@ fn main() {
     let start = Instant::now();
     let offered = if parameter("suspend_channel", 0) > 0 { Some(channel::offer()) } else { None };
     let mut disk = if parameter("disk", 0) > 0 { Some(disk::Disk::open()) } else { None };
+    let mut balloon = if parameter("balloon", 0) > 0 { Some(balloon::Balloon::new()) } else { None };
     let mut console = std::io::stdout();
     // Nobody is there to tell when the console fails.
     let _ = writeln!(console, "LAB shape pages={} step={}", shape.pages, shape.step);
@@ -74,6 +77,9 @@ fn main() {
             if let Some(wrong) = &disk.wrong {
                 let _ = writeln!(console, "LAB disk WRONG: {wrong}");
             }
+        }
+        if let Some(found) = balloon.as_mut().and_then(balloon::Balloon::step) {
+            let _ = writeln!(console, "{found}");
         }
         let line = format!("LAB count={count} sum={sum:016x} up={:.3}{found}\n", start.elapsed().as_secs_f64());
         let _ = console.write_all(line.as_bytes());

@@ -9,7 +9,7 @@ use super::domain::{PvSim, Vcpu};
 use crate::decode::pv_words::{self, cr3_frame, frame_cr3, word};
 use crate::decode::shared_info::Width;
 use crate::hypervisor::error::{Error, GuestDamage, Result};
-use crate::hypervisor::pv::{INVALID_MFN, Mfn};
+use crate::hypervisor::pv::{INVALID_MFN, Mfn, PvDomain};
 use crate::hypervisor::sim::policy;
 use crate::hypervisor::sim::workload::hash::{Rng, fill, mix, page_sum};
 use crate::hypervisor::types::{PAGE_SIZE, PageType, Pfn, TscInfo};
@@ -452,6 +452,29 @@ impl PvSim {
         }
         self.wrote(pfn);
         self.machine.give_back(mfn);
+        Ok(())
+    }
+
+    /// Has a frame come to the guest, as its balloon driver does: into the p2m and the page tables. Nobody writes to the frame.
+    ///
+    /// # Errors
+    /// The machine has no frame for it; there is no such pfn.
+    pub fn balloon_in(&mut self, pfn: Pfn) -> Result<()> {
+        let layout = Layout::new(&self.config);
+        let mut frame = [INVALID_MFN];
+        let (table, index) = ((pfn / ENTRIES) as usize, (pfn % ENTRIES) as usize);
+        let table = layout.memory.get(table).copied().ok_or(Error::NotPopulated { pfn })?;
+        let table_mfn = self.reach(table).ok_or(Error::NotPopulated { pfn: table })?;
+        self.populate_frames(&[pfn], &mut frame)?;
+        let per_frame = PAGE_SIZE / self.width.bytes();
+        if let Some(&leaf) = layout.p2m.get(pfn as usize / per_frame)
+            && let Some(page) = self.reach(leaf).and_then(|mfn| self.machine.page_mut(mfn))
+        {
+            word().nth(pfn as usize % per_frame).set(page, self.width, frame[0]);
+            self.wrote(leaf);
+        }
+        self.machine.set_entry(table_mfn, index, frame[0] << 12 | FLAGS);
+        self.wrote(table);
         Ok(())
     }
 

@@ -8,7 +8,8 @@
 //! | 1 to 14 | seed, vCPUs, steps done, working set's checksum, working set, hot pages, share of hot writes, writes a step, share of whole pages, packet interval, packet size, disk interval, packets sent, packets answered |
 //! | 15 to 20 | three ranges of usable memory: first pfn, pages |
 //! | 21 to 23 | random numbers' interval, whether answers are steady, their sum |
-//! | 31 | checksum of words 0 to 23 and of the vCPUs' counters |
+//! | 24, 25 | pages of the balloon, steps from one event of it to the next |
+//! | 31 | checksum of words 0 to 25 and of the vCPUs' counters |
 //! | 64 on | steps run by each vCPU |
 
 use std::ops::Range;
@@ -78,6 +79,10 @@ pub struct Control {
     pub steady_answers: bool,
     /// Sum over what was answered, and over the random numbers.
     pub chain: u64,
+    /// Pages at the end of usable memory that are given back and taken again, 0 for none.
+    pub balloon_pages: u64,
+    /// Steps from one such event to the next.
+    pub balloon_every: u64,
     /// Steps run by each vCPU.
     pub counters: Vec<u64>,
 }
@@ -107,6 +112,8 @@ impl Control {
             noise_every: config.noise_every.into(),
             steady_answers: config.steady_answers,
             chain: 0,
+            balloon_pages: config.balloon_pages.into(),
+            balloon_every: config.balloon_every.into(),
             ranges,
             counters: vec![0; config.vcpus as usize],
         }
@@ -143,6 +150,8 @@ impl Control {
             noise_every: word(21),
             steady_answers: word(22) != 0,
             chain: word(23),
+            balloon_pages: word(24),
+            balloon_every: word(25),
             ranges,
             counters,
         };
@@ -181,7 +190,7 @@ impl Control {
         None
     }
 
-    fn words(&self) -> [u64; 24] {
+    fn words(&self) -> [u64; 26] {
         let [(a, m), (b, n), (c, o)] = self.ranges;
         [
             MAGIC,
@@ -208,6 +217,8 @@ impl Control {
             self.noise_every,
             self.steady_answers.into(),
             self.chain,
+            self.balloon_pages,
+            self.balloon_every,
         ]
     }
 
@@ -249,7 +260,7 @@ mod tests {
     #[test]
     fn every_damaged_byte_that_counts_is_noticed() {
         let mut memory = memory(&control());
-        for byte in (0..24 * 8).chain(CHECKSUM * 8..CHECKSUM * 8 + 8).chain(COUNTERS * 8..(COUNTERS + 3) * 8) {
+        for byte in (0..26 * 8).chain(CHECKSUM * 8..CHECKSUM * 8 + 8).chain(COUNTERS * 8..(COUNTERS + 3) * 8) {
             memory.toolstack_page(CONTROL_PFN).unwrap()[byte] ^= 0x80;
             let damage = Control::load(&memory).unwrap_err();
             let expected = if byte < 8 { "NoWorkload" } else { "ControlPage" };

@@ -8,8 +8,10 @@
 //! 3. lets the time stamp counter and the PM timer go on, touches a device register, and now and then writes to the disk;
 //! 4. now and then sends a packet;
 //! 5. now and then writes a random number of its host's to memory;
-//! 6. counts, in the vCPU's RAX and in the control page.
+//! 6. now and then gives a page of its balloon back and takes another one;
+//! 7. counts, in the vCPU's RAX and in the control page.
 
+mod balloon;
 pub mod control;
 pub mod hash;
 pub mod packet;
@@ -105,6 +107,9 @@ pub(super) fn self_check(memory: &GuestMemory, hvm: &HvmState) -> Result<(), Gue
     if expected != control.sum {
         return Err(GuestDamage::WorkingSet { expected, found: control.sum });
     }
+    if control.balloon_pages > 0 {
+        balloon::check(memory, &control, control.step / control.balloon_every.max(1))?;
+    }
     for (vcpu, &counter) in control.counters.iter().enumerate() {
         let registers = hvm.register(vcpu, Register::RAX).unwrap_or(0);
         if registers != counter {
@@ -138,6 +143,9 @@ fn step(machine: &mut Machine<'_>, control: &mut Control) -> Result<(), GuestDam
     }
     if due(control.step, control.noise_every) {
         take_noise(machine.memory, control, RandomState::new().build_hasher().finish())?;
+    }
+    if control.balloon_pages > 0 && due(control.step, control.balloon_every) {
+        balloon::run(machine.memory, control, control.step / control.balloon_every - 1)?;
     }
     let hvm = &mut *machine.hvm;
     let mut set = |register, value| hvm.set_register(vcpu, register, value);

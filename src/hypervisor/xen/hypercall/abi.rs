@@ -146,10 +146,13 @@ pub mod xenver {
     ops! { "XENVER_":
         /// Major in the high half, minor in the low one.
         VERSION = 0 "version";
-        /// What stands behind the two numbers: 16 bytes of text.
+        /// What the builder has put behind that: text, ended by a zero, in [`EXTRA_LENGTH`](super::EXTRA_LENGTH) bytes.
         EXTRA_VERSION = 1 "extraversion";
     }
 }
+
+/// Bytes of `xen_extraversion_t`.
+pub const EXTRA_LENGTH: usize = 16;
 
 /// Operations on page tables.
 pub mod mmuext {

@@ -27,6 +27,8 @@ const EFAULT_RETRIES: u32 = 2;
 pub(in crate::hypervisor::xen) struct Interface {
     open: Arc<Open>,
     version: XenVersion,
+    /// The update of that release.
+    update: u32,
     domctl: u32,
 }
 
@@ -89,9 +91,11 @@ impl Interface {
         if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
             return Err(Error::Unsupported { backend: "xen", what: "anything but x86-64 Linux" });
         }
-        let mut interface = Interface { open: Arc::new(Open::new()?), version: XenVersion::default(), domctl: 0 };
+        let mut interface =
+            Interface { open: Arc::new(Open::new()?), version: XenVersion::default(), update: 0, domctl: 0 };
         interface.version = interface.ask_version()?;
         interface.domctl = interface.find_domctl(0)?;
+        interface.update = quirks::update_of(&interface.extra_version()?);
         Ok(interface)
     }
 
@@ -107,7 +111,7 @@ impl Interface {
 
     /// What differs in this Xen from others.
     pub(in crate::hypervisor::xen) fn quirks(&self) -> Quirks {
-        Quirks::of(self.version, self.domctl)
+        Quirks::of(self.version, self.update, self.domctl)
     }
 
     fn ask_version(&self) -> Result<XenVersion> {

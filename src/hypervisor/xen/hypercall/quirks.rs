@@ -9,7 +9,8 @@
 //! | 4.21 | a restored console page begins with `connection = XENCONSOLE_DISCONNECTED` instead of zeros | `tools/libs/guest/xg_sr_restore_x86_hvm.c` |
 //! | 4.21 | a domctl of version 0 is taken of operations that are declared stable; this program uses none of them | `xen/common/domctl.c` |
 //!
-//! `XENVER_version` tells the release and not its update: where a fix came with an update, a release with older ones counts as without.
+//! `XENVER_version` tells the release, `XENVER_extraversion` its update ([`update_of`]). Where that is not told in a form that is known, a
+//! release counts as its first.
 #![forbid(unsafe_code)]
 
 use crate::hypervisor::types::XenVersion;
@@ -29,6 +30,9 @@ const RELEASES: [(XenVersion, u32); 9] = [
     (xen(21), 0x17),
     (xen(22), 0x18),
 ];
+
+/// Updates from which on pages that are added to a p2m are in the dirty log.
+const LOGS_ADDITIONS: [(XenVersion, u32); 3] = [(xen(19), 5), (xen(20), 3), (xen(21), 1)];
 
 const fn xen(minor: u32) -> XenVersion {
     XenVersion { major: 4, minor }
@@ -55,12 +59,22 @@ pub const fn sysctl_of(version: XenVersion) -> Option<u32> {
     }
 }
 
+/// The update of a release by its `XENVER_extraversion`: `.4`, or what a builder has made of that. One that is under way (`.5-pre`, `.5-rc1`)
+/// counts as the one before. 0 where it says nothing of that kind.
+pub fn update_of(extra: &str) -> u32 {
+    let Some(extra) = extra.strip_prefix('.') else { return 0 };
+    let digits = extra.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(extra.len());
+    let (number, rest) = extra.split_at(digits);
+    let number: u32 = number.parse().unwrap_or(0);
+    if rest.starts_with("-pre") || rest.starts_with("-rc") { number.saturating_sub(1) } else { number }
+}
+
 /// What a Xen is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quirks {
     /// Bytes of a LAPIC entry in its HVM contexts. `None`: that depends on the update.
     pub lapic: Option<u32>,
-    /// Whether its dirty log has the pages that are added to a translated guest's p2m in every update.
+    /// Whether its dirty log has the pages that are added to a translated guest's p2m.
     pub logs_p2m_additions: bool,
     /// Whether its own restorer begins a console page with the word for "disconnected".
     pub disconnected_console: bool,
@@ -69,8 +83,8 @@ pub struct Quirks {
 }
 
 impl Quirks {
-    /// Those of a release with this version of domctls.
-    pub fn of(version: XenVersion, domctl: u32) -> Self {
+    /// Those of an update of a release with this version of domctls.
+    pub fn of(version: XenVersion, update: u32, domctl: u32) -> Self {
         let lapic = match version {
             _ if version >= xen(21) => Some(32),
             _ if version >= xen(18) => None,
@@ -78,7 +92,8 @@ impl Quirks {
         };
         Quirks {
             lapic,
-            logs_p2m_additions: version >= xen(22),
+            logs_p2m_additions: version >= xen(22)
+                || LOGS_ADDITIONS.iter().any(|&(release, first)| version == release && update >= first),
             disconnected_console: version >= xen(21),
             unknown: domctl_of(version) != Some(domctl),
         }
@@ -104,18 +119,45 @@ mod tests {
 
     #[test]
     fn what_is_newer_or_otherwise_than_known_is_unknown() {
-        assert!(!Quirks::of(xen(17), 0x15).unknown && !Quirks::of(xen(21), 0x17).unknown);
+        assert!(!Quirks::of(xen(17), 0, 0x15).unknown && !Quirks::of(xen(21), 0, 0x17).unknown);
         for (version, domctl) in
             [(xen(23), 0x18), (xen(17), 0x16), (xen(13), 0x12), (XenVersion { major: 5, minor: 0 }, 0x18)]
         {
-            assert!(Quirks::of(version, domctl).unknown, "{version}");
+            assert!(Quirks::of(version, 0, domctl).unknown, "{version}");
         }
     }
 
     #[test]
     fn quirks_begin_with_the_releases_of_the_table() {
-        assert_eq!([17, 18, 20, 21].map(|minor| Quirks::of(xen(minor), 0).lapic), [Some(24), None, None, Some(32)]);
-        assert_eq!([20, 21, 22].map(|minor| Quirks::of(xen(minor), 0).disconnected_console), [false, true, true]);
-        assert_eq!([17, 21, 22].map(|minor| Quirks::of(xen(minor), 0).logs_p2m_additions), [false, false, true]);
+        assert_eq!([17, 18, 20, 21].map(|minor| Quirks::of(xen(minor), 0, 0).lapic), [Some(24), None, None, Some(32)]);
+        assert_eq!([20, 21, 22].map(|minor| Quirks::of(xen(minor), 0, 0).disconnected_console), [false, true, true]);
+        assert_eq!([17, 21, 22].map(|minor| Quirks::of(xen(minor), 0, 0).logs_p2m_additions), [false, false, true]);
+    }
+
+    #[test]
+    fn a_fix_that_came_with_an_update_is_in_it_and_in_later_ones() {
+        let logs = |minor, extra| Quirks::of(xen(minor), update_of(extra), 0).logs_p2m_additions;
+        for (minor, extra) in
+            [(19, ".5"), (19, ".6"), (20, ".3"), (20, ".4"), (20, ".5-pre"), (20, ".4-pre"), (20, ".10"), (21, ".1")]
+        {
+            assert!(logs(minor, extra), "4.{minor}{extra}");
+        }
+        for (minor, extra) in [
+            (17, ".7"),
+            (18, ".6"),
+            (19, ".4"),
+            (19, ".5-pre"),
+            (20, ".2"),
+            (20, ".3-rc1"),
+            (20, ".3-pre"),
+            (21, ".0"),
+            (20, "-rc"),
+            (20, ""),
+            (20, "4"),
+            (20, ".x4"),
+            (20, ".99999999999"),
+        ] {
+            assert!(!logs(minor, extra), "4.{minor}{extra}");
+        }
     }
 }

@@ -6,19 +6,16 @@ use super::buffer::Buffer;
 use super::interface::{HOST, Interface};
 use crate::hypervisor::error::{Error, Result};
 
-/// Bytes of `xen_extraversion_t`.
-const EXTRA_VERSION: usize = 16;
-
 /// A CPU policy as Xen gives it.
 pub(in crate::hypervisor::xen) type Policy = (Vec<abi::CpuidLeaf>, Vec<abi::MsrEntry>);
 
 impl Interface {
     /// `XENVER_extraversion`: what stands behind the two numbers of the version, as `.7` or `.4-pre`.
     pub(in crate::hypervisor::xen) fn extra_version(&self) -> Result<String> {
-        let mut text = Buffer::new(self, EXTRA_VERSION)?;
+        let mut text = Buffer::new(self, abi::EXTRA_LENGTH)?;
         // SAFETY: the structure is an array of 16 bytes.
         unsafe { self.call2(hypercall::XEN_VERSION, xenver::EXTRA_VERSION, HOST, &mut text) }?;
-        let bytes = text.bytes().get(..EXTRA_VERSION).unwrap_or_default();
+        let bytes = text.bytes().get(..abi::EXTRA_LENGTH).unwrap_or_default();
         let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
         Ok(String::from_utf8_lossy(text).into_owned())
     }
