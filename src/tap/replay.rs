@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::recording::{Direction, Entry, Form, ReadError, Reader};
+use super::return_path::{self, ACK};
 use super::{CHUNK, Session, Watch};
 use crate::transport::{Link, LinkWriter};
 use std::io::{self, IoSlice, Read};
@@ -297,14 +298,46 @@ impl<'a> Shared<'a> {
     }
 
     fn answer(&self, answers: &mut impl Read, recorded: Vec<u8>) -> Result<(), ReplayError> {
-        let (offset, due) = {
+        let (offset, due, returning) = {
             let watch = self.watch();
-            (watch.session.octets(Direction::Back), watch.session.due())
+            (watch.session.octets(Direction::Back), watch.session.due(), watch.session.return_path())
         };
-        let mut got = vec![0; recorded.len()];
-        answers.read_exact(&mut got).map_err(|error| lost(error, &self.watch().session))?;
-        self.watch().octets(self.plan.main, Direction::Back, &got);
+        let (got, recorded) = match return_path::whole(&recorded).filter(|_| returning) {
+            Some(recorded) => (self.returned(answers, &recorded)?, recorded),
+            None => {
+                let mut got = vec![0; recorded.len()];
+                self.fill(answers, &mut got)?;
+                (got, recorded)
+            }
+        };
         if got == recorded { Ok(()) } else { Err(ReplayError::Answer { due, offset, got, recorded }) }
+    }
+
+    fn fill(&self, answers: &mut impl Read, got: &mut [u8]) -> Result<(), ReplayError> {
+        answers.read_exact(got).map_err(|error| lost(error, &self.watch().session))?;
+        self.watch().octets(self.plan.main, Direction::Back, got);
+        Ok(())
+    }
+
+    /// As many bytes as were recorded, SWITCHOVER_ACKs apart: these say nothing of the guest, and their time is the secondary's own.
+    fn returned(&self, answers: &mut impl Read, recorded: &[u8]) -> Result<Vec<u8>, ReplayError> {
+        let mut got = Vec::new();
+        while got.len() < recorded.len() {
+            let returning = self.watch().session.return_path();
+            let mut part = vec![0; if returning { ACK.len() } else { recorded.len() - got.len() }];
+            self.fill(answers, &mut part)?;
+            if returning && part == ACK {
+                continue;
+            }
+            got.extend(part);
+            if returning {
+                // The rest of a message, of its own length: another than the recorded one is another answer.
+                let mut rest = vec![0; return_path::body(&got).min(recorded.len().saturating_sub(got.len()))];
+                self.fill(answers, &mut rest)?;
+                got.extend(rest);
+            }
+        }
+        Ok(got)
     }
 
     fn until_closed(&self, answers: &mut impl Read) -> Result<(), ReplayError> {

@@ -32,13 +32,28 @@ pub struct Qemu {
 pub struct Setup {
     /// The Debian suite whose QEMU it is, unpacked beside the build; `None` for the one that is installed.
     pub suite: Option<&'static str>,
+    pub machine: &'static str,
+    pub colo: bool,
     pub return_path: bool,
     pub channels: u8,
     pub compression: &'static str,
+    /// How pages of zeros are found, where it is not the release's own way.
+    pub zero_pages: Option<&'static str>,
+    /// Capabilities beside those above.
+    pub more: &'static [&'static str],
 }
 
 /// QEMU 7.2, as it is installed.
-pub const INSTALLED: Setup = Setup { suite: None, return_path: false, channels: 0, compression: "none" };
+pub const INSTALLED: Setup = Setup {
+    suite: None,
+    machine: "pc",
+    colo: true,
+    return_path: false,
+    channels: 0,
+    compression: "none",
+    zero_pages: None,
+    more: &[],
+};
 
 impl Setup {
     /// The program; a suite's is fetched once, and kept beside the build.
@@ -121,7 +136,7 @@ impl Qemu {
             command.env(if setup.suite.is_some() { "QEMU_PRELOAD" } else { "LD_PRELOAD" }, preload());
         }
         let child = command
-            .args(["-accel", "tcg", "-M", "pc", "-m", "16", "-display", "none", "-nodefaults", "-vga", "none"])
+            .args(["-accel", "tcg", "-M", setup.machine, "-m", "16", "-display", "none", "-nodefaults", "-vga", "none"])
             .args(["-drive", &format!("if=floppy,format=raw,readonly=on,file={}", disk.display())])
             .args(["-serial", &format!("unix:{}", serial_path.display())])
             .args(["-chardev", &format!("socket,id=qmp,path={}", qmp_path.display())])
@@ -149,16 +164,17 @@ impl Qemu {
         let mut qemu = Qemu { child, qmp: BufReader::new(qmp), counts, taken: Cell::new(0), stderr };
         assert!(qemu.line().get("QMP").is_some());
         qemu.command("qmp_capabilities", json!({}));
-        let names = [("x-colo", true), ("return-path", setup.return_path), ("multifd", setup.channels > 0)];
-        let capabilities: Vec<_> = names
-            .iter()
-            .filter(|(_, state)| *state)
-            .map(|(name, _)| json!({"capability": name, "state": true}))
-            .collect();
+        let names = [("x-colo", setup.colo), ("return-path", setup.return_path), ("multifd", setup.channels > 0)];
+        let names = names.iter().filter(|(_, state)| *state).map(|(name, _)| *name);
+        let names = names.chain(setup.more.iter().copied());
+        let capabilities: Vec<_> = names.map(|name| json!({"capability": name, "state": true})).collect();
         qemu.command("migrate-set-capabilities", json!({"capabilities": capabilities}));
         if setup.channels > 0 {
             let parameters = json!({"multifd-channels": setup.channels, "multifd-compression": setup.compression});
             qemu.command("migrate-set-parameters", parameters);
+        }
+        if let Some(zero_pages) = setup.zero_pages {
+            qemu.command("migrate-set-parameters", json!({"zero-page-detection": zero_pages}));
         }
         qemu
     }
