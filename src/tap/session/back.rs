@@ -77,6 +77,7 @@ impl Session {
             }
             (Kind::SwitchoverAck, _) => {
                 self.acks += 1;
+                self.acked_after = self.rounds_of_few_pages();
                 None
             }
             _ => None,

@@ -27,9 +27,6 @@ impl Session {
                 }
             }
         }
-        if direction == Direction::Forward {
-            self.held_up(&mut out);
-        }
         self.last = out.last;
         out.events
     }
@@ -38,7 +35,10 @@ impl Session {
     fn sort(&mut self, dialect: Dialect, connection: u16, octets: &[u8], out: &mut Out) {
         if self.channels.unsorted(connection).is_none() {
             return match self.channels.is_main(connection) {
-                true => self.feed_main(dialect, Direction::Forward, octets, out),
+                true => {
+                    self.feed_main(dialect, Direction::Forward, octets, out);
+                    self.held_up(out);
+                }
                 false => self.feed_channel(connection, octets, out),
             };
         }
@@ -46,6 +46,7 @@ impl Session {
             Ok(None) => {}
             Ok(Some(all)) if self.channels.is_main(connection) => {
                 self.feed_main(dialect, Direction::Forward, &all, out);
+                self.held_up(out);
             }
             Ok(Some(all)) => self.feed_channel(connection, &all, out),
             Err(error) => self.trouble_on(connection, Direction::Forward, 0, &error.into(), out),
@@ -83,6 +84,8 @@ impl Session {
             };
             let id = channel.id();
             out.push_on(Channel { connection, id }, Direction::Forward, what.0, what.1, what.2);
+            self.count_rounds();
+            self.held_up(out);
         }
     }
 

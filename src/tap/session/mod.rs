@@ -105,8 +105,12 @@ pub struct Session {
     requested: bool,
     /// What was told already.
     told: Told,
-    /// SWITCHOVER_ACKs of the secondary.
+    /// SWITCHOVER_ACKs of the secondary, and after how many rounds of few pages the last one came; the most of these rounds on channels; and
+    /// whether whoever asks sends that message.
     acks: u64,
+    acked_after: u64,
+    rounds: u64,
+    acknowledges: bool,
     /// Whether SHUT has said that the image could not be loaded.
     refused: bool,
     /// Whether the primary's, and the secondary's direction has ended.
@@ -145,6 +149,9 @@ impl Session {
             requested: false,
             told: Told::default(),
             acks: 0,
+            acked_after: 0,
+            rounds: 0,
+            acknowledges: false,
             refused: false,
             ended: false,
             gone: false,
@@ -161,6 +168,11 @@ impl Session {
     /// has sent whole.
     pub fn one_way(form: Form) -> Self {
         Session { one_way: true, ..Session::new(form) }
+    }
+
+    /// Says that the secondary's answers are those that [`Session::return_due`] gives.
+    pub const fn acknowledge(&mut self) {
+        self.acknowledges = true;
     }
 
     /// Whether the secondary's next bytes are of the return path.

@@ -114,18 +114,23 @@ impl Session {
     /// How many rounds of the first image in a row had few pages, after all pages had been sent once. A primary that may end the image does
     /// so instead.
     pub(super) fn rounds_of_few_pages(&self) -> u64 {
-        let pages = self.walker.ram().pages().saturating_add(self.channels.pages());
         let waits = matches!(self.forward, Forward::Image) && !self.one_way && self.return_path();
-        if !waits || pages < self.walker.all_pages().max(1) {
-            return 0;
+        if waits { self.rounds.max(self.walker.sections_of_few_pages()) } else { 0 }
+    }
+
+    /// Counts those rounds on channels, behind a SYNC.
+    pub(super) fn count_rounds(&mut self) {
+        let pages = self.walker.ram().pages().saturating_add(self.channels.pages());
+        if matches!(self.forward, Forward::Image) && pages >= self.walker.all_pages().max(1) {
+            self.rounds = self.rounds.max(self.channels.syncs_of_few_pages().unwrap_or_default());
         }
-        self.channels.syncs_of_few_pages().unwrap_or(self.walker.sections_of_few_pages())
     }
 
     /// Tells of a primary that waits for an acknowledgement which does not come.
     pub(super) fn held_up(&mut self, out: &mut Out) {
         let rounds = self.rounds_of_few_pages();
-        if rounds < 2 * WAITS || std::mem::replace(&mut self.told.held_up, true) {
+        let waits = rounds >= self.acked_after.saturating_add(2 * WAITS) && (self.acks > 0 || !self.acknowledges);
+        if !waits || std::mem::replace(&mut self.told.held_up, true) {
             return;
         }
         out.at_step(self.due(), self.forward.name());

@@ -121,9 +121,11 @@ pub struct Walker {
     ram_id: Option<u32>,
     blocks: Blocks,
     ram: Ram,
-    /// Pages in front of the RAM section that is open, and how many sections in a row were of few pages.
+    /// Pages in front of the RAM section that is open; how many sections in a row were of few pages, after all pages had come once, and
+    /// the most of these.
     before: u64,
     few: u64,
+    most_few: u64,
     head: Head,
     devices: Vec<u8>,
     devices_at: u64,
@@ -145,6 +147,7 @@ impl Walker {
             ram: Ram::default(),
             before: 0,
             few: 0,
+            most_few: 0,
             head: Head::default(),
             devices: Vec::new(),
             devices_at: offset,
@@ -172,7 +175,7 @@ impl Walker {
         self.offset = offset;
         self.unit = offset;
         self.ram = Ram::default();
-        (self.before, self.few) = (0, 0);
+        (self.before, self.few, self.most_few) = (0, 0, 0);
         self.devices = Vec::new();
         self.devices_at = offset;
     }
@@ -201,9 +204,9 @@ impl Walker {
         &self.head
     }
 
-    /// How many RAM sections in a row, up to the last whole one, had 16 pages at most.
+    /// How many RAM sections in a row, at most, had 16 pages or fewer, after as many pages had come as the guest has.
     pub const fn sections_of_few_pages(&self) -> u64 {
-        self.few
+        self.most_few
     }
 
     /// Pages of all RAM blocks that were named.
@@ -459,7 +462,9 @@ impl Walker {
             PageKind::End => {
                 self.ram.sections += 1;
                 let pages = self.ram.pages().saturating_sub(std::mem::replace(&mut self.before, self.ram.pages()));
-                self.few = if pages > FEW_PAGES { 0 } else { self.few.saturating_add(1) };
+                let early = self.ram.pages() < self.blocks.all_pages().max(1);
+                self.few = if early || pages > FEW_PAGES { 0 } else { self.few.saturating_add(1) };
+                self.most_few = self.most_few.max(self.few);
                 self.place = Place::Footer;
             }
             PageKind::Hook => {}
