@@ -99,9 +99,19 @@ pub fn plan<R: Read>(reader: &mut Reader<R>) -> Result<Plan, ReplayError> {
 struct Shared<'a> {
     plan: &'a Plan,
     watch: Mutex<&'a mut Watch>,
-    /// How many entries of answers have come, or that no more will.
-    answered: Mutex<Option<u64>>,
+    answered: Mutex<Answered>,
     more: Condvar,
+}
+
+/// How far the answers have come.
+#[derive(Debug, Clone, Copy, Default)]
+struct Answered {
+    /// Entries of answers.
+    entries: u64,
+    /// No more will come: the main connection was cut.
+    last: bool,
+    /// Nothing goes on.
+    over: bool,
 }
 
 /// Opens the recording again, at its beginning.
@@ -121,7 +131,7 @@ pub fn replay<R: Read + Send>(
     watch: &mut Watch,
     played: &mut dyn FnMut(&Session),
 ) -> Result<(), ReplayError> {
-    let shared = Shared { plan, watch: Mutex::new(watch), answered: Mutex::new(Some(0)), more: Condvar::new() };
+    let shared = Shared { plan, watch: Mutex::new(watch), answered: Mutex::default(), more: Condvar::new() };
     let (mut answers, mut writers) = (None, Vec::new());
     for connection in &plan.connections {
         let (reader, mut to) = connect()?.split();
@@ -153,10 +163,13 @@ pub fn replay<R: Read + Send>(
         }
         let result =
             main.map_or(Err(ReplayError::Nothing), |(to, source, rest)| shared.main(&mut answers, to, source, &rest));
-        if !matches!(result, Ok((_, true))) {
-            *shared.lock() = None;
-            shared.more.notify_all();
+        match result {
+            Ok((_, true)) => {}
+            // What the channels have in front of the next answer is theirs to send.
+            Ok((_, false)) => shared.lock().last = true,
+            Err(_) => shared.lock().over = true,
         }
+        shared.more.notify_all();
         // Nothing is closed before the end.
         let mut held = Vec::new();
         let mut result = result.map(|(to, whole)| {
@@ -228,7 +241,7 @@ impl<'a> Shared<'a> {
         self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<u64>> {
+    fn lock(&self) -> MutexGuard<'_, Answered> {
         self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -254,10 +267,10 @@ impl<'a> Shared<'a> {
         let mut whole = self.send(connection, &mut to, rest)?;
         while let Some((answers, octets)) = source.next(connection)?.filter(|_| whole) {
             let mut answered = self.lock();
-            while answered.is_some_and(|answered| answered < answers) {
+            while answered.entries < answers && !answered.last && !answered.over {
                 answered = self.more.wait(answered).unwrap_or_else(PoisonError::into_inner);
             }
-            if answered.is_none() {
+            if answered.entries < answers || answered.over {
                 break;
             }
             drop(answered);
@@ -289,7 +302,7 @@ impl<'a> Shared<'a> {
                 }
                 Direction::Back => {
                     self.answer(answers, octets)?;
-                    *self.lock() = Some(source.answers);
+                    self.lock().entries = source.answers;
                     self.more.notify_all();
                 }
             }
