@@ -119,8 +119,8 @@ fn recorded(home: &Path, setup: Setup) -> [u32; 2] {
     let (tap, listen) = tap(home, None, None);
     let mut first = primary_as(home, &listen, HOUR, setup);
     let [.., third] = three_checkpoints(&tap, &mut first);
+    let fourth = first.fresh_count();
     tap_checkpoint(&tap, &mut first);
-    let fourth = first.last_count();
     tap_checkpoint(&tap, &mut first);
     first.kill();
     tap.ends_well();
