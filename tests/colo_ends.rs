@@ -55,7 +55,7 @@ fn a_primary_that_waits_for_an_acknowledgement_gets_one_and_no_more() {
     let mut between = Session::new(Form::Qemu);
     between.feed(Direction::Forward, &begin, LONG);
     between.feed(Direction::Back, &pong, LONG);
-    assert_eq!(between.feed(Direction::Forward, &round.repeat(510), LONG), []);
+    assert_eq!(between.feed(Direction::Forward, &round.repeat(511), LONG), []);
     let told = between.feed(Direction::Forward, &round, LONG);
     assert!(
         told[0].to_string().contains("512 rounds in a row had next to no pages, after 0 SWITCHOVER_ACKs"),
@@ -66,7 +66,7 @@ fn a_primary_that_waits_for_an_acknowledgement_gets_one_and_no_more() {
     let mut between = Session::new(Form::Qemu);
     between.feed(Direction::Forward, &begin, LONG);
     between.feed(Direction::Back, &[pong.as_slice(), &ack].concat(), LONG);
-    assert_eq!(between.feed(Direction::Forward, &round.repeat(510), LONG), []);
+    assert_eq!(between.feed(Direction::Forward, &round.repeat(511), LONG), []);
     let told = between.feed(Direction::Forward, &round, LONG);
     assert!(told[0].to_string().contains("after 1 SWITCHOVER_ACKs"), "{told:?}");
 }
