@@ -6,7 +6,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,6 +21,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Qemu {
     child: Child,
     qmp: BufReader<UnixStream>,
+    serial: UnixStream,
     counts: Arc<Counts>,
     /// Counts that the test has taken.
     taken: Cell<usize>,
@@ -78,6 +79,24 @@ impl Setup {
 struct Counts {
     lines: Mutex<Vec<u32>>,
     more: Condvar,
+}
+
+impl Counts {
+    /// Reads to the end. Nothing is taken from the port but with the lines locked, so what is not in the port any more is in them.
+    fn read(&self, mut port: UnixStream) {
+        let (mut chunk, mut rest) = ([0; 4096], String::new());
+        loop {
+            poll(&mut [PollFd::new(&port, PollFlags::IN)], None).unwrap();
+            let mut lines = self.lines.lock().unwrap();
+            let Ok(got @ 1..) = port.read(&mut chunk) else { return };
+            rest += &String::from_utf8_lossy(&chunk[..got]);
+            let whole = rest.rfind('\n').map_or(0, |end| end + 1);
+            // A line may be torn where the guest was replaced.
+            lines.extend(rest[..whole].lines().filter_map(|line| u32::from_str_radix(line, 16).ok()));
+            rest.drain(..whole);
+            self.more.notify_all();
+        }
+    }
 }
 
 /// Builds the library that a primary needs (`docs/colo.md`).
@@ -148,20 +167,14 @@ impl Qemu {
             .expect("qemu-system-x86_64 must be there: apt-get install qemu-system-x86");
         let counts = Arc::<Counts>::default();
         let port = connected(&serial, &child, &stderr);
+        let serial = port.try_clone().unwrap();
         thread::spawn({
             let counts = Arc::clone(&counts);
-            move || {
-                for line in BufReader::new(port).lines() {
-                    // A line may be torn where the guest was replaced.
-                    let Ok(Ok(count)) = line.map(|line| u32::from_str_radix(&line, 16)) else { continue };
-                    counts.lines.lock().unwrap().push(count);
-                    counts.more.notify_all();
-                }
-            }
+            move || counts.read(port)
         });
         let qmp = connected(&qmp, &child, &stderr);
         qmp.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut qemu = Qemu { child, qmp: BufReader::new(qmp), counts, taken: Cell::new(0), stderr };
+        let mut qemu = Qemu { child, qmp: BufReader::new(qmp), serial, counts, taken: Cell::new(0), stderr };
         assert!(qemu.line().get("QMP").is_some());
         qemu.command("qmp_capabilities", json!({}));
         let names = [("x-colo", setup.colo), ("return-path", setup.return_path), ("multifd", setup.channels > 0)];
@@ -226,7 +239,14 @@ impl Qemu {
 
     /// Forgets what the guest has printed.
     pub fn forget(&self) {
-        self.taken.set(self.counts.lines.lock().unwrap().len().max(self.taken.get()));
+        loop {
+            let lines = self.counts.lines.lock().unwrap();
+            if rustix::io::ioctl_fionread(&self.serial).unwrap() == 0 {
+                return self.taken.set(lines.len().max(self.taken.get()));
+            }
+            drop(lines);
+            thread::yield_now();
+        }
     }
 
     /// Another count than any so far, and whole: the first one may be torn where the guest was replaced.
