@@ -150,7 +150,7 @@ impl Ends<'_> {
             };
             let mut got = vec![0; octets.len()];
             thread::scope(|scope| {
-                scope.spawn(move || (&mut *from).write_all(octets).unwrap());
+                scope.spawn(move || from.write_all(octets).unwrap());
                 to.read_exact(&mut got).unwrap();
             });
             assert!(got == *octets);

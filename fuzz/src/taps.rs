@@ -65,7 +65,7 @@ pub fn session(octets: &[u8]) {
     assert_eq!(before_trouble(&by_piece), before_trouble(&by_octet));
     assert_eq!(whole.all_octets(), single.all_octets());
     // Which side ends first is the fuzzer's choice, and so is whether the channels end before the main connection.
-    let secondary_first = octets.len() % 2 == 0;
+    let secondary_first = octets.len().is_multiple_of(2);
     let mut ends = [Direction::Forward, Direction::Back];
     if secondary_first {
         ends.reverse();
