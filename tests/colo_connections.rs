@@ -24,9 +24,9 @@ fn session(name: &str) -> Vec<Piece> {
     let mut file = Vec::new();
     XzReader::new(File::open(path).unwrap(), true).read_to_end(&mut file).unwrap();
     let (mut reader, mut out) = (Reader::new(file.as_slice()).unwrap(), Vec::new());
-    while let Some((entry, octets)) = reader.next_entry().unwrap() {
-        if !octets.is_empty() {
-            out.push((entry, octets.to_vec()));
+    while let Some((entry, bytes)) = reader.next_entry().unwrap() {
+        if !bytes.is_empty() {
+            out.push((entry, bytes.to_vec()));
         }
     }
     out
@@ -35,7 +35,7 @@ fn session(name: &str) -> Vec<Piece> {
 /// The image, its channels and the answers to it.
 fn image() -> Vec<Piece> {
     let mut pieces = session("qemu111-mf2");
-    let request = pieces.iter().position(|(_, octets)| octets.as_slice() == [0, 0, 0, 1]).unwrap();
+    let request = pieces.iter().position(|(_, bytes)| bytes.as_slice() == [0, 0, 0, 1]).unwrap();
     pieces.truncate(request);
     pieces
 }
@@ -135,7 +135,7 @@ struct Ends<'a> {
 
 impl Ends<'_> {
     fn play(&mut self, pieces: &[Piece]) {
-        for (entry, octets) in pieces {
+        for (entry, bytes) in pieces {
             if !self.connections.iter().any(|(number, ..)| *number == entry.connection) {
                 let primary = self.tap.connect();
                 let (secondary, _) = self.listener.accept().unwrap();
@@ -148,12 +148,12 @@ impl Ends<'_> {
                 Direction::Forward => (primary, secondary),
                 Direction::Back => (secondary, primary),
             };
-            let mut got = vec![0; octets.len()];
+            let mut got = vec![0; bytes.len()];
             thread::scope(|scope| {
-                scope.spawn(move || from.write_all(octets).unwrap());
+                scope.spawn(move || from.write_all(bytes).unwrap());
                 to.read_exact(&mut got).unwrap();
             });
-            assert!(got == *octets);
+            assert!(got == *bytes);
         }
     }
 
@@ -186,14 +186,14 @@ fn between(patience: u32, test: impl FnOnce(&mut Ends<'_>)) -> Tap {
 fn answered(pieces: &[Piece], patience: u32) -> Tap {
     let (tap, _) = Tap::start(false, patience);
     let mut connections: Vec<(u16, UnixStream)> = Vec::new();
-    for (entry, octets) in pieces {
+    for (entry, bytes) in pieces {
         if !connections.iter().any(|(number, _)| *number == entry.connection) {
             connections.push((entry.connection, tap.connect()));
         }
         let (_, socket) = connections.iter_mut().find(|(number, _)| *number == entry.connection).unwrap();
         let went = match entry.direction {
-            Direction::Forward => socket.write_all(octets),
-            Direction::Back => socket.read_exact(&mut vec![0; octets.len()]),
+            Direction::Forward => socket.write_all(bytes),
+            Direction::Back => socket.read_exact(&mut vec![0; bytes.len()]),
         };
         // It leaves at what no secondary can take.
         if went.is_err() {
@@ -237,8 +237,8 @@ fn changed(pieces: &[Piece], connection: u16, at: usize, bytes: &[u8]) -> Vec<Pi
 /// With a third channel's beginning in front of the last answer, or behind it.
 fn third(pieces: &[Piece], late: bool) -> Vec<Piece> {
     let mut pieces = pieces.to_vec();
-    let (entry, octets) = pieces.iter().find(|(entry, _)| entry.connection == 1).unwrap().clone();
-    let hello = [&octets[..24], &[2], &octets[25..64]].concat();
+    let (entry, bytes) = pieces.iter().find(|(entry, _)| entry.connection == 1).unwrap().clone();
+    let hello = [&bytes[..24], &[2], &bytes[25..64]].concat();
     let at = if late { pieces.len() } else { pieces.len() - 1 };
     pieces.insert(at, (Entry { connection: 3, ..entry }, hello));
     pieces
@@ -280,7 +280,7 @@ fn what_is_wrong_with_a_sessions_channels_is_told_in_every_way() {
 #[test]
 fn a_secondary_that_does_not_take_the_image_is_told_at_once() {
     let pieces = image();
-    let shut = pieces.iter().position(|(entry, octets)| entry.direction == Direction::Back && octets[1] == 1).unwrap();
+    let shut = pieces.iter().position(|(entry, bytes)| entry.direction == Direction::Back && bytes[1] == 1).unwrap();
     // What comes back together is told apart by the sender's writes alone.
     let mut with_shut = pieces[..=shut].to_vec();
     with_shut[shut].1.truncate(8);

@@ -20,7 +20,7 @@ pub struct Args {
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
-    /// Pass what a receiver must ignore: padding and reserved fields that are not zero, octets behind the end
+    /// Pass what a receiver must ignore: padding and reserved fields that are not zero, bytes behind the end
     #[arg(long)]
     lenient: bool,
     /// Report every finding that framing allows to reach, not just up to the first error
@@ -100,18 +100,18 @@ fn text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{deep}")?;
     }
     for line in &report.connections {
-        let ConnectionStats { octets, full, xbzrle, zero, packets, syncs, .. } = line;
+        let ConnectionStats { bytes, full, xbzrle, zero, packets, syncs, .. } = line;
         let name = line.name();
         let packets = if line.is_main { String::new() } else { format!("packets: {packets}, ") };
         let marks = if line.is_main { "flush marks" } else { "SYNCs" };
         let pages = full + xbzrle + zero;
-        writeln!(out, "{name}: {octets} bytes, {packets}pages: {pages} ({zero} zero), {marks}: {syncs}")?;
+        writeln!(out, "{name}: {bytes} bytes, {packets}pages: {pages} ({zero} zero), {marks}: {syncs}")?;
     }
     let verdict = if report.valid { "valid" } else { "NOT valid" };
     let start = report.start.filter(|&start| start != report.mode).map_or(String::new(), |start| format!(" {start}"));
     writeln!(
         out,
-        "{verdict}: {}{start} stream, {} records, {} checkpoints, {} octets",
-        report.mode, report.records, report.checkpoints, report.octets
+        "{verdict}: {}{start} stream, {} records, {} checkpoints, {} bytes",
+        report.mode, report.records, report.checkpoints, report.bytes
     )
 }

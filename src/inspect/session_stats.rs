@@ -19,7 +19,7 @@ pub struct ConnectionStats {
     /// Whether it is the main connection.
     pub is_main: bool,
     /// Bytes from the primary.
-    pub octets: u64,
+    pub bytes: u64,
     /// Bytes from the secondary.
     pub answers: u64,
     /// Pages with their contents.
@@ -126,8 +126,8 @@ impl Collector {
         main.is_main = true;
         main.connection = session.main().unwrap_or_default();
         for line in stats.connections.iter_mut().chain([&mut main]) {
-            line.octets = session.octets_on(line.connection, Direction::Forward);
-            line.answers = session.octets_on(line.connection, Direction::Back);
+            line.bytes = session.bytes_on(line.connection, Direction::Forward);
+            line.answers = session.bytes_on(line.connection, Direction::Back);
         }
         // A channel by itself has no main connection.
         if session.main().is_some() || stats.connections.is_empty() {
@@ -167,12 +167,9 @@ impl fmt::Display for SessionStats {
             "connection", "bytes", "answers", "full", "xbzrle", "zero", "packets", "SYNCs"
         )?;
         for line in &self.connections {
-            let ConnectionStats { octets, answers, full, xbzrle, zero, packets, syncs, .. } = line;
+            let ConnectionStats { bytes, answers, full, xbzrle, zero, packets, syncs, .. } = line;
             let name = line.name();
-            writeln!(
-                f,
-                "{name:>12} {octets:>12} {answers:>8} {full:>8} {xbzrle:>8} {zero:>8} {packets:>8} {syncs:>8}"
-            )?;
+            writeln!(f, "{name:>12} {bytes:>12} {answers:>8} {full:>8} {xbzrle:>8} {zero:>8} {packets:>8} {syncs:>8}")?;
         }
         Ok(())
     }

@@ -65,9 +65,9 @@ fn direction(
         match from.read(&mut chunk) {
             Ok(0) => break Ok(()),
             Ok(got) => {
-                let octets = chunk.get(..got).unwrap_or_default();
-                let passes = shared.watch().octets(connection, direction, octets);
-                if let Err(error) = to.write_all_vectored(&mut [IoSlice::new(octets.get(..passes).unwrap_or_default())])
+                let bytes = chunk.get(..got).unwrap_or_default();
+                let passes = shared.watch().bytes(connection, direction, bytes);
+                if let Err(error) = to.write_all_vectored(&mut [IoSlice::new(bytes.get(..passes).unwrap_or_default())])
                 {
                     // Whoever does not read any more may have said why.
                     shared.fails_to_pass(connection, direction, GRACE);

@@ -1,6 +1,6 @@
 //! In the place of the primary: a recorded session, played once more.
 //!
-//! The primary's octets are sent as they were recorded; where the recording has an answer, the same answer is waited for. Only
+//! The primary's bytes are sent as they were recorded; where the recording has an answer, the same answer is waited for. Only
 //! whole rounds are played: up to the last state that the recorded secondary had loaded. The connection then stays open until
 //! the other side closes it, as after `x-colo-lost-heartbeat`.
 #![forbid(unsafe_code)]
@@ -75,9 +75,9 @@ pub fn plan<R: Read>(reader: &mut Reader<R>) -> Result<Plan, ReplayError> {
     let (mut entries, mut whole, mut connections) = (0, 0, Vec::new());
     loop {
         match reader.next_entry() {
-            Ok(Some((entry, octets))) => {
+            Ok(Some((entry, bytes))) => {
                 entries += 1;
-                session.feed_on(entry.connection, entry.direction, octets, entry.at);
+                session.feed_on(entry.connection, entry.direction, bytes, entry.at);
                 if entry.direction == Direction::Forward && !connections.contains(&entry.connection) {
                     connections.push(entry.connection);
                 }
@@ -138,10 +138,10 @@ pub fn replay<R: Read + Send>(
         let mut source = Entries { reader: open()?, left: plan.entries, answers: 0 };
         let first = source.next(*connection)?;
         let rest = match &first {
-            Some((_, octets)) => {
-                let head = octets.get(..FIRST.min(octets.len())).unwrap_or_default();
+            Some((_, bytes)) => {
+                let head = bytes.get(..FIRST.min(bytes.len())).unwrap_or_default();
                 shared.send(*connection, &mut to, head)?;
-                octets.get(head.len()..).unwrap_or_default().to_vec()
+                bytes.get(head.len()..).unwrap_or_default().to_vec()
             }
             None => Vec::new(),
         };
@@ -212,8 +212,8 @@ impl<R: Read> Entries<R> {
     fn next(&mut self, connection: u16) -> Result<Option<Found>, ReplayError> {
         loop {
             match self.any()? {
-                Some((entry, octets)) if entry.direction == Direction::Forward && entry.connection == connection => {
-                    return Ok(Some((self.answers, octets)));
+                Some((entry, bytes)) if entry.direction == Direction::Forward && entry.connection == connection => {
+                    return Ok(Some((self.answers, bytes)));
                 }
                 Some(_) => {}
                 None => return Ok(None),
@@ -225,12 +225,12 @@ impl<R: Read> Entries<R> {
     fn any(&mut self) -> Result<Option<(Entry, Vec<u8>)>, ReplayError> {
         while self.left > 0 {
             self.left -= 1;
-            let Some((entry, octets)) = self.reader.next_entry()? else { return Ok(None) };
-            if octets.is_empty() {
+            let Some((entry, bytes)) = self.reader.next_entry()? else { return Ok(None) };
+            if bytes.is_empty() {
                 continue;
             }
             self.answers += u64::from(entry.direction == Direction::Back);
-            return Ok(Some((entry, octets.to_vec())));
+            return Ok(Some((entry, bytes.to_vec())));
         }
         Ok(None)
     }
@@ -246,14 +246,14 @@ impl<'a> Shared<'a> {
     }
 
     /// Sends; false when it was cut.
-    fn send(&self, connection: u16, to: &mut LinkWriter, octets: &[u8]) -> Result<bool, ReplayError> {
-        let passes = self.watch().octets(connection, Direction::Forward, octets);
-        to.write_all_vectored(&mut [IoSlice::new(octets.get(..passes).unwrap_or_default())])
+    fn send(&self, connection: u16, to: &mut LinkWriter, bytes: &[u8]) -> Result<bool, ReplayError> {
+        let passes = self.watch().bytes(connection, Direction::Forward, bytes);
+        to.write_all_vectored(&mut [IoSlice::new(bytes.get(..passes).unwrap_or_default())])
             .map_err(|error| lost(error, &self.watch().session))?;
-        if passes < octets.len() {
+        if passes < bytes.len() {
             self.watch().dropped(Direction::Forward);
         }
-        Ok(passes == octets.len())
+        Ok(passes == bytes.len())
     }
 
     /// Plays a channel; gives its writer, which stays open.
@@ -265,7 +265,7 @@ impl<'a> Shared<'a> {
         rest: &[u8],
     ) -> Result<LinkWriter, ReplayError> {
         let mut whole = self.send(connection, &mut to, rest)?;
-        while let Some((answers, octets)) = source.next(connection)?.filter(|_| whole) {
+        while let Some((answers, bytes)) = source.next(connection)?.filter(|_| whole) {
             let mut answered = self.lock();
             while answered.entries < answers && !answered.last && !answered.over {
                 answered = self.more.wait(answered).unwrap_or_else(PoisonError::into_inner);
@@ -274,7 +274,7 @@ impl<'a> Shared<'a> {
                 break;
             }
             drop(answered);
-            whole = self.send(connection, &mut to, &octets)?;
+            whole = self.send(connection, &mut to, &bytes)?;
         }
         Ok(to)
     }
@@ -292,16 +292,16 @@ impl<'a> Shared<'a> {
             return Ok((to, false));
         }
         // Answers that the recording has in front of the rest of its first entry: none.
-        while let Some((entry, octets)) = source.any()? {
+        while let Some((entry, bytes)) = source.any()? {
             match entry.direction {
                 Direction::Forward if entry.connection != main => {}
                 Direction::Forward => {
-                    if !self.send(main, &mut to, &octets)? {
+                    if !self.send(main, &mut to, &bytes)? {
                         return Ok((to, false));
                     }
                 }
                 Direction::Back => {
-                    self.answer(answers, octets)?;
+                    self.answer(answers, bytes)?;
                     self.lock().entries = source.answers;
                     self.more.notify_all();
                 }
@@ -313,7 +313,7 @@ impl<'a> Shared<'a> {
     fn answer(&self, answers: &mut impl Read, recorded: Vec<u8>) -> Result<(), ReplayError> {
         let (offset, due, returning) = {
             let watch = self.watch();
-            (watch.session.octets(Direction::Back), watch.session.due(), watch.session.return_path())
+            (watch.session.bytes(Direction::Back), watch.session.due(), watch.session.return_path())
         };
         let (got, recorded) = match return_path::whole(&recorded).filter(|_| returning) {
             Some(recorded) => (self.returned(answers, &recorded)?, recorded),
@@ -328,7 +328,7 @@ impl<'a> Shared<'a> {
 
     fn fill(&self, answers: &mut impl Read, got: &mut [u8]) -> Result<(), ReplayError> {
         answers.read_exact(got).map_err(|error| lost(error, &self.watch().session))?;
-        self.watch().octets(self.plan.main, Direction::Back, got);
+        self.watch().bytes(self.plan.main, Direction::Back, got);
         Ok(())
     }
 
@@ -359,8 +359,8 @@ impl<'a> Shared<'a> {
             match answers.read(&mut rest) {
                 Ok(0) => break,
                 Ok(got) => {
-                    let octets = rest.get(..got).unwrap_or_default();
-                    self.watch().octets(self.plan.main, Direction::Back, octets);
+                    let bytes = rest.get(..got).unwrap_or_default();
+                    self.watch().bytes(self.plan.main, Direction::Back, bytes);
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
                 Err(error) => return Err(error.into()),
@@ -377,8 +377,8 @@ fn lost(error: io::Error, session: &Session) -> ReplayError {
     match error.kind() {
         UnexpectedEof | BrokenPipe | ConnectionReset => ReplayError::Gone {
             due: session.due(),
-            sent: session.octets(Direction::Forward),
-            offset: session.octets(Direction::Back),
+            sent: session.bytes(Direction::Forward),
+            offset: session.bytes(Direction::Back),
         },
         _ => error.into(),
     }

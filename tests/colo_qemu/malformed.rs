@@ -1,4 +1,4 @@
-//! A real primary whose octets are changed on their way to the tap, which is its secondary: the tap says what is malformed and
+//! A real primary whose bytes are changed on their way to the tap, which is its secondary: the tap says what is malformed and
 //! closes the connection, and the primary's guest runs on.
 
 use super::failures::{HOUR, checkpoint, goes_on, three_checkpoints};
@@ -39,36 +39,36 @@ impl Bender {
                 let (from, to) = (listener.accept().unwrap().0, UnixStream::connect(to).unwrap());
                 let (answers, replies) = (to.try_clone().unwrap(), from.try_clone().unwrap());
                 scope.spawn(move || {
-                    pass(answers, replies, |octets| {
+                    pass(answers, replies, |bytes| {
                         let mut locked = self.session.lock().unwrap();
-                        locked.0.feed_on(connection, Direction::Back, octets, Duration::ZERO);
+                        locked.0.feed_on(connection, Direction::Back, bytes, Duration::ZERO);
                     });
                 });
-                scope.spawn(move || pass(from, to, |octets| self.forward(connection, octets)));
+                scope.spawn(move || pass(from, to, |bytes| self.forward(connection, bytes)));
             }
         });
     }
 
-    fn forward(&self, connection: u16, octets: &mut Vec<u8>) {
+    fn forward(&self, connection: u16, bytes: &mut Vec<u8>) {
         let mut locked = self.session.lock().unwrap();
         let (session, seen) = &mut *locked;
         let ready = session.due() != "checkpoint-ready";
-        let began = session.octets_on(connection, Direction::Forward);
-        for event in session.feed_on(connection, Direction::Forward, octets, Duration::ZERO) {
+        let began = session.bytes_on(connection, Direction::Forward);
+        for event in session.feed_on(connection, Direction::Forward, bytes, Duration::ZERO) {
             let (inside, nth) = match event.what {
                 What::Message { name, .. } if name == self.name => (if name == "vmstate-size" { 4 } else { 0 }, 4),
                 // From behind the image on there are two for a checkpoint.
                 What::Sync { .. } if self.name == SYNC && ready && event.channel.unwrap().id == Some(0) => {
-                    (event.octets - HEADER, 7)
+                    (event.bytes - HEADER, 7)
                 }
                 _ => continue,
             };
             *seen += 1;
             if *seen == nth {
                 let at = (event.offset + inside).checked_sub(began).expect("in one piece") as usize;
-                let mut behind = octets.split_off(at);
+                let mut behind = bytes.split_off(at);
                 (self.change)(&mut behind);
-                octets.extend(behind);
+                bytes.extend(behind);
             }
         }
     }
@@ -78,9 +78,9 @@ impl Bender {
 fn pass(mut from: UnixStream, mut to: UnixStream, mut see: impl FnMut(&mut Vec<u8>)) {
     let mut chunk = vec![0; 1 << 18];
     while let Ok(got @ 1..) = from.read(&mut chunk) {
-        let mut octets = chunk[..got].to_vec();
-        see(&mut octets);
-        if to.write_all(&octets).is_err() {
+        let mut bytes = chunk[..got].to_vec();
+        see(&mut bytes);
+        if to.write_all(&bytes).is_err() {
             break;
         }
     }
@@ -88,9 +88,9 @@ fn pass(mut from: UnixStream, mut to: UnixStream, mut see: impl FnMut(&mut Vec<u
     let _ = from.shutdown(Shutdown::Both);
 }
 
-fn resized(octets: &mut [u8], size: impl FnOnce(u64) -> u64) {
-    let old = u64::from_be_bytes(octets[..8].try_into().unwrap());
-    octets[..8].copy_from_slice(&size(old).to_be_bytes());
+fn resized(bytes: &mut [u8], size: impl FnOnce(u64) -> u64) {
+    let old = u64::from_be_bytes(bytes[..8].try_into().unwrap());
+    bytes[..8].copy_from_slice(&size(old).to_be_bytes());
 }
 
 fn ends_the_session(setup: Setup, cases: &[(&'static str, Change, &str)]) {
@@ -126,12 +126,12 @@ fn a_malformed_message_ends_the_session_and_the_primary_runs_on() {
     ends_the_session(
         INSTALLED,
         &[
-            ("checkpoint-request", |octets| octets[3] = 7, "number 0x7 is outside 0x0 to 0x6"),
-            ("checkpoint-request", |octets| octets[3] = 3, "where checkpoint-request is due"),
-            ("checkpoint-request", |octets| octets[3] = 6, "where checkpoint-request is due"),
-            ("vmstate-size", |octets| resized(octets, |_| 1 << 63), "vmstate-size 0x8000000000000000"),
-            ("vmstate-size", |octets| resized(octets, |size| size - 1), "are not sections up to their end"),
-            ("vmstate-size", |octets| resized(octets, |size| size + 1), "nothing more has come for 1s"),
+            ("checkpoint-request", |bytes| bytes[3] = 7, "number 0x7 is outside 0x0 to 0x6"),
+            ("checkpoint-request", |bytes| bytes[3] = 3, "where checkpoint-request is due"),
+            ("checkpoint-request", |bytes| bytes[3] = 6, "where checkpoint-request is due"),
+            ("vmstate-size", |bytes| resized(bytes, |_| 1 << 63), "vmstate-size 0x8000000000000000"),
+            ("vmstate-size", |bytes| resized(bytes, |size| size - 1), "are not sections up to their end"),
+            ("vmstate-size", |bytes| resized(bytes, |size| size + 1), "nothing more has come for 1s"),
         ],
     );
 }
@@ -142,16 +142,16 @@ fn a_malformed_packet_ends_the_session_and_the_primary_of_sid_runs_on() {
     ends_the_session(
         Setup { channels: 2, ..SID },
         &[
-            (SYNC, |octets| octets[0] = 0, "magic 0x223344"),
-            (SYNC, |octets| octets[7] = 2, "multifd version 2"),
-            (SYNC, |octets| octets[11] = 0x81, "packet flags 0x81"),
-            (SYNC, |octets| octets[11] = 0x21, "qatzip on a multifd channel is not followed"),
-            (SYNC, |octets| octets[11] = 0, "channel 0 has had"),
-            (SYNC, |octets| octets[16] = 1, "normal_pages 0x1000000"),
-            (SYNC, |octets| octets[20..24].fill(0xff), "next_packet_size 0xffffffff, at most 0x0"),
-            (SYNC, |octets| octets[24..32].fill(0), "packet number 0, after"),
-            ("checkpoint-request", |octets| octets[3] = 7, "number 0x7 is outside 0x0 to 0x6"),
-            ("vmstate-size", |octets| resized(octets, |size| size + 1), "nothing more has come for 1s"),
+            (SYNC, |bytes| bytes[0] = 0, "magic 0x223344"),
+            (SYNC, |bytes| bytes[7] = 2, "multifd version 2"),
+            (SYNC, |bytes| bytes[11] = 0x81, "packet flags 0x81"),
+            (SYNC, |bytes| bytes[11] = 0x21, "qatzip on a multifd channel is not followed"),
+            (SYNC, |bytes| bytes[11] = 0, "channel 0 has had"),
+            (SYNC, |bytes| bytes[16] = 1, "normal_pages 0x1000000"),
+            (SYNC, |bytes| bytes[20..24].fill(0xff), "next_packet_size 0xffffffff, at most 0x0"),
+            (SYNC, |bytes| bytes[24..32].fill(0), "packet number 0, after"),
+            ("checkpoint-request", |bytes| bytes[3] = 7, "number 0x7 is outside 0x0 to 0x6"),
+            ("vmstate-size", |bytes| resized(bytes, |size| size + 1), "nothing more has come for 1s"),
         ],
     );
 }
