@@ -39,6 +39,38 @@ fn a_secondary_answers_every_dialect_and_layout() {
     }
 }
 
+/// Nothing on the wire says whether it waits, but that it goes round and round.
+#[test]
+fn a_primary_that_waits_for_an_acknowledgement_gets_one_and_no_more() {
+    let (pong, ack, shut) = ([0, 2, 0, 4, 0, 0, 0, 9], [0, 7, 0, 0], [0, 1, 0, 4, 0, 0, 0, 0]);
+    let [begin, round, end] = script::waiting();
+    for (rounds, acks) in [(200, 0), (300, 1), (700, 1)] {
+        let part = [(begin.clone(), 8), (round.repeat(rounds), acks * ack.len()), (end.clone(), 12)];
+        let done = answered(Form::Qemu, &part, true, LONG);
+        // It goes away behind its image.
+        one_trouble(&done, &["the primary ended without any checkpoint"]);
+        let answers: [&[u8]; 4] = [&pong, &ack[..acks * ack.len()], &shut, &[0; 4]];
+        assert_eq!(done.answers, answers.concat(), "{rounds}");
+    }
+    let mut between = Session::new(Form::Qemu);
+    between.feed(Direction::Forward, &begin, LONG);
+    between.feed(Direction::Back, &pong, LONG);
+    assert_eq!(between.feed(Direction::Forward, &round.repeat(511), LONG), []);
+    let told = between.feed(Direction::Forward, &round, LONG);
+    assert!(
+        told[0].to_string().contains("512 rounds in a row had next to no pages, after 0 SWITCHOVER_ACKs"),
+        "{told:?}"
+    );
+    assert_eq!(between.feed(Direction::Forward, &round.repeat(600), LONG), []);
+    // The acknowledgement has come, and it waits all the same.
+    let mut between = Session::new(Form::Qemu);
+    between.feed(Direction::Forward, &begin, LONG);
+    between.feed(Direction::Back, &[pong.as_slice(), &ack].concat(), LONG);
+    assert_eq!(between.feed(Direction::Forward, &round.repeat(511), LONG), []);
+    let told = between.feed(Direction::Forward, &round, LONG);
+    assert!(told[0].to_string().contains("after 1 SWITCHOVER_ACKs"), "{told:?}");
+}
+
 /// A state of COLO-Frame v8 has no size. No part of it is taken for all of it, wherever its primary pauses.
 #[test]
 fn a_state_without_a_size_is_whole_at_its_end_and_not_before() {

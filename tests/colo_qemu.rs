@@ -11,8 +11,12 @@
 
 #[path = "colo_qemu/boot.rs"]
 mod boot;
+#[path = "colo_qemu/capabilities.rs"]
+mod capabilities;
 #[path = "colo_qemu/cuts.rs"]
 mod cuts;
+#[path = "colo_qemu/differences.rs"]
+mod differences;
 #[path = "colo_qemu/failures.rs"]
 mod failures;
 #[path = "colo_qemu/malformed.rs"]
@@ -42,8 +46,8 @@ fn ten_checkpoints_then_dead(tap: &Tap, primary: &mut Qemu) -> u32 {
     count
 }
 
-/// `verify` calls the recording valid, with ten checkpoints or more.
-fn is_valid(recording: &Path) {
+/// `verify` calls the recording valid, with so many checkpoints or more.
+fn is_valid(recording: &Path, checkpoints: u64) {
     let run = |command: &str, json: bool| {
         let mut run = Command::new(env!("CARGO_BIN_EXE_xen-replicate"));
         run.arg(command).arg(recording);
@@ -55,12 +59,12 @@ fn is_valid(recording: &Path) {
     let verdict = run("verify", true);
     let report: Value = serde_json::from_slice(&verdict.stdout).unwrap();
     assert!(verdict.status.success() && report["valid"] == true, "{report}");
-    assert!(report["checkpoints"].as_u64().unwrap() >= 10, "{report}");
+    assert!(report["checkpoints"].as_u64().unwrap() >= checkpoints, "{report}");
     let dump = run("dump", false);
     let text = String::from_utf8(dump.stdout).unwrap();
     assert!(dump.status.success(), "{text}");
     assert!(text.contains("device sections by description"), "{text}");
-    assert!(text.matches("vmstate-loaded").count() >= 10, "{text}");
+    assert!(text.matches("vmstate-loaded").count() as u64 >= checkpoints, "{text}");
     if let Some(folder) = std::env::var_os("COLO_RECORDINGS") {
         std::fs::copy(recording, Path::new(&folder).join(recording.file_name().unwrap())).unwrap();
     }
@@ -97,7 +101,7 @@ fn quick_a_tap_between_two_qemus_sees_their_checkpoints_and_plays_them_again() {
     let count = ten_checkpoints_then_dead(&tap, &mut first);
     counts_on(&mut second, count);
     tap.ends_well();
-    is_valid(&recording);
+    is_valid(&recording, 10);
     plays(home.path(), &recording, count);
 }
 
@@ -110,6 +114,6 @@ fn quick_a_tap_is_the_secondary_itself_and_what_it_recorded_runs_on_another_qemu
     let mut first = primary(home.path(), &listen, 100);
     let count = ten_checkpoints_then_dead(&tap, &mut first);
     tap.ends_well();
-    is_valid(&recording);
+    is_valid(&recording, 10);
     plays(home.path(), &recording, count);
 }

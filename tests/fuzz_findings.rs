@@ -120,6 +120,16 @@ fn seeds() -> BTreeMap<String, Vec<u8>> {
         seeds.insert(format!("tap/{name}-file"), file);
     }
     seeds.insert("tap/multifd".into(), taps::pieces(Form::Qemu, &multifd()));
+    let [begin, round, end] = script::waiting();
+    let waits = [
+        (0, Direction::Forward, begin),
+        (0, Direction::Back, vec![0, 2, 0, 4, 0, 0, 0, 9]),
+        (0, Direction::Forward, round.repeat(520)),
+        (0, Direction::Back, vec![0, 7, 0, 0]),
+        (0, Direction::Forward, end),
+        (0, Direction::Back, vec![0, 1, 0, 4, 0, 0, 0, 0]),
+    ];
+    seeds.insert("tap/waits".into(), taps::pieces(Form::Qemu, &waits));
     for (name, bytes) in wrapped() {
         seeds.insert(format!("containers/{name}"), bytes);
     }

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 use xen_replicate::inspect::recording::{dump, events, verify};
+use xen_replicate::inspect::session_stats::SessionStats;
 use xen_replicate::tap::recording::{Entry, Reader, Recorder};
+use xen_replicate::tap::replay::plan;
 use xen_replicate::tap::{Direction, Event, Form, Session, What};
 
 /// Most bytes of a piece.
@@ -62,18 +64,35 @@ pub fn session(bytes: &[u8]) {
     }
     assert_eq!(before_trouble(&by_piece), before_trouble(&by_byte));
     assert_eq!(whole.all_bytes(), single.all_bytes());
+    // Which side ends first is the fuzzer's choice, and so is whether the channels end before the main connection.
+    let secondary_first = bytes.len().is_multiple_of(2);
+    let mut ends = [Direction::Forward, Direction::Back];
+    if secondary_first {
+        ends.reverse();
+    }
+    let mut connections = [0, 1, 2, 3];
+    if bytes.len() % 4 < 2 {
+        connections.reverse();
+    }
     for session in [&mut whole, &mut single] {
+        // What a secondary has to send is a message of the return path, or none is due.
+        let due = session.return_due();
+        assert!(due.is_none_or(|due| matches!(due.first_chunk(), Some([0, 1 | 2 | 7]))));
+        let _ = (session.primary_owes(), session.answer_due());
         session.idle(Duration::ZERO, Duration::ZERO);
-        for connection in 1..4 {
-            session.end_on(connection, Direction::Forward, Duration::ZERO);
+        assert_eq!(session.idle(Duration::ZERO, Duration::ZERO), None, "silence is told once");
+        for direction in ends {
+            for connection in connections {
+                let seen = session.end_on(connection, direction, Duration::ZERO);
+                let end = seen.last().map(|end| &end.what);
+                assert!(matches!(end, None | Some(What::End | What::Broken { .. })), "{end:?}");
+            }
         }
     }
-    for direction in [Direction::Forward, Direction::Back] {
-        for session in [&mut whole, &mut single] {
-            let end = session.end(direction, Duration::ZERO);
-            assert!(matches!(end.map(|end| end.what), None | Some(What::End | What::Broken { .. })));
+    for direction in ends {
+        for connection in connections {
+            recorder.write(Entry { connection, direction, end: true, at: Duration::ZERO }, &[]).unwrap();
         }
-        recorder.write(Entry { connection: 0, direction, end: true, at: Duration::ZERO }, &[]).unwrap();
     }
     recording(&recorder.into_inner());
 }
@@ -97,6 +116,8 @@ pub fn recording(bytes: &[u8]) {
     assert_eq!(good, report.valid);
     let text = String::from_utf8(text).unwrap();
     assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+    // What can be played ends behind a state that was loaded, and has its main connection among those that are opened.
+    let _ = plan(&mut Reader::new(bytes).unwrap());
     let mut json = Vec::new();
     assert_eq!(dump(&mut Reader::new(bytes).unwrap(), true, false, &mut json).unwrap(), good);
     let mut seen = 0;
@@ -105,6 +126,8 @@ pub fn recording(bytes: &[u8]) {
         Ok(())
     };
     events(&mut Reader::new(bytes).unwrap(), &mut count).unwrap();
+    let stats = SessionStats::of(&mut |visit| events(&mut Reader::new(bytes).unwrap(), visit)).unwrap();
+    assert_eq!((stats.errors == 0, stats.checkpoints), (good, report.checkpoints));
     let lines = json.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let objects = lines.map(|line| serde_json::from_slice::<serde_json::Value>(line).unwrap());
     assert_eq!(objects.count(), seen);

@@ -7,6 +7,7 @@ use crate::inspect::Input;
 use crate::inspect::fit::{Fit, Guest, judge};
 use crate::inspect::progress::Progress;
 use crate::inspect::recording::{self, OneWay, Source};
+use crate::inspect::session_stats::ConnectionStats;
 use crate::inspect::verify::{Options, Report, verify};
 use crate::stream::Mode;
 use crate::tap::recording::Reader;
@@ -118,6 +119,14 @@ fn text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     }
     if let Some(deep) = &report.deep {
         writeln!(out, "{deep}")?;
+    }
+    for line in &report.connections {
+        let ConnectionStats { bytes, full, xbzrle, zero, packets, syncs, .. } = line;
+        let name = line.name();
+        let packets = if line.is_main { String::new() } else { format!("packets: {packets}, ") };
+        let marks = if line.is_main { "flush marks" } else { "SYNCs" };
+        let pages = full + xbzrle + zero;
+        writeln!(out, "{name}: {bytes} bytes, {packets}pages: {pages} ({zero} zero), {marks}: {syncs}")?;
     }
     let verdict = if report.valid { "valid" } else { "NOT valid" };
     let start = report.start.filter(|&start| start != report.mode).map_or(String::new(), |start| format!(" {start}"));

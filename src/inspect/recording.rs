@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::input::Input;
+use super::session_stats::Collector;
 use super::verify::{Finding, MAX_FINDINGS, Report};
+use crate::tap::event::Channel;
 use crate::tap::recording::{MAGIC, ReadError, Reader};
 use crate::tap::{Direction, Event, Form, Session, What};
 use std::io::{self, Cursor, Read, Write};
@@ -14,12 +16,14 @@ pub enum Source {
     Stream(Input),
     /// A recording, from its first byte on.
     Recording(Box<dyn Read + Send>),
-    /// What a QEMU primary has sent, without what its secondary answered.
+    /// What a QEMU primary has sent on its main connection, or on a multifd channel, without what its secondary answered.
     Primary(Box<dyn Read + Send>),
 }
 
 /// What QEMU's migration stream begins with.
 const QEVM: [u8; 8] = *b"QEVM\0\0\0\x03";
+/// What a multifd channel begins with.
+const MULTIFD: [u8; 8] = *b"\x11\x22\x33\x44\0\0\0\x01";
 
 /// Looks at the first bytes, unpacked.
 ///
@@ -27,7 +31,9 @@ const QEVM: [u8; 8] = *b"QEVM\0\0\0\x03";
 /// The input's.
 pub fn recognise(input: Input) -> io::Result<Source> {
     let begins = |head: &[u8]| {
-        [MAGIC, QEVM].iter().any(|magic| !head.is_empty() && (magic.starts_with(head) || head.starts_with(magic)))
+        [MAGIC, QEVM, MULTIFD]
+            .iter()
+            .any(|magic| !head.is_empty() && (magic.starts_with(head) || head.starts_with(magic)))
     };
     let mut reader = match input {
         Input::Mapped(map) if !begins(&map) => return Ok(Source::Stream(Input::Mapped(map))),
@@ -37,7 +43,7 @@ pub fn recognise(input: Input) -> io::Result<Source> {
     let mut head = Vec::new();
     reader.by_ref().take(MAGIC.len() as u64).read_to_end(&mut head)?;
     let is = |magic: [u8; 8]| head == magic;
-    let (recording, primary) = (is(MAGIC), is(QEVM));
+    let (recording, primary) = (is(MAGIC), is(QEVM) || is(MULTIFD));
     let whole: Box<dyn Read + Send> = Box::new(Cursor::new(head).chain(reader));
     Ok(match (recording, primary) {
         (true, _) => Source::Recording(whole),
@@ -49,7 +55,7 @@ pub fn recognise(input: Input) -> io::Result<Source> {
 /// What is given every event.
 pub type Visit<'a> = &'a mut dyn FnMut(&Event) -> io::Result<()>;
 
-/// Follows what a primary has sent to its end.
+/// Follows what a primary has sent on one connection to its end.
 ///
 /// # Errors
 /// The input cannot be read.
@@ -57,16 +63,20 @@ pub fn primary_events(reader: &mut impl Read, visit: Visit<'_>) -> io::Result<(S
     let mut session = Session::one_way(Form::Qemu);
     let mut chunk = vec![0; 1 << 16];
     let at = Duration::ZERO;
+    // The main one is number 0; which it is, shows in the first byte.
+    let mut connection = None;
     loop {
         let got = match reader.read(&mut chunk) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             other => other?,
         };
-        for event in session.feed(Direction::Forward, chunk.get(..got).unwrap_or_default(), at) {
+        let bytes = chunk.get(..got).unwrap_or_default();
+        let connection = *connection.get_or_insert(u16::from(bytes.first() == MULTIFD.first()));
+        for event in session.feed_on(connection, Direction::Forward, bytes, at) {
             visit(&event)?;
         }
         if got == 0 {
-            for event in session.end_on(0, Direction::Forward, at) {
+            for event in session.end_on(connection, Direction::Forward, at) {
                 visit(&event)?;
             }
             return Ok((session, None));
@@ -161,7 +171,9 @@ pub fn verify<R: Read>(reader: &mut Reader<R>) -> io::Result<Report> {
 /// # Errors
 /// As [`verify`].
 pub fn verify_primary(reader: &mut impl Read) -> io::Result<Report> {
-    verify_events(&mut |visit| primary_events(reader, visit), "qemu primary")
+    let report = verify_events(&mut |visit| primary_events(reader, visit), "qemu primary")?;
+    let alone = report.connections.iter().any(|line| !line.is_main);
+    Ok(if alone { Report { start: Some("qemu multifd channel"), ..report } } else { report })
 }
 
 fn verify_events(follow: Follow<'_>, start: &'static str) -> io::Result<Report> {
@@ -173,23 +185,34 @@ fn verify_events(follow: Follow<'_>, start: &'static str) -> io::Result<Report> 
             left_out += 1;
         }
     };
+    let mut collector = Collector::default();
     let (session, cut) = follow(&mut |event| {
+        collector.see(event);
         let layer = match (event.channel, event.direction) {
             (Some(_), _) => "multifd",
             (None, Direction::Forward) => "forward",
             (None, Direction::Back) => "back",
         };
+        let place = match event.channel {
+            Some(Channel { id: Some(id), .. }) => format!("channel {id}: "),
+            Some(Channel { connection, .. }) => format!("connection {connection}: "),
+            None => String::new(),
+        };
         match &event.what {
             What::Trouble { message, due, inside } => {
                 valid = false;
-                add("error", layer, event.offset, format!("{message} (due: {due}; inside of: {inside})"));
+                add("error", layer, event.offset, format!("{place}{message} (due: {due}; inside of: {inside})"));
             }
-            What::Broken { inside } => add("remark", layer, event.offset, format!("ends inside of {inside}")),
+            What::Broken { inside } => add("remark", layer, event.offset, format!("{place}ends inside of {inside}")),
             What::Message { .. } | What::Sync { .. } => records += 1,
             _ => {}
         }
         Ok(())
     })?;
+    let mut connections = collector.finish(&session, cut.as_ref()).connections;
+    if connections.iter().all(|line| line.is_main) {
+        connections.clear();
+    }
     if let Some(error) = cut {
         let severity = if matches!(error, ReadError::Cut { .. }) { "remark" } else { "error" };
         valid &= severity == "remark";
@@ -205,6 +228,7 @@ fn verify_events(follow: Follow<'_>, start: &'static str) -> io::Result<Report> 
         container: None,
         findings,
         left_out,
+        connections,
         foreign: None,
         deep: None,
     })

@@ -5,6 +5,7 @@ use super::deep::Deep;
 use super::foreign::Foreign;
 use super::input::Input;
 use super::progress::Progress;
+use super::session_stats::ConnectionStats;
 use super::walk::{Flow, walk};
 use crate::stream::check::{Checker, Parsed};
 use crate::stream::error::{Problem, Severity, StreamError};
@@ -90,6 +91,9 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Findings beyond those.
     pub left_out: u64,
+    /// What came on which connection of a COLO session that has more than one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub connections: Vec<ConnectionStats>,
     /// What stands where the stream could not be followed, if that can be told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub foreign: Option<Foreign>,
@@ -148,6 +152,7 @@ pub(super) fn verify_with(
         container: walked.container,
         findings: judge.findings,
         left_out: judge.left_out,
+        connections: Vec::new(),
         foreign: walked.foreign,
         deep,
     })

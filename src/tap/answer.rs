@@ -20,6 +20,8 @@ pub fn answer(listener: Listener, form: Form, patience: Duration, watch: Watch) 
         let text = "libxl's secondary is xen-replicate receive --colo";
         return (watch, Err(io::Error::new(io::ErrorKind::InvalidInput, text)));
     };
+    let mut watch = watch;
+    watch.session.acknowledge();
     let silent = |watch: &mut Watch| {
         let owes = watch.session.primary_owes() && watch.session.bytes(Direction::Forward) > 0;
         if owes {

@@ -69,6 +69,16 @@ impl Channels {
         self.all().count()
     }
 
+    /// Pages on all of them up to their last SYNCs.
+    pub(super) fn pages(&self) -> u64 {
+        self.all().fold(0, |sum: u64, (_, channel)| sum.saturating_add(channel.pages()))
+    }
+
+    /// How many SYNCs in a row had few pages in front of them, on every channel; `None` without channels.
+    pub(super) fn syncs_of_few_pages(&self) -> Option<u64> {
+        self.all().map(|(_, channel)| channel.syncs_of_few_pages()).min()
+    }
+
     /// How their pages are packed, where that has shown.
     pub(super) fn method(&self) -> Option<&'static str> {
         self.all().find_map(|(_, channel)| channel.method())

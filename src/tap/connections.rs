@@ -5,7 +5,7 @@ use super::recording::MOST_CONNECTION;
 use super::{Direction, Watch};
 use crate::transport::{Cancel, Link, LinkWriter, Listener, is_cancelled};
 use std::io::{self, IoSlice};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ const LOOKS: u32 = 8;
 pub(super) struct Shared {
     watch: Mutex<Watch>,
     ways: Mutex<Vec<Way>>,
+    /// With `ways`: a direction has ended, or cannot be passed on.
+    changed: Condvar,
     /// Calls off the listener and the look-out for silence.
     over: Cancel,
     /// The first error of a connection.
@@ -28,13 +30,20 @@ struct Way {
     cancels: Vec<Cancel>,
     /// Where answers are written, where the tap is the secondary.
     writer: Option<LinkWriter>,
-    /// Whether forward and back have ended.
+    /// Whether forward and back have ended, or cannot be passed on.
     ended: [bool; 2],
+    stuck: [bool; 2],
 }
 
 impl Shared {
     fn new(watch: Watch, over: Cancel) -> Self {
-        Shared { watch: Mutex::new(watch), ways: Mutex::default(), over, failed: Mutex::default() }
+        Shared {
+            watch: Mutex::new(watch),
+            ways: Mutex::default(),
+            changed: Condvar::new(),
+            over,
+            failed: Mutex::default(),
+        }
     }
 
     /// Takes why a connection ended other than by its end.
@@ -51,7 +60,7 @@ impl Shared {
     }
 
     pub(super) fn begins(&self, connection: u16, cancels: Vec<Cancel>) {
-        self.ways().push(Way { connection, cancels, writer: None, ended: [false, false] });
+        self.ways().push(Way { connection, cancels, writer: None, ended: [false, false], stuck: [false, false] });
     }
 
     /// Keeps where a connection's answers are written.
@@ -74,6 +83,21 @@ impl Shared {
         self.ways().iter().flat_map(|way| &way.cancels).for_each(Cancel::cancel);
     }
 
+    /// Takes it that a direction cannot be passed on, and waits until the other one has come to its end, for so long at most.
+    pub(super) fn fails_to_pass(&self, connection: u16, direction: Direction, patience: Duration) {
+        let this = usize::from(direction == Direction::Back);
+        let mut ways = self.ways();
+        for way in ways.iter_mut().filter(|way| way.connection == connection) {
+            way.stuck[this] = true;
+        }
+        self.changed.notify_all();
+        let goes_on = |ways: &mut Vec<Way>| {
+            ways.iter().any(|way| way.connection == connection && !way.ended[1 - this] && !way.stuck[1 - this])
+        };
+        let waited = self.changed.wait_timeout_while(ways, patience, goes_on);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Takes the end of a direction. Once the main connection is over, nothing else comes, and a channel that has no sender any more is
     /// closed: its secondary may keep it for as long as it lives.
     pub(super) fn ends(&self, connection: u16, direction: Direction) {
@@ -86,6 +110,7 @@ impl Shared {
             way.writer = None;
             way.ended[usize::from(direction == Direction::Back)] = true;
         }
+        self.changed.notify_all();
         let mains = ways.iter().filter(|way| main(way.connection)).map(|way| way.ended == [true, true]);
         let over = mains.reduce(|a, b| a && b).unwrap_or_else(|| ways.iter().all(|way| way.ended == [true, true]));
         if over {

@@ -46,7 +46,7 @@ pub struct Channel {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Recognised {
     /// Which releases send such an image in COLO.
-    pub release: &'static str,
+    pub release: String,
     /// The machine type.
     pub machine: String,
     /// Whether the secondary is to answer on a return path.
@@ -184,11 +184,38 @@ pub enum Trouble {
     Ordinary,
     /// A return path, and nothing on it.
     #[error(
-        "the return path is open, and PING was not answered within {span:?}: the secondary has no return path. Set return-path on both sides"
+        "the return path is open, and PING was not answered within {span:?}: the secondary does not read. It waits for more connections than there are ({channels} channels: multifd, or more multifd-channels, on its side alone), or it hangs"
     )]
     Unanswered {
         /// How long.
         span: Duration,
+        /// Channels that are there.
+        channels: usize,
+    },
+    /// The secondary has ended in front of checkpoint-ready, the primary being there.
+    #[error(
+        "the secondary ended before it had the first image (machine {machine:?}, {channels} channels): it does not take it, or it died. Releases, machine type, devices, capabilities, multifd-channels and multifd-compression must fit; what does not, the secondary's own log says"
+    )]
+    Refused {
+        /// The machine type in the image.
+        machine: String,
+        /// Channels that are there.
+        channels: usize,
+    },
+    /// The same, after it had closed the return path.
+    #[error(
+        "the secondary ended after SHUT without checkpoint-ready: it has taken the image for an ordinary migration and runs the guest, and a primary in COLO waits, and keeps its own: two running guests. A primary of QEMU 11.1 needs a secondary of 11.1 or newer with x-colo and return-path. Stop one of the two guests"
+    )]
+    Taken,
+    /// The primary sends round after round of next to nothing.
+    #[error(
+        "the primary does not come to the end of the image: {rounds} rounds in a row had next to no pages, after {acks} SWITCHOVER_ACKs. With capability switchover-ack it waits for one, and the secondary sends it only with the same capability. Set switchover-ack on both sides, or on none"
+    )]
+    HeldUp {
+        /// Rounds.
+        rounds: u64,
+        /// Acknowledgements so far.
+        acks: u64,
     },
     /// The secondary has closed the return path, and is not in COLO.
     #[error(
@@ -200,7 +227,7 @@ pub enum Trouble {
     },
     /// An ordinary migration with a return path, to its end.
     #[error(
-        "the primary ended after SHUT without checkpoint-ready: an ordinary migration, or a primary of QEMU 11.1 whose secondary is older. The secondary runs the guest; see that the primary does not"
+        "the primary ended after SHUT without checkpoint-ready: it is not in COLO, and this was an ordinary migration, whose guest has left it; or it died at once. Set x-colo on both sides before migrating"
     )]
     Migrated,
     /// A primary that ended in front of its first checkpoint.

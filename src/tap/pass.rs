@@ -12,6 +12,9 @@ use std::io::{self, IoSlice, Read};
 use std::thread::Scope;
 use std::time::Duration;
 
+/// How long what a side has sent last is waited for, once it takes nothing any more.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// Bytes of answers read at once: the longest is a dozen.
 const ANSWERS: usize = 4 << 10;
 
@@ -66,6 +69,8 @@ fn direction(
                 let passes = shared.watch().bytes(connection, direction, bytes);
                 if let Err(error) = to.write_all_vectored(&mut [IoSlice::new(bytes.get(..passes).unwrap_or_default())])
                 {
+                    // Whoever does not read any more may have said why.
+                    shared.fails_to_pass(connection, direction, GRACE);
                     cancels.iter().for_each(Cancel::cancel);
                     break Err(error);
                 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::recording::{Direction, Entry, Form, ReadError, Reader};
+use super::return_path::{self, ACK};
 use super::{CHUNK, Session, Watch};
 use crate::transport::{Link, LinkWriter};
 use std::io::{self, IoSlice, Read};
@@ -98,9 +99,19 @@ pub fn plan<R: Read>(reader: &mut Reader<R>) -> Result<Plan, ReplayError> {
 struct Shared<'a> {
     plan: &'a Plan,
     watch: Mutex<&'a mut Watch>,
-    /// How many entries of answers have come, or that no more will.
-    answered: Mutex<Option<u64>>,
+    answered: Mutex<Answered>,
     more: Condvar,
+}
+
+/// How far the answers have come.
+#[derive(Debug, Clone, Copy, Default)]
+struct Answered {
+    /// Entries of answers.
+    entries: u64,
+    /// No more will come: the main connection was cut.
+    last: bool,
+    /// Nothing goes on.
+    over: bool,
 }
 
 /// Opens the recording again, at its beginning.
@@ -120,7 +131,7 @@ pub fn replay<R: Read + Send>(
     watch: &mut Watch,
     played: &mut dyn FnMut(&Session),
 ) -> Result<(), ReplayError> {
-    let shared = Shared { plan, watch: Mutex::new(watch), answered: Mutex::new(Some(0)), more: Condvar::new() };
+    let shared = Shared { plan, watch: Mutex::new(watch), answered: Mutex::default(), more: Condvar::new() };
     let (mut answers, mut writers) = (None, Vec::new());
     for connection in &plan.connections {
         let (reader, mut to) = connect()?.split();
@@ -152,10 +163,13 @@ pub fn replay<R: Read + Send>(
         }
         let result =
             main.map_or(Err(ReplayError::Nothing), |(to, source, rest)| shared.main(&mut answers, to, source, &rest));
-        if !matches!(result, Ok((_, true))) {
-            *shared.lock() = None;
-            shared.more.notify_all();
+        match result {
+            Ok((_, true)) => {}
+            // What the channels have in front of the next answer is theirs to send.
+            Ok((_, false)) => shared.lock().last = true,
+            Err(_) => shared.lock().over = true,
         }
+        shared.more.notify_all();
         // Nothing is closed before the end.
         let mut held = Vec::new();
         let mut result = result.map(|(to, whole)| {
@@ -227,7 +241,7 @@ impl<'a> Shared<'a> {
         self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<u64>> {
+    fn lock(&self) -> MutexGuard<'_, Answered> {
         self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -253,10 +267,10 @@ impl<'a> Shared<'a> {
         let mut whole = self.send(connection, &mut to, rest)?;
         while let Some((answers, bytes)) = source.next(connection)?.filter(|_| whole) {
             let mut answered = self.lock();
-            while answered.is_some_and(|answered| answered < answers) {
+            while answered.entries < answers && !answered.last && !answered.over {
                 answered = self.more.wait(answered).unwrap_or_else(PoisonError::into_inner);
             }
-            if answered.is_none() {
+            if answered.entries < answers || answered.over {
                 break;
             }
             drop(answered);
@@ -288,7 +302,7 @@ impl<'a> Shared<'a> {
                 }
                 Direction::Back => {
                     self.answer(answers, bytes)?;
-                    *self.lock() = Some(source.answers);
+                    self.lock().entries = source.answers;
                     self.more.notify_all();
                 }
             }
@@ -297,14 +311,46 @@ impl<'a> Shared<'a> {
     }
 
     fn answer(&self, answers: &mut impl Read, recorded: Vec<u8>) -> Result<(), ReplayError> {
-        let (offset, due) = {
+        let (offset, due, returning) = {
             let watch = self.watch();
-            (watch.session.bytes(Direction::Back), watch.session.due())
+            (watch.session.bytes(Direction::Back), watch.session.due(), watch.session.return_path())
         };
-        let mut got = vec![0; recorded.len()];
-        answers.read_exact(&mut got).map_err(|error| lost(error, &self.watch().session))?;
-        self.watch().bytes(self.plan.main, Direction::Back, &got);
+        let (got, recorded) = match return_path::whole(&recorded).filter(|_| returning) {
+            Some(recorded) => (self.returned(answers, &recorded)?, recorded),
+            None => {
+                let mut got = vec![0; recorded.len()];
+                self.fill(answers, &mut got)?;
+                (got, recorded)
+            }
+        };
         if got == recorded { Ok(()) } else { Err(ReplayError::Answer { due, offset, got, recorded }) }
+    }
+
+    fn fill(&self, answers: &mut impl Read, got: &mut [u8]) -> Result<(), ReplayError> {
+        answers.read_exact(got).map_err(|error| lost(error, &self.watch().session))?;
+        self.watch().bytes(self.plan.main, Direction::Back, got);
+        Ok(())
+    }
+
+    /// As many bytes as were recorded, SWITCHOVER_ACKs apart: these say nothing of the guest, and their time is the secondary's own.
+    fn returned(&self, answers: &mut impl Read, recorded: &[u8]) -> Result<Vec<u8>, ReplayError> {
+        let mut got = Vec::new();
+        while got.len() < recorded.len() {
+            let returning = self.watch().session.return_path();
+            let mut part = vec![0; if returning { ACK.len() } else { recorded.len() - got.len() }];
+            self.fill(answers, &mut part)?;
+            if returning && part == ACK {
+                continue;
+            }
+            got.extend(part);
+            if returning {
+                // The rest of a message, of its own length: another than the recorded one is another answer.
+                let mut rest = vec![0; return_path::body(&got).min(recorded.len().saturating_sub(got.len()))];
+                self.fill(answers, &mut rest)?;
+                got.extend(rest);
+            }
+        }
+        Ok(got)
     }
 
     fn until_closed(&self, answers: &mut impl Read) -> Result<(), ReplayError> {

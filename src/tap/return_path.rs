@@ -130,10 +130,37 @@ impl Kind {
 /// The bytes of SHUT without an error.
 pub(super) const SHUT: [u8; 8] = [0, 1, 0, 4, 0, 0, 0, 0];
 
+/// The bytes of SWITCHOVER_ACK.
+pub(super) const ACK: [u8; 4] = [0, 7, 0, 0];
+
 /// The bytes of PONG.
 pub(super) fn pong(value: u32) -> [u8; 8] {
     let [a, b, c, d] = value.to_be_bytes();
     [0, 2, 0, 4, a, b, c, d]
+}
+
+/// Bytes that follow the four which begin a message, the last four of `bytes`.
+pub(super) fn body(bytes: &[u8]) -> usize {
+    bytes.last_chunk().map_or(0, |length| u16::from_be_bytes(*length).into())
+}
+
+/// Messages up to SHUT, and what follows it, without SWITCHOVER_ACKs; `None` where the last message is not whole, or one is none.
+pub(super) fn whole(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (mut out, mut rest) = (Vec::new(), bytes);
+    while !rest.is_empty() {
+        let (used, message) = Decoder::default().take(rest, 0).ok()?;
+        let (bytes, after) = rest.split_at_checked(used)?;
+        rest = after;
+        let kind = message?.kind;
+        if kind != Kind::SwitchoverAck {
+            out.extend_from_slice(bytes);
+        }
+        if kind == Kind::Shut {
+            out.extend_from_slice(rest);
+            break;
+        }
+    }
+    Some(out)
 }
 
 /// Bytes to messages.
@@ -212,6 +239,18 @@ mod tests {
         let mut decoder = Decoder::default();
         let single = bytes.iter().zip(0..).filter_map(|(byte, at)| decoder.take(&[*byte], at).unwrap().1);
         assert_eq!(single.collect::<Vec<_>>(), messages);
+    }
+
+    #[test]
+    fn answers_are_compared_without_acknowledgements() {
+        let ready = [0, 0, 0, 0];
+        let without = [pong(1).as_slice(), &SHUT, &ready].concat();
+        let with = [&ACK, pong(1).as_slice(), &ACK, &SHUT, &ready].concat();
+        assert_eq!(whole(&with).as_deref(), Some(without.as_slice()));
+        assert_eq!(whole(&without).as_deref(), Some(without.as_slice()));
+        assert_eq!(whole(&with[..9]), None);
+        assert_eq!(whole(&ready), None);
+        assert_eq!(body(&[0, 2, 0, 4]), 4);
     }
 
     #[test]

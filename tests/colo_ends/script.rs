@@ -48,6 +48,17 @@ pub fn image() -> Vec<u8> {
     out
 }
 
+/// An image whose primary asks for answers, in three parts: up to all of its pages but one, a round that may come as often as it waits, and
+/// the end.
+pub fn waiting() -> [Vec<u8>; 3] {
+    let mut begin = b"QEVM\0\0\0\x03\x08\0\x01\0\0\x08\0\x02\0\x04\0\0\0\x09".to_vec();
+    begin.extend(ram(1, true));
+    let mut end = [ram(3, false), devices(), vec![6]].concat();
+    end.extend((JSON.len() as u32).to_be_bytes());
+    end.extend(JSON.as_bytes());
+    [begin, ram(2, false), end]
+}
+
 pub fn word(form: Form, number: u64) -> Vec<u8> {
     let bytes = number.to_be_bytes();
     bytes[if form == Form::FrameV8 { 0 } else { 4 }..].to_vec()

@@ -56,8 +56,8 @@ pub fn goes_on(qemu: &mut Qemu, from: u32) {
     qemu.runs();
 }
 
-/// Options of the tap besides its addresses.
-fn tap(home: &Path, forward: Option<&Path>, cut: Option<&str>) -> (Tap, PathBuf) {
+/// A tap that records, as the secondary where it has nobody to pass on to.
+pub fn tap(home: &Path, forward: Option<&Path>, cut: Option<&str>) -> (Tap, PathBuf) {
     let listen = home.join("tap");
     let (at, record) = (unix(&listen), home.join("session.rec"));
     let mut options = vec!["--listen", &at, "--record", record.to_str().unwrap()];

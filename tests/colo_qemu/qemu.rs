@@ -6,7 +6,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,6 +21,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Qemu {
     child: Child,
     qmp: BufReader<UnixStream>,
+    serial: UnixStream,
     counts: Arc<Counts>,
     /// Counts that the test has taken.
     taken: Cell<usize>,
@@ -32,13 +33,28 @@ pub struct Qemu {
 pub struct Setup {
     /// The Debian suite whose QEMU it is, unpacked beside the build; `None` for the one that is installed.
     pub suite: Option<&'static str>,
+    pub machine: &'static str,
+    pub colo: bool,
     pub return_path: bool,
     pub channels: u8,
     pub compression: &'static str,
+    /// How pages of zeros are found, where it is not the release's own way.
+    pub zero_pages: Option<&'static str>,
+    /// Capabilities beside those above.
+    pub more: &'static [&'static str],
 }
 
 /// QEMU 7.2, as it is installed.
-pub const INSTALLED: Setup = Setup { suite: None, return_path: false, channels: 0, compression: "none" };
+pub const INSTALLED: Setup = Setup {
+    suite: None,
+    machine: "pc",
+    colo: true,
+    return_path: false,
+    channels: 0,
+    compression: "none",
+    zero_pages: None,
+    more: &[],
+};
 
 impl Setup {
     /// The program; a suite's is fetched once, and kept beside the build.
@@ -63,6 +79,24 @@ impl Setup {
 struct Counts {
     lines: Mutex<Vec<u32>>,
     more: Condvar,
+}
+
+impl Counts {
+    /// Reads to the end. Nothing is taken from the port but with the lines locked, so what is not in the port any more is in them.
+    fn read(&self, mut port: UnixStream) {
+        let (mut chunk, mut rest) = ([0; 4096], String::new());
+        loop {
+            poll(&mut [PollFd::new(&port, PollFlags::IN)], None).unwrap();
+            let mut lines = self.lines.lock().unwrap();
+            let Ok(got @ 1..) = port.read(&mut chunk) else { return };
+            rest += &String::from_utf8_lossy(&chunk[..got]);
+            let whole = rest.rfind('\n').map_or(0, |end| end + 1);
+            // A line may be torn where the guest was replaced.
+            lines.extend(rest[..whole].lines().filter_map(|line| u32::from_str_radix(line, 16).ok()));
+            rest.drain(..whole);
+            self.more.notify_all();
+        }
+    }
 }
 
 /// Builds the library that a primary needs (`docs/colo.md`).
@@ -121,7 +155,7 @@ impl Qemu {
             command.env(if setup.suite.is_some() { "QEMU_PRELOAD" } else { "LD_PRELOAD" }, preload());
         }
         let child = command
-            .args(["-accel", "tcg", "-M", "pc", "-m", "16", "-display", "none", "-nodefaults", "-vga", "none"])
+            .args(["-accel", "tcg", "-M", setup.machine, "-m", "16", "-display", "none", "-nodefaults", "-vga", "none"])
             .args(["-drive", &format!("if=floppy,format=raw,readonly=on,file={}", disk.display())])
             .args(["-serial", &format!("unix:{}", serial_path.display())])
             .args(["-chardev", &format!("socket,id=qmp,path={}", qmp_path.display())])
@@ -133,32 +167,27 @@ impl Qemu {
             .expect("qemu-system-x86_64 must be there: apt-get install qemu-system-x86");
         let counts = Arc::<Counts>::default();
         let port = connected(&serial, &child, &stderr);
+        let serial = port.try_clone().unwrap();
         thread::spawn({
             let counts = Arc::clone(&counts);
-            move || {
-                for line in BufReader::new(port).lines() {
-                    // A line may be torn where the guest was replaced.
-                    let Ok(Ok(count)) = line.map(|line| u32::from_str_radix(&line, 16)) else { continue };
-                    counts.lines.lock().unwrap().push(count);
-                    counts.more.notify_all();
-                }
-            }
+            move || counts.read(port)
         });
         let qmp = connected(&qmp, &child, &stderr);
         qmp.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut qemu = Qemu { child, qmp: BufReader::new(qmp), counts, taken: Cell::new(0), stderr };
+        let mut qemu = Qemu { child, qmp: BufReader::new(qmp), serial, counts, taken: Cell::new(0), stderr };
         assert!(qemu.line().get("QMP").is_some());
         qemu.command("qmp_capabilities", json!({}));
-        let names = [("x-colo", true), ("return-path", setup.return_path), ("multifd", setup.channels > 0)];
-        let capabilities: Vec<_> = names
-            .iter()
-            .filter(|(_, state)| *state)
-            .map(|(name, _)| json!({"capability": name, "state": true}))
-            .collect();
+        let names = [("x-colo", setup.colo), ("return-path", setup.return_path), ("multifd", setup.channels > 0)];
+        let names = names.iter().filter(|(_, state)| *state).map(|(name, _)| *name);
+        let names = names.chain(setup.more.iter().copied());
+        let capabilities: Vec<_> = names.map(|name| json!({"capability": name, "state": true})).collect();
         qemu.command("migrate-set-capabilities", json!({"capabilities": capabilities}));
         if setup.channels > 0 {
             let parameters = json!({"multifd-channels": setup.channels, "multifd-compression": setup.compression});
             qemu.command("migrate-set-parameters", parameters);
+        }
+        if let Some(zero_pages) = setup.zero_pages {
+            qemu.command("migrate-set-parameters", json!({"zero-page-detection": zero_pages}));
         }
         qemu
     }
@@ -210,7 +239,14 @@ impl Qemu {
 
     /// Forgets what the guest has printed.
     pub fn forget(&self) {
-        self.taken.set(self.counts.lines.lock().unwrap().len().max(self.taken.get()));
+        loop {
+            let lines = self.counts.lines.lock().unwrap();
+            if rustix::io::ioctl_fionread(&self.serial).unwrap() == 0 {
+                return self.taken.set(lines.len().max(self.taken.get()));
+            }
+            drop(lines);
+            thread::yield_now();
+        }
     }
 
     /// Another count than any so far, and whole: the first one may be torn where the guest was replaced.

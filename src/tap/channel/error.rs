@@ -149,6 +149,14 @@ pub enum ChannelError {
         /// The greatest number.
         last: u64,
     },
+    /// The secondary closed a channel before it had the first image.
+    #[error(
+        "the secondary closed channel {id} before it had the first image: it has ended, or multifd is not set there with as many channels"
+    )]
+    Closed {
+        /// The channel.
+        id: u8,
+    },
     /// More connections than a session can have.
     #[error("connection {connection}: a session has a main connection and at most {MOST_CHANNELS} channels")]
     Many {

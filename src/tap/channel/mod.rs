@@ -29,6 +29,9 @@ use packet::{Method, Packet, begins, header};
 /// Most channels of a session: QEMU counts them in 8 bits.
 pub const MOST_CHANNELS: usize = 255;
 
+/// Pages between two SYNCs that are next to nothing.
+const FEW_PAGES: u64 = 16;
+
 /// Bytes that a channel sends once.
 const HELLO: usize = 64;
 
@@ -91,6 +94,9 @@ pub(super) struct Channel {
     packets: u64,
     ram: Ram,
     began: u64,
+    /// Pages up to the last SYNC, and how many SYNCs in a row had few in front of them.
+    pages: u64,
+    few: u64,
 }
 
 impl Channel {
@@ -106,7 +112,19 @@ impl Channel {
             packets: 0,
             ram: Ram::default(),
             began: 0,
+            pages: 0,
+            few: 0,
         }
+    }
+
+    /// Pages up to the last SYNC.
+    pub(super) const fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// How many SYNCs in a row, up to the last one, had 16 pages at most in front of them.
+    pub(super) const fn syncs_of_few_pages(&self) -> u64 {
+        self.few
     }
 
     pub(super) fn id(&self) -> Option<u8> {
@@ -212,6 +230,8 @@ impl Channel {
         }
         let mut ram = std::mem::take(&mut self.ram);
         ram.sections = 0;
+        self.pages = self.pages.saturating_add(ram.pages());
+        self.few = if ram.pages() > FEW_PAGES { 0 } else { self.few.saturating_add(1) };
         let batch = Batch {
             offset: self.began,
             bytes: self.offset - self.began,

@@ -67,12 +67,18 @@ impl Session {
             (Kind::Shut, value) => {
                 self.shut = true;
                 let value = value.unwrap_or_default();
+                self.refused = value != 0;
                 if value == 0
                     && let Err(trouble) = self.before(dialect, Point::Ready, out)
                 {
                     self.lose(out, &trouble);
                 }
                 (value != 0).then_some(ReturnPathError::Failed { offset, value })
+            }
+            (Kind::SwitchoverAck, _) => {
+                self.acks += 1;
+                self.acked_after = self.rounds_of_few_pages();
+                None
             }
             _ => None,
         };

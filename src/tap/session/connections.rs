@@ -5,6 +5,7 @@ use super::super::channel::Seen;
 use super::super::event::{Channel, Event, Out, Recognised, Trouble, What};
 use super::super::recording::Direction;
 use super::Session;
+use super::silence::WAITS;
 use crate::colo::dialect::{Dialect, Point};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ impl Session {
     /// the main one, and which a channel, shows in the first bytes from the primary.
     pub fn feed_on(&mut self, connection: u16, direction: Direction, bytes: &[u8], at: Duration) -> Vec<Event> {
         let mut out = Out::new(at, self.last);
-        self.idle &= bytes.is_empty();
+        self.told.idle &= bytes.is_empty();
         match self.dialect {
             None => self.feed_records(direction, bytes, &mut out),
             Some(_) if bytes.is_empty() => {}
@@ -32,13 +33,20 @@ impl Session {
 
     /// Bytes of the primary's, of a connection that has shown what it is, or not yet.
     fn sort(&mut self, dialect: Dialect, connection: u16, bytes: &[u8], out: &mut Out) {
-        if self.channels.is_main(connection) && self.channels.unsorted(connection).is_none() {
-            return self.feed_main(dialect, Direction::Forward, bytes, out);
+        if self.channels.unsorted(connection).is_none() {
+            return match self.channels.is_main(connection) {
+                true => {
+                    self.feed_main(dialect, Direction::Forward, bytes, out);
+                    self.held_up(out);
+                }
+                false => self.feed_channel(connection, bytes, out),
+            };
         }
         match self.channels.sort(connection, bytes) {
             Ok(None) => {}
             Ok(Some(all)) if self.channels.is_main(connection) => {
                 self.feed_main(dialect, Direction::Forward, &all, out);
+                self.held_up(out);
             }
             Ok(Some(all)) => self.feed_channel(connection, &all, out),
             Err(error) => self.trouble_on(connection, Direction::Forward, 0, &error.into(), out),
@@ -76,10 +84,19 @@ impl Session {
             };
             let id = channel.id();
             out.push_on(Channel { connection, id }, Direction::Forward, what.0, what.1, what.2);
+            self.count_rounds();
+            self.held_up(out);
         }
     }
 
-    fn trouble_on(&self, connection: u16, direction: Direction, offset: u64, trouble: &Trouble, out: &mut Out) {
+    pub(super) fn trouble_on(
+        &self,
+        connection: u16,
+        direction: Direction,
+        offset: u64,
+        trouble: &Trouble,
+        out: &mut Out,
+    ) {
         let id = self.channels.channel(connection).and_then(super::super::channel::Channel::id);
         out.at_step(self.due(), "a multifd channel");
         let what = out.trouble_of(trouble);
@@ -89,11 +106,15 @@ impl Session {
     /// Takes the end of a direction of a connection.
     pub fn end_on(&mut self, connection: u16, direction: Direction, at: Duration) -> Vec<Event> {
         if self.dialect.is_none() || self.channels.is_main(connection) {
-            let mut events = if direction == Direction::Forward { self.conclude(at) } else { Vec::new() };
+            let mut events = match direction {
+                Direction::Forward => self.conclude(at),
+                Direction::Back => self.forsaken(at),
+            };
             events.extend(self.end(direction, at));
             return events;
         }
         let mut out = Out::new(at, self.last);
+        self.channel_closed(connection, direction, &mut out);
         let channel = self.channels.channel(connection);
         let inside = match direction {
             Direction::Forward => channel.map_or(Some("the beginning of a connection"), |channel| channel.inside()),
@@ -143,7 +164,7 @@ impl Session {
 
     /// What is due on the return path before the first COLO message: what a secondary has to send now.
     pub fn return_due(&self) -> Option<Vec<u8>> {
-        use super::super::return_path::{SHUT, pong};
+        use super::super::return_path::{ACK, SHUT, pong};
         let head = self.walker.head();
         if !self.return_path() {
             return None;
@@ -151,18 +172,26 @@ impl Session {
         if head.pings > self.pongs {
             return head.ping.map(|value| pong(value).to_vec());
         }
-        // No SWITCHOVER_ACK: QEMU 11.1 counts them, waits for those of its devices that need one, and fails over one too many. No device of
-        // a guest in COLO needs one.
+        // A primary with capability switchover-ack waits for it where its machine type is older than QEMU 11.1's, or a device asks for it; any
+        // other fails over one. Which it is, is not on the wire: who waits, shows.
+        if self.acks == 0 && self.rounds_of_few_pages() >= WAITS {
+            return Some(ACK.to_vec());
+        }
         (self.answer_due() == Some(Point::Ready)).then(|| SHUT.to_vec())
     }
 
     pub(super) fn recognised(&self) -> Recognised {
         let head = self.walker.head();
-        let release = match (head.colo, head.switchovers > 0, head.return_path) {
-            (true, false, _) => "QEMU before 10.0",
-            (true, true, _) => "QEMU 10.0 or newer, before 11.1",
-            (false, _, true) => "QEMU 11.1 or newer",
-            (false, ..) => "not known",
+        // A machine type of its own release, or of an older one: with that the newer release sends what the older one did.
+        let machine = head.machine.rsplit_once('-').map(|(_, version)| version);
+        let machine =
+            machine.filter(|version| version.starts_with(|c: char| c.is_ascii_digit()) && version.contains('.'));
+        let release = match (head.colo, head.switchovers > 0, head.return_path, machine) {
+            (true, true, ..) => "QEMU 10.0 or newer, before 11.1".into(),
+            (true, false, _, Some(version)) => format!("QEMU {version} or newer, before 11.1"),
+            (true, false, _, None) => "QEMU before 11.1".into(),
+            (false, _, true, _) => "QEMU 11.1 or newer".into(),
+            (false, ..) => "not known".into(),
         };
         Recognised {
             release,

@@ -64,6 +64,21 @@ impl Forward {
     }
 }
 
+/// What is said once.
+#[derive(Debug, Clone, Copy, Default)]
+struct Told {
+    /// Silence; until something comes.
+    idle: bool,
+    /// A PING that nobody answers.
+    unanswered: bool,
+    /// A channel that is missing, or not whole.
+    channels: bool,
+    /// A channel that the secondary closed.
+    closed: bool,
+    /// A primary that does not come to the end of the image.
+    held_up: bool,
+}
+
 /// Follows a session.
 #[derive(Debug, Clone)]
 pub struct Session {
@@ -88,9 +103,18 @@ pub struct Session {
     scanned: usize,
     /// Whether a checkpoint was ever requested.
     requested: bool,
-    /// Whether silence was told of.
-    idle: bool,
-    /// Whether the secondary's direction has ended.
+    /// What was told already.
+    told: Told,
+    /// SWITCHOVER_ACKs of the secondary, and after how many rounds of few pages the last one came; the most of these rounds on channels; and
+    /// whether whoever asks sends that message.
+    acks: u64,
+    acked_after: u64,
+    rounds: u64,
+    acknowledges: bool,
+    /// Whether SHUT has said that the image could not be loaded.
+    refused: bool,
+    /// Whether the primary's, and the secondary's direction has ended.
+    ended: bool,
     gone: bool,
     /// Bytes seen: forward and back.
     offsets: [u64; 2],
@@ -123,7 +147,13 @@ impl Session {
             one_way: false,
             scanned: 0,
             requested: false,
-            idle: false,
+            told: Told::default(),
+            acks: 0,
+            acked_after: 0,
+            rounds: 0,
+            acknowledges: false,
+            refused: false,
+            ended: false,
             gone: false,
             offsets: [0, 0],
             began: 0,
@@ -140,8 +170,13 @@ impl Session {
         Session { one_way: true, ..Session::new(form) }
     }
 
+    /// Says that the secondary's answers are those that [`Session::return_due`] gives.
+    pub const fn acknowledge(&mut self) {
+        self.acknowledges = true;
+    }
+
     /// Whether the secondary's next bytes are of the return path.
-    fn return_path(&self) -> bool {
+    pub fn return_path(&self) -> bool {
         self.walker.head().return_path && !self.shut
     }
 
@@ -232,7 +267,10 @@ impl Session {
 
     /// Takes the end of a direction.
     pub fn end(&mut self, direction: Direction, at: Duration) -> Option<Event> {
-        self.gone |= direction == Direction::Back;
+        match direction {
+            Direction::Forward => self.ended = true,
+            Direction::Back => self.gone = true,
+        }
         let mut out = Out::new(at, self.last);
         let inside = match (direction, &self.forward) {
             _ if self.dialect.is_none() => self.records.as_ref().and_then(|records| records.inside(direction)),

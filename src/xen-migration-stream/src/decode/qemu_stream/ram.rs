@@ -252,6 +252,11 @@ impl Blocks {
         self.list.iter().find(|(known, _)| known == name).map(|(_, length)| *length)
     }
 
+    /// Pages of all blocks.
+    pub(super) fn all_pages(&self) -> u64 {
+        self.list.iter().fold(0, |sum: u64, (_, length)| sum.saturating_add(length.div_ceil(self.page())))
+    }
+
     /// Whether any list has come.
     pub(super) const fn is_known(&self) -> bool {
         !self.list.is_empty()

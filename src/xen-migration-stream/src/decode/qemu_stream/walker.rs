@@ -30,6 +30,9 @@ const PING: u16 = 2;
 const ENABLE_COLO: u16 = 8;
 const SWITCHOVER_START: u16 = 11;
 
+/// Pages of a section that brings next to nothing.
+const FEW_PAGES: u64 = 16;
+
 /// Most capabilities whose names are held.
 const MOST_CAPABILITIES: usize = 32;
 
@@ -118,6 +121,11 @@ pub struct Walker {
     ram_id: Option<u32>,
     blocks: Blocks,
     ram: Ram,
+    /// Pages in front of the RAM section that is open; how many sections in a row were of few pages, after all pages had come once, and
+    /// the most of these.
+    before: u64,
+    few: u64,
+    most_few: u64,
     head: Head,
     devices: Vec<u8>,
     devices_at: u64,
@@ -137,6 +145,9 @@ impl Walker {
             ram_id: None,
             blocks: Blocks::default(),
             ram: Ram::default(),
+            before: 0,
+            few: 0,
+            most_few: 0,
             head: Head::default(),
             devices: Vec::new(),
             devices_at: offset,
@@ -164,6 +175,7 @@ impl Walker {
         self.offset = offset;
         self.unit = offset;
         self.ram = Ram::default();
+        (self.before, self.few, self.most_few) = (0, 0, 0);
         self.devices = Vec::new();
         self.devices_at = offset;
     }
@@ -190,6 +202,16 @@ impl Walker {
     /// What the stream has said of itself.
     pub const fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// How many RAM sections in a row, at most, had 16 pages or fewer, after as many pages had come as the guest has.
+    pub const fn sections_of_few_pages(&self) -> u64 {
+        self.most_few
+    }
+
+    /// Pages of all RAM blocks that were named.
+    pub fn all_pages(&self) -> u64 {
+        self.blocks.all_pages()
     }
 
     /// Bytes of a page.
@@ -439,6 +461,10 @@ impl Walker {
             PageKind::Sizes => self.place = block(header.address),
             PageKind::End => {
                 self.ram.sections += 1;
+                let pages = self.ram.pages().saturating_sub(std::mem::replace(&mut self.before, self.ram.pages()));
+                let early = self.ram.pages() < self.blocks.all_pages().max(1);
+                self.few = if early || pages > FEW_PAGES { 0 } else { self.few.saturating_add(1) };
+                self.most_few = self.most_few.max(self.few);
                 self.place = Place::Footer;
             }
             PageKind::Hook => {}
