@@ -249,7 +249,7 @@ fn too_big(field: &'static str, value: u64) -> Error {
     Error::Config { field, value, reason: "more than this machine can address" }
 }
 
-/// Octets of so many pages.
+/// Bytes of so many pages.
 fn length_of(budget: u64) -> Result<usize> {
     let length = usize::try_from(budget).ok().and_then(|pages| pages.checked_mul(PAGE_SIZE));
     length.filter(|&length| length <= isize::MAX as usize).ok_or(too_big("memory_budget", budget))

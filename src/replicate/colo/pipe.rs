@@ -89,7 +89,7 @@ pub struct StreamOut {
     pipe: Pipe,
     collected: Vec<u8>,
     failpoints: Failpoints,
-    /// Passed behind the next octets written.
+    /// Passed behind the next bytes written.
     step: Arc<Mutex<Option<Step>>>,
 }
 
@@ -114,15 +114,15 @@ impl StreamOut {
 pub struct Arm(Arc<Mutex<Option<Step>>>);
 
 impl Arm {
-    /// When the next octets are written, and before those behind them.
+    /// When the next bytes are written, and before those behind them.
     pub fn arm(&self, step: Step) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(step);
     }
 }
 
 impl Write for StreamOut {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.collected.extend_from_slice(octets);
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.collected.extend_from_slice(bytes);
         let armed = self.step.lock().unwrap_or_else(PoisonError::into_inner).take();
         if self.collected.len() >= MAX_PAYLOAD || armed.is_some() {
             self.send()?;
@@ -130,7 +130,7 @@ impl Write for StreamOut {
         if let Some(step) = armed {
             self.failpoints.pass(step);
         }
-        Ok(octets.len())
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -59,7 +59,7 @@ pub(super) enum Done {
     },
     Sent {
         checkpoint: u64,
-        octets: u64,
+        bytes: u64,
         took: Duration,
     },
     /// Given up, as asked.
@@ -149,9 +149,9 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                     self.guest.failpoints.pass(Step::TransmitBegun);
                     let started = Instant::now();
                     match self.transmit(stream.as_mut(), checkpoint) {
-                        Ok(octets) => {
+                        Ok(bytes) => {
                             self.guest.failpoints.pass(Step::Sealed);
-                            done(Done::Sent { checkpoint, octets, took: started.elapsed() });
+                            done(Done::Sent { checkpoint, bytes, took: started.elapsed() });
                         }
                         Err(_) if self.stop.stops(checkpoint) => {
                             stream = None;
@@ -243,9 +243,9 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
             Place::Between(between) if stream.direct => between,
             place => self.saver.send(round(place))?,
         };
-        let octets = stream.lane.seal(checkpoint).map_err(write)?;
+        let bytes = stream.lane.seal(checkpoint).map_err(write)?;
         stream.place = Some(Place::Between(between));
-        Ok(octets)
+        Ok(bytes)
     }
 }
 

@@ -284,8 +284,8 @@ impl Run {
                 self.protocol.rounds.copied(checkpoint, pages);
                 self.feed(Event::StateCopied { checkpoint });
             }
-            Done::Sent { checkpoint, octets, took } => {
-                self.protocol.rounds.sent(checkpoint, octets, took);
+            Done::Sent { checkpoint, bytes, took } => {
+                self.protocol.rounds.sent(checkpoint, bytes, took);
                 self.feed(Event::CheckpointSent { checkpoint });
                 self.pace();
             }

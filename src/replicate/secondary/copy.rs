@@ -43,13 +43,13 @@ pub(super) enum Order {
     End(engine::Order),
 }
 
-/// The stream's octets, for readers that come and go.
+/// The stream's bytes, for readers that come and go.
 #[derive(Debug, Clone)]
-struct Octets(Rc<RefCell<Forward>>);
+struct Bytes(Rc<RefCell<Forward>>);
 
-impl Read for Octets {
-    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
-        self.0.borrow_mut().read(octets)
+impl Read for Bytes {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.0.borrow_mut().read(bytes)
     }
 }
 
@@ -63,14 +63,14 @@ enum Next {
 
 /// The thread.
 pub(super) struct Keeper<C: Copies, S, L> {
-    forward: Octets,
+    forward: Bytes,
     copies: C,
     options: Options,
     failpoints: Failpoints,
     orders: Receiver<Order>,
     say: S,
     last: L,
-    copy: Option<C::Copy<Octets>>,
+    copy: Option<C::Copy<Bytes>>,
 }
 
 impl<C: Copies, S: FnMut(Said), L: FnMut(Last<C::Domain>)> Keeper<C, S, L> {
@@ -83,7 +83,7 @@ impl<C: Copies, S: FnMut(Said), L: FnMut(Last<C::Domain>)> Keeper<C, S, L> {
         say: S,
         last: L,
     ) -> Self {
-        let forward = Octets(Rc::new(RefCell::new(forward)));
+        let forward = Bytes(Rc::new(RefCell::new(forward)));
         Keeper { forward, copies, options, failpoints, orders, say, last, copy: None }
     }
 
@@ -125,7 +125,7 @@ impl<C: Copies, S: FnMut(Said), L: FnMut(Last<C::Domain>)> Keeper<C, S, L> {
         }
     }
 
-    /// One stream, from its first octet to wherever it goes no further.
+    /// One stream, from its first byte to wherever it goes no further.
     fn stream(&mut self) -> Next {
         self.arm(Step::ImageArriving);
         let copy = match self.copies.image(self.forward.clone(), self.options) {
@@ -195,7 +195,7 @@ impl<C: Copies, S: FnMut(Said), L: FnMut(Last<C::Domain>)> Keeper<C, S, L> {
             }
             Err(None) => Err(Next::Heading),
             Err(Some(reason)) => {
-                let text = "octets behind the checkpoint's last record".to_owned();
+                let text = "bytes behind the checkpoint's last record".to_owned();
                 (self.say)(Said::Damaged { reason, text });
                 Err(Next::Heading)
             }

@@ -13,7 +13,7 @@ mod words;
 use super::engine::secondary::{Mailbox, Message, Run, Setup};
 use super::failpoint::Failpoints;
 use super::fence::Fence;
-use super::link::{Forward, ReadAhead, Record, first_octets};
+use super::link::{Forward, ReadAhead, Record, first_bytes};
 use super::operator::Handle;
 use crate::hypervisor::{self, DeviceModel, RestoreDomain};
 use crate::libxl::restore::Options;
@@ -144,7 +144,7 @@ fn keep<T: Copies>(
     post: &Sender<Message<Remus<T::Domain>>>,
 ) {
     let mut first = Vec::new();
-    let peer = first_octets(&mut reader, &mut first, recognise_primary);
+    let peer = first_bytes(&mut reader, &mut first, recognise_primary);
     let framed = matches!(peer, Ok(Some(Peer::Framed)));
     // Whoever drives has gone: then nothing matters here.
     let _ = post.send(Message::Report(Report::Peer(peer)));

@@ -192,7 +192,7 @@ impl<D: Send + 'static> Run<D> {
                 let taken = self.protocol.machine.newest() == Some(number) && before != Some(number);
                 if taken {
                     self.whole(number);
-                    self.told.statistics.arrived(figures.pages, figures.octets);
+                    self.told.statistics.arrived(figures.pages, figures.bytes);
                 }
                 let _ = self.protocol.orders.send(if taken { Order::Apply } else { Order::Drop });
             }

@@ -11,9 +11,9 @@ use super::{Layer, libxl, xl};
 pub struct Item<'a> {
     /// Number in the stream, headers included, from 0.
     pub index: u64,
-    /// Offset of its first octet from the start of the stream.
+    /// Offset of its first byte from the start of the stream.
     pub offset: u64,
-    /// Octets it takes in the stream.
+    /// Bytes it takes in the stream.
     pub size: u64,
     /// Who wrote it.
     pub layer: Layer,
@@ -44,7 +44,7 @@ pub enum What<'a> {
     DomainHeader(DomainHeader),
     /// A record of the item's layer. In a back channel the type tells libxl's from libxc's.
     Record(Frame<'a>),
-    /// A fixed message of `xl migrate`, with the octet of status behind [`Message::Report`].
+    /// A fixed message of `xl migrate`, with the byte of status behind [`Message::Report`].
     Handshake(Message, Option<u8>),
 }
 

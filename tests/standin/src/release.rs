@@ -48,8 +48,8 @@ impl Release {
         }
     }
 
-    /// Octets of `struct xen_domctl_getdomaininfo`.
-    pub const fn domain_info_octets(self) -> usize {
+    /// Bytes of `struct xen_domctl_getdomaininfo`.
+    pub const fn domain_info_bytes(self) -> usize {
         match self {
             Release::Xen4_14 => 104,
             Release::Xen4_17 | Release::Xen4_20 => 112,

@@ -168,7 +168,7 @@ impl engine::Protocol for Colo {
         match report {
             Report::Done(done) => run.done(done),
             Report::Heard(heard) => run.heard(heard),
-            Report::Sent(sent) => run.packet(From::Ours, sent.epoch, sent.number, sent.octets),
+            Report::Sent(sent) => run.packet(From::Ours, sent.epoch, sent.number, sent.bytes),
             Report::Connected(connected) => run.connected(connected),
             Report::WriteFailed(error) => {
                 if !is_cancelled(&error) {
@@ -308,15 +308,15 @@ impl Run {
             Done::ImageReady => self.feed(Event::ImageReady),
             Done::Collected { checkpoint, pages } => {
                 self.protocol.figures.collected(checkpoint, pages);
-                let octets = pages.saturating_mul(crate::hypervisor::PAGE_SIZE as u64);
-                self.feed(Event::Collected { checkpoint, octets });
+                let bytes = pages.saturating_mul(crate::hypervisor::PAGE_SIZE as u64);
+                self.feed(Event::Collected { checkpoint, bytes });
             }
             Done::Failed(error) => {
                 self.told.trouble(format!("taking a checkpoint: {error}"));
                 self.feed(Event::CollectFailed);
             }
-            Done::Sent { checkpoint, octets, took } => {
-                self.protocol.figures.sent(octets, took);
+            Done::Sent { checkpoint, bytes, took } => {
+                self.protocol.figures.sent(bytes, took);
                 self.feed(Event::StateSent { checkpoint });
             }
             Done::WriteFailed(error) => {
@@ -334,7 +334,7 @@ impl Run {
                 }
                 self.feed(Event::Message(message));
             }
-            Heard::Packet(epoch, octets) => self.packet(From::Theirs, epoch, 0, octets),
+            Heard::Packet(epoch, bytes) => self.packet(From::Theirs, epoch, 0, bytes),
             Heard::Refused(text) => {
                 let text = text.escape_debug().to_string();
                 self.told.trouble(format!("the secondary refuses: {text}"));
@@ -355,12 +355,12 @@ impl Run {
     }
 
     /// A packet of either guest.
-    fn packet(&mut self, from: From, epoch: u64, number: u64, octets: Vec<u8>) {
+    fn packet(&mut self, from: From, epoch: u64, number: u64, bytes: Vec<u8>) {
         if !self.protocol.compares {
             return;
         }
-        let connection = self.with_output(|card| card.connection(&octets));
-        let packet = Packet { connection, number, octets };
+        let connection = self.with_output(|card| card.connection(&bytes));
+        let packet = Packet { connection, number, bytes };
         let mut found = Vec::new();
         self.protocol.compare.take(self.clock.now(), from, epoch, packet, &mut found);
         self.found(&found);
@@ -421,8 +421,8 @@ impl Run {
                 card.capture(Box::new(move |sent| {
                     let _ = post.send(Message::Report(Report::Sent(sent)));
                 }));
-                card.mirror(Box::new(move |epoch, octets| {
-                    pipe.post(Lane::Packet, frame::packet_payload(epoch, octets));
+                card.mirror(Box::new(move |epoch, bytes| {
+                    pipe.post(Lane::Packet, frame::packet_payload(epoch, bytes));
                 }));
             });
         }

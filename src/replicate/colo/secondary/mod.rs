@@ -155,7 +155,7 @@ where
         let probe = reader.probe();
         let ours = Hello::new(config.rule, times, domain.clone());
         if bare {
-            writer.write_all_vectored(&mut [IoSlice::new(Handshake::Banner.octets())])?;
+            writer.write_all_vectored(&mut [IoSlice::new(Handshake::Banner.bytes())])?;
         } else {
             let hello = ours.emit();
             let header = frame::header(Lane::Hello, &hello);
@@ -170,7 +170,7 @@ where
         options.stream.mode = Some(Mode::Colo);
         let packets = pipe.clone();
         let on_sent: OnSent =
-            Box::new(move |sent| packets.post(Lane::Packet, frame::packet_payload(sent.epoch, &sent.octets)));
+            Box::new(move |sent| packets.post(Lane::Packet, frame::packet_payload(sent.epoch, &sent.bytes)));
         let work = Work {
             target,
             options,
@@ -186,11 +186,11 @@ where
         let thread = thread::Builder::new().name("colo-guest".into()).spawn(move || {
             copy::run(work, &orders, say, last);
         })?;
-        let (octets, counted) = (inlet.clone(), Arc::clone(&arrived));
+        let (bytes, counted) = (inlet.clone(), Arc::clone(&arrived));
         let mut hear = self.0.post(|heard| Message::Report(Report::Heard(heard)));
         let mut record = settings.record;
         thread::Builder::new().name("colo-in".into()).spawn(move || {
-            listen::listen(Frames::new(reader, !bare), &octets, &card, &mut hear, |stream| {
+            listen::listen(Frames::new(reader, !bare), &bytes, &card, &mut hear, |stream| {
                 counted.fetch_add(stream.len() as u64, Ordering::Relaxed);
                 if let Some(file) = &mut record
                     && let Err(error) = file.write_all(stream)

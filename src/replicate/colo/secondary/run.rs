@@ -290,8 +290,8 @@ impl<D: Send + 'static> Run<D> {
             Said::Garbled(error) => self.feed(Event::Garbled(error)),
             Said::Ended if self.is_greeting() => self.over = Some(Outcome::Ended(End::Empty)),
             Said::Ended => self.feed(common::Event::LinkLost),
-            Said::Received { checkpoint, pages, octets } => {
-                self.told.statistics.arrived(pages, octets);
+            Said::Received { checkpoint, pages, bytes } => {
+                self.told.statistics.arrived(pages, bytes);
                 self.feed(Event::StateReceived { checkpoint });
             }
             Said::Damaged(text) => {
