@@ -69,7 +69,7 @@ impl Secondary {
             (Command::FailOver { force }, phase) if self.ended.is_none() => {
                 let next = self.claim.fail_over(force, self.liveness.last(), out)?;
                 if let Phase::Session(_) = phase {
-                    self.unlink(out);
+                    // The connection stays until it is decided: its end is what makes a primary ask for the same generation.
                     self.leave_session(out);
                 }
                 self.follow(next, out);
