@@ -13,8 +13,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use xen_replicate::control::Status;
-use xen_replicate::control::lock_step::LockStep;
-use xen_replicate::control::status::Kept;
+use xen_replicate::replicate::status::{Kept, LockStep};
 
 const SCHEMAS: [&str; 9] =
     ["diff", "disk-status", "dump", "info", "session", "stats", "stats-session", "status", "verify"];
