@@ -1,5 +1,5 @@
 //! Reads a stream and writes it again with every page's contents zero: how the fixtures under `fixtures/xen` were made
-//! small. All other octets stay as they are.
+//! small. All other bytes stay as they are.
 //!
 //! ```console
 //! $ cargo run --example blank_pages -- STREAM > BLANKED

@@ -40,7 +40,7 @@ fn tell() -> Result<(), Box<dyn Error>> {
     );
     println!("{:?}", domain.tsc_info()?);
     let policy = domain.cpu_policy()?;
-    println!("CPU policy: {} octets of leaves, {} of MSRs", policy.cpuid.len(), policy.msrs.len());
+    println!("CPU policy: {} bytes of leaves, {} of MSRs", policy.cpuid.len(), policy.msrs.len());
     if info.kind == DomainKind::Hvm {
         let (mut params, mut populated) = (Vec::new(), 0u64);
         domain.hvm_params(&mut params)?;

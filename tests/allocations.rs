@@ -20,13 +20,13 @@ struct Counting;
 
 thread_local! {
     static CALLS: Cell<u64> = const { Cell::new(0) };
-    /// Octets asked for, those given back not taken off.
-    static OCTETS: Cell<u64> = const { Cell::new(0) };
+    /// Bytes asked for, those given back not taken off.
+    static BYTES: Cell<u64> = const { Cell::new(0) };
 }
 
-fn count(octets: usize) {
+fn count(bytes: usize) {
     CALLS.with(|calls| calls.set(calls.get() + 1));
-    OCTETS.with(|asked| asked.set(asked.get() + octets as u64));
+    BYTES.with(|asked| asked.set(asked.get() + bytes as u64));
 }
 
 // SAFETY: every call is passed on to the system's allocator as it is; counting touches a thread-local number that has
@@ -136,8 +136,8 @@ impl Watch {
 #[test]
 fn the_counter_counts() {
     let before = CALLS.get();
-    let mut octets = std::hint::black_box(Vec::<u8>::with_capacity(1));
-    octets.reserve(100);
+    let mut bytes = std::hint::black_box(Vec::<u8>::with_capacity(1));
+    bytes.reserve(100);
     assert_eq!(CALLS.get() - before, 2);
 }
 
@@ -203,15 +203,15 @@ fn walking() {
 struct Sink(u64);
 
 impl Write for Sink {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.0 += octets.len() as u64;
-        Ok(octets.len())
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
     }
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        let octets = pieces.iter().map(|piece| piece.len()).sum();
-        self.0 += octets as u64;
-        Ok(octets)
+        let bytes = pieces.iter().map(|piece| piece.len()).sum();
+        self.0 += bytes as u64;
+        Ok(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -254,7 +254,7 @@ fn rewriting() {
     assert_eq!(writer.get_ref().0, stream.len() as u64);
 }
 
-/// A record that claims the longest body there is, of which a few octets are there.
+/// A record that claims the longest body there is, of which a few bytes are there.
 #[test]
 fn a_length_that_is_only_claimed_costs_no_memory() {
     let head = &stream()[..40];
@@ -264,19 +264,19 @@ fn a_length_that_is_only_claimed_costs_no_memory() {
         let stream = [head, &claim[..], &[1; 5000]].concat();
         for skip_contents in [false, true] {
             let options = Options { skip_contents, ..Options::default() };
-            let before = OCTETS.get();
+            let before = BYTES.get();
             let mut reader = PullReader::new(Cursor::new(&stream), options);
             while matches!(reader.next_item(), Ok(Some(_))) {}
             assert_eq!(reader.framer().offset(), 40);
-            let pulled = OCTETS.get() - before;
-            assert!(pulled < 4 << 20, "{pulled} octets asked for to pull {}", stream.len());
+            let pulled = BYTES.get() - before;
+            assert!(pulled < 4 << 20, "{pulled} bytes asked for to pull {}", stream.len());
             let mut reader = PushReader::new(options);
             for piece in stream.chunks(100) {
                 reader.push(piece);
                 while matches!(reader.next_item(), Ok(Some(_))) {}
             }
-            let pushed = OCTETS.get() - before - pulled;
-            assert!(pushed < 1 << 20, "{pushed} octets asked for to push {}", stream.len());
+            let pushed = BYTES.get() - before - pulled;
+            assert!(pushed < 1 << 20, "{pushed} bytes asked for to push {}", stream.len());
         }
     }
 }

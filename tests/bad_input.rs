@@ -56,9 +56,9 @@ fn as_mode(mode: Mode, case: Case) -> Case {
     Case { options: Options { mode: Some(mode), ..case.options }, ..case }
 }
 
-fn with(stream: &[u8], at: usize, octets: &[u8]) -> Vec<u8> {
+fn with(stream: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
     let mut out = stream.to_vec();
-    out[at..at + octets.len()].copy_from_slice(octets);
+    out[at..at + bytes.len()].copy_from_slice(bytes);
     out
 }
 
@@ -86,7 +86,7 @@ fn framing() -> Vec<Case> {
     let libxc = hvm_libxc();
     let libxl_start = [libxl_header(), record(1, &[])].concat();
     let mut cases = vec![
-        case("no octets at all", Refused, vec![]),
+        case("no bytes at all", Refused, vec![]),
         case("not a stream", Refused, b"Hello, world".to_vec()),
         case("legacy stream of a 64-bit toolstack", Refused, vec![0, 0, 4, 0, 0, 0, 0, 0, 1]),
         Case {
@@ -98,7 +98,7 @@ fn framing() -> Vec<Case> {
         case("libxc version 4", Refused, with(&libxc, 15, &[4])),
         case("libxc big-endian", Refused, with(&libxc, 17, &[1])),
         case("libxc reserved option", Tolerated, with(&libxc, 16, &[0x80])),
-        case("libxc reserved octets", Tolerated, with(&libxc, 20, &[1, 2])),
+        case("libxc reserved bytes", Tolerated, with(&libxc, 20, &[1, 2])),
         case("domain type 3", Refused, with(&libxc, 24, &[3])),
         case("page_shift 16", Refused, with(&libxc, 28, &[16])),
         case("domain header reserved", Tolerated, with(&libxc, 30, &[1])),
@@ -136,7 +136,7 @@ fn preamble() -> Vec<Case> {
             options: Options { start: Some(Start::Xl), ..STRICT },
             ..case("xl magic wrong", Refused, with(&xl, 0, b"x"))
         },
-        case("xl magic wrong behind the eighth octet", Refused, with(&xl, 30, b"x")),
+        case("xl magic wrong behind the eighth byte", Refused, with(&xl, 30, b"x")),
         case("xl byteorder", Refused, with(&xl, 32, &[1, 2, 3, 4])),
         case("xl unknown mandatory flag", Refused, with(&xl, 36, &[7])),
         case("xl without the stream-v2 flag", Refused, with(&xl, 36, &[1])),
@@ -153,7 +153,7 @@ fn page_data() -> Vec<Case> {
     let mut overflow = one.clone();
     overflow[..4].copy_from_slice(&0x2000_0001u32.to_le_bytes());
     let mut cases = vec![
-        case("PAGE_DATA of 7 octets", Refused, hvm(&[1, 0, 0, 0, 0, 0, 0])),
+        case("PAGE_DATA of 7 bytes", Refused, hvm(&[1, 0, 0, 0, 0, 0, 0])),
         case("PAGE_DATA count 0", Refused, hvm(&pages(&[], 0))),
         case("PAGE_DATA count times 8 overflows 32 bits", Refused, hvm(&overflow)),
         case("PAGE_DATA count 0xffffffff", Refused, hvm(&with(&one, 0, &[0xff; 4]))),
@@ -234,8 +234,8 @@ fn order() -> Vec<Case> {
             options: Options { complete: true, ..STRICT },
             ..case("the same with --complete", Refused, remus.clone())
         },
-        case("octets behind the libxc END", Tolerated, [hvm_libxc(), vec![1, 2, 3]].concat()),
-        case("octets behind the libxl END", Tolerated, [hvm_xl(), vec![0; 4096]].concat()),
+        case("bytes behind the libxc END", Tolerated, [hvm_libxc(), vec![1, 2, 3]].concat()),
+        case("bytes behind the libxl END", Tolerated, [hvm_xl(), vec![0; 4096]].concat()),
         case(
             "the handshake behind the libxl END",
             Valid,
@@ -243,7 +243,7 @@ fn order() -> Vec<Case> {
         ),
         case("half a handshake behind the libxl END", Tolerated, [hvm_xl(), b"domain is yours, you".to_vec()].concat()),
         case(
-            "octets behind the handshake",
+            "bytes behind the handshake",
             Tolerated,
             [hvm_xl(), b"domain is yours, you are cleared to unpause\0x".to_vec()].concat(),
         ),
@@ -256,7 +256,7 @@ fn sync_points() -> Vec<Case> {
     let round = || [record(1, &pages(&[1], 1)), hvm_state(), record(14, &[]), libxl_checkpoint()].concat();
     let mut cases = vec![
         case("a COLO stream", Valid, colo(&[state(0), round(), state(0)])),
-        case("CHECKPOINT_STATE of 8 octets", Valid, colo(&[record(5, &[0; 8]), round()])),
+        case("CHECKPOINT_STATE of 8 bytes", Valid, colo(&[record(5, &[0; 8]), round()])),
         case("CHECKPOINT_STATE padding", Tolerated, colo(&[record(5, &[0, 0, 0, 0, 1, 0, 0, 0]), round()])),
         case("CHECKPOINT_STATE unknown id", Refused, colo(&[state(4), round()])),
         case("CHECKPOINT_STATE in the wrong direction", Refused, colo(&[state(2), round()])),
@@ -274,17 +274,13 @@ fn sync_points() -> Vec<Case> {
         case("back channel out of turn", Refused, [state(2), state(1)].concat()),
         case("back channel with NEW", Refused, [state(2), state(3), state(0)].concat()),
         case("back channel list in the wrong turn", Refused, [state(2), record(15, &[])].concat()),
-        case("back channel list of 12 octets", Refused, record(15, &[0; 12])),
+        case("back channel list of 12 bytes", Refused, record(15, &[0; 12])),
         case("back channel list with a huge pfn", Refused, record(15, &[0xff; 8])),
         case("back channel with pages", Refused, [state(2), record(1, &pages(&[0], 1))].concat()),
         case("back channel cut", Refused, [state(2), state(3)[..9].to_vec()].concat()),
     ];
     for length in 0..4 {
-        cases.push(case(
-            format!("CHECKPOINT_STATE of {length} octets"),
-            Refused,
-            colo(&[record(5, &[0; 4][..length])]),
-        ));
+        cases.push(case(format!("CHECKPOINT_STATE of {length} bytes"), Refused, colo(&[record(5, &[0; 4][..length])])));
     }
     cases
 }
@@ -297,7 +293,7 @@ fn bodies() -> Vec<Case> {
     let mut padded = hvm_libxc();
     let tail = record(8, &tsc_info()).len();
     let context = padded.len() - 8 - record(9, &small_context()).len();
-    // The end of the chain claims 16 octets that are not there.
+    // The end of the chain claims 16 bytes that are not there.
     padded[context + 8 + 32 + 4] = 16;
     let mut long_entry = small_context();
     long_entry[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
@@ -313,20 +309,20 @@ fn bodies() -> Vec<Case> {
             Tolerated,
             libxl([record(3, &emulator(b"abc"))[..23].to_vec(), vec![7]].concat()),
         ),
-        case("TSC_INFO of 20 octets", Refused, hvm(record(8, &tsc_info()[..20]))),
+        case("TSC_INFO of 20 bytes", Refused, hvm(record(8, &tsc_info()[..20]))),
         case("TSC_INFO reserved", Tolerated, hvm(record(8, &with(&tsc_info(), 20, &[1])))),
         case("HVM_CONTEXT empty", Refused, hvm(record(9, &[]))),
         case("HVM_CONTEXT whose END runs past the record", Refused, padded),
-        case("HVM_CONTEXT entry of 2^32-1 octets", Refused, hvm(record(9, &long_entry))),
+        case("HVM_CONTEXT entry of 2^32-1 bytes", Refused, hvm(record(9, &long_entry))),
         case("HVM_CONTEXT cut inside a descriptor", Refused, hvm(record(9, &small_context()[..36]))),
         case("HVM_CONTEXT without END", Refused, hvm(record(9, &small_context()[..32]))),
         case("HVM_PARAMS count too large", Refused, hvm(record(10, &with(&hvm_params(&[(1, 2)]), 0, &[2])))),
         case("HVM_PARAMS count 0xffffffff", Refused, hvm(record(10, &with(&hvm_params(&[(1, 2)]), 0, &[0xff; 4])))),
-        case("HVM_PARAMS octets left over", Refused, hvm(record(10, &[hvm_params(&[(1, 2)]), vec![0]].concat()))),
+        case("HVM_PARAMS bytes left over", Refused, hvm(record(10, &[hvm_params(&[(1, 2)]), vec![0]].concat()))),
         case("HVM_PARAMS without content", Valid, hvm(record(10, &hvm_params(&[])))),
         case("TOOLSTACK", Valid, hvm(record(11, b"blob"))),
         case(
-            "CPUID policy of 25 octets",
+            "CPUID policy of 25 bytes",
             Refused,
             [libxc_headers(3, 2), record(0x11, &[0; 25]), record(0x10, &[])].concat(),
         ),
@@ -336,17 +332,17 @@ fn bodies() -> Vec<Case> {
             Refused,
             [libxc_headers(3, 1), record(2, &[8, 3, 0, 0, 0, 0, 0, 0])].concat(),
         ),
-        case("PV_INFO of 7 octets", Refused, [libxc_headers(3, 1), record(2, &[8, 4, 0, 0, 0, 0, 0])].concat()),
+        case("PV_INFO of 7 bytes", Refused, [libxc_headers(3, 1), record(2, &[8, 4, 0, 0, 0, 0, 0])].concat()),
         case("PV_INFO reserved", Tolerated, with(&pv_libxc(), 52, &[1])),
-        case("P2M_FRAMES of 16 octets for 2^32 pfns", Refused, pv_with(&[p2m(0, u32::MAX, 1)])),
+        case("P2M_FRAMES of 16 bytes for 2^32 pfns", Refused, pv_with(&[p2m(0, u32::MAX, 1)])),
         case("P2M_FRAMES backwards", Refused, pv_with(&[p2m(2, 1, 1)])),
         case("P2M_FRAMES of another width", Refused, pv_with(&[p2m(0, 1023, 1)])),
         case("P2M_FRAMES cut", Refused, pv_with(&[record(3, &[0; 12])])),
-        case("SHARED_INFO of 4095 octets", Refused, pv_with(&[record(7, &[0; 4095])])),
-        case("VCPU_BASIC of 4 octets", Refused, pv_with(&[record(4, &[0; 4])])),
+        case("SHARED_INFO of 4095 bytes", Refused, pv_with(&[record(7, &[0; 4095])])),
+        case("VCPU_BASIC of 4 bytes", Refused, pv_with(&[record(4, &[0; 4])])),
         case("VCPU_BASIC of a 32-bit guest in a 64-bit stream", Refused, pv_with(&[record(4, &vcpu(0, 2800))])),
-        case("VCPU_XSAVE of 8 octets", Refused, pv_with(&[record(6, &vcpu(0, 8))])),
-        case("VCPU_MSRS of 17 octets", Refused, pv_with(&[record(12, &vcpu(0, 17))])),
+        case("VCPU_XSAVE of 8 bytes", Refused, pv_with(&[record(6, &vcpu(0, 8))])),
+        case("VCPU_MSRS of 17 bytes", Refused, pv_with(&[record(12, &vcpu(0, 17))])),
         case("VCPU_EXTENDED without content", Valid, pv_with(&[record(5, &vcpu(0, 0))])),
         case("VCPU reserved", Tolerated, pv_with(&[record(5, &with(&vcpu(0, 64), 4, &[1]))])),
         case(
@@ -354,9 +350,9 @@ fn bodies() -> Vec<Case> {
             Refused,
             [libxl_header(), record(1, &[0; 8]), hvm_libxc(), record(0, &[])].concat(),
         ),
-        case("EMULATOR_CONTEXT of 7 octets", Refused, libxl(record(3, &[2, 0, 0, 0, 0, 0, 0]))),
+        case("EMULATOR_CONTEXT of 7 bytes", Refused, libxl(record(3, &[2, 0, 0, 0, 0, 0, 0]))),
         case("EMULATOR_CONTEXT of emulator 3", Refused, libxl(record(3, &[3, 0, 0, 0, 0, 0, 0, 0]))),
-        case("EMULATOR_XENSTORE_DATA of 4 octets", Refused, libxl(record(2, &[2, 0, 0, 0]))),
+        case("EMULATOR_XENSTORE_DATA of 4 bytes", Refused, libxl(record(2, &[2, 0, 0, 0]))),
         case("xenstore data unterminated", Refused, libxl(record(2, &emulator(b"key\0value")))),
         case("xenstore data of odd count", Refused, libxl(record(2, &emulator(b"key\0value\0other\0")))),
         case("xenstore data with an absolute key", Refused, libxl(record(2, &emulator(b"/key\0value\0")))),
@@ -415,7 +411,7 @@ fn every_way_in_finds_the_same() {
             let framing =
                 framer::Options { start: options.start, mode: options.mode, limits: options.limits, skip_contents };
             let expected = by_slice(&stream, framing);
-            assert!(expected == by_push(&stream, framing, || 1), "{name}: octet by octet");
+            assert!(expected == by_push(&stream, framing, || 1), "{name}: byte by byte");
             assert!(expected == by_push(&stream, framing, || usize::MAX), "{name}: at once");
             assert!(expected == by_pull(&stream, framing, 5), "{name}: pulled");
         }
@@ -431,7 +427,7 @@ fn whole_small_streams_have_no_findings() {
 }
 
 #[test]
-fn truncation_at_every_octet() {
+fn truncation_at_every_byte() {
     for (name, stream) in [("HVM", hvm_libxc()), ("xl", hvm_xl()), ("PV", pv_libxc())] {
         for cut in 0..stream.len() {
             let framing = framer::Options::default();
@@ -453,7 +449,7 @@ fn truncation_at_every_octet() {
 }
 
 #[test]
-fn a_checkpointed_stream_may_stop_at_any_octet_behind_its_first_checkpoint() {
+fn a_checkpointed_stream_may_stop_at_any_byte_behind_its_first_checkpoint() {
     let (stream, ends) = hvm_remus(3);
     for cut in 0..=stream.len() {
         let whole = ends.iter().filter(|&&end| end <= cut).count();
@@ -463,7 +459,7 @@ fn a_checkpointed_stream_may_stop_at_any_octet_behind_its_first_checkpoint() {
         let last = &report.findings.last().unwrap_or_else(|| panic!("nothing said of a cut at {cut}")).message;
         if whole > 0 {
             let torn = cut - ends[whole - 1];
-            let expected = format!("the stream stops after checkpoint {whole}; {torn} octets of a torn one follow");
+            let expected = format!("the stream stops after checkpoint {whole}; {torn} bytes of a torn one follow");
             assert_eq!(*last, expected, "cut at {cut}");
             assert!(!judge(&stream[..cut], &Options { complete: true, ..STRICT }).valid, "cut at {cut}");
         }

@@ -357,7 +357,7 @@ impl Hosts {
     fn ctl(&self, host: &str, arguments: &[&str]) -> (Option<i32>, String) {
         let socket = self.text(host);
         let ended = self.on(host, &[&["ctl", "web", "--control", &socket], arguments].concat()).output().unwrap();
-        let text = [ended.stdout, ended.stderr].map(|octets| String::from_utf8_lossy(&octets).into_owned()).concat();
+        let text = [ended.stdout, ended.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
         (ended.status.code(), text)
     }
 }

@@ -21,13 +21,13 @@ fn run(args: &[&str], stdin: &[u8]) -> Output {
     program().args(args).write_stdin(stdin).output().unwrap()
 }
 
-fn text(octets: &[u8]) -> &str {
-    std::str::from_utf8(octets).unwrap()
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
 }
 
-fn file(folder: &TempDir, name: &str, octets: &[u8]) -> PathBuf {
+fn file(folder: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.path().join(name);
-    std::fs::write(&path, octets).unwrap();
+    std::fs::write(&path, bytes).unwrap();
     path
 }
 
@@ -77,7 +77,7 @@ fn verify_json() {
     assert_eq!(finding["layer"], "libxc");
     assert_eq!(finding["record"], 23);
     assert_eq!(finding["offset"], ends[1]);
-    assert_eq!(finding["message"], "the stream stops after checkpoint 2; 3 octets of a torn one follow");
+    assert_eq!(finding["message"], "the stream stops after checkpoint 2; 3 bytes of a torn one follow");
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn verify_options() {
 
 #[test]
 fn findings_do_not_fill_the_memory() {
-    // A remark in every 8 octets, then one error.
+    // A remark in every 8 bytes, then one error.
     let optional = common::build::record(0x8000_0099, &[]);
     let headers = [common::build::libxc_headers(3, 2), common::build::hvm_static()].concat();
     let stream = [headers, optional.repeat(20_000), common::build::record(0x99, &[])].concat();

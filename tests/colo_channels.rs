@@ -20,8 +20,8 @@ fn session(name: &str) -> Vec<Piece> {
     let mut file = Vec::new();
     XzReader::new(File::open(path).unwrap(), true).read_to_end(&mut file).unwrap();
     let (mut reader, mut out) = (Reader::new(file.as_slice()).unwrap(), Vec::new());
-    while let Some((entry, octets)) = reader.next_entry().unwrap() {
-        out.push((entry, octets.to_vec()));
+    while let Some((entry, bytes)) = reader.next_entry().unwrap() {
+        out.push((entry, bytes.to_vec()));
     }
     out
 }
@@ -29,8 +29,8 @@ fn session(name: &str) -> Vec<Piece> {
 fn play(pieces: &[Piece]) -> (Session, Vec<Event>) {
     let mut session = Session::new(Form::Qemu);
     let mut events = Vec::new();
-    for (entry, octets) in pieces {
-        events.extend(session.feed_on(entry.connection, entry.direction, octets, AT));
+    for (entry, bytes) in pieces {
+        events.extend(session.feed_on(entry.connection, entry.direction, bytes, AT));
         if entry.end {
             events.extend(session.end_on(entry.connection, entry.direction, AT));
         }
@@ -43,18 +43,18 @@ fn troubles(events: &[Event]) -> Vec<String> {
 }
 
 /// Changes what the primary sends on a connection, at an offset of it.
-fn changed(pieces: &[Piece], connection: u16, offset: usize, bytes: &[u8]) -> Vec<Piece> {
+fn changed(pieces: &[Piece], connection: u16, offset: usize, new: &[u8]) -> Vec<Piece> {
     let (mut pieces, mut at) = (pieces.to_vec(), 0_usize);
     let of = |entry: &Entry| entry.connection == connection && entry.direction == Direction::Forward;
-    for (_, octets) in pieces.iter_mut().filter(|(entry, _)| of(entry)) {
-        for octet in octets {
-            if let Some(byte) = at.checked_sub(offset).and_then(|at| bytes.get(at)) {
-                *octet = *byte;
+    for (_, bytes) in pieces.iter_mut().filter(|(entry, _)| of(entry)) {
+        for byte in bytes {
+            if let Some(value) = at.checked_sub(offset).and_then(|at| new.get(at)) {
+                *byte = *value;
             }
             at += 1;
         }
     }
-    assert!(at >= offset + bytes.len());
+    assert!(at >= offset + new.len());
     pieces
 }
 
@@ -67,21 +67,21 @@ fn pieces_of_any_size_give_the_same_events() {
     for name in ["qemu111-mf2", "qemu111-mf2-zlib", "qemu111-plain"] {
         let pieces = session(name);
         let what = |events: Vec<Event>| {
-            events.into_iter().map(|event| (event.channel, event.offset, event.octets, event.what)).collect::<Vec<_>>()
+            events.into_iter().map(|event| (event.channel, event.offset, event.bytes, event.what)).collect::<Vec<_>>()
         };
         let (whole, events) = play(&pieces);
         assert_eq!(troubles(&events), [""; 0], "{name}");
         for size in [1, 7, 1000] {
             let parts: Vec<Piece> = pieces
                 .iter()
-                .flat_map(|(entry, octets)| {
+                .flat_map(|(entry, bytes)| {
                     let parts: Vec<_> =
-                        octets.chunks(size).map(|part| (Entry { end: false, ..*entry }, part.to_vec())).collect();
+                        bytes.chunks(size).map(|part| (Entry { end: false, ..*entry }, part.to_vec())).collect();
                     if entry.end { vec![(*entry, Vec::new())] } else { parts }
                 })
                 .collect();
             let (split, single) = play(&parts);
-            assert_eq!(split.all_octets(), whole.all_octets(), "{name}");
+            assert_eq!(split.all_bytes(), whole.all_bytes(), "{name}");
             assert_eq!(split.channels(), whole.channels(), "{name}");
             assert_eq!(what(single), what(events.clone()), "{name} in pieces of {size}");
         }
@@ -140,13 +140,13 @@ fn a_page_that_no_block_has_is_told() {
 #[test]
 fn channels_that_do_not_fit_together_are_told() {
     let pieces = session("qemu111-mf2");
-    let ready = pieces.iter().position(|(_, octets)| octets.ends_with(&[0, 0, 0, 0]) && octets.len() == 4).unwrap();
+    let ready = pieces.iter().position(|(_, bytes)| bytes.ends_with(&[0, 0, 0, 0]) && bytes.len() == 4).unwrap();
     let hello = pieces.iter().find(|(entry, _)| entry.connection == 1).unwrap().1[..64].to_vec();
     let entry = |connection, direction| Entry { connection, direction, end: false, at: AT };
     let forward = |connection| entry(connection, Direction::Forward);
-    let with = |at: usize, entry, octets: Vec<u8>| {
+    let with = |at: usize, entry, bytes: Vec<u8>| {
         let mut pieces = pieces.clone();
-        pieces.insert(at, (entry, octets));
+        pieces.insert(at, (entry, bytes));
         pieces
     };
     let third = |id: u8| [&hello[..24], &[id], &hello[25..]].concat();
@@ -173,11 +173,11 @@ fn channels_that_do_not_fit_together_are_told() {
 #[test]
 fn an_answer_before_a_channel_is_whole_is_told() {
     let pieces = session("qemu111-mf2");
-    let received = pieces.iter().position(|(_, octets)| octets.as_slice() == [0, 0, 0, 5]).unwrap();
+    let received = pieces.iter().position(|(_, bytes)| bytes.as_slice() == [0, 0, 0, 5]).unwrap();
     let sync = pieces[..received].iter().rposition(|(entry, _)| entry.connection == 1).unwrap();
     let mut late = pieces.clone();
-    let (entry, octets) = &mut late[sync];
-    let rest = octets.split_off(octets.len() - 1);
+    let (entry, bytes) = &mut late[sync];
+    let rest = bytes.split_off(bytes.len() - 1);
     let entry = *entry;
     late.insert(received + 1, (entry, rest));
     let found = troubles(&play(&late).1);
@@ -210,7 +210,7 @@ fn the_end_of_a_channel_is_told_as_what_it_is() {
 /// The main connection of a session without channels, up to before the first answer, and that answer on.
 fn plain() -> (Vec<Piece>, Vec<Piece>) {
     let pieces = session("qemu111-plain");
-    let request = pieces.iter().position(|(_, octets)| octets.as_slice() == [0, 0, 0, 1]).unwrap();
+    let request = pieces.iter().position(|(_, bytes)| bytes.as_slice() == [0, 0, 0, 1]).unwrap();
     let (image, rest) = pieces.split_at(request);
     (image.to_vec(), rest.to_vec())
 }
@@ -250,12 +250,12 @@ fn wrong_answers_on_the_return_path_are_told() {
         (&[0, 9, 0, 0], "return path message of type 0x9"),
         (&[0, 0, 0, 0], "without SHUT"),
     ];
-    for (octets, expected) in cases {
+    for (bytes, expected) in cases {
         let (session, _) = play(&forward);
-        let whole = session.clone().feed(Direction::Back, octets, AT);
+        let whole = session.clone().feed(Direction::Back, bytes, AT);
         assert!(troubles(&whole)[0].contains(expected), "{expected}: {whole:?}");
         let mut single = session;
-        let events: Vec<_> = octets.iter().flat_map(|octet| single.feed(Direction::Back, &[*octet], AT)).collect();
+        let events: Vec<_> = bytes.iter().flat_map(|byte| single.feed(Direction::Back, &[*byte], AT)).collect();
         assert_eq!(troubles(&events), troubles(&whole));
     }
 }

@@ -36,7 +36,7 @@ fn guests_that_run_alike_need_no_checkpoint_and_their_output_leaves_at_once() {
     let status = pair.wait("a long run of equal output", |status| lock_step(status).agreed >= 500);
     assert_eq!((status.phase.as_str(), status.acknowledged, lock_step(&status).by_difference), ("protected", 1, 0));
     // What left is what one guest sends, without a gap.
-    let left: Vec<_> = pair.leaves().iter().filter_map(|octets| WorkloadPacket::parse(octets)).collect();
+    let left: Vec<_> = pair.leaves().iter().filter_map(|bytes| WorkloadPacket::parse(bytes)).collect();
     assert!(left.len() >= 500 && left.iter().zip(0..).all(|(packet, number)| packet.sequence == number));
     pair.assert_equal_states(1);
     end(&pair).domain.stop().unwrap().self_check().unwrap();
@@ -51,7 +51,7 @@ fn what_differs_is_held_until_a_checkpoint_and_the_secondarys_pages_are_put_righ
     });
     assert_eq!(lock_step(&status).by_period, 0, "the period is far off: {status:#?}");
     pair.assert_equal_states(8);
-    let left: Vec<_> = pair.leaves().iter().filter_map(|octets| WorkloadPacket::parse(octets)).collect();
+    let left: Vec<_> = pair.leaves().iter().filter_map(|bytes| WorkloadPacket::parse(bytes)).collect();
     assert!(
         left.iter().zip(0..).all(|(packet, number)| packet.sequence == number),
         "a packet is missing or out of order"
@@ -74,7 +74,7 @@ fn what_comes_for_the_guest_comes_to_both_and_both_answer_alike() {
         answers.extend(pair.leaves());
     }
     assert_eq!(lock_step(&pair.status()).by_difference, 0);
-    let answers: Vec<_> = answers.iter().filter_map(|octets| WorkloadPacket::parse(octets)).collect();
+    let answers: Vec<_> = answers.iter().filter_map(|bytes| WorkloadPacket::parse(bytes)).collect();
     let told = answers.iter().map(|answer| (answer.kind, answer.connection, answer.payload.clone()));
     assert!(told.eq((0..50).map(|number| (PacketKind::Echo, 1, vec![number]))));
     end(&pair);
@@ -94,7 +94,7 @@ fn a_request_on_its_way_at_a_checkpoint_is_answered_once() {
             answers.len() >= asked as usize
         });
     }
-    let numbers = answers.iter().filter_map(|octets| WorkloadPacket::parse(octets)).map(|packet| packet.payload);
+    let numbers = answers.iter().filter_map(|bytes| WorkloadPacket::parse(bytes)).map(|packet| packet.payload);
     assert!(numbers.eq((0..asked).map(|number| number.to_le_bytes())));
     end(&pair);
     pair.assert_equal_states(2);
@@ -149,7 +149,7 @@ fn a_copy_that_runs_already_runs_on() {
     let Ok(Outcome::Survivor(survivor)) = pair.join_secondary() else { panic!("no survivor") };
     let status = pair.wait("the fence", |status| status.phase == "fenced");
     assert_eq!(survivor.generation.0, status.generation);
-    let left: Vec<_> = left.iter().filter_map(|octets| WorkloadPacket::parse(octets)).collect();
+    let left: Vec<_> = left.iter().filter_map(|bytes| WorkloadPacket::parse(bytes)).collect();
     pair.primary.terminate();
     assert_eq!(pair.join_primary().unwrap().how, Ending::Fenced);
     pair.assert_equal_states(3);
@@ -192,7 +192,7 @@ fn more_dirty_pages_than_one_list_names() {
 }
 
 #[test]
-fn with_libxls_octets_alone_nothing_is_compared_and_all_else_is_the_same() {
+fn with_libxls_bytes_alone_nothing_is_compared_and_all_else_is_the_same() {
     let sim = SimConfig { noise_every: 100, ..guest() };
     let pair = Pair::start(&Wanted { bare: true, period: Duration::from_millis(20), sim, ..Wanted::default() });
     let status = pair.wait("checkpoints", |status| status.acknowledged >= 6);

@@ -1,5 +1,5 @@
 //! The tap as an end of a session: as the secondary of scripted primaries, and as the primary of scripted secondaries, in order,
-//! malformed, and cut at every octet; and the same in recordings.
+//! malformed, and cut at every byte; and the same in recordings.
 
 #[path = "colo_ends/script.rs"]
 mod script;
@@ -49,17 +49,17 @@ fn a_state_without_a_size_is_whole_at_its_end_and_not_before() {
     session.feed(Direction::Back, &word(form, 0x46), LONG);
     session.feed(Direction::Forward, &word(form, 0x47), LONG);
     session.feed(Direction::Back, &word(form, 0x48), LONG);
-    let octets = checkpoint(form, false, 0);
-    for octet in &octets {
+    let bytes = checkpoint(form, false, 0);
+    for byte in &bytes {
         assert_eq!(session.close_state(LONG), None);
-        session.feed(Direction::Forward, &[*octet], LONG);
+        session.feed(Direction::Forward, &[*byte], LONG);
     }
     let event = session.close_state(LONG).unwrap();
     assert!(matches!(&event.what, What::State { devices, .. } if devices.complete), "{event}");
-    assert_eq!(event.octets, octets.len() as u64 - 8);
+    assert_eq!(event.bytes, bytes.len() as u64 - 8);
 }
 
-/// One checkpoint in order, then the octets given, where the tap is due to close.
+/// One checkpoint in order, then the bytes given, where the tap is due to close.
 fn after_one(form: Form, whole: bool, bad: &[(Vec<u8>, usize)], closes: bool, patience: Duration) -> Answered {
     let mut part = primary(form, whole, 1);
     part.extend_from_slice(bad);
@@ -113,7 +113,7 @@ fn a_secondary_leaves_at_a_malformed_message_and_says_where() {
         assert!(done.troubles()[0].contains("vmstate-size 0x80000000000000"), "{:?}", done.troubles());
         let done = after_one(form, whole, &sized(-1), false, LONG);
         let trouble = &done.troubles()[0];
-        assert!(trouble.contains("octets of state are not sections up to their end"), "{trouble}");
+        assert!(trouble.contains("bytes of state are not sections up to their end"), "{trouble}");
         assert!(trouble.contains("inside of: the state"), "{trouble}");
         // One longer: nobody can tell, but that nothing more comes.
         let done = after_one(form, whole, &sized(1), false, Duration::from_millis(20));
@@ -124,13 +124,13 @@ fn a_secondary_leaves_at_a_malformed_message_and_says_where() {
 
 /// As when the primary dies there. The tap calls nothing malformed, and says inside of what the end came.
 #[test]
-fn an_end_at_every_octet_of_a_round_is_an_end() {
+fn an_end_at_every_byte_of_a_round_is_an_end() {
     for (form, whole) in FORMS {
         let session = primary(form, whole, 2);
         let (before, round) = session.split_at(3);
-        for (step, (octets, _)) in round.iter().enumerate() {
-            for length in 0..octets.len() {
-                let part = [before, &round[..step], &[(octets[..length].to_vec(), 0)]].concat();
+        for (step, (bytes, _)) in round.iter().enumerate() {
+            for length in 0..bytes.len() {
+                let part = [before, &round[..step], &[(bytes[..length].to_vec(), 0)]].concat();
                 let done = answered(form, &part, true, LONG);
                 assert_eq!(done.troubles(), [""; 0], "{form:?} {step} {length}");
                 let ended = matches!(done.last_forward(), What::End);
@@ -140,7 +140,7 @@ fn an_end_at_every_octet_of_a_round_is_an_end() {
     }
 }
 
-/// Plays a recording of two checkpoints to a secondary that answers with these octets and then ends.
+/// Plays a recording of two checkpoints to a secondary that answers with these bytes and then ends.
 fn played(form: Form, whole: bool, answers: &[u8]) -> Result<(), ReplayError> {
     let file = recording(form, whole, 2);
     let plan = plan(&mut Reader::new(file.as_slice()).unwrap()).unwrap();
@@ -221,18 +221,18 @@ fn recordings_of_malformed_sessions_are_told_by_both_commands() {
             huge.extend(checkpoint(form, whole, i64::MIN));
             cases.push((huge, "where checkpoint-reply is due"));
         }
-        for (octets, expected) in cases {
+        for (bytes, expected) in cases {
             let file = script::Shared::default();
             let mut recorder = Recorder::new(file.clone(), form).unwrap();
             let good = recording(form, whole, 1);
             let mut reader = Reader::new(good.as_slice()).unwrap();
-            while let Some((entry, octets)) = reader.next_entry().unwrap() {
-                recorder.write(entry, octets).unwrap();
+            while let Some((entry, bytes)) = reader.next_entry().unwrap() {
+                recorder.write(entry, bytes).unwrap();
             }
             let entry = Entry { connection: 0, direction: Direction::Forward, end: false, at: Duration::ZERO };
-            recorder.write(entry, &octets).unwrap();
+            recorder.write(entry, &bytes).unwrap();
             for name in ["dump", "verify"] {
-                let (code, said) = command(name, &file.octets());
+                let (code, said) = command(name, &file.bytes());
                 assert_eq!(code, Some(1), "{name}: {said}");
                 assert!(said.contains(expected) && said.contains("(due: "), "{name}: {said}");
             }

@@ -50,7 +50,7 @@ fn round() -> [(Direction, Vec<u8>); 4] {
 }
 
 fn play(session: &mut Session, parts: &[(Direction, Vec<u8>)]) -> Vec<Event> {
-    parts.iter().flat_map(|(direction, octets)| session.feed(*direction, octets, NOW)).collect()
+    parts.iter().flat_map(|(direction, bytes)| session.feed(*direction, bytes, NOW)).collect()
 }
 
 fn troubles(events: &[Event]) -> Vec<String> {
@@ -78,25 +78,25 @@ fn every_message_and_every_round_of_both_directions_is_seen() {
     assert_eq!(session_.checkpoints(), 2);
     let What::Records { pages, emulator, .. } = events[0].what else { panic!("{}", events[0]) };
     assert_eq!((pages, emulator), (2, build::emulator(&build::qemu_state()).len() as u64));
-    assert_eq!((events[0].offset, events[0].octets), (0, image().len() as u64));
+    assert_eq!((events[0].offset, events[0].bytes), (0, image().len() as u64));
     // The list has two pages; the round's records are behind NEW.
     assert!(events[5].to_string().ends_with("CHECKPOINT_DIRTY_PFN_LIST 2"), "{}", events[5]);
-    assert_eq!((events[6].offset, events[6].octets), (image().len() as u64 + 16, records().len() as u64));
+    assert_eq!((events[6].offset, events[6].bytes), (image().len() as u64 + 16, records().len() as u64));
     assert!(matches!(session_.end(F, NOW).unwrap().what, What::End));
 }
 
 #[test]
-fn octets_one_by_one_give_the_same_and_an_end_anywhere_is_an_end() {
+fn bytes_one_by_one_give_the_same_and_an_end_anywhere_is_an_end() {
     let whole = play(&mut Session::new(Form::Libxl), &session(1));
     let mut session_ = Session::new(Form::Libxl);
     let mut events = Vec::new();
-    for (direction, octets) in session(1) {
-        for octet in octets {
+    for (direction, bytes) in session(1) {
+        for byte in bytes {
             for direction in [F, B] {
                 let event = session_.clone().end(direction, NOW).unwrap();
                 assert!(matches!(event.what, What::End | What::Broken { .. }), "{event}");
             }
-            events.extend(session_.feed(direction, &[octet], NOW));
+            events.extend(session_.feed(direction, &[byte], NOW));
         }
     }
     assert_eq!(names(&events), names(&whole));
@@ -178,12 +178,12 @@ fn the_tap_passes_such_a_session_on_and_its_recording_is_read() {
     for socket in [&primary, &secondary] {
         socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     }
-    for (direction, octets) in session(3) {
+    for (direction, bytes) in session(3) {
         let (from, to) = if direction == F { (&mut primary, &mut secondary) } else { (&mut secondary, &mut primary) };
-        from.write_all(&octets).unwrap();
-        let mut got = vec![0; octets.len()];
+        from.write_all(&bytes).unwrap();
+        let mut got = vec![0; bytes.len()];
         to.read_exact(&mut got).unwrap();
-        assert!(got == octets);
+        assert!(got == bytes);
     }
     primary.shutdown(Shutdown::Write).unwrap();
     secondary.shutdown(Shutdown::Write).unwrap();
@@ -205,8 +205,8 @@ fn the_tap_passes_such_a_session_on_and_its_recording_is_read() {
     let mut recorder = Recorder::new(std::fs::File::create(path("early")).unwrap(), Form::Libxl).unwrap();
     let mut parts = session(1);
     parts.swap(4, 5);
-    for (direction, octets) in parts {
-        recorder.write(Entry { connection: 0, direction, end: false, at: NOW }, &octets).unwrap();
+    for (direction, bytes) in parts {
+        recorder.write(Entry { connection: 0, direction, end: false, at: NOW }, &bytes).unwrap();
     }
     let (code, said) = command("verify", "early");
     assert_eq!(code, Some(1), "{said}");

@@ -34,11 +34,11 @@ impl Hand<Primary> {
         self.feed(primary::Event::Message(message))
     }
 
-    /// From the suspension of the guest to the state's last octet.
+    /// From the suspension of the guest to the state's last byte.
     fn sends(&mut self, checkpoint: u64) -> Vec<Message> {
         use primary::{Action, Event};
         self.feed(Event::GuestSuspended);
-        let actions = self.feed(Event::Collected { checkpoint, octets: 77 });
+        let actions = self.feed(Event::Collected { checkpoint, bytes: 77 });
         self.feed(Event::StateSent { checkpoint });
         let said = |action| match action {
             Action::Send(message) => Some(message),
@@ -109,7 +109,7 @@ fn a_round_says_what_the_tables_say() {
     use primary::{Action, Event};
     for (dialect, said) in [
         (Dialect::Libxl, vec![]),
-        (QEMU, vec![Message::Send, Message::Size { octets: 77 }]),
+        (QEMU, vec![Message::Send, Message::Size { bytes: 77 }]),
         (Dialect::FrameV8, vec![Message::Send]),
     ] {
         for mode in [Mode::LockStep, Mode::Periodic] {
@@ -119,7 +119,7 @@ fn a_round_says_what_the_tables_say() {
             assert!(actions.contains(&Action::Send(Message::New)), "{dialect}: {actions:?}");
             p.hears(Message::Suspended);
             if dialect.lists_dirty() {
-                p.hears(Message::DirtyList { octets: 8 });
+                p.hears(Message::DirtyList { bytes: 8 });
             }
             assert_eq!(p.sends(2), said, "{dialect}");
             if dialect.announces_state() {
@@ -200,7 +200,7 @@ fn a_message_out_of_step_is_named_and_the_guest_runs_on() {
     p.feed(primary::Event::Timer(Timer::Round));
     p.feed(primary::Event::Timer(Timer::Round));
     p.hears(Message::Suspended);
-    p.hears(Message::DirtyList { octets: 0 });
+    p.hears(Message::DirtyList { bytes: 0 });
     p.hears(Message::Suspended);
     let fault = cause(&p);
     assert!(matches!(fault.wrong, Wrong::OutOfStep { misfit: Misfit::Late, .. }), "{fault:?}");
@@ -226,7 +226,7 @@ fn a_secondary_that_hears_garbage_gives_up_and_does_not_ask() {
 #[test]
 fn a_size_over_the_budget_is_refused_before_anything_is_received() {
     use secondary::{Action, End, Phase};
-    for (layout, octets, fits) in [
+    for (layout, bytes, fits) in [
         (Layout::Live, 1 << 63, false),
         (Layout::Whole, 1 << 63, false),
         (Layout::Live, u64::MAX, false),
@@ -239,12 +239,12 @@ fn a_size_over_the_budget_is_refused_before_anything_is_received() {
         s.feed(secondary::Event::GuestSuspended);
         s.hears(Message::Send);
         s.feed(secondary::Event::MemoryReceived { checkpoint: 2 });
-        let actions = s.hears(Message::Size { octets });
+        let actions = s.hears(Message::Size { bytes });
         if fits {
-            assert_eq!(actions[0], Action::ReceiveState { checkpoint: 2, octets: Some(octets) });
+            assert_eq!(actions[0], Action::ReceiveState { checkpoint: 2, bytes: Some(bytes) });
         } else {
             assert!(!actions.iter().any(|action| matches!(action, Action::ReceiveState { .. })));
-            let wrong = Wrong::Size { octets, budget: 128 << 20 };
+            let wrong = Wrong::Size { bytes, budget: 128 << 20 };
             let fault = Fault { wrong, step: Step::Size, guest: Guest::Suspended };
             assert_eq!(s.machine.phase(), Phase::Ended(End::Fault(fault)));
         }

@@ -1,4 +1,4 @@
-//! What the other side says and must not, and ends that come anywhere: against either driver, octet by octet as libxl writes them.
+//! What the other side says and must not, and ends that come anywhere: against either driver, byte by byte as libxl writes them.
 
 mod colo_support;
 
@@ -43,9 +43,9 @@ const RESUMED: u32 = 3;
 struct Sink(Rc<RefCell<Vec<u8>>>);
 
 impl Write for Sink {
-    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
-        self.0.borrow_mut().extend_from_slice(octets);
-        Ok(octets.len())
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.borrow_mut().extend_from_slice(bytes);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -53,8 +53,8 @@ impl Write for Sink {
     }
 }
 
-/// A primary's octets: the first checkpoint, and the state of a second one behind NEW.
-fn octets() -> (Vec<u8>, Vec<u8>) {
+/// A primary's bytes: the first checkpoint, and the state of a second one behind NEW.
+fn bytes() -> (Vec<u8>, Vec<u8>) {
     let sim = guest();
     let mut domain = SimDomain::create(&sim).unwrap();
     let options = Options { config: Some(xl_config(&sim)), ..Options::default() };
@@ -76,8 +76,8 @@ fn octets() -> (Vec<u8>, Vec<u8>) {
     (parts.pop().unwrap(), round)
 }
 
-fn read(socket: &mut UnixStream, octets: usize) -> Vec<u8> {
-    let mut read = vec![0; octets];
+fn read(socket: &mut UnixStream, bytes: usize) -> Vec<u8> {
+    let mut read = vec![0; bytes];
     socket.read_exact(&mut read).unwrap();
     read
 }
@@ -95,7 +95,7 @@ impl Secondary {
         let (_, receiving, address) = receive(&folder, wanted, Kept::default());
         let Address::Unix(path) = address else { panic!("{address}") };
         let mut socket = UnixStream::connect(path).unwrap();
-        let banner = Handshake::Banner.octets();
+        let banner = Handshake::Banner.bytes();
         assert_eq!(read(&mut socket, banner.len()), banner);
         Secondary { socket, receiving, _folder: folder }
     }
@@ -125,9 +125,9 @@ impl Secondary {
     }
 
     #[track_caller]
-    fn fault(mut self, octets: &[u8], parts: &[&str]) {
+    fn fault(mut self, bytes: &[u8], parts: &[&str]) {
         // It may end before it has read them all.
-        let _ = self.socket.write_all(octets);
+        let _ = self.socket.write_all(bytes);
         match self.outcome() {
             Outcome::Ended(End::Fault(fault)) => {
                 let text = fault.to_string();
@@ -140,7 +140,7 @@ impl Secondary {
 
 #[test]
 fn a_secondary_ends_for_what_is_no_message_of_its_step() {
-    let (image, round) = octets();
+    let (image, round) = bytes();
     let wanted = bare();
     let run = "step: between checkpoints; guest: running";
     let ready = || Secondary::ready(&wanted, &image);
@@ -148,7 +148,7 @@ fn a_secondary_ends_for_what_is_no_message_of_its_step() {
     ready().fault(&say(u32::MAX), &["number 0xffffffff", run]);
     ready().fault(&say(READY), &["SVM_READY is of the other direction", "expected NEW", run]);
     ready().fault(&say(SUSPENDED), &["SVM_SUSPENDED is of the other direction", run]);
-    ready().fault(&record(5, 12, &[0; 16]), &["type 0x5 with a body of 12 octets", run]);
+    ready().fault(&record(5, 12, &[0; 16]), &["type 0x5 with a body of 12 bytes", run]);
     ready().fault(&record(1, 4, &[0; 8]), &["type 0x1 is no sync point", run]);
     // The state before it is asked for.
     ready().fault(&round, &["is no sync point", run]);
@@ -175,7 +175,7 @@ fn a_secondary_ends_for_what_is_no_message_of_its_step() {
 
 #[test]
 fn an_end_anywhere_is_a_death_and_the_survivor_is_at_one_checkpoint() {
-    let (image, round) = octets();
+    let (image, round) = bytes();
     let wanted = bare();
     let cuts = |length: usize| {
         let near = 40.min(length);
@@ -192,7 +192,7 @@ fn an_end_anywhere_is_a_death_and_the_survivor_is_at_one_checkpoint() {
         Outcome::Survivor(survivor) => {
             let domain = survivor.domain.stop().unwrap_or_else(|error| panic!("{cut}: {error}"));
             assert!(domain.is_running());
-            // These octets are a primary's that has not looked at the list of dirty pages: behind them the copy is no guest of its.
+            // These bytes are a primary's that has not looked at the list of dirty pages: behind them the copy is no guest of its.
             if survivor.checkpoint == 1 {
                 domain.self_check().unwrap_or_else(|error| panic!("{cut}: {error}"));
             }
@@ -213,7 +213,7 @@ fn an_end_anywhere_is_a_death_and_the_survivor_is_at_one_checkpoint() {
     }
 }
 
-/// Plays the secondary of a primary: answers with these octets, the first ones as soon as there is a stream, the others each when
+/// Plays the secondary of a primary: answers with these bytes, the first ones as soon as there is a stream, the others each when
 /// NEW has been said; the last may be followed by its end. Gives how the primary ended and what it said.
 fn primary(answers: &[Vec<u8>], ends: bool) -> (Ending, String) {
     primary_of(&Wanted { rule: Rule::Manual, ..bare() }, answers, ends)
@@ -225,15 +225,15 @@ fn primary_of(wanted: &Wanted, answers: &[Vec<u8>], ends: bool) -> (Ending, Stri
     let listener = UnixListener::bind(&path).unwrap();
     let (_, protecting, _) = protect(&folder, wanted, Address::Unix(path), Kept::default());
     let (mut socket, _) = listener.accept().unwrap();
-    socket.write_all(Handshake::Banner.octets()).unwrap();
+    socket.write_all(Handshake::Banner.bytes()).unwrap();
     let mut reading = socket.try_clone().unwrap();
     let (tell, told) = std::sync::mpsc::channel();
     let reader = std::thread::spawn(move || {
         // Checkpoints end with a CHECKPOINT_END record; NEW is all that follows one.
-        let mut octets = vec![0; 1 << 16];
+        let mut bytes = vec![0; 1 << 16];
         let mut last = Vec::new();
-        while let Ok(got @ 1..) = reading.read(&mut octets) {
-            last.extend_from_slice(&octets[..got]);
+        while let Ok(got @ 1..) = reading.read(&mut bytes) {
+            last.extend_from_slice(&bytes[..got]);
             last.drain(..last.len().saturating_sub(16));
             if last == say(NEW) || last.ends_with(&record(4, 0, &[])) {
                 let _ = tell.send(());
@@ -269,7 +269,7 @@ fn a_primarys_guest_runs_on_whatever_the_secondary_says() {
     left(&[say(RESUMED)], &["SVM_RESUMED is early; expected SVM_READY", load]);
     left(&[say(NEW)], &["NEW is of the other direction; expected SVM_READY", load]);
     left(&[say(4)], &["number 0x4 is outside", load]);
-    left(&[record(5, 0, &[])], &["type 0x5 with a body of 0 octets", load]);
+    left(&[record(5, 0, &[])], &["type 0x5 with a body of 0 bytes", load]);
     left(&[record(0x0f, 8, &[0; 8])], &["CHECKPOINT_DIRTY_PFN_LIST is early; expected SVM_READY", load]);
     let up = [say(READY), say(RESUMED)].concat();
     let suspend = "step: suspending the secondary; guest: running";
@@ -281,7 +281,7 @@ fn a_primarys_guest_runs_on_whatever_the_secondary_says() {
     };
     let dirty = "step: list of dirty pages; guest: running";
     left(&[up.clone(), list(&[3, 1 << 40])], &["names pfn 0x10000000000", dirty]);
-    left(&[up.clone(), [say(SUSPENDED), record(0x0f, 7, &[0; 8])].concat()], &["a body of 7 octets", dirty]);
+    left(&[up.clone(), [say(SUSPENDED), record(0x0f, 7, &[0; 8])].concat()], &["a body of 7 bytes", dirty]);
     left(
         &[up.clone(), [say(SUSPENDED), say(READY)].concat()],
         &["SVM_READY is early; expected CHECKPOINT_DIRTY_PFN_LIST", dirty],
@@ -305,7 +305,7 @@ fn an_end_anywhere_on_the_back_channel_leaves_the_guest_running() {
 
 #[test]
 fn what_does_not_come_in_time_is_not_waited_for() {
-    let (image, _) = octets();
+    let (image, _) = bytes();
     let wanted = Wanted { answer: Duration::from_millis(50), rule: Rule::Manual, ..bare() };
     // Half an image, and the connection stays open.
     let mut secondary = Secondary::new(&wanted);

@@ -27,7 +27,7 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/colo").join(format!("{name}.rec.xz"))
 }
 
-fn octets(name: &str) -> Vec<u8> {
+fn bytes(name: &str) -> Vec<u8> {
     let mut out = Vec::new();
     XzReader::new(File::open(fixture(name)).unwrap(), true).read_to_end(&mut out).unwrap();
     out
@@ -36,8 +36,8 @@ fn octets(name: &str) -> Vec<u8> {
 fn entries(recording: &[u8]) -> Vec<(Entry, Vec<u8>)> {
     let mut reader = Reader::new(recording).unwrap();
     let mut out = Vec::new();
-    while let Some((entry, octets)) = reader.next_entry().unwrap() {
-        out.push((entry, octets.to_vec()));
+    while let Some((entry, bytes)) = reader.next_entry().unwrap() {
+        out.push((entry, bytes.to_vec()));
     }
     out
 }
@@ -49,18 +49,18 @@ fn name(event: &Event) -> Option<&'static str> {
     }
 }
 
-/// The session up to behind its second checkpoint, and the octets of the third round in order: what a side sent at a stretch in
+/// The session up to behind its second checkpoint, and the bytes of the third round in order: what a side sent at a stretch in
 /// one piece.
 fn third_round() -> (Session, Vec<(Direction, Vec<u8>)>) {
     let mut session = Session::new(Form::Qemu);
     let (mut loaded, mut start) = (0, None);
     let mut round: Vec<(Direction, Vec<u8>)> = Vec::new();
-    for (entry, octets) in entries(&octets(RECORDINGS[0])) {
-        let events = session.feed(entry.direction, &octets, entry.at);
+    for (entry, bytes) in entries(&bytes(RECORDINGS[0])) {
+        let events = session.feed(entry.direction, &bytes, entry.at);
         if start.is_some() {
             match round.last_mut().filter(|(direction, _)| *direction == entry.direction) {
-                Some((_, before)) => before.extend(octets),
-                None => round.push((entry.direction, octets)),
+                Some((_, before)) => before.extend(bytes),
+                None => round.push((entry.direction, bytes)),
             }
         }
         loaded += events.iter().filter(|event| name(event) == Some("vmstate-loaded")).count();
@@ -74,7 +74,7 @@ fn third_round() -> (Session, Vec<(Direction, Vec<u8>)>) {
 }
 
 fn play(session: &mut Session, round: &[(Direction, Vec<u8>)]) -> Vec<Event> {
-    round.iter().flat_map(|(direction, octets)| session.feed(*direction, octets, Duration::ZERO)).collect()
+    round.iter().flat_map(|(direction, bytes)| session.feed(*direction, bytes, Duration::ZERO)).collect()
 }
 
 fn troubles(events: &[Event]) -> Vec<String> {
@@ -85,38 +85,38 @@ fn troubles(events: &[Event]) -> Vec<String> {
     events.iter().filter_map(trouble).collect()
 }
 
-/// Replaces octets of the primary's in the round. `find` gives the place from the round's forward octets.
+/// Replaces bytes of the primary's in the round. `find` gives the place from the round's forward bytes.
 fn changed(round: &[(Direction, Vec<u8>)], change: impl FnOnce(&mut Vec<u8>)) -> Vec<(Direction, Vec<u8>)> {
     let is_state =
-        |(direction, octets): &&mut (Direction, Vec<u8>)| *direction == Direction::Forward && octets.len() > 100;
+        |(direction, bytes): &&mut (Direction, Vec<u8>)| *direction == Direction::Forward && bytes.len() > 100;
     let mut round = round.to_vec();
-    let (_, octets) = round.iter_mut().find(is_state).expect("the state");
-    change(octets);
+    let (_, bytes) = round.iter_mut().find(is_state).expect("the state");
+    change(bytes);
     round
 }
 
 /// Where vmstate-size stands in the chunk that has RAM, size and state: the state is what is behind it.
-fn size_at(octets: &[u8]) -> usize {
+fn size_at(bytes: &[u8]) -> usize {
     let is_size = |at: &usize| {
-        octets[*at..].starts_with(&[0, 0, 0, 4])
-            && octets
+        bytes[*at..].starts_with(&[0, 0, 0, 4])
+            && bytes
                 .get(at + 4..at + 12)
-                .is_some_and(|size| u64::from_be_bytes(size.try_into().unwrap()) == (octets.len() - at - 12) as u64)
+                .is_some_and(|size| u64::from_be_bytes(size.try_into().unwrap()) == (bytes.len() - at - 12) as u64)
     };
-    (0..octets.len() - 12).find(is_size).expect("vmstate-size and all of its state in one piece")
+    (0..bytes.len() - 12).find(is_size).expect("vmstate-size and all of its state in one piece")
 }
 
 #[test]
 fn recordings_of_a_real_qemu_are_walked_end_to_end() {
     for name in RECORDINGS {
-        let octets = octets(name);
-        let report = verify(&mut Reader::new(octets.as_slice()).unwrap()).unwrap();
+        let bytes = bytes(name);
+        let report = verify(&mut Reader::new(bytes.as_slice()).unwrap()).unwrap();
         assert!(report.valid, "{name}: {:?}", report.findings);
         assert!(report.checkpoints >= if name.starts_with("qemu72") { 10 } else { 5 }, "{name}");
         // Six messages a checkpoint, and checkpoint-ready.
         assert!(report.records > 6 * report.checkpoints, "{name}: {report:?}");
         let mut text = Vec::new();
-        assert!(dump(&mut Reader::new(octets.as_slice()).unwrap(), false, true, &mut text).unwrap());
+        assert!(dump(&mut Reader::new(bytes.as_slice()).unwrap(), false, true, &mut text).unwrap());
         let text = String::from_utf8(text).unwrap();
         let golden = fixture(name).with_extension("").with_extension("dump");
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -131,12 +131,12 @@ fn recordings_of_a_real_qemu_are_walked_end_to_end() {
 #[test]
 fn a_primary_alone_has_as_many_checkpoints_as_its_session() {
     for name in RECORDINGS {
-        let recording = octets(name);
+        let recording = bytes(name);
         let session = verify(&mut Reader::new(recording.as_slice()).unwrap()).unwrap();
         let entries = entries(&recording);
         // The main connection is the first one in all of them.
         let main = entries.iter().filter(|(entry, _)| entry.connection == 0 && entry.direction == Direction::Forward);
-        let alone: Vec<u8> = main.flat_map(|(_, octets)| octets.clone()).collect();
+        let alone: Vec<u8> = main.flat_map(|(_, bytes)| bytes.clone()).collect();
         let report = verify_primary(&mut alone.as_slice()).unwrap();
         assert!(report.valid, "{name}: {:?}", report.findings);
         assert_eq!(report.checkpoints, session.checkpoints, "{name}");
@@ -150,8 +150,8 @@ fn what_a_session_lacks_is_told() {
         ("primary-without-x-colo", "the primary is not in COLO"),
     ];
     for (name, expected) in cases {
-        let octets = octets(name);
-        let report = verify(&mut Reader::new(octets.as_slice()).unwrap()).unwrap();
+        let bytes = bytes(name);
+        let report = verify(&mut Reader::new(bytes.as_slice()).unwrap()).unwrap();
         assert!(!report.valid, "{name}");
         assert!(
             report.findings.iter().any(|finding| finding.message.contains(expected)),
@@ -177,31 +177,31 @@ fn packed_recordings_are_recognised_by_the_commands() {
 }
 
 #[test]
-fn octets_one_by_one_give_the_same_events() {
+fn bytes_one_by_one_give_the_same_events() {
     let (start, round) = third_round();
     let what = |events: Vec<Event>| {
-        events.into_iter().map(|event| (event.offset, event.octets, event.what)).collect::<Vec<_>>()
+        events.into_iter().map(|event| (event.offset, event.bytes, event.what)).collect::<Vec<_>>()
     };
     let whole = what(play(&mut start.clone(), &round));
-    let single: Vec<_> = round.iter().flat_map(|(d, octets)| octets.iter().map(|octet| (*d, vec![*octet]))).collect();
+    let single: Vec<_> = round.iter().flat_map(|(d, bytes)| bytes.iter().map(|byte| (*d, vec![*byte]))).collect();
     assert_eq!(what(play(&mut start.clone(), &single)), whole);
     assert_eq!(whole.len(), 8, "{whole:?}");
 }
 
 #[test]
-fn an_end_at_every_octet_of_a_round_is_told_as_what_it_is() {
+fn an_end_at_every_byte_of_a_round_is_told_as_what_it_is() {
     let (mut session, round) = third_round();
     let last = round.iter().rposition(|(direction, _)| *direction == Direction::Forward).unwrap();
     let mut ends = 0;
-    for (at, (direction, octets)) in round.iter().enumerate() {
-        for octet in octets {
+    for (at, (direction, bytes)) in round.iter().enumerate() {
+        for byte in bytes {
             if *direction == Direction::Forward && at <= last {
                 let whole = ends == 0;
                 let event = session.clone().end(Direction::Forward, Duration::ZERO).unwrap();
                 assert_eq!(matches!(event.what, What::End), whole, "{event}");
                 ends += 1;
             }
-            let events = session.feed(*direction, &[*octet], Duration::ZERO);
+            let events = session.feed(*direction, &[*byte], Duration::ZERO);
             assert_eq!(troubles(&events), [""; 0]);
         }
     }
@@ -214,16 +214,16 @@ fn a_wrong_size_is_told_and_the_next_round_is_understood_again() {
     let (start, round) = third_round();
     let cases = [
         (None, "vmstate-size 0x8000000000000000, at most"),
-        (Some(1), "vmstate-received while 1 octets of the state are still to come"),
-        (Some(-1), "octets of state are not sections up to their end"),
+        (Some(1), "vmstate-received while 1 bytes of the state are still to come"),
+        (Some(-1), "bytes of state are not sections up to their end"),
     ];
     for (by, expected) in cases {
         let mut session = start.clone();
-        let bad = changed(&round, |octets| {
-            let at = size_at(octets);
-            let size = u64::from_be_bytes(octets[at + 4..at + 12].try_into().unwrap());
+        let bad = changed(&round, |bytes| {
+            let at = size_at(bytes);
+            let size = u64::from_be_bytes(bytes[at + 4..at + 12].try_into().unwrap());
             let wrong = by.map_or(1 << 63, |by| size.saturating_add_signed(by));
-            octets.splice(at + 4..at + 12, wrong.to_be_bytes());
+            bytes.splice(at + 4..at + 12, wrong.to_be_bytes());
         });
         let events = play(&mut session, &bad);
         let found = troubles(&events);
@@ -255,12 +255,12 @@ fn a_wrong_step_and_an_unknown_number_are_told() {
 #[test]
 fn the_older_layout_and_the_older_numbers_are_followed() {
     let (_, round) = third_round();
-    let state = &round.iter().find(|(d, octets)| *d == Direction::Forward && octets.len() > 100).unwrap().1;
+    let state = &round.iter().find(|(d, bytes)| *d == Direction::Forward && bytes.len() > 100).unwrap().1;
     let state = &state[size_at(state) + 12..];
-    let first: Vec<_> = entries(&octets(RECORDINGS[0]))
+    let first: Vec<_> = entries(&bytes(RECORDINGS[0]))
         .into_iter()
         .take_while(|(entry, _)| entry.direction == Direction::Forward)
-        .flat_map(|(_, octets)| octets)
+        .flat_map(|(_, bytes)| bytes)
         .collect();
     let blob = [b"QEVM\0\0\0\x03", state].concat();
     let size = (blob.len() as u64).to_be_bytes();
@@ -285,9 +285,9 @@ fn the_older_layout_and_the_older_numbers_are_followed() {
         (b, long(0x4a)),
         (b, long(0x4b)),
     ];
-    for (form, session_octets) in [(Form::Qemu, older), (Form::FrameV8, v8)] {
+    for (form, session_bytes) in [(Form::Qemu, older), (Form::FrameV8, v8)] {
         let mut session = Session::new(form);
-        let events = play(&mut session, &session_octets);
+        let events = play(&mut session, &session_bytes);
         assert_eq!(troubles(&events), [""; 0], "{form:?}");
         assert_eq!(session.checkpoints(), 1);
         let sections = events.iter().find_map(|event| match &event.what {
@@ -308,7 +308,7 @@ impl Drop for Tap {
     }
 }
 
-/// Octets that are no session at all go through unchanged, both ways, and are recorded; the tap says that they are none.
+/// Bytes that are no session at all go through unchanged, both ways, and are recorded; the tap says that they are none.
 #[test]
 fn garbage_is_passed_on_recorded_and_told() {
     let home = tempfile::tempdir().unwrap();
@@ -353,7 +353,7 @@ fn garbage_is_passed_on_recorded_and_told() {
     let recorded = entries(&std::fs::read(path("rec")).unwrap());
     let of = |direction| {
         let parts = recorded.iter().filter(|(entry, _)| entry.direction == direction);
-        parts.flat_map(|(_, octets)| octets.clone()).collect::<Vec<_>>()
+        parts.flat_map(|(_, bytes)| bytes.clone()).collect::<Vec<_>>()
     };
     assert!(of(Direction::Forward) == garbage);
     assert_eq!(of(Direction::Back), b"nonsense");
@@ -368,9 +368,9 @@ fn a_recording_of_libxls_form_is_dumped_by_direction() {
     let mut recorder = Recorder::new(File::create(&path).unwrap(), Form::Libxl).unwrap();
     for (file, direction) in [("forward", Direction::Forward), ("back", Direction::Back)] {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/helper/hvm-colo-libxc-{file}.xz"));
-        let mut octets = Vec::new();
-        XzReader::new(File::open(fixture).unwrap(), true).read_to_end(&mut octets).unwrap();
-        recorder.write(Entry { connection: 0, direction, end: false, at: Duration::ZERO }, &octets).unwrap();
+        let mut bytes = Vec::new();
+        XzReader::new(File::open(fixture).unwrap(), true).read_to_end(&mut bytes).unwrap();
+        recorder.write(Entry { connection: 0, direction, end: false, at: Duration::ZERO }, &bytes).unwrap();
     }
     drop(recorder);
     let output = Command::new(env!("CARGO_BIN_EXE_xen-replicate")).arg("dump").arg(&path).output().unwrap();

@@ -1,4 +1,4 @@
-//! Golden octets of every sync point in every dialect, whole and in pieces, and what is wrong with the ones that are wrong.
+//! Golden bytes of every sync point in every dialect, whole and in pieces, and what is wrong with the ones that are wrong.
 
 use xen_replicate::colo::wire::{Decoder, WireError, encode};
 use xen_replicate::colo::{Dialect, Layout, Message, Point};
@@ -13,13 +13,13 @@ const GOLDEN: [(Dialect, Message, &str); 19] = [
     (LIBXL, Message::Suspended, "05000000 04000000 01000000 00000000"),
     (LIBXL, Message::Ready, "05000000 04000000 02000000 00000000"),
     (LIBXL, Message::Resumed, "05000000 04000000 03000000 00000000"),
-    (LIBXL, Message::DirtyList { octets: 0 }, "0f000000 00000000"),
-    (LIBXL, Message::DirtyList { octets: 0x0800_0000 }, "0f000000 00000008"),
+    (LIBXL, Message::DirtyList { bytes: 0 }, "0f000000 00000000"),
+    (LIBXL, Message::DirtyList { bytes: 0x0800_0000 }, "0f000000 00000008"),
     (QEMU, Message::Ready, "00000000"),
     (QEMU, Message::New, "00000001"),
     (QEMU, Message::Suspended, "00000002"),
     (QEMU, Message::Send, "00000003"),
-    (QEMU, Message::Size { octets: 0x0102_0304_0506 }, "00000004 0000010203040506"),
+    (QEMU, Message::Size { bytes: 0x0102_0304_0506 }, "00000004 0000010203040506"),
     (QEMU, Message::Received, "00000005"),
     (QEMU, Message::Loaded, "00000006"),
     (V8, Message::Ready, "0000000000000046"),
@@ -31,7 +31,7 @@ const GOLDEN: [(Dialect, Message, &str); 19] = [
 ];
 
 fn hex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> = text.bytes().filter(|octet| !octet.is_ascii_whitespace()).collect();
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
     digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
@@ -53,7 +53,7 @@ fn decode(dialect: Dialect, mut input: &[u8]) -> Result<Vec<Message>, WireError>
 }
 
 #[test]
-fn golden_octets_both_ways() {
+fn golden_bytes_both_ways() {
     for (dialect, message, golden) in GOLDEN {
         let golden = hex(golden);
         assert_eq!(encode(dialect, message).unwrap().as_slice(), golden, "{dialect}: {message:?}");
@@ -62,7 +62,7 @@ fn golden_octets_both_ways() {
     for dialect in [LIBXL, QEMU, V8] {
         for point in Point::ALL {
             let golden = GOLDEN.iter().any(|(d, message, _)| *d == dialect && message.point() == point);
-            assert_eq!(dialect.has(point), golden, "{dialect}: {point:?} has no golden octets");
+            assert_eq!(dialect.has(point), golden, "{dialect}: {point:?} has no golden bytes");
         }
     }
     let whole = Dialect::Qemu(Layout::Whole);
@@ -75,12 +75,12 @@ fn golden_octets_both_ways() {
 fn what_a_dialect_does_not_have_is_not_encoded() {
     for (dialect, message) in [
         (LIBXL, Message::Send),
-        (LIBXL, Message::Size { octets: 1 }),
+        (LIBXL, Message::Size { bytes: 1 }),
         (LIBXL, Message::Received),
         (LIBXL, Message::Loaded),
         (QEMU, Message::Resumed),
-        (QEMU, Message::DirtyList { octets: 8 }),
-        (V8, Message::Size { octets: 1 }),
+        (QEMU, Message::DirtyList { bytes: 8 }),
+        (V8, Message::Size { bytes: 1 }),
         (V8, Message::Resumed),
     ] {
         assert_eq!(encode(dialect, message), None, "{dialect}: {message:?}");
@@ -96,10 +96,10 @@ fn every_piece_and_every_end() {
         assert_eq!(decode(dialect, &session), Ok(messages.clone()));
         let starts: Vec<usize> =
             mine.iter().scan(0, |at, (.., golden)| Some(std::mem::replace(at, *at + hex(golden).len()))).collect();
-        // One octet at a time, and the end behind each.
+        // One byte at a time, and the end behind each.
         let mut decoder = Decoder::new(dialect, 0);
         let mut got = Vec::new();
-        for (at, octet) in session.iter().enumerate() {
+        for (at, byte) in session.iter().enumerate() {
             let began = starts.iter().rposition(|&start| start <= at).unwrap();
             if starts[began] == at {
                 assert_eq!((decoder.end(), decoder.offset()), (Ok(()), at as u64));
@@ -110,7 +110,7 @@ fn every_piece_and_every_end() {
                 assert_eq!((offset, got), (starts[began] as u64, at - starts[began]));
                 assert!(missing > 0 && missing <= 16);
             }
-            let (taken, message) = decoder.take(std::slice::from_ref(octet)).unwrap();
+            let (taken, message) = decoder.take(std::slice::from_ref(byte)).unwrap();
             assert_eq!(taken, 1);
             got.extend(message);
         }
@@ -121,11 +121,11 @@ fn every_piece_and_every_end() {
 #[test]
 fn what_follows_a_message_is_not_touched() {
     for (dialect, message, golden) in GOLDEN {
-        let mut octets = hex(golden);
-        let len = octets.len();
-        octets.extend([0xff; 40]);
+        let mut bytes = hex(golden);
+        let len = bytes.len();
+        bytes.extend([0xff; 40]);
         let mut decoder = Decoder::new(dialect, 100);
-        assert_eq!(decoder.take(&octets), Ok((len, Some(message))), "{dialect}");
+        assert_eq!(decoder.take(&bytes), Ok((len, Some(message))), "{dialect}");
         decoder.skip(40);
         assert_eq!(decoder.offset(), 140 + len as u64);
     }
@@ -134,7 +134,7 @@ fn what_follows_a_message_is_not_touched() {
 #[test]
 fn numbers_beyond_the_end_are_named_with_their_place() {
     let number = |number, first, last| WireError::Number { number, offset: 4096, first, last };
-    for (dialect, octets, error) in [
+    for (dialect, bytes, error) in [
         (QEMU, "00000007", number(7, 0, 6)),
         (QEMU, "ffffffff", number(0xffff_ffff, 0, 6)),
         (QEMU, "01000000", number(0x0100_0000, 0, 6)),
@@ -150,7 +150,7 @@ fn numbers_beyond_the_end_are_named_with_their_place() {
         (LIBXL, "0f000000 07000000", WireError::Length { type_id: 15, length: 7, offset: 4096 }),
     ] {
         let mut decoder = Decoder::new(dialect, 4096);
-        assert_eq!(decoder.take(&hex(octets)), Err(error), "{dialect}: {octets}");
+        assert_eq!(decoder.take(&hex(bytes)), Err(error), "{dialect}: {bytes}");
         // It stays in front of the message.
         assert_eq!((decoder.offset(), decoder.end()), (4096, Ok(())));
     }
@@ -167,25 +167,25 @@ fn both_bodies_of_a_checkpoint_state_are_read() {
 
 #[test]
 fn sizes_pass_as_they_are() {
-    for octets in [0, 1 << 63, u64::MAX] {
-        let message = Message::Size { octets };
+    for bytes in [0, 1 << 63, u64::MAX] {
+        let message = Message::Size { bytes };
         assert_eq!(decode(QEMU, &encode(QEMU, message).unwrap()), Ok(vec![message]));
     }
 }
 
 #[test]
-fn no_octets_make_a_decoder_panic_or_stand_still() {
+fn no_bytes_make_a_decoder_panic_or_stand_still() {
     use proptest::prelude::*;
-    proptest!(|(octets in proptest::collection::vec(any::<u8>(), 0..64), which in 0_usize..4, zeroes in any::<bool>())| {
+    proptest!(|(bytes in proptest::collection::vec(any::<u8>(), 0..64), which in 0_usize..4, zeroes in any::<bool>())| {
         let dialect = Dialect::ALL[which];
-        let octets: Vec<u8> = if zeroes { octets.iter().map(|octet| octet & 5).collect() } else { octets };
+        let bytes: Vec<u8> = if zeroes { bytes.iter().map(|byte| byte & 5).collect() } else { bytes };
         let mut decoder = Decoder::new(dialect, 0);
         let mut at = 0;
-        while at < octets.len() {
-            match decoder.take(&octets[at..]) {
+        while at < bytes.len() {
+            match decoder.take(&bytes[at..]) {
                 Ok((taken, message)) => {
                     prop_assert!(taken > 0);
-                    prop_assert!(message.is_some() || at + taken == octets.len());
+                    prop_assert!(message.is_some() || at + taken == bytes.len());
                     at += taken;
                 }
                 Err(_) => break,

@@ -31,13 +31,13 @@ const TOOLS: &[(&str, &[&str])] = &[
     ("lz4", &["-B4", "-BX", "--content-size", "-c"]),
 ];
 
-fn packed(tool: &str, arguments: &[&str], octets: &[u8]) -> Vec<u8> {
+fn packed(tool: &str, arguments: &[&str], bytes: &[u8]) -> Vec<u8> {
     let mut command = Command::new(tool);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{tool}: {error}"));
     let mut stdin = child.stdin.take().unwrap();
-    let octets = octets.to_vec();
-    let writer = std::thread::spawn(move || stdin.write_all(&octets).unwrap());
+    let bytes = bytes.to_vec();
+    let writer = std::thread::spawn(move || stdin.write_all(&bytes).unwrap());
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();
     assert!(output.status.success(), "{tool}");
@@ -50,17 +50,17 @@ fn program(arguments: &[&str]) -> Program {
     program
 }
 
-fn on_file(arguments: &[&str], octets: &[u8]) -> Output {
+fn on_file(arguments: &[&str], bytes: &[u8]) -> Output {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("image");
-    std::fs::write(&path, octets).unwrap();
+    std::fs::write(&path, bytes).unwrap();
     program(arguments).arg(&path).output().unwrap()
 }
 
-/// What a command prints of these octets as a file, which must be what it prints of them as a pipe.
-fn printed(arguments: &[&str], octets: &[u8]) -> (Option<i32>, String) {
-    let file = on_file(arguments, octets);
-    let piped = program(arguments).arg("-").write_stdin(octets).output().unwrap();
+/// What a command prints of these bytes as a file, which must be what it prints of them as a pipe.
+fn printed(arguments: &[&str], bytes: &[u8]) -> (Option<i32>, String) {
+    let file = on_file(arguments, bytes);
+    let piped = program(arguments).arg("-").write_stdin(bytes).output().unwrap();
     let text = |output: &Output| String::from_utf8(output.stdout.clone()).unwrap();
     assert_eq!((file.status.code(), text(&file)), (piped.status.code(), text(&piped)), "a file and a pipe");
     (file.status.code(), text(&file))
@@ -158,7 +158,7 @@ fn libvirts_save_image_damaged_in_every_way() {
         (libvirt(0, XML, &libxl), "version is 0"),
         (libvirt(1, XML, &libxl), "a legacy stream follows"),
         (libvirt(2, b"", &libxl), "xmlLen is 0"),
-        (libvirt(2, XML, b""), "the stream ends where its first 8 octets must follow"),
+        (libvirt(2, XML, b""), "the stream ends where its first 8 bytes must follow"),
     ] {
         let (code, said) = printed(&["verify"], &image);
         assert!(code == Some(1) && said.contains(words), "{words}: {said}");
@@ -174,8 +174,8 @@ fn libvirts_save_image_damaged_in_every_way() {
     }
 }
 
-fn part(type_id: u64, octets: &[u8]) -> Vec<u8> {
-    [&type_id.to_le_bytes()[..], &(octets.len() as u64).to_le_bytes(), octets].concat()
+fn part(type_id: u64, bytes: &[u8]) -> Vec<u8> {
+    [&type_id.to_le_bytes()[..], &(bytes.len() as u64).to_le_bytes(), bytes].concat()
 }
 
 const SIGNATURE: &[u8] = b"XenSavedDomv2-\n";
@@ -183,7 +183,7 @@ const XENOPS: &[u8] = b"((time 20261128T05:00:00Z)(word_size 64)(vm_str())(xs_su
 
 /// A suspend image as xenopsd writes it of a HVM guest: its own record, libxc, QEMU, the footer.
 fn xapi(libxc: &[u8]) -> Vec<u8> {
-    let qemu = part(0x0f00, b"QEVM state of some octets");
+    let qemu = part(0x0f00, b"QEVM state of some bytes");
     [SIGNATURE, &part(0x000f, XENOPS), &part(0x00f0, b""), libxc, &qemu, &part(0xffff, b"")].concat()
 }
 
@@ -196,7 +196,7 @@ fn xapis_suspend_image() {
     assert_eq!(code, Some(0), "{said}");
     let qemu = start + libxc.len() + 16;
     let words = format!(
-        "XAPI suspend image, the stream at offset {start}, xenops at 31 ({} octets), qemu (traditional) at {qemu} (25 octets)",
+        "XAPI suspend image, the stream at offset {start}, xenops at 31 ({} bytes), qemu (traditional) at {qemu} (25 bytes)",
         XENOPS.len()
     );
     assert!(said.contains(&words) && said.contains("valid: plain libxc stream"), "{words}\n{said}");
@@ -270,7 +270,7 @@ fn no_container_takes_more_than_256_mib() {
         let output = in_256_mib(&path);
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.code() == Some(0), "{tool} {arguments:?}: {output:?}");
-        assert!(said.contains("(314572800 octets)"), "{said}");
+        assert!(said.contains("(314572800 bytes)"), "{said}");
     }
 }
 
@@ -281,8 +281,8 @@ fn an_image_in_a_container_is_converted_as_the_stream_is() {
     for (container, stream) in [(libvirt(2, XML, &libxl), &libxl), (xapi(&libxc), &libxc)] {
         for command in [&["convert"][..], &["extract", "--lime"], &["extract", "--page", "0"]] {
             let expected = on_file(command, stream);
-            for octets in [&container, &packed("gzip", &["-c"], &container)] {
-                let made = on_file(command, octets);
+            for bytes in [&container, &packed("gzip", &["-c"], &container)] {
+                let made = on_file(command, bytes);
                 assert_eq!(
                     (made.status.code(), made.stdout == expected.stdout),
                     (expected.status.code(), true),

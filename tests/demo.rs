@@ -67,7 +67,7 @@ fn the_recorded_stream_is_valid() {
         "A guest of 2 MiB with 2 vCPUs",
         "  checkpoint     1",
         "The primary is killed (SIGKILL)",
-        "equal octet for octet: ",
+        "equal byte for byte: ",
         ": lost 0, contradicted 0, out of two copies 0",
     ] {
         assert!(text.contains(line), "{line}: {text}");

@@ -44,8 +44,8 @@ fn write_on(model: &Model, seed: u64, stop: &AtomicBool) -> u64 {
             0 => guest.zero(offset, length).map(|()| place.fill(0)),
             1 => guest.flush(),
             _ => {
-                let octets = noise(random, length);
-                guest.write(offset, &octets).map(|()| place.copy_from_slice(&octets))
+                let bytes = noise(random, length);
+                guest.write(offset, &bytes).map(|()| place.copy_from_slice(&bytes))
             }
         };
         if done.is_err() {
@@ -121,9 +121,9 @@ fn a_keeper_that_dies_while_it_applies_goes_on_where_it_was() {
         for checkpoint in 1..=2 {
             for write in 0..24u64 {
                 let offset = (case * 31 + write * 260_003 + checkpoint) % (SIZE as u64 - 200_000);
-                let octets = noise(case * 100 + write + checkpoint * 7, 150_000);
-                guest.write(offset, &octets).unwrap();
-                content[offset as usize..offset as usize + octets.len()].copy_from_slice(&octets);
+                let bytes = noise(case * 100 + write + checkpoint * 7, 150_000);
+                guest.write(offset, &bytes).unwrap();
+                content[offset as usize..offset as usize + bytes.len()].copy_from_slice(&bytes);
             }
             let seq = pair.a.ask(&Request::Close { mark: mark(checkpoint), disks: 1 }).unwrap().seq.unwrap();
             pair.a.ask(&Request::Wait { seq }).unwrap();

@@ -137,9 +137,9 @@ fn written(write: impl FnOnce(&File)) -> Vec<u8> {
     let mut file = tempfile::tempfile().unwrap();
     write(&file);
     file.rewind().unwrap();
-    let mut octets = Vec::new();
-    file.read_to_end(&mut octets).unwrap();
-    octets
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).unwrap();
+    bytes
 }
 
 fn the_newest_of_every_page_and_record(path: &Path, image: &Image, guest: &Guest) {
@@ -172,8 +172,8 @@ fn a_plain_image_is_valid_and_the_same_guest(path: &Path, stream: &[u8], image: 
         let mut out = Vec::new();
         plain::write(image, container, &mut out).unwrap();
         let options = verify::Options { all: true, mode: Some(Mode::Plain), ..verify::Options::default() };
-        let judged = |octets: &[u8], options: &verify::Options| {
-            let mut file = unpacked(octets);
+        let judged = |bytes: &[u8], options: &verify::Options| {
+            let mut file = unpacked(bytes);
             file.rewind().unwrap();
             verify(Input::from_file(file).unwrap(), options, &mut Progress::none()).unwrap()
         };
@@ -213,9 +213,9 @@ fn raw_memory_and_lime_have_every_page_in_its_place(path: &Path, image: &Image, 
     for (pfn, (_, contents)) in &populated {
         let page = &raw[**pfn as usize * PAGE_SIZE..][..PAGE_SIZE];
         assert!(contents.is_empty() || page == &contents[..], "{}: page {pfn:#x}", path.display());
-        nonzero += page.iter().filter(|&&octet| octet != 0).count();
+        nonzero += page.iter().filter(|&&byte| byte != 0).count();
     }
-    assert_eq!(raw.iter().filter(|&&octet| octet != 0).count(), nonzero, "nothing but the guest's pages");
+    assert_eq!(raw.iter().filter(|&&byte| byte != 0).count(), nonzero, "nothing but the guest's pages");
 
     let lime = written(|file| memory::write_lime(image, file).unwrap());
     let mut rest = &lime[..];
@@ -236,7 +236,7 @@ fn raw_memory_and_lime_have_every_page_in_its_place(path: &Path, image: &Image, 
     assert!(rest.is_empty() && pages.next().is_none(), "{}", path.display());
 }
 
-/// The sections of a core by `readelf`: name, offset, octets.
+/// The sections of a core by `readelf`: name, offset, bytes.
 fn sections(core: &Path) -> HashMap<String, (usize, usize)> {
     let mut readelf = Command::new("readelf");
     readelf.env("LC_ALL", "C").args(["-W", "-S"]).arg(core);
@@ -273,10 +273,10 @@ fn a_core_is_what_binutils_and_the_format_say(path: &Path, image: &Image, guest:
         let &(offset, size) = sections.get(name).unwrap_or_else(|| panic!("{}: no {name}", path.display()));
         &core[offset..offset + size]
     };
-    let words = |octets: &[u8]| -> Vec<u64> {
-        octets.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect()
+    let words = |bytes: &[u8]| -> Vec<u64> {
+        bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect()
     };
-    // The header note: 20 octets of the empty one's header and name, then 12 + 4.
+    // The header note: 20 bytes of the empty one's header and name, then 12 + 4.
     let notes = section(".note.Xen");
     let magic = if image.is_pv() { 0xf00f_ebed } else { 0xf00f_ebee };
     let populated: Vec<_> = guest.pages.iter().filter(|(_, (page_type, _))| page_type.is_populated()).collect();
@@ -310,10 +310,10 @@ fn a_core_is_what_binutils_and_the_format_say(path: &Path, image: &Image, guest:
     let mut covered = 0;
     for line in text.lines().map(str::trim_start).filter(|line| line.starts_with("LOAD")) {
         let words: Vec<_> = line.split_whitespace().collect();
-        let (offset, address, octets) = (hex(words[1]), hex(words[3]), hex(words[4]));
+        let (offset, address, bytes) = (hex(words[1]), hex(words[3]), hex(words[4]));
         let first = frames.iter().position(|&pfn| pfn as usize == address / PAGE_SIZE).unwrap();
         assert_eq!(offset, sections[".xen_pages"].0 + first * PAGE_SIZE);
-        covered += octets / PAGE_SIZE;
+        covered += bytes / PAGE_SIZE;
     }
     assert_eq!(covered, frames.len(), "{}", path.display());
     registers.len()

@@ -2,7 +2,7 @@
 
 mod common;
 #[path = "colo_ends/script.rs"]
-#[expect(dead_code, reason = "the octets of its session are wanted, not the ends")]
+#[expect(dead_code, reason = "the bytes of its session are wanted, not the ends")]
 mod script;
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
@@ -71,7 +71,7 @@ fn qevm() -> Vec<u8> {
     out
 }
 
-/// The seeds: small, whole streams of every kind behind control octets, and blobs behind the decoder's number.
+/// The seeds: small, whole streams of every kind behind control bytes, and blobs behind the decoder's number.
 fn seeds() -> BTreeMap<String, Vec<u8>> {
     let mut seeds = BTreeMap::new();
     let splits = [0, 0, 0, 1, 7, 200, 8, 3];
@@ -120,8 +120,8 @@ fn seeds() -> BTreeMap<String, Vec<u8>> {
         seeds.insert(format!("tap/{name}-file"), file);
     }
     seeds.insert("tap/multifd".into(), taps::pieces(Form::Qemu, &multifd()));
-    for (name, octets) in wrapped() {
-        seeds.insert(format!("containers/{name}"), octets);
+    for (name, bytes) in wrapped() {
+        seeds.insert(format!("containers/{name}"), bytes);
     }
     let libxl = [(0, Direction::Back, back()[..86].to_vec()), (0, Direction::Forward, colo())];
     seeds.insert("tap/libxl".into(), taps::pieces(Form::Libxl, &libxl));
@@ -135,7 +135,7 @@ fn wrapped() -> [(&'static str, Vec<u8>); 6] {
         [build::libxc_headers(3, 2), build::hvm_static(), page, build::hvm_state(), build::record(0, &[])].concat();
     let libxl = [build::libxl_header(), build::record(1, &[]), libxc.clone(), build::record(0, &[])].concat();
     let libvirt = [&b"libvirt-xml\n \0 \r\x02\0\0\0\x0c\0\0\0"[..], &[0; 40], b"<domain/>\0\0\0", &libxl].concat();
-    let part = |id: u64, octets: &[u8]| [&id.to_le_bytes()[..], &(octets.len() as u64).to_le_bytes(), octets].concat();
+    let part = |id: u64, bytes: &[u8]| [&id.to_le_bytes()[..], &(bytes.len() as u64).to_le_bytes(), bytes].concat();
     let xapi = [b"XenSavedDomv2-\n", &part(0xf, b"((word_size 64))")[..], &part(0xf0, b""), &libxc].concat();
     let xapi = [xapi, part(0xf00, b"QEVM"), part(0xffff, b"")].concat();
     let middle = libxl.len() / 2;
@@ -181,8 +181,8 @@ fn multifd() -> Vec<(u16, Direction, Vec<u8>)> {
 fn session_of(file: &[u8]) -> Vec<(u16, Direction, Vec<u8>)> {
     let mut reader = Reader::new(file).unwrap();
     let mut out = Vec::new();
-    while let Some((entry, octets)) = reader.next_entry().unwrap() {
-        out.push((entry.connection, entry.direction, octets.to_vec()));
+    while let Some((entry, bytes)) = reader.next_entry().unwrap() {
+        out.push((entry.connection, entry.direction, bytes.to_vec()));
     }
     out
 }
@@ -192,14 +192,14 @@ fn session_of(file: &[u8]) -> Vec<(u16, Direction, Vec<u8>)> {
 fn seeds_are_as_generated() {
     let expected = seeds();
     let mut total = 0;
-    for (name, octets) in &expected {
+    for (name, bytes) in &expected {
         let file = path("fuzz/seeds").join(name);
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            std::fs::write(&file, octets).unwrap();
+            std::fs::write(&file, bytes).unwrap();
         }
-        assert!(std::fs::read(&file).unwrap() == *octets, "{} (UPDATE_GOLDEN=1 writes it anew)", file.display());
-        total += octets.len();
+        assert!(std::fs::read(&file).unwrap() == *bytes, "{} (UPDATE_GOLDEN=1 writes it anew)", file.display());
+        total += bytes.len();
     }
     assert_eq!(
         ["stream", "decode", "tap", "containers"]
@@ -208,7 +208,7 @@ fn seeds_are_as_generated() {
             .sum::<usize>(),
         expected.len()
     );
-    assert!(total < 100 << 10, "{total} octets of seeds");
+    assert!(total < 100 << 10, "{total} bytes of seeds");
 }
 
 /// Everything that there is, through every target: a finding of one may be news to another. The targets' own checks
@@ -219,21 +219,21 @@ fn every_target_takes_every_seed_and_finding() {
     for folder in ["stream", "decode", "packed", "tap", "containers"] {
         let seeds = files(&format!("fuzz/seeds/{folder}"));
         assert!(!seeds.is_empty(), "fuzz/seeds/{folder} is empty");
-        inputs.extend(seeds.into_iter().map(|(name, octets)| (format!("{folder}/{name}"), octets)));
+        inputs.extend(seeds.into_iter().map(|(name, bytes)| (format!("{folder}/{name}"), bytes)));
     }
-    for (name, octets) in &inputs {
+    for (name, bytes) in &inputs {
         println!("{name}");
-        let steered = Steered::new(octets);
+        let steered = Steered::new(bytes);
         streams::slice(&steered);
         streams::push_split(&steered);
         streams::pull_exact(&steered);
         streams::verify(&steered);
         streams::dump(&steered);
         streams::round_trip(&steered);
-        blobs::decode(octets);
-        packed::read(octets);
-        containers::read(octets);
-        taps::read(octets);
+        blobs::decode(bytes);
+        packed::read(bytes);
+        containers::read(bytes);
+        taps::read(bytes);
     }
 }
 

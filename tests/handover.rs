@@ -1,4 +1,4 @@
-//! The stream changes hands: each owner takes its own octets and not one more, and writes only in its own turn.
+//! The stream changes hands: each owner takes its own bytes and not one more, and writes only in its own turn.
 
 mod common;
 
@@ -27,7 +27,7 @@ fn hand_over_offsets(stream: &[u8]) -> Vec<u64> {
     items.iter().filter_map(hands).collect()
 }
 
-/// Reads a whole stream with readers that move; gives how many octets the source had given at each hand-over.
+/// Reads a whole stream with readers that move; gives how many bytes the source had given at each hand-over.
 fn read_by_turns(stream: &[u8], start: Start) -> Vec<u64> {
     let options = Options { start: Some(start), ..Options::default() };
     let (mut libxl, config) = LibxlReader::start(meter(stream), options).unwrap();
@@ -68,7 +68,7 @@ fn read_by_turns(stream: &[u8], start: Start) -> Vec<u64> {
 }
 
 #[test]
-fn not_one_octet_too_many_is_read() {
+fn not_one_byte_too_many_is_read() {
     for (stream, start) in [
         (hvm_xl(), Start::Xl),
         (hvm_remus(3).0, Start::Libxl),
@@ -81,7 +81,7 @@ fn not_one_octet_too_many_is_read() {
         got.dedup();
         assert!(expected.len() >= 3);
         assert_eq!(got, expected);
-        // The same, with the octets of each turn in a source of their own: the next owner's are not there yet.
+        // The same, with the bytes of each turn in a source of their own: the next owner's are not there yet.
         for pair in expected.windows(2) {
             assert!(pair[0] < pair[1]);
         }
@@ -100,7 +100,7 @@ fn a_source_that_ends_with_a_turn_is_enough_for_the_turn() {
 
 #[test]
 fn two_processes_share_one_pipe() {
-    // The child is a program that knows nothing of streams: it must find exactly the octets of the next owner.
+    // The child is a program that knows nothing of streams: it must find exactly the bytes of the next owner.
     let (remus, ends) = hvm_remus(1);
     let stream = [&remus[..], b"the rest belongs to the child\n"].concat();
     let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -153,7 +153,7 @@ fn what_must_be_refused_is_refused_by_the_readers() {
 }
 
 #[test]
-fn writers_refuse_what_the_grammar_forbids_before_an_octet_is_written() {
+fn writers_refuse_what_the_grammar_forbids_before_a_byte_is_written() {
     let mut writer = LibxcWriter::<_, Alone>::start(Vec::new(), Mode::Plain, 3, DOMAIN).unwrap();
     let before = writer.written();
     let tsc = libxc::Record::X86TscInfo(TscInfo { mode: 0, khz: 0, nsec: 0, incarnation: 0, reserved: 0 });

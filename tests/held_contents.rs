@@ -26,7 +26,7 @@ fn contents() -> Vec<u8> {
     (0..PAGES * PAGE_SIZE).map(|n| (n / 7 % 251) as u8).collect()
 }
 
-/// Gives a few octets a call.
+/// Gives a few bytes a call.
 #[derive(Debug)]
 struct Trickle<'a>(&'a [u8]);
 
@@ -44,7 +44,7 @@ fn reader(stream: &[u8]) -> LibxcReader<Trickle<'_>, Alone> {
     reader
 }
 
-/// Reads the pages in two parts, the last `unread` octets not at all, and finds the record behind them.
+/// Reads the pages in two parts, the last `unread` bytes not at all, and finds the record behind them.
 fn taken(unread: usize) {
     let stream = stream();
     let mut reader = reader(&stream);

@@ -60,7 +60,7 @@ fn info_as_json_says_what_the_stream_has() {
     let stats: Value =
         serde_json::from_str(&text(&run(&["stats", "--json"], "xen/4.17.7stock-hvm64-live.xz"))).unwrap();
     assert_eq!(info["memory"]["pages"], stats["total"]["pages"]);
-    assert_eq!(info["octets"], stats["octets"]);
+    assert_eq!(info["bytes"], stats["bytes"]);
     let remus: Value =
         serde_json::from_str(&text(&run(&["info", "--json"], "xen/4.17.5shadow-pv48-remus.xz"))).unwrap();
     assert_eq!((&remus["mode"], &remus["checkpoints"]), (&"remus".into(), &40.into()));
@@ -138,7 +138,7 @@ fn a_filter_hides_nothing_of_the_verdict_and_bad_ones_are_wrong_usage() {
     }
 }
 
-/// What `verify --deep` says of octets.
+/// What `verify --deep` says of bytes.
 fn deep(stream: &[u8]) -> (Option<i32>, Value) {
     let mut program = Command::cargo_bin("xen-replicate").unwrap();
     let output = program.args(["verify", "--deep", "--all", "--json", "-"]).write_stdin(stream).output().unwrap();

@@ -67,7 +67,7 @@ impl Acting {
                 Act::ClearAndGive(pfn) => guest.fill(pfn, 0).and_then(|()| guest.give_back(&[pfn])),
                 Act::Give(pfn) => guest.give_back(&[pfn]),
                 Act::Take(pfn) => guest.take(&[pfn]),
-                Act::Fill(pfn, octet) => guest.fill(pfn, octet),
+                Act::Fill(pfn, byte) => guest.fill(pfn, byte),
                 Act::Move(from, to) => guest.move_page(from, to),
             };
             match done {
@@ -451,7 +451,7 @@ fn acts() -> impl Strategy<Value = Vec<(u32, Act)>> {
     let act = prop_oneof![
         3 => pfn().prop_map(Act::ClearAndGive),
         3 => pfn().prop_map(Act::Take),
-        4 => (pfn(), any::<u8>()).prop_map(|(pfn, octet)| Act::Fill(pfn, octet)),
+        4 => (pfn(), any::<u8>()).prop_map(|(pfn, byte)| Act::Fill(pfn, byte)),
     ];
     prop::collection::vec((1u32..100, act), 1..24)
 }

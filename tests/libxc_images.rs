@@ -198,7 +198,7 @@ fn a_verify_pass_compares_and_counts() {
     let (_, restorer, _) = restored(&stream, &config, Default::default());
     let found = restorer.verified().unwrap();
     assert_eq!((found.pages, found.different, found.first), (populated, 0, None));
-    // An octet of a page in the second pass.
+    // A byte of a page in the second pass.
     let verify = items(&stream).into_iter().find(|item| is_record(item, 0x0d)).unwrap();
     let mut changed = stream.clone();
     let pfn = 5;
@@ -311,7 +311,7 @@ fn page_contents_go_out_from_where_the_guest_has_them() {
     let (first, end) = (pages[0], pages[pages.len() - 1] + PAGE_SIZE);
     let pieces = sink.pieces.borrow();
     let of_guest: Vec<_> = pieces.iter().filter(|(at, _)| (first..end).contains(at)).collect();
-    assert_eq!(of_guest.iter().map(|(_, octets)| octets).sum::<usize>(), pages.len() * PAGE_SIZE);
+    assert_eq!(of_guest.iter().map(|(_, bytes)| bytes).sum::<usize>(), pages.len() * PAGE_SIZE);
     // All of them lie next to each other, so one piece is enough; another holds the record's head.
     assert_eq!((of_guest.len(), pieces.len()), (1, 2));
 }

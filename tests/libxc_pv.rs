@@ -243,7 +243,7 @@ fn replay(stream: &[u8]) -> Replay {
     while let Ok(Some(item)) = reader.next_item() {
         match Checker::new(None).item(&item, &mut |_| {}) {
             Some(Parsed::Libxc(Record::X86PvInfo(info))) => {
-                replay.width = Width::from_octets(info.guest_width).unwrap();
+                replay.width = Width::from_bytes(info.guest_width).unwrap();
             }
             Some(Parsed::Libxc(Record::X86PvP2mFrames(frames))) => {
                 replay.nr_pfns = u64::from(frames.end) + 1;
@@ -291,7 +291,7 @@ impl Replay {
         for mfn in 0..domain.nr_mfns().unwrap() {
             mfns.entry(domain.m2p(mfn).unwrap()).or_insert(mfn);
         }
-        let (mut tables, per_frame) = (0, 4096 / self.width.octets() as u64);
+        let (mut tables, per_frame) = (0, 4096 / self.width.bytes() as u64);
         for (&pfn, (page_type, expected)) in &self.pages {
             let mfn = *mfns.get(&pfn).unwrap_or_else(|| panic!("no frame for pfn {pfn:#x}"));
             let mut page = domain.page(mfn).unwrap().to_vec();

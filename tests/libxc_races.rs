@@ -169,7 +169,7 @@ fn quiet_page(domain: &SimDomain) -> Pfn {
     later.run(100).unwrap();
     let mut dirty = DirtyBitmap::new(later.info().unwrap().nr_pfns);
     later.peek_log_dirty(&mut dirty).unwrap();
-    let has_contents = |pfn: &Pfn| domain.memory().page(*pfn).is_some_and(|page| page.iter().any(|&octet| octet != 0));
+    let has_contents = |pfn: &Pfn| domain.memory().page(*pfn).is_some_and(|page| page.iter().any(|&byte| byte != 0));
     let quiet = domain.memory().populated_pfns().find(|pfn| !dirty.contains(*pfn) && has_contents(pfn));
     quiet.expect("the guest writes all of its pages")
 }

@@ -61,7 +61,7 @@ fn assert_memory(domain: &SimDomain, pages: &BTreeMap<u64, Vec<u8>>) {
 }
 
 #[test]
-fn a_plain_image_saved_again_is_identical_to_the_octet() {
+fn a_plain_image_saved_again_is_identical_to_the_byte() {
     let theirs = helper("hvm-plain-libxc");
     let (pages, nr_pfns) = replay(&theirs);
     let (mut domain, mut restorer, _, ending) = restored(&theirs, nr_pfns);

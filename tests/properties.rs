@@ -265,9 +265,9 @@ proptest! {
     }
 
     #[test]
-    fn any_octets_at_all(octets in vec(any::<u8>(), 0..300), start in 0usize..4) {
+    fn any_bytes_at_all(bytes in vec(any::<u8>(), 0..300), start in 0usize..4) {
         let heads: [&[u8]; 4] = [&[], b"LibxlFmt\0\0\0\x02\0\0\0\0", &common::build::libxc_headers(3, 2), &common::build::state(2)];
-        let stream = [heads[start], &octets[..]].concat();
+        let stream = [heads[start], &bytes[..]].concat();
         let expected = by_slice(&stream, Options::default());
         prop_assert!(expected == by_push(&stream, Options::default(), || 3));
         prop_assert!(expected == by_pull(&stream, Options::default(), 2));

@@ -1,4 +1,4 @@
-//! Streams that this project did not write: read in three ways, verified, printed, and written again octet for octet.
+//! Streams that this project did not write: read in three ways, verified, printed, and written again byte for byte.
 //!
 //! `XEN_REPLICATE_STREAMS` may name a folder with more of them, whole ones from real hosts; all its streams are read
 //! too.
@@ -47,7 +47,7 @@ fn all_are_valid() {
 }
 
 #[test]
-fn parse_and_emit_give_the_same_octets() {
+fn parse_and_emit_give_the_same_bytes() {
     for path in all() {
         let mut writer = RecordWriter::new(Vec::new());
         let walked = walk(Input::open(&path).unwrap(), Options::default(), &mut Progress::none(), &mut |item| {
@@ -159,7 +159,7 @@ fn the_handshake_is_a_remark() {
     let report = judge(&fixture("xen/4.17.7stock-hvm64-live.xz"));
     let last = report.findings.last().unwrap();
     assert_eq!((last.severity, last.layer), ("remark", "xl"));
-    assert!(last.message.starts_with("xl migration handshake: 44 octets"), "{last}");
+    assert!(last.message.starts_with("xl migration handshake: 44 bytes"), "{last}");
     for (name, messages) in [("xen/4.17.7stock-hvm64-live.reply", 3), ("xen/4.17.7stock-pvh40-remus.reply", 1)] {
         let report = judge(&fixture(name));
         assert!(report.valid && report.mode == "back", "{name}");

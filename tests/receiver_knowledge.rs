@@ -17,7 +17,7 @@ use common::fixture;
 /// Each input, whether it is valid, and what must be said of it.
 const INPUTS: &[(&str, bool, &[&str])] = &[
     // The stream is `helper/hvm-plain-libxl`, of whose made-up registers it says the same as of that.
-    ("A1-libvirt-managedsave", false, &["libvirt save image, the stream at offset 192", "CR0", "16472 octets"]),
+    ("A1-libvirt-managedsave", false, &["libvirt save image, the stream at offset 192", "CR0", "16472 bytes"]),
     ("A2b-xapi-legacy-suspend-image", false, &["a legacy suspend image of XAPI, of Xen 4.5 or earlier", "xenopsd"]),
     ("A3-xl-legacy-4.4", false, &["an image of xl of Xen 4.5 or earlier", "convert-legacy-stream"]),
     ("A3d-xend-LinuxGuestRecord", false, &["an image of xend, of Xen 4.4 or earlier", "convert-legacy-stream"]),
@@ -25,12 +25,12 @@ const INPUTS: &[(&str, bool, &[&str])] = &[
     (
         "A7-ssh-motd-in-front",
         false,
-        &["37 octets of text at offset 0: \"Welcome to host b!\\r\\nLast login: Tue\\r\\n\"", "goes on at offset 37"],
+        &["37 bytes of text at offset 0: \"Welcome to host b!\\r\\nLast login: Tue\\r\\n\"", "goes on at offset 37"],
     ),
     (
         "A7c-stderr-text-inside",
         false,
-        &["96 octets of text at offset 1267: \"Saving to /dev/stdout new xl format", "goes on at offset 1363"],
+        &["96 bytes of text at offset 1267: \"Saving to /dev/stdout new xl format", "goes on at offset 1363"],
     ),
     (
         "B2c-xsave-xcr0-beyond-policy",
@@ -38,14 +38,14 @@ const INPUTS: &[(&str, bool, &[&str])] = &[
         &["remark", "vCPU 0: XCR0 is 0x2e7", "bit 9 (pkru) not in X86_CPUID_POLICY (0xd:0.eax)"],
     ),
     ("B2d-unknown-typecode-21", true, &["remark", "entry type 21 (instance 0)", "Xen up to 4.22 does not know it"]),
-    ("B2f-cpu-entry-too-long", true, &["remark", "CPU:0 has 1096 octets", "at most 1032"]),
+    ("B2f-cpu-entry-too-long", true, &["remark", "CPU:0 has 1096 bytes", "at most 1032"]),
     ("B2i-no-cpu-entry", true, &["remark", "no CPU entry of vCPU 0", "the guest never runs"]),
     ("B2m-bad-header-magic", false, &["error", "HEADER.magic", "expected 0x54381286"]),
     ("B3a-param-unknown-77", true, &["remark", "HVM_PARAMS: index 77"]),
     ("B3c-param-without-store-console", true, &["remark", "no STORE_PFN", "no CONSOLE_PFN", "cut off from xenstore"]),
     ("B4a-icelake-max-subleaf-2", true, &[]),
     ("C1-pv-pfn-above-p2m-end", false, &["error", "outside the domain's maximum"]),
-    ("C3b-qemu-truncated", true, &["remark", "the state of 4000 octets is cut", "the device model will not start"]),
+    ("C3b-qemu-truncated", true, &["remark", "the state of 4000 bytes is cut", "the device model will not start"]),
     ("C3c-qemu-empty", true, &["remark", "no state at all", "the device model will not start"]),
     ("C3h-hvm-without-device-model", true, &["remark", "no EMULATOR_CONTEXT", "the device model will not start"]),
     ("C3j-qemu4-xenfv-smbus-in-piix4_pm", true, &[]),

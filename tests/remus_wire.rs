@@ -43,8 +43,8 @@ fn sent(direction: Direction) -> BoxedStrategy<Sent> {
             both,
             (any::<u32>(), number())
                 .prop_map(move |(number, checkpoint)| plain(Control::Stream { number, checkpoint })),
-            (number(), number(), any::<u128>()).prop_map(move |(number, octets, checksum)| {
-                plain(Control::Checkpoint(Seal { number, octets, checksum }))
+            (number(), number(), any::<u128>()).prop_map(move |(number, bytes, checksum)| {
+                plain(Control::Checkpoint(Seal { number, bytes, checksum }))
             }),
             (number(), number()).prop_map(move |(checkpoint, g)| {
                 plain(Control::SwitchOver { checkpoint, generation: Generation(g) })
@@ -78,24 +78,24 @@ fn row() -> impl Strategy<Value = (Direction, u64, Vec<Sent>)> {
     })
 }
 
-/// The octets of a row, and where each frame ends.
+/// The bytes of a row, and where each frame ends.
 fn emit(direction: Direction, session: u64, row: &[Sent]) -> (Vec<u8>, Vec<usize>) {
     let mut encoder = Encoder::new(Session(session), direction);
-    let mut octets = MAGIC.to_vec();
+    let mut bytes = MAGIC.to_vec();
     let mut ends = Vec::new();
     for sent in row {
         match sent {
             Sent::Control(control, text) => {
-                octets.extend(encoder.with_detail(*control, text).expect("it runs in this direction"));
+                bytes.extend(encoder.with_detail(*control, text).expect("it runs in this direction"));
             }
             Sent::Data(data) => {
-                octets.extend(encoder.data(data).expect("short enough"));
-                octets.extend(data);
+                bytes.extend(encoder.data(data).expect("short enough"));
+                bytes.extend(data);
             }
         }
-        ends.push(octets.len());
+        ends.push(bytes.len());
     }
-    (octets, ends)
+    (bytes, ends)
 }
 
 fn read(direction: Direction, session: u64, pieces: &[&[u8]]) -> (Vec<Sent>, Result<(), WireError>) {
@@ -127,21 +127,21 @@ fn read(direction: Direction, session: u64, pieces: &[&[u8]]) -> (Vec<Sent>, Res
 proptest! {
     #[test]
     fn what_is_written_is_read_in_any_split((direction, session, row) in row(), cuts in vec(any::<prop::sample::Index>(), 0..8)) {
-        let (octets, _) = emit(direction, session, &row);
-        let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(octets.len())).collect();
-        at.extend([0, octets.len()]);
+        let (bytes, _) = emit(direction, session, &row);
+        let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len())).collect();
+        at.extend([0, bytes.len()]);
         at.sort_unstable();
-        let pieces: Vec<&[u8]> = at.windows(2).map(|w| &octets[w[0]..w[1]]).collect();
+        let pieces: Vec<&[u8]> = at.windows(2).map(|w| &bytes[w[0]..w[1]]).collect();
         prop_assert_eq!(read(direction, session, &pieces), (row.clone(), Ok(())));
-        let single: Vec<&[u8]> = octets.chunks(1).collect();
+        let single: Vec<&[u8]> = bytes.chunks(1).collect();
         prop_assert_eq!(read(direction, session, &single), (row, Ok(())));
     }
 
     #[test]
     fn every_truncation_is_told((direction, session, row) in row()) {
-        let (octets, ends) = emit(direction, session, &row);
-        for end in 1..octets.len() {
-            let (frames, finish) = read(direction, session, &[&octets[..end]]);
+        let (bytes, ends) = emit(direction, session, &row);
+        for end in 1..bytes.len() {
+            let (frames, finish) = read(direction, session, &[&bytes[..end]]);
             let whole = ends.iter().filter(|&&e| e <= end).count();
             prop_assert_eq!(&frames[..], &row[..whole]);
             if ends.contains(&end) {
@@ -153,15 +153,15 @@ proptest! {
         }
     }
 
-    /// One flipped bit never gives another frame than was sent: it is an error, unless it hit the octets of the stream, which
+    /// One flipped bit never gives another frame than was sent: it is an error, unless it hit the bytes of the stream, which
     /// the checkpoint's checksum covers.
     #[test]
     fn a_flipped_bit_is_found((direction, session, row) in row(), place in any::<prop::sample::Index>(), bit in 0u8..8) {
-        let (mut octets, ends) = emit(direction, session, &row);
-        let at = place.index(octets.len());
-        octets[at] ^= 1 << bit;
+        let (mut bytes, ends) = emit(direction, session, &row);
+        let at = place.index(bytes.len());
+        bytes[at] ^= 1 << bit;
         let hit = ends.iter().position(|&end| at < end).expect("the last end is the length");
-        let (frames, finish) = read(direction, session, &[&octets]);
+        let (frames, finish) = read(direction, session, &[&bytes]);
         match &row[hit] {
             Sent::Data(data) if at >= ends[hit] - data.len() => {
                 prop_assert_eq!(finish, Ok(()));
@@ -180,26 +180,26 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_an_error_and_stays_one(octets in vec(any::<u8>(), 1..200), ours in any::<bool>()) {
+    fn garbage_is_an_error_and_stays_one(bytes in vec(any::<u8>(), 1..200), ours in any::<bool>()) {
         for direction in [Direction::Forward, Direction::Backward] {
-            let mut octets = octets.clone();
+            let mut bytes = bytes.clone();
             if ours {
-                octets.splice(0..0, MAGIC);
+                bytes.splice(0..0, MAGIC);
             }
             let mut decoder = Decoder::new(direction);
-            match decoder.take(&octets) {
-                Ok(Step::Need(octets_wanted)) => {
-                    prop_assert!(octets_wanted > octets.len() && octets_wanted <= MAGIC.len() + HEADER_LEN + MAX_DATA);
+            match decoder.take(&bytes) {
+                Ok(Step::Need(bytes_wanted)) => {
+                    prop_assert!(bytes_wanted > bytes.len() && bytes_wanted <= MAGIC.len() + HEADER_LEN + MAX_DATA);
                 }
                 Ok(Step::Frame(frame, _)) => panic!("{frame:?}"),
-                Err(error) => prop_assert_eq!(decoder.take(&octets), Err(error)),
+                Err(error) => prop_assert_eq!(decoder.take(&bytes), Err(error)),
             }
         }
     }
 }
 
 #[test]
-fn the_data_is_the_stream_octet_for_octet_and_is_not_copied() {
+fn the_data_is_the_stream_byte_for_byte_and_is_not_copied() {
     let stream: Vec<u8> = (0..3 * MAX_DATA + 5).map(|i| ((i * 7) >> 3) as u8).collect();
     let mut row: Vec<Sent> = stream.chunks(MAX_DATA).map(|data| Sent::Data(data.to_vec())).collect();
     row.insert(2, Sent::Control(Control::Heartbeat { generation: Generation(1) }, Vec::new()));
@@ -213,16 +213,16 @@ fn the_data_is_the_stream_octet_for_octet_and_is_not_copied() {
         domain: 0,
     };
     row.insert(0, Sent::Control(Control::Hello(hello), Vec::new()));
-    let (octets, _) = emit(Direction::Forward, 9, &row);
+    let (bytes, _) = emit(Direction::Forward, 9, &row);
     let mut decoder = Decoder::new(Direction::Forward);
-    let (mut rest, mut got) = (octets.as_slice(), Vec::new());
+    let (mut rest, mut got) = (bytes.as_slice(), Vec::new());
     while !rest.is_empty() {
-        let Ok(Step::Frame(frame, octets)) = decoder.take(rest) else { panic!("a whole frame is there") };
+        let Ok(Step::Frame(frame, bytes)) = decoder.take(rest) else { panic!("a whole frame is there") };
         if let Body::Data(data) = frame.body {
-            assert!(octets_within(data, rest));
+            assert!(bytes_within(data, rest));
             got.extend_from_slice(data);
         }
-        rest = &rest[octets..];
+        rest = &rest[bytes..];
     }
     assert_eq!(got, stream);
     let mut encoder = Encoder::new(Session(9), Direction::Forward);
@@ -231,13 +231,13 @@ fn the_data_is_the_stream_octet_for_octet_and_is_not_copied() {
     assert_eq!(encoder.control(Control::Ack { checkpoint: 1 }), None);
 }
 
-fn octets_within(part: &[u8], whole: &[u8]) -> bool {
+fn bytes_within(part: &[u8], whole: &[u8]) -> bool {
     whole.as_ptr_range().contains(&part.as_ptr()) && part.as_ptr_range().end <= whole.as_ptr_range().end
 }
 
 /// The layout, number by number: what another implementation must write.
 #[test]
-fn the_octets_of_an_acknowledgement() {
+fn the_bytes_of_an_acknowledgement() {
     let mut encoder = Encoder::new(Session(0x1122_3344_5566_7788), Direction::Backward);
     let frame = encoder.control(Control::Ack { checkpoint: 0x0a0b }).expect("runs backward");
     let head = [8, 0, 0, 0, 8, 0, 0, 0, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0, 0, 0, 0];
@@ -249,14 +249,14 @@ fn the_octets_of_an_acknowledgement() {
 }
 
 fn frame(type_id: u8, sequence: u32, payload: &[u8], length: u32) -> Vec<u8> {
-    let mut octets = vec![type_id, 0, 0, 0];
-    octets.extend(length.to_le_bytes());
-    octets.extend(1u64.to_le_bytes());
-    octets.extend(sequence.to_le_bytes());
-    let covered: Vec<u8> = octets.iter().chain(payload.iter().filter(|_| type_id != 2)).copied().collect();
-    octets.extend((xxhash_rust::xxh3::xxh3_64(&covered) as u32).to_le_bytes());
-    octets.extend(payload);
-    octets
+    let mut bytes = vec![type_id, 0, 0, 0];
+    bytes.extend(length.to_le_bytes());
+    bytes.extend(1u64.to_le_bytes());
+    bytes.extend(sequence.to_le_bytes());
+    let covered: Vec<u8> = bytes.iter().chain(payload.iter().filter(|_| type_id != 2)).copied().collect();
+    bytes.extend((xxhash_rust::xxh3::xxh3_64(&covered) as u32).to_le_bytes());
+    bytes.extend(payload);
+    bytes
 }
 
 /// The first error of a forward row whose HELLO is sound and whose second frame is `second`.
@@ -264,12 +264,12 @@ fn second(second: Vec<u8>) -> Result<usize, WireError> {
     let mut hello = vec![2, 0, 1, 0];
     hello.extend(0x7fu32.to_le_bytes());
     hello.extend([0; 16]);
-    let mut octets = MAGIC.to_vec();
-    octets.extend(frame(1, 0, &hello, hello.len() as u32));
-    octets.extend(second);
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(frame(1, 0, &hello, hello.len() as u32));
+    bytes.extend(second);
     let (frames, end) = {
         let mut buffer = FrameBuffer::new(Direction::Forward);
-        buffer.push(&octets);
+        buffer.push(&bytes);
         let mut frames = 0;
         let end = loop {
             match buffer.next() {
@@ -290,9 +290,9 @@ fn a_hello_may_grow_and_may_be_of_before_it_grew() {
     payload.extend([0; 16]);
     for (more, domain) in [(&[][..], 0), (&[7; 8], 0x0707_0707_0707_0707), (&[7; 40], 0x0707_0707_0707_0707)] {
         let hello = [&payload[..], more].concat();
-        let octets = [&MAGIC[..], &frame(1, 0, &hello, hello.len() as u32)].concat();
+        let bytes = [&MAGIC[..], &frame(1, 0, &hello, hello.len() as u32)].concat();
         let mut buffer = FrameBuffer::new(Direction::Forward);
-        buffer.push(&octets);
+        buffer.push(&bytes);
         let hello = buffer.next().unwrap().and_then(|frame| frame.body.control());
         assert!(matches!(hello, Some(Control::Hello(hello)) if hello.domain == domain), "{hello:?}");
     }
@@ -321,7 +321,7 @@ fn each_fault_has_its_name_place_and_value() {
 }
 
 #[test]
-fn who_is_there_is_told_by_the_first_octets() {
+fn who_is_there_is_told_by_the_first_bytes() {
     let banner = b"xl migration receiver ready, send binary domain data.\n";
     let preamble = b"Xen saved domain, xl format\n \0 \r";
     assert_eq!(recognise_secondary(b""), Err(1));

@@ -92,7 +92,7 @@ fn saving_a_checkpoint_allocates_nothing() {
     }
 }
 
-/// The octets of libxc's part of a stream of libxl, of all rounds.
+/// The bytes of libxc's part of a stream of libxl, of all rounds.
 fn bare(stream: &[u8]) -> Vec<u8> {
     let items = replicate_support::items(stream);
     let libxc = items.iter().filter(|item| item.layer == Layer::Libxc);

@@ -106,7 +106,7 @@ fn the_stream_is_valid_and_has_the_records_of_xen() {
     assert!(report.valid && report.mode == "remus" && report.checkpoints == 3, "{report:?}");
     let remarks: Vec<_> = report.findings.iter().map(|finding| finding.message.as_str()).collect();
     assert_eq!(remarks.len(), 2, "{remarks:?}");
-    assert_eq!(remarks[1], "the stream stops after checkpoint 3; 0 octets of a torn one follow");
+    assert_eq!(remarks[1], "the stream stops after checkpoint 3; 0 bytes of a torn one follow");
     let of_round = |round| {
         let mut names: Vec<_> = records(&stream).iter().filter(|(_, r)| *r == round).map(|(name, _)| *name).collect();
         names.dedup();
@@ -119,13 +119,13 @@ fn the_stream_is_valid_and_has_the_records_of_xen() {
     assert_eq!(of_round(2), [&["PAGE_DATA"][..], &state, &emulator].concat());
 }
 
-/// CHECKPOINT_END records that are whole in the first `octets` of a stream.
-fn whole_checkpoints(items: &[Item<'_>], octets: u64) -> u64 {
+/// CHECKPOINT_END records that are whole in the first `bytes` of a stream.
+fn whole_checkpoints(items: &[Item<'_>], bytes: u64) -> u64 {
     let name = |item: &Item<'_>| match item.what {
         What::Record(frame) => record_name(item.layer, frame.header.type_id),
         _ => "",
     };
-    items.iter().filter(|item| name(item) == "CHECKPOINT_END" && item.offset + item.size <= octets).count() as u64
+    items.iter().filter(|item| name(item) == "CHECKPOINT_END" && item.offset + item.size <= bytes).count() as u64
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_stream_that_stops_anywhere_leaves_the_last_whole_checkpoint() {
     assert!(failovers > 60, "{failovers}");
 }
 
-/// Damages the third checkpoint at an octet; checks that the domain is left at the second. Gives whether the stream was
+/// Damages the third checkpoint at a byte; checks that the domain is left at the second. Gives whether the stream was
 /// refused; otherwise it seemed to stop.
 fn damaged(good: &[u8], states: &[xen_replicate::hypervisor::sim::Snapshot], at: usize, bit: u32, what: &str) -> bool {
     let mut stream = good.to_vec();
@@ -164,9 +164,9 @@ fn damaged(good: &[u8], states: &[xen_replicate::hypervisor::sim::Snapshot], at:
         Err(Refusal::Refused { checkpoint: 2, .. }) => true,
         // A length that claims more than there is looks like the primary's death.
         Ok(Outcome::FailOver { checkpoint: 2, stopped }) if stopped.is_sender_gone() => false,
-        other => panic!("{what}, octet {at}, bit {bit}: {other:?}"),
+        other => panic!("{what}, byte {at}, bit {bit}: {other:?}"),
     };
-    assert_eq!(domain.diff(&states[1], 3).unwrap(), [], "{what}, octet {at}, bit {bit}");
+    assert_eq!(domain.diff(&states[1], 3).unwrap(), [], "{what}, byte {at}, bit {bit}");
     refused
 }
 
@@ -196,7 +196,7 @@ fn damage_in_any_kind_of_record_is_refused_and_leaves_the_checkpoint_before() {
             _ => &[],
         };
         for &(at, bit) in body {
-            assert!(damaged(&stream, &states, start + at, bit, name), "{name}: octet {at}, bit {bit}");
+            assert!(damaged(&stream, &states, start + at, bit, name), "{name}: byte {at}, bit {bit}");
         }
     }
 }

@@ -105,9 +105,9 @@ fn logs(folder: &Path) {
         hosts.extend([before.clone(), before.join("a"), before.join("b")]);
     }
     for path in hosts.iter().map(|host| host.join("dom0.log")) {
-        if let Ok(octets) = fs::read(&path) {
+        if let Ok(bytes) = fs::read(&path) {
             println!("---- {}", path.display());
-            let text = String::from_utf8_lossy(&octets);
+            let text = String::from_utf8_lossy(&bytes);
             let lines: Vec<_> = text.lines().collect();
             for line in &lines[lines.len().saturating_sub(400)..] {
                 println!("{line}");
@@ -118,10 +118,10 @@ fn logs(folder: &Path) {
 
 /// What the guest's console has of whole lines, and the shape of its memory where it is said there.
 fn console(path: &Path) -> (Option<Shape>, Vec<Line>) {
-    let octets = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut shape = None;
     let mut lines = Vec::new();
-    for line in String::from_utf8_lossy(&octets).lines() {
+    for line in String::from_utf8_lossy(&bytes).lines() {
         let fields: HashMap<_, _> = line.split_whitespace().filter_map(|field| field.split_once('=')).collect();
         if let (true, Some(pages), Some(step)) =
             (line.starts_with("LAB shape"), fields.get("pages"), fields.get("step"))

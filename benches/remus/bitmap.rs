@@ -1,4 +1,4 @@
-//! The scan of a dirty bitmap against a bare read of the same octets.
+//! The scan of a dirty bitmap against a bare read of the same bytes.
 
 use crate::figures::{line, median, ms, timed};
 use std::hint::black_box;

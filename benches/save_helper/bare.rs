@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use xen_replicate::hypervisor::PAGE_SIZE;
 use xen_replicate::stream::libxc::BATCH;
 
-/// Octets of a mapping: as many pages as ours maps at a time.
+/// Bytes of a mapping: as many pages as ours maps at a time.
 const WINDOW: usize = 4 * BATCH * PAGE_SIZE;
 
-/// Octets of a record in front of the contents of its pages: they are why contents begin anywhere in a page of the file.
+/// Bytes of a record in front of the contents of its pages: they are why contents begin anywhere in a page of the file.
 const HEAD: i64 = 8 + 8 + 8 * BATCH as i64;
 
 /// Maps memory window by window, fills each from the stream, and unmaps it.
@@ -45,10 +45,10 @@ pub fn save(homes: &Homes) -> Result<Duration> {
 }
 
 fn windows(memory: &File, mut act: impl FnMut(&mut MmapMut) -> std::io::Result<()>) -> Result<Duration> {
-    let octets = usize::try_from(memory.metadata()?.len())?;
+    let bytes = usize::try_from(memory.metadata()?.len())?;
     let start = Instant::now();
-    for first in (0..octets).step_by(WINDOW) {
-        let length = WINDOW.min(octets - first);
+    for first in (0..bytes).step_by(WINDOW) {
+        let length = WINDOW.min(bytes - first);
         // SAFETY: the file is in a folder of this program's own, and nobody else uses it meanwhile.
         let mut window = unsafe { MmapOptions::new().offset(first as u64).len(length).map_mut(memory)? };
         act(&mut window)?;

@@ -192,9 +192,9 @@ struct Replies {
 }
 
 impl Write for Replies {
-    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.last = Some(Moment::now(self.pid));
-        self.pipe.write(octets)
+        self.pipe.write(bytes)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {

@@ -151,7 +151,7 @@ impl Homes {
     }
 }
 
-fn fill(path: &Path, octets: u64) -> Result<()> {
-    std::io::copy(&mut std::io::Read::take(std::io::repeat(0), octets), &mut File::create(path)?)?;
+fn fill(path: &Path, bytes: u64) -> Result<()> {
+    std::io::copy(&mut std::io::Read::take(std::io::repeat(0), bytes), &mut File::create(path)?)?;
     Ok(())
 }

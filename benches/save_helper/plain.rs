@@ -11,7 +11,7 @@ use std::path::Path;
 use std::thread;
 use xen_replicate::save_helper::StreamType;
 
-/// Octets that the other end of a pipe reads or writes at a time.
+/// Bytes that the other end of a pipe reads or writes at a time.
 const PIECE: usize = 256 << 10;
 
 /// Saves by both helpers into the two files, which all restores read from, and holds them against each other.
@@ -30,7 +30,7 @@ pub fn same_streams(tools: &Tools, homes: &Homes) -> Result<()> {
     }
     let (theirs, ours) = (map(&homes.stream("theirs"))?, map(&homes.stream("ours"))?);
     if theirs[..] != ours[..] {
-        return Err(format!("the two streams differ: {lengths:?} octets").into());
+        return Err(format!("the two streams differ: {lengths:?} bytes").into());
     }
     Ok(())
 }

@@ -47,7 +47,7 @@ pub fn all(criterion: &mut Criterion, table: &mut Table) -> io::Result<()> {
         pin(End::Front);
         let mut read = File::from(OwnedFd::from(read));
         let mut chunk = vec![0; 1 << 17];
-        while read.read(&mut chunk).is_ok_and(|octets| octets > 0) {}
+        while read.read(&mut chunk).is_ok_and(|bytes| bytes > 0) {}
     });
     compare(criterion, table, "a pipe", File::from(OwnedFd::from(write)), &memory);
     drain.join().expect("the reader of the pipe");
@@ -72,8 +72,8 @@ fn compare(criterion: &mut Criterion, table: &mut Table, name: &str, sink: File,
             (0..RECORDS).try_for_each(|record| writer.page_data(entries(record), memory.chunks(PAGE_SIZE)))
         })
     };
-    let octets = RECORDS * memory.len() as u64;
+    let bytes = RECORDS * memory.len() as u64;
     let name = format!("emit to {name}");
-    let pair = in_turns(criterion, &name, octets, Duration::from_secs(2), peer, ours);
+    let pair = in_turns(criterion, &name, bytes, Duration::from_secs(2), peer, ours);
     table.pair(&format!("{name} : write of the same memory"), &pair, "");
 }

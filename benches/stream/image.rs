@@ -17,8 +17,8 @@ pub const BATCH: usize = 1024;
 /// A stream in a file, in the page cache.
 pub struct Image {
     file: NamedTempFile,
-    /// Octets of the file.
-    pub octets: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
     /// PAGE_DATA records.
     pub records: u64,
 }
@@ -51,13 +51,13 @@ impl Image {
         writer.record(xc::END, &[])?;
         writer.record(xl::END, &[])?;
         writer.flush()?;
-        let octets = writer.written();
+        let bytes = writer.written();
         drop(writer);
         // What is still to be written to the disk would be written while something is measured.
         file.as_file().sync_all()?;
         // Into the page cache, should writing not have left it there.
         io::copy(&mut File::open(file.path())?, &mut io::sink())?;
-        Ok(Image { file, octets, records })
+        Ok(Image { file, bytes, records })
     }
 
     /// Where it lies.
@@ -82,11 +82,11 @@ pub fn context() -> Vec<u8> {
     header[..4].copy_from_slice(&0x5438_1286u32.to_le_bytes());
     header[4] = 1;
     let mut context = HvmContextBuilder::new();
-    context.push(1, 0, &header).expect("24 octets fit");
+    context.push(1, 0, &header).expect("24 bytes fit");
     context.finish()
 }
 
-/// Octets that no compressor and no hash sees a pattern in.
+/// Bytes that no compressor and no hash sees a pattern in.
 pub struct Noise(pub u64);
 
 impl Noise {

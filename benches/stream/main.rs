@@ -27,7 +27,7 @@ fn main() -> std::io::Result<()> {
         Criterion::default().sample_size(11).warm_up_time(Duration::from_millis(500)).configure_from_args();
     let mut table = Table::default();
     let image = image::Image::generate(mib)?;
-    table.note(format!("stream: {} octets, {} records, in {}", image.octets, image.records, image.path().display()));
+    table.note(format!("stream: {} bytes, {} records, in {}", image.bytes, image.records, image.path().display()));
     table.note(process::placement());
 
     whole::mapped(&mut criterion, &mut table, &image);

@@ -18,14 +18,14 @@ use xxhash_rust::xxh3::xxh3_64;
 pub fn in_turns(
     criterion: &mut Criterion,
     name: &str,
-    octets: u64,
+    bytes: u64,
     time_for_all: Duration,
     mut peer: impl FnMut() -> Duration,
     mut ours: impl FnMut() -> Duration,
 ) -> Pair {
     let mut pair = Pair::default();
     let mut group = criterion.benchmark_group("stream");
-    group.sampling_mode(SamplingMode::Flat).measurement_time(time_for_all).throughput(Throughput::Bytes(octets));
+    group.sampling_mode(SamplingMode::Flat).measurement_time(time_for_all).throughput(Throughput::Bytes(bytes));
     group.bench_function(name, |bencher| {
         bencher.iter_custom(|iterations| {
             pair.peer.push(peer());
@@ -58,7 +58,7 @@ fn cat(image: Option<&Image>) -> Command {
 pub fn mapped(criterion: &mut Criterion, table: &mut Table, image: &Image) {
     let peer = || time_pipe(&mut cat(Some(image)), &mut cat(None));
     let ours = || time(program(&["verify"]).arg(image.path()));
-    let pair = in_turns(criterion, "verify mapped", image.octets, Duration::from_millis(500), peer, ours);
+    let pair = in_turns(criterion, "verify mapped", image.bytes, Duration::from_millis(500), peer, ours);
     table.pair("verify FILE : cat FILE | cat", &pair, ">= 20");
 }
 
@@ -66,7 +66,7 @@ pub fn mapped(criterion: &mut Criterion, table: &mut Table, image: &Image) {
 pub fn piped(criterion: &mut Criterion, table: &mut Table, image: &Image) {
     let peer = || time_pipe(&mut cat(Some(image)), &mut cat(None));
     let ours = || time_pipe(&mut cat(Some(image)), &mut program(&["verify", "-"]));
-    let pair = in_turns(criterion, "verify piped", image.octets, Duration::from_secs(8), peer, ours);
+    let pair = in_turns(criterion, "verify piped", image.bytes, Duration::from_secs(8), peer, ours);
     table.pair("cat FILE | verify - : cat FILE | cat", &pair, ">= 0.8");
 }
 
@@ -101,6 +101,6 @@ pub fn stats(criterion: &mut Criterion, table: &mut Table, image: &Image) {
             assert_eq!(stats.total.pages, image.records * BATCH as u64);
         })
     };
-    let pair = in_turns(criterion, "stats mapped", image.octets, Duration::from_secs(5), peer, ours);
+    let pair = in_turns(criterion, "stats mapped", image.bytes, Duration::from_secs(5), peer, ours);
     table.pair("stats : xxh3 of each page of the same file", &pair, "");
 }

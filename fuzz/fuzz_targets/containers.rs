@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| xen_replicate_fuzz::containers::read(octets));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| xen_replicate_fuzz::containers::read(bytes));

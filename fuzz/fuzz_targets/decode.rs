@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| xen_replicate_fuzz::blobs::decode(octets));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| xen_replicate_fuzz::blobs::decode(bytes));

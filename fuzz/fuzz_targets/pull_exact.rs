@@ -2,4 +2,4 @@
 
 use xen_replicate_fuzz::{Steered, streams};
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| streams::pull_exact(&Steered::new(octets)));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| streams::pull_exact(&Steered::new(bytes)));

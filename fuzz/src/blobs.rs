@@ -1,4 +1,4 @@
-//! Any octets against every decoder.
+//! Any bytes against every decoder.
 
 use serde::Serialize;
 use xen_replicate::decode::cpuid::CpuidPolicy;
@@ -18,10 +18,10 @@ const TYPECODES: u8 = 21;
 /// Decoders, single HVM context entries not counted.
 const DECODERS: u8 = 13;
 
-/// Decodes `octets` behind the first, which picks the decoder. What decodes also prints, and what can be encoded gives
-/// the octets that it was decoded from.
-pub fn decode(octets: &[u8]) {
-    let Some((&pick, blob)) = octets.split_first() else { return };
+/// Decodes `bytes` behind the first, which picks the decoder. What decodes also prints, and what can be encoded gives
+/// the bytes that it was decoded from.
+pub fn decode(bytes: &[u8]) {
+    let Some((&pick, blob)) = bytes.split_first() else { return };
     let width = if pick & 0x80 == 0 { Width::Bits64 } else { Width::Bits32 };
     match pick % (DECODERS + TYPECODES) {
         0 => print(&XlConfig::decode(blob).ok()),

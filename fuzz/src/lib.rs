@@ -1,10 +1,10 @@
-//! What the fuzz targets do with their octets, apart from the targets so that the package's own tests run the same
+//! What the fuzz targets do with their bytes, apart from the targets so that the package's own tests run the same
 //! checks over every seed and every finding.
 //!
 //! * [`streams`] holds a stream against the three ways in and what stands on them; [`Steered`] is its input.
-//! * [`blobs`] holds any octets against every decoder, [`packed`] against the unpackers, [`containers`] against
+//! * [`blobs`] holds any bytes against every decoder, [`packed`] against the unpackers, [`containers`] against
 //!   the containers and what is no stream at all.
-//! * [`taps`] follows any octets as a COLO session, and reads them as the recording of one.
+//! * [`taps`] follows any bytes as a COLO session, and reads them as the recording of one.
 
 pub mod blobs;
 pub mod containers;

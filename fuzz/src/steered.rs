@@ -1,9 +1,9 @@
-//! A stream behind a few octets that say how to read it, so that one corpus serves every target.
+//! A stream behind a few bytes that say how to read it, so that one corpus serves every target.
 
 use xen_replicate::stream::framer::Options;
 use xen_replicate::stream::{Limits, Mode, Start};
 
-/// A stream and how to read it. All control octets zero: everything by default, all octets at once.
+/// A stream and how to read it. All control bytes zero: everything by default, all bytes at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Steered<'a> {
     control: [u8; Steered::CONTROL],
@@ -12,18 +12,18 @@ pub struct Steered<'a> {
 }
 
 impl<'a> Steered<'a> {
-    /// Octets before the stream: start, mode, flags, and [`Steered::PIECES`] lengths.
+    /// Bytes before the stream: start, mode, flags, and [`Steered::PIECES`] lengths.
     pub const CONTROL: usize = 8;
     const PIECES: usize = 5;
     const STRICT_END: u8 = 1 << 0;
     const SMALL: u8 = 1 << 1;
     const LENIENT: u8 = 1 << 2;
 
-    /// Splits the input. One without all control octets is a stream with zeros for them.
-    pub fn new(octets: &'a [u8]) -> Self {
-        match octets.split_first_chunk() {
+    /// Splits the input. One without all control bytes is a stream with zeros for them.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        match bytes.split_first_chunk() {
             Some((&control, stream)) => Steered { control, stream },
-            None => Steered { control: [0; Steered::CONTROL], stream: octets },
+            None => Steered { control: [0; Steered::CONTROL], stream: bytes },
         }
     }
 
@@ -63,7 +63,7 @@ impl<'a> Steered<'a> {
         Options { start: self.start(), mode: self.mode(), limits: self.limits(), skip_contents }
     }
 
-    /// Lengths to cut the octets into as they come in, never 0, over and over; the whole stream at once for a 0.
+    /// Lengths to cut the bytes into as they come in, never 0, over and over; the whole stream at once for a 0.
     pub fn pieces(&self) -> impl Iterator<Item = usize> + use<> {
         let control = self.control;
         let whole = self.stream.len().max(1);

@@ -10,7 +10,7 @@ use xen_replicate::stream::framer::Item;
 use xen_replicate::stream::reader::{PullReader, PushReader, ReadError, SliceReader};
 use xen_replicate::stream::writer::RecordWriter;
 
-/// Any octets as a slice under the checker: no panic, items without a gap, and the same items without page contents.
+/// Any bytes as a slice under the checker: no panic, items without a gap, and the same items without page contents.
 pub fn slice(input: &Steered<'_>) {
     let mut checker = Checker::new(input.mode());
     let mut reader = SliceReader::new(input.stream, input.framing(false));
@@ -43,7 +43,7 @@ pub fn slice(input: &Steered<'_>) {
     assert_eq!(reader.next_item(), Ok(None));
 }
 
-/// The same items and the same error for octets pushed in any split as for the slice.
+/// The same items and the same error for bytes pushed in any split as for the slice.
 pub fn push_split(input: &Steered<'_>) {
     for skip_contents in [false, true] {
         let mut slice = SliceReader::new(input.stream, input.framing(skip_contents));
@@ -71,7 +71,7 @@ pub fn push_split(input: &Steered<'_>) {
     }
 }
 
-/// The same items and the same error when pulled from a source that gives few octets a call, and not one octet taken
+/// The same items and the same error when pulled from a source that gives few bytes a call, and not one byte taken
 /// from behind an item.
 pub fn pull_exact(input: &Steered<'_>) {
     for skip_contents in [false, true] {
@@ -83,7 +83,7 @@ pub fn pull_exact(input: &Steered<'_>) {
                 Ok(Some(item)) => {
                     let end = item.offset + item.size;
                     same_item(&mut slice, &item);
-                    assert_eq!(reader.get_ref().given, end, "octets taken from behind the item");
+                    assert_eq!(reader.get_ref().given, end, "bytes taken from behind the item");
                 }
                 Ok(None) => break Ok(()),
                 Err(ReadError::Stream(error)) => break Err(error),
@@ -108,7 +108,7 @@ fn same_end(slice: &mut SliceReader<'_>, end: Result<(), StreamError>) {
     }
 }
 
-/// A source that gives few octets a call, fails with EINTR now and then, and counts.
+/// A source that gives few bytes a call, fails with EINTR now and then, and counts.
 struct Meter<'a, P> {
     rest: &'a [u8],
     given: u64,
@@ -123,12 +123,12 @@ impl<P: Iterator<Item = usize>> Read for Meter<'_, P> {
         if self.interrupted {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let octets = out.len().min(piece).min(self.rest.len());
-        let (now, later) = self.rest.split_at(octets);
-        out[..octets].copy_from_slice(now);
+        let bytes = out.len().min(piece).min(self.rest.len());
+        let (now, later) = self.rest.split_at(bytes);
+        out[..bytes].copy_from_slice(now);
         self.rest = later;
-        self.given += octets as u64;
-        Ok(octets)
+        self.given += bytes as u64;
+        Ok(bytes)
     }
 }
 
@@ -154,7 +154,7 @@ fn report(input: &Steered<'_>, all: bool, lenient: bool, complete: bool) -> insp
 pub fn verify(input: &Steered<'_>) {
     let all = report(input, true, input.lenient(), input.complete());
     assert_eq!(all.valid, !all.findings.iter().any(inspect::Finding::is_error));
-    assert!(all.octets <= input.stream.len() as u64);
+    assert!(all.bytes <= input.stream.len() as u64);
     assert!(all.findings.is_sorted_by_key(|finding| finding.record));
     serde_json::to_string(&all).unwrap();
 
@@ -169,7 +169,7 @@ pub fn verify(input: &Steered<'_>) {
         assert!(all.valid, "{:?}", all.findings);
     }
     let stats = inspect::stats(memory(input.stream), input.framing(false), &mut Progress::none()).unwrap();
-    assert_eq!((stats.octets, stats.checkpoints, stats.mode), (all.octets, all.checkpoints, all.mode));
+    assert_eq!((stats.bytes, stats.checkpoints, stats.mode), (all.bytes, all.checkpoints, all.mode));
     assert!(stats.total.changed <= stats.total.again && stats.total.zero <= stats.total.pages);
 }
 
@@ -199,7 +199,7 @@ pub fn dump(input: &Steered<'_>) {
 /// A stream with nothing to remark on comes out of parse and emit as it was. Gives whether it was such a stream.
 pub fn is_round_trip(input: &Steered<'_>) -> bool {
     let report = report(input, true, false, true);
-    if !report.findings.is_empty() || report.octets != input.stream.len() as u64 {
+    if !report.findings.is_empty() || report.bytes != input.stream.len() as u64 {
         return false;
     }
     let mut writer = RecordWriter::new(Vec::new());
@@ -208,7 +208,7 @@ pub fn is_round_trip(input: &Steered<'_>) -> bool {
         writer.item(&item).unwrap();
     }
     assert_eq!(writer.written(), input.stream.len() as u64);
-    assert!(writer.into_inner() == input.stream, "emitted octets differ");
+    assert!(writer.into_inner() == input.stream, "emitted bytes differ");
     true
 }
 

@@ -89,7 +89,7 @@ struct DaemonArgs {
     /// Most MiB of writes between a commit and the next that a keeper keeps apart
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
     journal: u64,
-    /// Seconds that a keeper may take to answer, or to take octets, before it counts as gone
+    /// Seconds that a keeper may take to answer, or to take bytes, before it counts as gone
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=50))]
     patience: u64,
     /// Whatever the image was before, a copy or in service, give that up
@@ -204,8 +204,8 @@ fn table(status: &Status) -> String {
     let connected = if status.connected { "connected" } else { "NOT CONNECTED" };
     let peer = status.peer.as_deref().map(|peer| format!(", keeper {peer}")).unwrap_or_default();
     let mut text = format!(
-        "{}: {role}, {}, {} %\nimage        {}, {} octets\nother side   {connected}{peer}\ncheckpoint   newest {}, committed {}\n\
-         waiting      {} octets\n",
+        "{}: {role}, {}, {} %\nimage        {}, {} bytes\nother side   {connected}{peer}\ncheckpoint   newest {}, committed {}\n\
+         waiting      {} bytes\n",
         status.device,
         status.phase,
         status.percent,

@@ -44,7 +44,7 @@ fn script(shell: Shell, program: &Command) -> Vec<u8> {
             text.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__")).into_bytes()
         }
         (_, Ok(text)) => text.into_bytes(),
-        (_, Err(octets)) => octets.into_bytes(),
+        (_, Err(bytes)) => bytes.into_bytes(),
     }
 }
 

@@ -321,7 +321,7 @@ impl ProtectionArgs {
         Duration::from_secs(self.fence_timeout)
     }
 
-    /// Octets of dirty pages that are copied before the guest runs on.
+    /// Bytes of dirty pages that are copied before the guest runs on.
     pub const fn staging_limit(&self) -> u64 {
         self.staging_limit << 20
     }

@@ -154,7 +154,7 @@ impl Args {
         endpoint::host(host, &reach)
     }
 
-    /// Octets of a checkpoint that is kept until it is whole; none: what the domain's memory may take.
+    /// Bytes of a checkpoint that is kept until it is whole; none: what the domain's memory may take.
     pub fn memory_budget(&self) -> Option<u64> {
         self.memory_budget.map(|mib| mib << 20)
     }

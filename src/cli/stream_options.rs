@@ -24,7 +24,7 @@ pub struct TakenFor {
     /// What the stream is for, when it is not to be recognised
     #[arg(long, value_enum, value_name = "MODE")]
     mode: Option<ModeArg>,
-    /// The layer of the first octet, when it is not to be recognised
+    /// The layer of the first byte, when it is not to be recognised
     #[arg(long, value_enum, value_name = "LAYER")]
     start: Option<StartArg>,
 }

@@ -86,7 +86,7 @@ fn write_head(out: &mut String, status: &Status, width: usize) -> std::fmt::Resu
         writeln!(out, "ALARM        {}", one_line(alarm))?;
     }
     if let Some(kept) = &status.kept {
-        let (since, memory) = (span(kept.since_ms), octets(kept.memory));
+        let (since, memory) = (span(kept.since_ms), bytes(kept.memory));
         let (checkpoint, newest) = (thousands(kept.checkpoint), kept.newest);
         writeln!(
             out,
@@ -126,7 +126,7 @@ fn write_figures(out: &mut String, status: &Status, earlier: &Status) -> std::fm
         row(out, &format!("{name} (ms)"), times, millis)?;
     }
     row(out, "pages/checkpoint", figures.pages_per_checkpoint, thousands)?;
-    row(out, "octets/checkpoint", figures.octets_per_checkpoint, octets)?;
+    row(out, "bytes/checkpoint", figures.bytes_per_checkpoint, bytes)?;
     if let Some(told) = &status.lock_step {
         row(out, "latency (ms)", told.latency, millis)?;
         let [agreed, waited, differ, others] =
@@ -145,12 +145,12 @@ fn write_figures(out: &mut String, status: &Status, earlier: &Status) -> std::fm
     };
     let tenths = rate(figures.checkpoints.saturating_mul(10), earlier.checkpoints.saturating_mul(10));
     let pages = thousands(rate(figures.pages, earlier.pages));
-    let volume = octets(rate(figures.octets, earlier.octets));
+    let volume = bytes(rate(figures.bytes, earlier.bytes));
     let checkpoints = format!("{}.{}", thousands(tenths / 10), tenths % 10);
     writeln!(out, "rate         {checkpoints} checkpoints/s, {pages} pages/s, {volume}/s")?;
     let (checkpoints, pages) = (thousands(figures.checkpoints), thousands(figures.pages));
     let failovers = if figures.failovers > 0 { format!(", {} fail-overs", figures.failovers) } else { String::new() };
-    writeln!(out, "in all       {checkpoints} checkpoints, {pages} pages, {}{failovers}", octets(figures.octets))
+    writeln!(out, "in all       {checkpoints} checkpoints, {pages} pages, {}{failovers}", bytes(figures.bytes))
 }
 
 fn row(out: &mut String, name: &str, values: Summary, show: fn(u64) -> String) -> std::fmt::Result {
@@ -166,7 +166,7 @@ fn thousands(value: u64) -> String {
     indicatif::HumanCount(value).to_string()
 }
 
-fn octets(value: u64) -> String {
+fn bytes(value: u64) -> String {
     indicatif::BinaryBytes(value).to_string()
 }
 
@@ -290,7 +290,7 @@ mod tests {
                 checkpoints: 1234,
                 refused: 1,
                 pages: 1_234_000,
-                octets: 5 << 30,
+                bytes: 5 << 30,
                 failovers: 0,
                 interval_stretched: 3,
                 pause: ms(1_203, 3_400, 10_001),
@@ -298,7 +298,7 @@ mod tests {
                 acknowledgement: ms(310, 999, 1_000),
                 output_delay: ms(60_000, 70_000, 80_000),
                 pages_per_checkpoint: ms(1_000, 1_100, 262_144),
-                octets_per_checkpoint: ms(4 << 20, 5 << 20, 1 << 30),
+                bytes_per_checkpoint: ms(4 << 20, 5 << 20, 1 << 30),
             },
         }
     }
@@ -317,7 +317,7 @@ transmission (ms)           12.000        20.500     1,234.567
 acknowledgement (ms)         0.310         0.999         1.000
 output delay (ms)           60.000        70.000        80.000
 pages/checkpoint             1,000         1,100       262,144
-octets/checkpoint         4.00 MiB      5.00 MiB      1.00 GiB
+bytes/checkpoint         4.00 MiB      5.00 MiB      1.00 GiB
 rate         20.0 checkpoints/s, 20,000 pages/s, 82.98 MiB/s
 in all       1,234 checkpoints, 1,234,000 pages, 5.00 GiB
     1 min ago  info      protected
@@ -385,7 +385,7 @@ in all       1,234 checkpoints, 1,234,000 pages, 5.00 GiB
         now.elapsed_ms += 2_000;
         now.statistics.checkpoints += 41;
         now.statistics.pages += 2_000;
-        now.statistics.octets += 6 << 20;
+        now.statistics.bytes += 6 << 20;
         let rate = |table: String| table.lines().find(|l| l.starts_with("rate")).unwrap().to_owned();
         let wanted = "rate         20.5 checkpoints/s, 1,000 pages/s, 3.00 MiB/s";
         assert_eq!(rate(render_since(&now, &before, WIDTH)), wanted);

@@ -39,7 +39,7 @@ pub struct Args {
     /// One JSON object a line, with everything
     #[arg(long)]
     json: bool,
-    /// For tests: one direction carries nothing behind MESSAGE@N[+OCTETS]
+    /// For tests: one direction carries nothing behind MESSAGE@N[+BYTES]
     #[arg(long, value_name = "PLACE", hide = true)]
     cut: Option<Cut>,
     /// Addresses of private networks too, not only of this machine
@@ -120,10 +120,10 @@ fn summary(watch: &Watch) {
     use crate::tap::Direction::{Back, Forward};
     let session = &watch.session;
     eprintln!(
-        "{} checkpoints, {} octets forward, {} back, {} channels, {} errors",
+        "{} checkpoints, {} bytes forward, {} back, {} channels, {} errors",
         session.checkpoints(),
-        session.octets(Forward),
-        session.octets(Back),
+        session.bytes(Forward),
+        session.bytes(Back),
         session.channels(),
         watch.errors()
     );

@@ -19,7 +19,7 @@ pub struct Args {
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
-    /// Pass what a receiver must ignore: padding and reserved fields that are not zero, octets behind the end
+    /// Pass what a receiver must ignore: padding and reserved fields that are not zero, bytes behind the end
     #[arg(long)]
     lenient: bool,
     /// Report every finding that framing allows to reach, not just up to the first error
@@ -102,7 +102,7 @@ fn text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let start = report.start.filter(|&start| start != report.mode).map_or(String::new(), |start| format!(" {start}"));
     writeln!(
         out,
-        "{verdict}: {}{start} stream, {} records, {} checkpoints, {} octets",
-        report.mode, report.records, report.checkpoints, report.octets
+        "{verdict}: {}{start} stream, {} records, {} checkpoints, {} bytes",
+        report.mode, report.records, report.checkpoints, report.bytes
     )
 }

@@ -1,11 +1,11 @@
 //! What both guests send, held against each other: packet by packet, each connection for itself.
 //!
-//! A connection is a sequence of packets of one guest. The n-th of the one is compared with the n-th of the other, octet for octet.
+//! A connection is a sequence of packets of one guest. The n-th of the one is compared with the n-th of the other, byte for byte.
 //! Equal ones are agreed on. The first that are not end the comparison of that connection until the next checkpoint; so does one
 //! that has waited too long for its counterpart. There is no clock here: the time is passed in.
 //!
 //! # Bounds
-//! [`MOST_PACKETS`] and [`MOST_OCTETS`] wait on either side; what is beyond counts as a difference.
+//! [`MOST_PACKETS`] and [`MOST_BYTES`] wait on either side; what is beyond counts as a difference.
 #![forbid(unsafe_code)]
 
 use crate::remus::Time;
@@ -14,8 +14,8 @@ use std::time::Duration;
 
 /// Packets that wait for a counterpart at most, of each side.
 pub const MOST_PACKETS: usize = 1 << 16;
-/// Octets of them at most, of each side.
-pub const MOST_OCTETS: usize = 64 << 20;
+/// Bytes of them at most, of each side.
+pub const MOST_BYTES: usize = 64 << 20;
 
 /// What a comparison has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,7 @@ struct Connection {
 #[derive(Debug)]
 struct Waiting {
     number: u64,
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     since: Time,
 }
 
@@ -75,12 +75,12 @@ struct Waiting {
 #[derive(Debug, Default, Clone, Copy)]
 struct Load {
     packets: usize,
-    octets: usize,
+    bytes: usize,
 }
 
 impl Load {
-    const fn has_room(self, octets: usize) -> bool {
-        self.packets < MOST_PACKETS && self.octets.saturating_add(octets) <= MOST_OCTETS
+    const fn has_room(self, bytes: usize) -> bool {
+        self.packets < MOST_PACKETS && self.bytes.saturating_add(bytes) <= MOST_BYTES
     }
 }
 
@@ -91,8 +91,8 @@ impl Compare {
             epoch: 0,
             patience,
             connections: BTreeMap::new(),
-            ours: Load { packets: 0, octets: 0 },
-            theirs: Load { packets: 0, octets: 0 },
+            ours: Load { packets: 0, bytes: 0 },
+            theirs: Load { packets: 0, bytes: 0 },
             differs: false,
             over: false,
         }
@@ -114,12 +114,12 @@ impl Compare {
         if epoch != self.epoch || self.over {
             return;
         }
-        let Packet { connection, number, octets } = packet;
+        let Packet { connection, number, bytes } = packet;
         let load = match from {
             Guest::Ours => &mut self.ours,
             Guest::Theirs => &mut self.theirs,
         };
-        if !load.has_room(octets.len()) {
+        if !load.has_room(bytes.len()) {
             self.over = true;
             return self.differ(found);
         }
@@ -128,14 +128,14 @@ impl Compare {
             return;
         }
         load.packets += 1;
-        load.octets += octets.len();
+        load.bytes += bytes.len();
         let queue = match from {
             Guest::Ours => &mut entry.ours,
             Guest::Theirs => &mut entry.theirs,
         };
-        queue.push_back(Waiting { number, octets, since: now });
+        queue.push_back(Waiting { number, bytes, since: now });
         let (Some(ours), Some(theirs)) = (entry.ours.front(), entry.theirs.front()) else { return };
-        if ours.octets != theirs.octets {
+        if ours.bytes != theirs.bytes {
             entry.differs = true;
             return self.differ(found);
         }
@@ -143,7 +143,7 @@ impl Compare {
         for (queue, load) in [(&mut entry.ours, &mut self.ours), (&mut entry.theirs, &mut self.theirs)] {
             if let Some(gone) = queue.pop_front() {
                 load.packets -= 1;
-                load.octets -= gone.octets.len();
+                load.bytes -= gone.bytes.len();
             }
         }
         if entry.ours.is_empty() && entry.theirs.is_empty() {
@@ -181,8 +181,8 @@ pub struct Packet {
     pub connection: u64,
     /// The sender's number of it.
     pub number: u64,
-    /// Its octets.
-    pub octets: Vec<u8>,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
 }
 
 #[cfg(test)]
@@ -191,8 +191,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_nanos(100);
 
-    fn packet(connection: u64, number: u64, octet: u8) -> Packet {
-        Packet { connection, number, octets: vec![octet] }
+    fn packet(connection: u64, number: u64, byte: u8) -> Packet {
+        Packet { connection, number, bytes: vec![byte] }
     }
 
     fn feed(compare: &mut Compare, steps: &[(Guest, u64, Packet)]) -> Vec<Found> {

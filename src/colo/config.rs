@@ -27,13 +27,13 @@ pub struct Config {
     pub period: Duration,
     /// The shortest time that the guest runs between two checkpoints, so that constant divergence leaves it some. 10 ms.
     pub gap: Duration,
-    /// How long the next message, or the next octet of a state, may take. 10 s.
+    /// How long the next message, or the next byte of a state, may take. 10 s.
     pub answer: Duration,
     /// Silence after which the peer counts as lost, where it sends signs of life. 1 s.
     pub timeout: Duration,
     /// Between two tries of the witness, of the fencing command or of the output buffer. 500 ms.
     pub retry: Duration,
-    /// Largest vmstate-size taken, in octets. 128 MiB.
+    /// Largest vmstate-size taken, in bytes. 128 MiB.
     pub budget: u64,
     /// Who may be active alone.
     pub rule: Rule,

@@ -87,15 +87,15 @@ pub enum Message {
     Suspended,
     /// [`Point::DirtyList`]: the header of libxc's record. The pfns, u64 each, follow it.
     DirtyList {
-        /// Octets of pfns: a multiple of 8. The sender's word, not checked against anything.
-        octets: u32,
+        /// Bytes of pfns: a multiple of 8. The sender's word, not checked against anything.
+        bytes: u32,
     },
     /// [`Point::Send`].
     Send,
     /// [`Point::Size`].
     Size {
-        /// Octets that follow. The sender's word, not checked against anything.
-        octets: u64,
+        /// Bytes that follow. The sender's word, not checked against anything.
+        bytes: u64,
     },
     /// [`Point::Received`].
     Received,
@@ -132,10 +132,10 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// Tells the layouts apart by the octet that follows vmstate-send: vmstate-size begins with a zero octet, a RAM section
+    /// Tells the layouts apart by the byte that follows vmstate-send: vmstate-size begins with a zero byte, a RAM section
     /// with its type, SECTION_START (1) to SECTION_FULL (4). `None` for any other.
-    pub const fn of_first_octet(octet: u8) -> Option<Layout> {
-        match octet {
+    pub const fn of_first_byte(byte: u8) -> Option<Layout> {
+        match byte {
             0 => Some(Layout::Whole),
             1..=4 | 8 => Some(Layout::Live),
             _ => None,
@@ -306,9 +306,9 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_shows_in_the_first_octet() {
-        assert_eq!(Layout::of_first_octet(0), Some(Layout::Whole));
-        assert_eq!(Layout::of_first_octet(3), Some(Layout::Live));
-        assert_eq!(Layout::of_first_octet(b'Q'), None);
+    fn the_layout_shows_in_the_first_byte() {
+        assert_eq!(Layout::of_first_byte(0), Some(Layout::Whole));
+        assert_eq!(Layout::of_first_byte(3), Some(Layout::Live));
+        assert_eq!(Layout::of_first_byte(b'Q'), None);
     }
 }

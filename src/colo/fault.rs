@@ -162,14 +162,14 @@ pub enum Wrong {
         /// What would have.
         expected: Option<Point>,
     },
-    /// Octets that are no message, or an unknown number.
+    /// Bytes that are no message, or an unknown number.
     #[error(transparent)]
     Wire(WireError),
     /// vmstate-size with more than [`super::Config::budget`].
-    #[error("vmstate-size {octets} is over the budget of {budget}")]
+    #[error("vmstate-size {bytes} is over the budget of {budget}")]
     Size {
         /// What it says.
-        octets: u64,
+        bytes: u64,
         /// What is allowed.
         budget: u64,
     },

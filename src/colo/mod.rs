@@ -1,7 +1,7 @@
 //! COLO: both guests run, and a checkpoint is taken when their outputs differ. The protocol in three dialects, without any I/O.
 //!
 //! * [`dialect`] - libxl's records, QEMU's messages, and the earlier form of these: numbers, names, directions;
-//! * [`wire`] - octets to messages and back;
+//! * [`wire`] - bytes to messages and back;
 //! * [`compare`] - what both guests send, held against each other;
 //! * [`primary`] and [`secondary`] - the two machines: events in, actions out, the time passed in;
 //! * [`fault`] - what ends a session, with the message, the step and the state of the guest; [`config`] - settings.

@@ -37,9 +37,9 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Most octets in the line of a request, without its end.
+/// Most bytes in the line of a request, without its end.
 pub const MAX_REQUEST: usize = 64 << 10;
-/// Most octets in the line of a reply, without its end.
+/// Most bytes in the line of a reply, without its end.
 pub const MAX_REPLY: usize = 1 << 20;
 
 /// Where the socket of the process that protects or receives `domain` is: `DOMAIN.sock` in `$XEN_REPLICATE_RUN`; without

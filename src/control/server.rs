@@ -207,7 +207,7 @@ impl<R: Asked> Acceptor<R> {
 struct Connection {
     stream: UnixStream,
     ended: Arc<OwnedFd>,
-    /// Octets received, of a line that is not whole, or behind it.
+    /// Bytes received, of a line that is not whole, or behind it.
     unread: Vec<u8>,
 }
 
@@ -225,7 +225,7 @@ impl Connection {
             let line = match self.line()? {
                 Line::Whole(line) => line,
                 Line::TooLong => {
-                    return self.send(&R::refusal(format!("a line of more than {MAX_REQUEST} octets")));
+                    return self.send(&R::refusal(format!("a line of more than {MAX_REQUEST} bytes")));
                 }
                 Line::End => return Ok(()),
             };
@@ -245,7 +245,7 @@ impl Connection {
         let mut searched = 0;
         loop {
             let fresh = self.unread.get(searched..).unwrap_or_default();
-            if let Some(end) = fresh.iter().position(|&octet| octet == b'\n') {
+            if let Some(end) = fresh.iter().position(|&byte| byte == b'\n') {
                 let rest = self.unread.split_off(searched + end + 1);
                 let mut line = std::mem::replace(&mut self.unread, rest);
                 line.pop();
@@ -258,11 +258,11 @@ impl Connection {
             if wait(&self.stream, PollFlags::IN, &self.ended, None)? != Woken::Ready {
                 return Ok(Line::End);
             }
-            let mut octets = [0; 4096];
-            match self.stream.read(&mut octets) {
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes) {
                 Ok(0) if self.unread.is_empty() => return Ok(Line::End),
                 Ok(0) => return Ok(Line::Whole(std::mem::take(&mut self.unread))),
-                Ok(n) => self.unread.extend_from_slice(octets.get(..n).unwrap_or_default()),
+                Ok(n) => self.unread.extend_from_slice(bytes.get(..n).unwrap_or_default()),
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(error) => return Err(error),
             }

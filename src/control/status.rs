@@ -177,24 +177,24 @@ pub struct Figures {
     pub refused: u64,
     /// Dirty pages sent or received.
     pub pages: u64,
-    /// Octets of migration-v2 stream, whole images and what was refused included.
-    pub octets: u64,
+    /// Bytes of migration-v2 stream, whole images and what was refused included.
+    pub bytes: u64,
     /// How often this side has gone active in the other's place.
     pub failovers: u64,
     /// How often a checkpoint came later than the interval asks for, because the one before was still under way.
     pub interval_stretched: u64,
     /// From the request to suspend to the resume, in microseconds.
     pub pause: Summary,
-    /// From the first octet of a checkpoint to its last, in microseconds.
+    /// From the first byte of a checkpoint to its last, in microseconds.
     pub transmission: Summary,
-    /// From a checkpoint's last octet to its acknowledgement, in microseconds.
+    /// From a checkpoint's last byte to its acknowledgement, in microseconds.
     pub acknowledgement: Summary,
     /// From a packet's leaving the guest to its release, in microseconds.
     pub output_delay: Summary,
     /// Dirty pages in a checkpoint; whole images count too.
     pub pages_per_checkpoint: Summary,
-    /// Octets of stream in a checkpoint; whole images count too.
-    pub octets_per_checkpoint: Summary,
+    /// Bytes of stream in a checkpoint; whole images count too.
+    pub bytes_per_checkpoint: Summary,
 }
 
 /// A histogram in three numbers, in the unit of its values; all 0 without any.

@@ -129,14 +129,14 @@ fn a_line_may_have_64_kib_and_no_more() {
     request.insert(20, b' ');
     raw.get_mut().write_all(&request).unwrap();
     let reply = line(&mut raw);
-    assert!(reply.error.unwrap().contains("65536 octets"));
-    // Closed; with unread octets the system calls it a reset.
+    assert!(reply.error.unwrap().contains("65536 bytes"));
+    // Closed; with unread bytes the system calls it a reset.
     assert!(matches!(raw.read(&mut [0]), Ok(0) | Err(_)));
     assert_eq!(site.requests.try_iter().count(), 1);
     // A line without end is not waited for.
     let mut raw = site.raw();
     raw.get_mut().write_all(&request[..=MAX_REQUEST]).unwrap();
-    assert!(line(&mut raw).error.unwrap().contains("65536 octets"));
+    assert!(line(&mut raw).error.unwrap().contains("65536 bytes"));
 }
 
 #[test]
@@ -226,9 +226,9 @@ fn a_client_that_never_reads_holds_nothing_up() {
     site.requests.recv().unwrap();
     site.end();
     assert!(site.requests.try_iter().count() < 8);
-    let mut octets = Vec::new();
-    let _ = raw.read_to_end(&mut octets);
-    assert!(octets.len() < 8 * 300_000, "{}", octets.len());
+    let mut bytes = Vec::new();
+    let _ = raw.read_to_end(&mut bytes);
+    assert!(bytes.len() < 8 * 300_000, "{}", bytes.len());
 }
 
 #[test]
@@ -280,11 +280,11 @@ fn a_reply_without_end_is_given_up() {
 #[test]
 fn figures_travel_whole() {
     let site = serve(channel().1, |_| {
-        let statistics = Figures { octets: u64::MAX, ..Figures::default() };
+        let statistics = Figures { bytes: u64::MAX, ..Figures::default() };
         Reply::status(Status { statistics, ..Status::default() })
     });
     let status = site.client().request(&Request::Status).unwrap().status.unwrap();
-    assert_eq!(status.statistics.octets, u64::MAX);
+    assert_eq!(status.statistics.bytes, u64::MAX);
 }
 
 #[test]

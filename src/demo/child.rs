@@ -102,7 +102,7 @@ pub(super) enum Event {
 pub(super) struct Round {
     pub number: u64,
     pub dirty_pages: u64,
-    pub octets: u64,
+    pub bytes: u64,
     pub pause: Duration,
     pub transmission: Duration,
     pub acknowledgement: Duration,
@@ -111,8 +111,8 @@ pub(super) struct Round {
 
 impl From<&RoundFigures> for Round {
     fn from(from: &RoundFigures) -> Self {
-        let &RoundFigures { number, dirty_pages, octets, pause, transmission, acknowledgement, output_delay } = from;
-        Round { number, dirty_pages, octets, pause, transmission, acknowledgement, output_delay }
+        let &RoundFigures { number, dirty_pages, bytes, pause, transmission, acknowledgement, output_delay } = from;
+        Round { number, dirty_pages, bytes, pause, transmission, acknowledgement, output_delay }
     }
 }
 

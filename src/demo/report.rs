@@ -29,7 +29,7 @@ pub(super) struct Report {
     client: Option<Seen>,
     /// Whether it heard the survivor.
     heard: bool,
-    /// Pages compared octet by octet.
+    /// Pages compared byte by byte.
     pages_compared: u64,
     /// Pages not compared: rings that a restore clears.
     pages_left_out: Vec<u64>,
@@ -61,7 +61,7 @@ fn milliseconds<S: Serializer>(time: &Duration, out: S) -> Result<S::Ok, S::Erro
 fn statistics<S: Serializer>(sent: &Statistics, out: S) -> Result<S::Ok, S::Error> {
     serde_json::json!({
         "checkpoints": sent.checkpoints,
-        "octets": sent.octets,
+        "bytes": sent.bytes,
         "dirty_pages": sent.pages.summary(),
         "pause_ns": sent.pause.summary(),
         "transmission_ns": sent.transmission.summary(),
@@ -77,8 +77,8 @@ fn ms(nanoseconds: impl TryInto<u64>) -> f64 {
 
 impl Report {
     pub fn count(&mut self, round: &Round) {
-        let &Round { number, dirty_pages, octets, pause, transmission, acknowledgement, output_delay } = round;
-        let round = RoundFigures { number, dirty_pages, octets, pause, transmission, acknowledgement, output_delay };
+        let &Round { number, dirty_pages, bytes, pause, transmission, acknowledgement, output_delay } = round;
+        let round = RoundFigures { number, dirty_pages, bytes, pause, transmission, acknowledgement, output_delay };
         self.sent.add(&round);
     }
 
@@ -149,7 +149,7 @@ impl Report {
             "  checkpoints   {} told acknowledged, {} received whole; {} in all",
             sent.checkpoints,
             self.received,
-            HumanBytes(sent.octets)
+            HumanBytes(sent.bytes)
         )?;
         writeln!(out, "  dirty pages   {} a checkpoint (median)", HumanCount(sent.pages.quantile(500)))?;
         writeln!(
@@ -192,7 +192,7 @@ impl Report {
                 let rings: Vec<_> = self.pages_left_out.iter().map(|pfn| format!("{pfn:#x}")).collect();
                 writeln!(
                     out,
-                    "  guest state   equal octet for octet: {} pages, vCPUs, platform, parameters, TSC, policies, devices",
+                    "  guest state   equal byte for byte: {} pages, vCPUs, platform, parameters, TSC, policies, devices",
                     HumanCount(self.pages_compared)
                 )?;
                 writeln!(

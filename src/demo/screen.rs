@@ -14,7 +14,7 @@ pub(super) struct Screen {
     silent: bool,
     /// When the last line was written, and what had been sent by then.
     last: Instant,
-    octets: u64,
+    bytes: u64,
 }
 
 impl Screen {
@@ -24,7 +24,7 @@ impl Screen {
                 ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
             ProgressBar::new_spinner().with_style(style)
         });
-        Screen { bar, silent, last: Instant::now(), octets: 0 }
+        Screen { bar, silent, last: Instant::now(), bytes: 0 }
     }
 
     /// A line that stays. Once nobody reads the lines any more there are none: what the demonstration comes to is told by
@@ -46,19 +46,19 @@ impl Screen {
 
     /// The figures of a round.
     pub fn round(&mut self, round: &Round) -> io::Result<()> {
-        self.octets += round.octets;
+        self.bytes += round.bytes;
         let since = self.last.elapsed();
         // On a terminal the line follows each round; the rate is taken over a second all the same.
         if self.silent || (since < EVERY && self.bar.is_none() && round.number != 1) {
             return Ok(());
         }
-        let rate = self.octets as f64 / since.as_secs_f64().max(0.001);
+        let rate = self.bytes as f64 / since.as_secs_f64().max(0.001);
         let line = format!(
             "  checkpoint {:>5}   {:>6} dirty pages   pause {:>7.2} ms   {:>10}   {:>10}/s",
             round.number,
             round.dirty_pages,
             round.pause.as_secs_f64() * 1e3,
-            HumanBytes(round.octets).to_string(),
+            HumanBytes(round.bytes).to_string(),
             HumanBytes(rate as u64).to_string(),
         );
         match &self.bar {
@@ -69,7 +69,7 @@ impl Screen {
             None => self.say(&line)?,
         }
         if since >= EVERY || round.number == 1 {
-            (self.last, self.octets) = (Instant::now(), 0);
+            (self.last, self.bytes) = (Instant::now(), 0);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
-//! A guest's whole state in a file, and two such files compared octet by octet.
+//! A guest's whole state in a file, and two such files compared byte by byte.
 //!
 //! The file is written by way of the hypervisor's traits and not of the stream. All numbers are little-endian u64: the
-//! checkpoint's number (0 while the file is being written), then the blobs of [`BLOBS`], each its length and its octets,
+//! checkpoint's number (0 while the file is being written), then the blobs of [`BLOBS`], each its length and its bytes,
 //! then the number of pages and each page's pfn and contents.
 
 use crate::hypervisor::{DeviceModel, PAGE_SIZE, PageBatch, PageType, Pfn, SaveDomain, hvm_param};
@@ -116,7 +116,7 @@ pub(super) fn compare(expected: &File, found: &File) -> io::Result<Comparison> {
             let at = expected.iter().zip(&found).take_while(|(a, b)| a == b).count();
             let lengths = (expected.len(), found.len());
             comparison.difference =
-                Some(format!("{name}: differs from octet {at:#x} on ({} octets, {} expected)", lengths.1, lengths.0));
+                Some(format!("{name}: differs from byte {at:#x} on ({} bytes, {} expected)", lengths.1, lengths.0));
             return Ok(comparison);
         }
     }
@@ -158,7 +158,7 @@ fn pages(
         }
         *compared += 1;
         if let Some((at, (a, b))) = a.iter().zip(&b).enumerate().find(|(_, (a, b))| a != b) {
-            return Ok(Some(format!("pfn {:#x}, octet {at:#x}: {b:#04x} instead of {a:#04x}", pfns.0)));
+            return Ok(Some(format!("pfn {:#x}, byte {at:#x}: {b:#04x} instead of {a:#04x}", pfns.0)));
         }
     }
     Ok(None)
@@ -172,7 +172,7 @@ fn reader(mut file: &File) -> io::Result<BufReader<&File>> {
 fn blob(source: &mut impl Read) -> io::Result<Vec<u8>> {
     let length = source.read_u64::<LittleEndian>()?;
     if length > MAX_BLOB {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a blob of {length} octets")));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a blob of {length} bytes")));
     }
     let mut blob = Vec::new();
     source.take(length).read_to_end(&mut blob)?;
@@ -206,10 +206,10 @@ mod tests {
         type Change = (&'static str, fn(&mut SimDomain));
         let changes: [Change; 5] = [
             ("", |_| {}),
-            ("HVM parameters: differs from octet 0x48", |d| d.set_hvm_param(HvmParam { index: 9, value: 1 }).unwrap()),
-            ("TSC: differs from octet 0x5", |d| d.set_tsc_info(Default::default()).unwrap()),
+            ("HVM parameters: differs from byte 0x48", |d| d.set_hvm_param(HvmParam { index: 9, value: 1 }).unwrap()),
+            ("TSC: differs from byte 0x5", |d| d.set_tsc_info(Default::default()).unwrap()),
             ("device model's xenstore keys: differs", |d| d.set_emulator_xenstore(Vec::new()).unwrap()),
-            ("pfn 0x14, octet 0x3e7: ", |d| {
+            ("pfn 0x14, byte 0x3e7: ", |d| {
                 d.map_pages_mut(&[0x14]).unwrap().page_mut(0).unwrap()[999] ^= 0x40;
             }),
         ];

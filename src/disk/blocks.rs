@@ -3,10 +3,10 @@
 
 use std::ops::RangeInclusive;
 
-/// Octets of a block: what is sent again is sent in these.
+/// Bytes of a block: what is sent again is sent in these.
 pub(super) const BLOCK: u64 = 64 << 10;
 
-/// The blocks that a range of octets touches; none where it is empty.
+/// The blocks that a range of bytes touches; none where it is empty.
 pub(super) fn touched(offset: u64, length: u64) -> RangeInclusive<u64> {
     match length.checked_sub(1) {
         Some(rest) => offset / BLOCK..=offset.saturating_add(rest) / BLOCK,
@@ -14,7 +14,7 @@ pub(super) fn touched(offset: u64, length: u64) -> RangeInclusive<u64> {
     }
 }
 
-/// A set of blocks: a bit for each, an eighth of an octet for 64 KiB of disk.
+/// A set of blocks: a bit for each, an eighth of a byte for 64 KiB of disk.
 #[derive(Debug, Clone)]
 pub(super) struct Blocks {
     words: Vec<u64>,
@@ -23,7 +23,7 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// None of the blocks of a disk of `size` octets.
+    /// None of the blocks of a disk of `size` bytes.
     pub(super) fn none(size: u64) -> Self {
         let blocks = size.div_ceil(BLOCK);
         let words = usize::try_from(blocks.div_ceil(64)).unwrap_or(usize::MAX);

@@ -103,7 +103,7 @@ pub struct Status {
     pub role: Role,
     /// The image.
     pub image: String,
-    /// Its octets.
+    /// Its bytes.
     pub size: u64,
     /// Where NBD is served, or would be.
     pub socket: String,
@@ -116,7 +116,7 @@ pub struct Status {
     pub percent: u64,
     /// `alone`, `syncing`, `following`, `keeping`, `incomplete`.
     pub phase: String,
-    /// Octets that wait to be sent (primary), or are kept apart (keeper).
+    /// Bytes that wait to be sent (primary), or are kept apart (keeper).
     pub waiting: u64,
     /// The newest checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -166,13 +166,13 @@ pub fn folder() -> Result<PathBuf> {
 /// The file name of a device: letters, digits, `.`, `_` and `-` as they are, all else by its number.
 pub fn file_name(device: &str) -> String {
     let mut name = String::new();
-    for octet in device.trim_start_matches('/').bytes() {
-        match octet {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => name.push(octet.into()),
+    for byte in device.trim_start_matches('/').bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => name.push(byte.into()),
             b'.' if !name.is_empty() => name.push('.'),
             _ => {
                 // Writing to a string cannot fail.
-                let _ = write!(name, "%{octet:02x}");
+                let _ = write!(name, "%{byte:02x}");
             }
         }
     }

@@ -32,11 +32,11 @@ pub struct Options {
     pub folder: PathBuf,
     /// A piece of shell that has the guest's device appear once the disk is served; empty for none.
     pub attach: String,
-    /// Most octets that wait for the keeper.
+    /// Most bytes that wait for the keeper.
     pub buffer: usize,
-    /// Most octets of writes that are kept apart.
+    /// Most bytes of writes that are kept apart.
     pub journal: u64,
-    /// How long the keeper may take to answer, or to take octets.
+    /// How long the keeper may take to answer, or to take bytes.
     pub patience: Duration,
     /// Forget what the image was before.
     pub anew: bool,

@@ -24,7 +24,7 @@ pub enum Error {
         source: io::Error,
     },
     /// An image of no use as a disk.
-    #[error("{path}: {size} octets are no disk: it takes a multiple of 512, and more than none")]
+    #[error("{path}: {size} bytes are no disk: it takes a multiple of 512, and more than none")]
     NoDisk {
         /// The image.
         path: String,
@@ -59,8 +59,8 @@ pub enum Error {
         /// What kind it is.
         format: &'static str,
     },
-    /// Octets behind the end of the disk.
-    #[error("{length} octets at {offset}: the disk has {size}")]
+    /// Bytes behind the end of the disk.
+    #[error("{length} bytes at {offset}: the disk has {size}")]
     Outside {
         /// The first one.
         offset: u64,
@@ -103,7 +103,7 @@ pub enum Error {
         has: String,
     },
     /// More was written since the last commit than the journal may hold.
-    #[error("the journal of {limit} octets is full")]
+    #[error("the journal of {limit} bytes is full")]
     JournalFull {
         /// Its limit.
         limit: u64,

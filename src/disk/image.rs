@@ -33,7 +33,7 @@ pub(super) struct Image {
     file: File,
     path: PathBuf,
     size: u64,
-    /// Octets that may still be written before writing fails.
+    /// Bytes that may still be written before writing fails.
     #[cfg(test)]
     pub(super) fuse: std::sync::atomic::AtomicU64,
 }
@@ -95,16 +95,16 @@ impl Image {
         let places = (0..PLACES).map(|place| place * step).take_while(|at| *at < self.size);
         for at in places.chain([self.size.saturating_sub(LOOK)]) {
             let Some(at) = self.data(at).filter(|data| *data < self.size) else { continue };
-            let mut octets = vec![0; usize::try_from(LOOK.min(self.size - at)).unwrap_or_default()];
-            self.read(at, &mut octets)?;
-            if octets.iter().any(|octet| *octet != 0) {
+            let mut bytes = vec![0; usize::try_from(LOOK.min(self.size - at)).unwrap_or_default()];
+            self.read(at, &mut bytes)?;
+            if bytes.iter().any(|byte| *byte != 0) {
                 return Err(Error::NotEmpty { path: self.path.display().to_string() });
             }
         }
         Ok(())
     }
 
-    /// Whether these octets are all of the disk.
+    /// Whether these bytes are all of the disk.
     pub(super) fn check(&self, offset: u64, length: u64) -> Result<()> {
         match offset.checked_add(length) {
             Some(end) if end <= self.size => Ok(()),
@@ -112,18 +112,16 @@ impl Image {
         }
     }
 
-    pub(super) fn read(&self, offset: u64, octets: &mut [u8]) -> Result<()> {
-        self.check(offset, octets.len() as u64)?;
-        self.file
-            .read_exact_at(octets, offset)
-            .map_err(io(format_args!("{}: reading at {offset}", self.path.display())))
+    pub(super) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        self.check(offset, bytes.len() as u64)?;
+        self.file.read_exact_at(bytes, offset).map_err(io(format_args!("{}: reading at {offset}", self.path.display())))
     }
 
-    pub(super) fn write(&self, offset: u64, octets: &[u8]) -> Result<()> {
-        self.check(offset, octets.len() as u64)?;
-        let octets = self.burn(octets);
-        self.file.write_all_at(octets.0, offset).map_err(self.writing(offset))?;
-        octets.1.map_err(self.writing(offset))
+    pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.check(offset, bytes.len() as u64)?;
+        let bytes = self.burn(bytes);
+        self.file.write_all_at(bytes.0, offset).map_err(self.writing(offset))?;
+        bytes.1.map_err(self.writing(offset))
     }
 
     /// Has zeroes there. With `hole` they need take no room.
@@ -152,7 +150,7 @@ impl Image {
         self.file.sync_data().map_err(io(format_args!("{}: syncing", self.path.display())))
     }
 
-    /// Where the next octets are, at or behind `from`, that may be other than zero. `None`: there are none.
+    /// Where the next bytes are, at or behind `from`, that may be other than zero. `None`: there are none.
     pub(super) fn data(&self, from: u64) -> Option<u64> {
         match seek(&self.file, SeekFrom::Data(from)) {
             Ok(at) => Some(at.max(from)),
@@ -168,19 +166,19 @@ impl Image {
 
     /// In tests, a host that dies in the middle of a write.
     #[cfg(test)]
-    fn burn<'a>(&self, octets: &'a [u8]) -> (&'a [u8], std::io::Result<()>) {
+    fn burn<'a>(&self, bytes: &'a [u8]) -> (&'a [u8], std::io::Result<()>) {
         use std::sync::atomic::Ordering::SeqCst;
         let left = usize::try_from(self.fuse.load(SeqCst)).unwrap_or(usize::MAX);
-        let now = left.min(octets.len());
+        let now = left.min(bytes.len());
         self.fuse.fetch_sub(now as u64, SeqCst);
-        let whole = if now == octets.len() { Ok(()) } else { Err(std::io::ErrorKind::Other.into()) };
-        (&octets[..now], whole)
+        let whole = if now == bytes.len() { Ok(()) } else { Err(std::io::ErrorKind::Other.into()) };
+        (&bytes[..now], whole)
     }
 
     #[cfg(not(test))]
     #[expect(clippy::unused_self, reason = "tests have another one")]
-    const fn burn<'a>(&self, octets: &'a [u8]) -> (&'a [u8], std::io::Result<()>) {
-        (octets, Ok(()))
+    const fn burn<'a>(&self, bytes: &'a [u8]) -> (&'a [u8], std::io::Result<()>) {
+        (bytes, Ok(()))
     }
 }
 
@@ -253,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn octets_zeroes_and_holes() {
+    fn bytes_zeroes_and_holes() {
         let folder = TempDir::new().unwrap();
         let image = image(&folder, 1 << 20).1.unwrap();
         image.write(4096, &[7; 8192]).unwrap();

@@ -1,13 +1,13 @@
 //! An epoch's writes in a file of their own, until they are applied or dropped.
 //!
-//! | octets | what |
+//! | bytes | what |
 //! |---|---|
 //! | 8, 8 | [`MAGIC`], the version |
 //! | 8, 8 | whose disk's writes they are; the number of the mark that they follow |
 //! | 8 | check: XXH3-64 over what is before it |
 //! | ... | records |
 //!
-//! A record is `u32 kind, u32 0, u64 offset, u64 length, u64 check` and, of a write (1), its octets; zeroes (2) have none; the end (3) has
+//! A record is `u32 kind, u32 0, u64 offset, u64 length, u64 check` and, of a write (1), its bytes; zeroes (2) have none; the end (3) has
 //! the number of records in place of the offset and its mark behind it. A check is over the record without it, with the check before as
 //! seed: so each vouches for its place, and an epoch with an end is whole. All numbers are little-endian.
 #![forbid(unsafe_code)]
@@ -31,8 +31,8 @@ const END: u32 = 3;
 /// Something that becomes of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Op<'a> {
-    /// These octets, at most [`MAX_DATA`], are there.
-    Write { offset: u64, octets: &'a [u8] },
+    /// These bytes, at most [`MAX_DATA`], are there.
+    Write { offset: u64, bytes: &'a [u8] },
     /// Zeroes are there.
     Zero { offset: u64, length: u64 },
 }
@@ -41,15 +41,15 @@ impl Op<'_> {
     /// Has it become so.
     pub(super) fn apply(&self, image: &Image) -> Result<()> {
         match *self {
-            Op::Write { offset, octets } => image.write(offset, octets),
+            Op::Write { offset, bytes } => image.write(offset, bytes),
             Op::Zero { offset, length } => image.zero(offset, length, true),
         }
     }
 
-    /// Octets that its record takes.
-    pub(super) const fn octets(&self) -> u64 {
+    /// Bytes that its record takes.
+    pub(super) const fn bytes(&self) -> u64 {
         match self {
-            Op::Write { octets, .. } => (RECORD + octets.len()) as u64,
+            Op::Write { bytes, .. } => (RECORD + bytes.len()) as u64,
             Op::Zero { .. } => RECORD as u64,
         }
     }
@@ -69,7 +69,7 @@ pub(super) struct Writer {
     previous: u64,
     check: u64,
     records: u64,
-    octets: u64,
+    bytes: u64,
 }
 
 impl Writer {
@@ -81,17 +81,17 @@ impl Writer {
         let head = head(run, previous);
         let check = sum(0, &[&head]);
         file.write_all(&head).and_then(|()| file.write_all(&check.to_le_bytes())).map_err(named)?;
-        Ok(Writer { file, path: path.to_owned(), previous, check, records: 0, octets: HEAD as u64 })
+        Ok(Writer { file, path: path.to_owned(), previous, check, records: 0, bytes: HEAD as u64 })
     }
 
-    /// Octets so far.
-    pub(super) const fn octets(&self) -> u64 {
-        self.octets
+    /// Bytes so far.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(super) fn add(&mut self, op: Op<'_>) -> Result<()> {
         match op {
-            Op::Write { offset, octets } => self.record(WRITE, offset, octets.len() as u64, octets),
+            Op::Write { offset, bytes } => self.record(WRITE, offset, bytes.len() as u64, bytes),
             Op::Zero { offset, length } => self.record(ZERO, offset, length, &[]),
         }
     }
@@ -99,11 +99,11 @@ impl Writer {
     /// Ends it with its mark, and returns when it would outlive the host.
     pub(super) fn close(mut self, point: Point) -> Result<Closed> {
         let records = self.records;
-        self.record(END, records, Point::LEN as u64, &point.octets())?;
+        self.record(END, records, Point::LEN as u64, &point.bytes())?;
         let named = |error| io(self.path.display())(error);
         self.file.flush().map_err(named)?;
         self.file.get_ref().sync_data().map_err(named)?;
-        Ok(Closed { path: self.path, previous: self.previous, point, octets: self.octets })
+        Ok(Closed { path: self.path, previous: self.previous, point, bytes: self.bytes })
     }
 
     fn record(&mut self, kind: u32, offset: u64, length: u64, payload: &[u8]) -> Result<()> {
@@ -116,7 +116,7 @@ impl Writer {
         let file = &mut self.file;
         file.write_all(&head).and_then(|()| file.write_all(payload)).map_err(io(self.path.display()))?;
         self.records += 1;
-        self.octets += (RECORD + payload.len()) as u64;
+        self.bytes += (RECORD + payload.len()) as u64;
         Ok(())
     }
 }
@@ -135,7 +135,7 @@ pub(super) struct Closed {
     pub previous: u64,
     pub point: Point,
     /// What it takes on the file system.
-    pub octets: u64,
+    pub bytes: u64,
 }
 
 /// What was found in a file.
@@ -158,11 +158,11 @@ pub(super) fn replay(
 ) -> Result<Found> {
     let named = |error| io(path.display())(error);
     let mut file = BufReader::with_capacity(256 << 10, File::open(path).map_err(named)?);
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     let mut take = |file: &mut BufReader<File>, most: usize| {
-        octets.clear();
-        file.by_ref().take(most as u64).read_to_end(&mut octets)?;
-        std::io::Result::Ok((octets.len() == most).then(|| octets.clone()))
+        bytes.clear();
+        file.by_ref().take(most as u64).read_to_end(&mut bytes)?;
+        std::io::Result::Ok((bytes.len() == most).then(|| bytes.clone()))
     };
     let expected = head(run, previous);
     let mut check = sum(0, &[&expected]);
@@ -192,13 +192,13 @@ pub(super) fn replay(
         }
         at += (RECORD + most) as u64;
         match kind {
-            WRITE => each(Op::Write { offset, octets: &payload })?,
+            WRITE => each(Op::Write { offset, bytes: &payload })?,
             ZERO => each(Op::Zero { offset, length })?,
             _ => {
                 let rest = take(&mut file, 1).map_err(named)?;
                 return match Point::parse(&payload) {
                     Some(point) if offset == records && rest.is_none() => {
-                        Ok(Found::Closed(Closed { path: path.to_owned(), previous, point, octets: at }))
+                        Ok(Found::Closed(Closed { path: path.to_owned(), previous, point, bytes: at }))
                     }
                     _ => torn,
                 };
@@ -215,7 +215,7 @@ pub(super) fn replay(
 pub(super) fn apply(closed: &Closed, run: u64, image: &Image) -> Result<()> {
     match replay(&closed.path, run, closed.previous, |op| op.apply(image))? {
         Found::Closed(found) if found == *closed => Ok(()),
-        Found::Closed(found) => Err(damaged(closed, found.octets)),
+        Found::Closed(found) => Err(damaged(closed, found.bytes)),
         Found::Torn(offset) => Err(damaged(closed, offset)),
     }
 }
@@ -239,9 +239,9 @@ mod tests {
         prop::collection::vec((any::<u64>(), prop::option::of(prop::collection::vec(any::<u8>(), 1..300))), 0..8)
     }
 
-    fn op((offset, octets): &Each) -> Op<'_> {
-        match octets {
-            Some(octets) => Op::Write { offset: *offset, octets },
+    fn op((offset, bytes): &Each) -> Op<'_> {
+        match bytes {
+            Some(bytes) => Op::Write { offset: *offset, bytes },
             None => Op::Zero { offset: *offset, length: offset ^ 7 },
         }
     }
@@ -258,7 +258,7 @@ mod tests {
         let mut seen = Vec::new();
         let found = replay(path, 9, 7, |op| {
             seen.push(match op {
-                Op::Write { offset, octets } => (offset, Some(octets.to_vec())),
+                Op::Write { offset, bytes } => (offset, Some(bytes.to_vec())),
                 Op::Zero { offset, .. } => (offset, None),
             });
             Ok(())
@@ -274,20 +274,20 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("epoch");
             let closed = written(&path, &ops);
-            let octets = std::fs::read(&path).unwrap();
-            prop_assert_eq!(closed.octets, octets.len() as u64);
+            let bytes = std::fs::read(&path).unwrap();
+            prop_assert_eq!(closed.bytes, bytes.len() as u64);
             prop_assert_eq!(read(&path), (Found::Closed(closed.clone()), ops.clone()));
-            let at = at.index(octets.len());
-            std::fs::write(&path, &octets[..at]).unwrap();
+            let at = at.index(bytes.len());
+            std::fs::write(&path, &bytes[..at]).unwrap();
             let (found, seen) = read(&path);
             prop_assert!(matches!(found, Found::Torn(offset) if offset <= at as u64), "{:?}", found);
             prop_assert!(ops.starts_with(&seen));
-            let mut flipped = octets.clone();
+            let mut flipped = bytes.clone();
             flipped[at] ^= 1 << bit;
             std::fs::write(&path, &flipped).unwrap();
             let (found, seen) = read(&path);
             prop_assert!(matches!(found, Found::Torn(_)) && ops.starts_with(&seen));
-            std::fs::write(&path, [&octets[..], &[0]].concat()).unwrap();
+            std::fs::write(&path, [&bytes[..], &[0]].concat()).unwrap();
             prop_assert!(matches!(read(&path).0, Found::Torn(_)));
         }
     }

@@ -197,7 +197,7 @@ impl Keeper {
         }
         let store = inner.store.as_mut().ok_or(Error::InService)?;
         match frame {
-            Frame::Write { offset, octets } => store.write(Op::Write { offset, octets: &octets }).map(|()| None),
+            Frame::Write { offset, bytes } => store.write(Op::Write { offset, bytes: &bytes }).map(|()| None),
             Frame::Zero { offset, length } => store.write(Op::Zero { offset, length }).map(|()| None),
             Frame::Reset { run } => store.reset(run).map(|()| None),
             Frame::Synced => store.synced().map(|()| None),

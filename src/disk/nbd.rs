@@ -59,11 +59,11 @@ const EIO: u32 = 5;
 const EINVAL: u32 = 22;
 const ENOSPC: u32 = 28;
 
-/// Most octets of an option's data.
+/// Most bytes of an option's data.
 const MAX_OPTION: u32 = 8 << 10;
 /// Most options of one handshake.
 const MAX_OPTIONS: u32 = 64;
-/// Most octets of one request, which is said in the handshake.
+/// Most bytes of one request, which is said in the handshake.
 const MAX_REQUEST: u32 = 32 << 20;
 
 /// Serves the disk there, on threads that end with the process.
@@ -138,9 +138,9 @@ impl Client {
             let magic = u64::from_be_bytes(self.take()?);
             let (option, length) = (u32::from_be_bytes(self.take()?), u32::from_be_bytes(self.take()?));
             if magic != OPTION || length > MAX_OPTION {
-                return Err(Error::Protocol(format!("option {option} of {length} octets, magic {magic:#x}")));
+                return Err(Error::Protocol(format!("option {option} of {length} bytes, magic {magic:#x}")));
             }
-            let data = self.octets(length)?;
+            let data = self.bytes(length)?;
             match option {
                 opt::EXPORT_NAME => {
                     if !self.is_ours(&data) {
@@ -229,15 +229,15 @@ impl Client {
 
     fn answer(&mut self, request: &Request) -> Result<()> {
         if request.command == command::WRITE && request.length > MAX_REQUEST {
-            return Err(Error::Protocol(format!("a write of {} octets", request.length)));
+            return Err(Error::Protocol(format!("a write of {} bytes", request.length)));
         }
-        let payload = if request.command == command::WRITE { self.octets(request.length)? } else { Vec::new() };
-        let (error, octets) = match self.carry_out(request, payload) {
-            Ok(octets) => (0, octets),
+        let payload = if request.command == command::WRITE { self.bytes(request.length)? } else { Vec::new() };
+        let (error, bytes) = match self.carry_out(request, payload) {
+            Ok(bytes) => (0, bytes),
             Err(number) => (number, Vec::new()),
         };
         let head = [&REPLY.to_be_bytes()[..], &error.to_be_bytes(), &request.cookie.to_be_bytes()].concat();
-        self.say(&[&head, &octets])
+        self.say(&[&head, &bytes])
     }
 
     /// Gives what was read, or the number of what is wrong.
@@ -276,20 +276,20 @@ impl Client {
         })
     }
 
-    // Octets.
+    // Bytes.
 
     fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let mut octets = [0; N];
-        self.reader.read_exact(&mut octets).map_err(io("reading"))?;
-        Ok(octets)
+        let mut bytes = [0; N];
+        self.reader.read_exact(&mut bytes).map_err(io("reading"))?;
+        Ok(bytes)
     }
 
-    /// So many octets. Memory is taken as they come.
-    fn octets(&mut self, length: u32) -> Result<Vec<u8>> {
-        let mut octets = Vec::new();
-        self.reader.by_ref().take(length.into()).read_to_end(&mut octets).map_err(io("reading"))?;
-        if octets.len() as u64 == u64::from(length) {
-            Ok(octets)
+    /// So many bytes. Memory is taken as they come.
+    fn bytes(&mut self, length: u32) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.reader.by_ref().take(length.into()).read_to_end(&mut bytes).map_err(io("reading"))?;
+        if bytes.len() as u64 == u64::from(length) {
+            Ok(bytes)
         } else {
             Err(io("reading")(ErrorKind::UnexpectedEof.into()))
         }

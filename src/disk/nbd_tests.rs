@@ -36,8 +36,8 @@ impl Session {
         session
     }
 
-    fn take(&mut self, octets: usize) -> Vec<u8> {
-        let mut taken = vec![0; octets];
+    fn take(&mut self, bytes: usize) -> Vec<u8> {
+        let mut taken = vec![0; bytes];
         self.stream.read_exact(&mut taken).unwrap();
         taken
     }
@@ -147,13 +147,13 @@ fn the_old_way_in_has_its_zeroes() {
 
 #[test]
 fn what_is_no_handshake_ends_the_connection() {
-    for octets in [
+    for bytes in [
         &0xffu32.to_be_bytes()[..],
         &[&3u32.to_be_bytes()[..], b"GET / HTTP/1.1\r\n"].concat(),
         &[&3u32.to_be_bytes()[..], b"IHAVEOPT", &[0, 0, 0, 7], &[0xff; 4]].concat(),
     ] {
         let mut session = Session::new();
-        session.say(&[octets]);
+        session.say(&[bytes]);
         session.ends();
     }
     let mut session = Session::new();
@@ -193,7 +193,7 @@ fn the_disk_is_written_read_and_bounded() {
     ] {
         assert_eq!(session.asked(flags, command, offset, length, &[]), number, "{command} {offset} {length}");
     }
-    // Its octets are read, so that the next request is one.
+    // Its bytes are read, so that the next request is one.
     assert_eq!(session.asked(0, command::WRITE, SIZE - 1, 2, &[1, 2]), ENOSPC);
     assert_eq!(session.asked(0, command::FLUSH, 0, 0, &[]), 0);
     session.request(0, command::DISC, 0, 0, &[]);

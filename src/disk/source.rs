@@ -17,9 +17,9 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Octets of the disk that are brought into sync at a time, while the guest's writes wait.
+/// Bytes of the disk that are brought into sync at a time, while the guest's writes wait.
 const CHUNK: u64 = 4 * BLOCK;
-/// Octets sent until the keeper is asked to make them safe, while no checkpoint does that.
+/// Bytes sent until the keeper is asked to make them safe, while no checkpoint does that.
 const BARRIER: u64 = 32 << 20;
 /// Zeroes that are written under one lock.
 const ZEROES: u64 = 32 << 20;
@@ -27,9 +27,9 @@ const ZEROES: u64 = 32 << 20;
 /// Bounds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Most octets that wait for the keeper; one more write may be in it.
+    /// Most bytes that wait for the keeper; one more write may be in it.
     pub buffer: usize,
-    /// How long the keeper may take to answer, or to take octets.
+    /// How long the keeper may take to answer, or to take bytes.
     pub patience: Duration,
 }
 
@@ -87,7 +87,7 @@ struct State {
     /// Questions that were sent and not answered, and since when the keeper has said nothing.
     asked: u32,
     silent: Option<Instant>,
-    /// Since when the connection takes no octets.
+    /// Since when the connection takes no bytes.
     sending: Option<Instant>,
 }
 
@@ -155,22 +155,22 @@ impl Source {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn read(&self, offset: u64, octets: &mut [u8]) -> Result<()> {
-        self.image.read(offset, octets)
+    pub(super) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        self.image.read(offset, bytes)
     }
 
-    pub(super) fn write(&self, offset: u64, octets: Vec<u8>) -> Result<()> {
-        let length = octets.len();
+    pub(super) fn write(&self, offset: u64, bytes: Vec<u8>) -> Result<()> {
+        let length = bytes.len();
         self.image.check(offset, length as u64)?;
         let mut state = self.room(length);
-        let written = self.image.write(offset, &octets);
+        let written = self.image.write(offset, &bytes);
         if written.is_ok() && state.up {
             if length <= MAX_DATA {
-                state.push(Frame::Write { offset, octets });
+                state.push(Frame::Write { offset, bytes });
             } else {
-                for (index, part) in octets.chunks(MAX_DATA).enumerate() {
+                for (index, part) in bytes.chunks(MAX_DATA).enumerate() {
                     let offset = offset + (index * MAX_DATA) as u64;
-                    state.push(Frame::Write { offset, octets: part.to_vec() });
+                    state.push(Frame::Write { offset, bytes: part.to_vec() });
                 }
             }
             self.changed.notify_all();
@@ -204,14 +204,13 @@ impl Source {
     }
 
     /// Waits until the queue has room, for as long as the keeper may take.
-    fn room(&self, octets: usize) -> MutexGuard<'_, State> {
-        let full = |state: &mut State| {
-            state.up && state.queued > 0 && state.queued.saturating_add(octets) > self.limits.buffer
-        };
+    fn room(&self, bytes: usize) -> MutexGuard<'_, State> {
+        let full =
+            |state: &mut State| state.up && state.queued > 0 && state.queued.saturating_add(bytes) > self.limits.buffer;
         let waited = self.changed.wait_timeout_while(self.lock(), self.limits.patience, full);
         let (mut state, time) = waited.unwrap_or_else(PoisonError::into_inner);
         if time.timed_out() && full(&mut state) {
-            self.lose(&mut state, format!("the keeper takes no octets for {:?}", self.limits.patience));
+            self.lose(&mut state, format!("the keeper takes no bytes for {:?}", self.limits.patience));
         }
         state
     }
@@ -500,8 +499,8 @@ impl Source {
         }
         let offset = first * BLOCK;
         let length = ((last + 1) * BLOCK).min(self.image.size()) - offset;
-        let mut octets = vec![0; usize::try_from(length).unwrap_or_default()];
-        if let Err(error) = self.image.read(offset, &mut octets) {
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+        if let Err(error) = self.image.read(offset, &mut bytes) {
             return self.lose(state, format!("the guest's own disk: {error}"));
         }
         for block in first..=last {
@@ -509,10 +508,10 @@ impl Source {
             state.sent.insert(block);
         }
         state.cursor = last + 1;
-        match octets.iter().all(|octet| *octet == 0) {
+        match bytes.iter().all(|byte| *byte == 0) {
             true if state.full => {}
             true => state.push(Frame::Zero { offset, length }),
-            false => state.push(Frame::Write { offset, octets }),
+            false => state.push(Frame::Write { offset, bytes }),
         }
     }
 }

@@ -73,7 +73,7 @@ fn attempt(source: &Arc<Source>) -> Result<()> {
 
 fn suits(ours: &Hello, theirs: &Hello) -> Result<bool> {
     if theirs.name != ours.name || theirs.size != ours.size {
-        let of = |hello: &Hello| format!("{} of {} octets", hello.name, hello.size);
+        let of = |hello: &Hello| format!("{} of {} bytes", hello.name, hello.size);
         return Err(Error::Unsuited { theirs: of(theirs), ours: of(ours) });
     }
     Ok(theirs.flag && theirs.run == ours.run)

@@ -32,7 +32,7 @@ pub(super) struct Store {
     closed: VecDeque<Closed>,
     /// Epochs up to [`State::at`] that are not known to be in the image for good.
     redo: VecDeque<Closed>,
-    /// Most octets of epochs.
+    /// Most bytes of epochs.
     limit: u64,
 }
 
@@ -80,10 +80,10 @@ impl Store {
         &self.state
     }
 
-    /// Octets of epochs that are kept apart.
+    /// Bytes of epochs that are kept apart.
     pub(super) fn kept(&self) -> u64 {
-        let whole: u64 = self.closed.iter().chain(&self.redo).map(|epoch| epoch.octets).sum();
-        whole + self.open.as_ref().map_or(0, Writer::octets)
+        let whole: u64 = self.closed.iter().chain(&self.redo).map(|epoch| epoch.bytes).sum();
+        whole + self.open.as_ref().map_or(0, Writer::bytes)
     }
 
     /// The newest checkpoint that is here whole.
@@ -98,7 +98,7 @@ impl Store {
 
     /// A primary comes. Gives whether what it has written since the last HELD is enough to bring this copy up to date.
     pub(super) fn hello(&mut self, hello: &wire::Hello) -> Result<bool> {
-        let of = |name: &str, size| format!("{name} of {size} octets");
+        let of = |name: &str, size| format!("{name} of {size} bytes");
         if hello.name != self.state.name || hello.size != self.state.size {
             let (theirs, ours) = (of(&hello.name, hello.size), of(&self.state.name, self.state.size));
             return Err(Error::Unsuited { theirs, ours });
@@ -131,14 +131,14 @@ impl Store {
     /// Something becomes of the disk.
     pub(super) fn write(&mut self, op: Op<'_>) -> Result<()> {
         let (offset, length) = match op {
-            Op::Write { offset, octets } => (offset, octets.len() as u64),
+            Op::Write { offset, bytes } => (offset, bytes.len() as u64),
             Op::Zero { offset, length } => (offset, length),
         };
         self.image.check(offset, length)?;
         match (self.state.stage, self.newest()) {
             (Stage::Serving, _) => Err(Error::InService),
             (Stage::Keeping, Some(tip)) => {
-                if self.kept().saturating_add(op.octets()) > self.limit {
+                if self.kept().saturating_add(op.bytes()) > self.limit {
                     return Err(Error::JournalFull { limit: self.limit });
                 }
                 match &mut self.open {
@@ -363,7 +363,7 @@ fn checked(state: State, image: &Image, name: &str) -> Result<State> {
         return wrong(format!("the state is that of {} in {}", state.name, state.image.display()));
     }
     if state.size != image.size() {
-        return wrong(format!("{} octets, it had {}", image.size(), state.size));
+        return wrong(format!("{} bytes, it had {}", image.size(), state.size));
     }
     Ok(state)
 }

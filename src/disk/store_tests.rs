@@ -16,7 +16,7 @@ const SIZE: usize = 8192;
 const RUN: u64 = 77;
 const NAME: &str = "/dev/nbd0";
 
-/// A write at an offset: octets, or as many zeroes.
+/// A write at an offset: bytes, or as many zeroes.
 type Write = (usize, usize, Option<u8>);
 
 fn point(number: u64) -> Point {
@@ -87,15 +87,15 @@ fn hello(run: u64, flag: bool) -> Hello {
     Hello { flag, size: SIZE as u64, run, name: NAME.into() }
 }
 
-fn write(store: &mut Store, model: &mut [u8], &(offset, length, octet): &Write) {
-    match octet {
-        Some(octet) => {
-            let octets = vec![octet; length];
-            store.write(Op::Write { offset: offset as u64, octets: &octets }).unwrap();
+fn write(store: &mut Store, model: &mut [u8], &(offset, length, byte): &Write) {
+    match byte {
+        Some(byte) => {
+            let bytes = vec![byte; length];
+            store.write(Op::Write { offset: offset as u64, bytes: &bytes }).unwrap();
         }
         None => store.write(Op::Zero { offset: offset as u64, length: length as u64 }).unwrap(),
     }
-    model[offset..offset + length].fill(octet.unwrap_or(0));
+    model[offset..offset + length].fill(byte.unwrap_or(0));
 }
 
 /// A copy with a complete image, and its model.
@@ -177,7 +177,7 @@ proptest! {
 
     /// The host dies with any part of the epoch that is being appended on disk.
     #[test]
-    fn a_host_that_dies_while_appending_keeps_what_was_marked(epochs in writes(), octets: prop::sample::Index) {
+    fn a_host_that_dies_while_appending_keeps_what_was_marked(epochs in writes(), bytes: prop::sample::Index) {
         let place = Place::new();
         let (mut store, mut model) = synced(&place);
         let at = keep(&mut store, &mut model, &epochs);
@@ -185,7 +185,7 @@ proptest! {
         let copy = place.copy();
         let last = copy.epochs().pop().unwrap();
         let whole = fs::read(&last).unwrap();
-        fs::write(&last, &whole[..octets.index(whole.len())]).unwrap();
+        fs::write(&last, &whole[..bytes.index(whole.len())]).unwrap();
         let marked = at.len() as u64 - 1;
         let mut store = copy.open().unwrap();
         prop_assert_eq!(store.newest(), Some(point(marked)));
@@ -194,16 +194,16 @@ proptest! {
         prop_assert_eq!(&copy.content(), &at[marked as usize - 1]);
     }
 
-    /// The daemon dies behind any octet that it has applied, and again when it does that anew.
+    /// The daemon dies behind any byte that it has applied, and again when it does that anew.
     #[test]
-    fn a_commit_that_was_half_applied_is_applied_again(epochs in writes(), octets in prop::collection::vec(0..2000u64, 1..4)) {
+    fn a_commit_that_was_half_applied_is_applied_again(epochs in writes(), bytes in prop::collection::vec(0..2000u64, 1..4)) {
         let place = Place::new();
         let (mut store, mut model) = synced(&place);
         let at = keep(&mut store, &mut model, &epochs);
         let last = at.len() as u64;
         let mut redo = Ok(store.commit(mark(last)).unwrap());
         let mut opened = Some(store);
-        for fuse in octets {
+        for fuse in bytes {
             if let Ok(redo) = &redo {
                 redo.image.fuse.store(fuse, SeqCst);
                 let _ = redo.run();
@@ -256,7 +256,7 @@ fn nothing_counts_before_the_copy_is_complete() {
     let mut store = place.open().unwrap();
     assert!(matches!(store.mark(point(1)), Err(Error::Protocol(_))));
     store.reset(RUN).unwrap();
-    store.write(Op::Write { offset: 0, octets: &[1] }).unwrap();
+    store.write(Op::Write { offset: 0, bytes: &[1] }).unwrap();
     assert!(matches!(store.mark(point(1)), Err(Error::Protocol(_))));
     assert!(matches!(promoted(&mut store, 1), Err(Error::NotThere { .. })));
     drop(store);
@@ -276,12 +276,9 @@ fn a_full_journal_and_what_is_outside_are_refused_and_the_checkpoint_stays() {
     store.mark(point(1)).unwrap();
     commit(&mut store, 1).unwrap();
     let before = place.content();
-    store.write(Op::Write { offset: 0, octets: &[1; 1500] }).unwrap();
-    assert!(matches!(
-        store.write(Op::Write { offset: 0, octets: &[1; 1500] }),
-        Err(Error::JournalFull { limit: 2000 })
-    ));
-    let outside = Op::Write { offset: SIZE as u64 - 1, octets: &[1, 2] };
+    store.write(Op::Write { offset: 0, bytes: &[1; 1500] }).unwrap();
+    assert!(matches!(store.write(Op::Write { offset: 0, bytes: &[1; 1500] }), Err(Error::JournalFull { limit: 2000 })));
+    let outside = Op::Write { offset: SIZE as u64 - 1, bytes: &[1, 2] };
     assert!(matches!(store.write(outside), Err(Error::Outside { .. })));
     assert!(store.kept() > 1500);
     store.forget_open().unwrap();
@@ -331,9 +328,9 @@ fn a_committed_epoch_that_is_damaged_is_told() {
     store.commit(mark(3)).unwrap();
     drop(store);
     let [first, _] = &place.epochs()[..] else { panic!("{:?}", place.epochs()) };
-    let mut octets = fs::read(first).unwrap();
-    octets[60] ^= 1;
-    fs::write(first, octets).unwrap();
+    let mut bytes = fs::read(first).unwrap();
+    bytes[60] ^= 1;
+    fs::write(first, bytes).unwrap();
     let error = place.open().unwrap_err();
     assert!(matches!(&error, Error::Damaged { path, .. } if Path::new(path) == first), "{error}");
 }

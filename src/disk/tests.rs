@@ -28,10 +28,10 @@ fn mark(session: u64, checkpoint: u64) -> Mark {
     Mark { session, checkpoint }
 }
 
-/// Octets that are different everywhere.
-fn noise(seed: u64, octets: usize) -> Vec<u8> {
+/// Bytes that are different everywhere.
+fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..octets)
+    (0..bytes)
         .map(|_| {
             state ^= state << 13;
             state ^= state >> 7;
@@ -229,7 +229,7 @@ fn a_full_journal_ends_the_connection_and_not_the_guest() {
     for round in 0..4 {
         source.write(round * 100_000, noise(round, 100_000)).unwrap();
     }
-    assert!(lost(&source).contains("journal of 200000 octets is full"), "{:?}", source.figures());
+    assert!(lost(&source).contains("journal of 200000 bytes is full"), "{:?}", source.figures());
     assert!(source.close(mark(1, 2), 1).unwrap_err().to_string().contains("full"));
     keeper.promote(mark(1, 1)).unwrap();
     assert_eq!(hosts.content("b"), at);
@@ -261,7 +261,7 @@ fn a_keeper_that_falls_silent_holds_nobody_up() {
     assert!(begun.elapsed() < LONG);
     let trouble = lost(&source);
     assert!(
-        trouble.contains("takes no octets") || trouble.contains("to answer") || trouble.contains("link"),
+        trouble.contains("takes no bytes") || trouble.contains("to answer") || trouble.contains("link"),
         "{trouble}"
     );
     drop(stream);
@@ -288,12 +288,12 @@ fn a_keeper_that_says_nonsense_or_has_another_disk_is_left() {
     assert!(!source.figures().up);
 }
 
-/// What a keeper answers to these octets, until it ends the connection.
-fn answers(hosts: &Hosts, octets: &[u8]) -> Vec<Frame> {
+/// What a keeper answers to these bytes, until it ends the connection.
+fn answers(hosts: &Hosts, bytes: &[u8]) -> Vec<Frame> {
     let mut stream = UnixStream::connect(hosts.path("link")).unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
     // It may be closed before all is taken.
-    let _ = stream.write_all(octets);
+    let _ = stream.write_all(bytes);
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let mut all = Vec::new();
     let _ = stream.read_to_end(&mut all);
@@ -328,15 +328,15 @@ fn a_primary_that_says_nonsense_changes_nothing() {
     let size = SIZE as u64;
     let mut damaged = row(&[hello(size, NAME)]);
     damaged[MAGIC.len() + HEADER_LEN + 3] ^= 1;
-    for (octets, told) in [
+    for (bytes, told) in [
         (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "begins with"),
         (row(&[Frame::Ping]), "for a greeting"),
         (damaged, "check"),
-        (row(&[hello(512, NAME)]), "512 octets"),
+        (row(&[hello(512, NAME)]), "512 bytes"),
         (row(&[hello(size, "/dev/nbd1")]), "/dev/nbd1"),
         (row(&[hello(size, NAME)]), "is kept here"),
     ] {
-        let answers = answers(&hosts, &octets);
+        let answers = answers(&hosts, &bytes);
         assert!(matches!(&answers[..], [Frame::Refused { text }] if text.contains(told)), "{told}: {answers:?}");
     }
     // None of them has taken the place of the one who is there, or has lost what that one has sent.
@@ -352,7 +352,7 @@ fn a_primary_that_says_nonsense_changes_nothing() {
 #[test]
 fn a_frame_of_no_use_ends_the_connection_and_is_named() {
     for (frames, told) in [
-        (vec![Frame::Write { offset: SIZE as u64, octets: vec![1] }], "the disk has"),
+        (vec![Frame::Write { offset: SIZE as u64, bytes: vec![1] }], "the disk has"),
         (vec![Frame::Zero { offset: 1, length: u64::MAX }], "the disk has"),
         (vec![Frame::Mark(wire::Point { seq: 1, mark: mark(1, 1), disks: 1 })], "before the copy is complete"),
         (vec![Frame::Held { seq: 1 }], "not a primary's"),

@@ -2,13 +2,13 @@
 //!
 //! Each direction begins with [`MAGIC`] and is a row of frames, all numbers little-endian:
 //!
-//! | octets | what |
+//! | bytes | what |
 //! |---|---|
 //! | 1 | type |
 //! | 3 | 0 |
-//! | 4 | octets of payload |
+//! | 4 | bytes of payload |
 //! | 8 | number of the frame in its direction, from 0 |
-//! | 8 | XXH3-64 (seed 0) over the 16 octets before it and the payload |
+//! | 8 | XXH3-64 (seed 0) over the 16 bytes before it and the payload |
 //! | | payload |
 //!
 //! The check finds damage, it does not authenticate. The first frame of either direction is HELLO, the primary's comes first.
@@ -23,13 +23,13 @@ use xxhash_rust::xxh3::Xxh3;
 pub(super) const MAGIC: [u8; 8] = *b"XRDISK\r\n";
 /// The version of this protocol.
 pub(super) const VERSION: u16 = 1;
-/// Octets of a frame's header.
+/// Bytes of a frame's header.
 pub(super) const HEADER_LEN: usize = 24;
-/// Most octets of the disk in one WRITE.
+/// Most bytes of the disk in one WRITE.
 pub(super) const MAX_DATA: usize = 1 << 20;
-/// Most octets of a disk's name.
+/// Most bytes of a disk's name.
 pub(super) const MAX_NAME: usize = 255;
-/// Most octets of a REFUSED's text.
+/// Most bytes of a REFUSED's text.
 pub(super) const MAX_TEXT: usize = 1024;
 
 /// What a side says of itself and of its disk.
@@ -38,7 +38,7 @@ pub(super) struct Hello {
     /// Forward: what is kept of an earlier protection is void. Backward: the copy can be brought up to date by what was written since
     /// the last HELD.
     pub flag: bool,
-    /// Octets of the disk.
+    /// Bytes of the disk.
     pub size: u64,
     /// Forward: a number of its own for each time that all of the disk was sent. Backward: whose copy it is, 0 for nobody's.
     pub run: u64,
@@ -62,8 +62,8 @@ pub(super) struct Point {
 pub(super) enum Frame {
     /// Type 1, both ways.
     Hello(Hello),
-    /// Type 2, forward: these octets are there from now on.
-    Write { offset: u64, octets: Vec<u8> },
+    /// Type 2, forward: these bytes are there from now on.
+    Write { offset: u64, bytes: Vec<u8> },
     /// Type 3, forward: zeroes are there from now on.
     Zero { offset: u64, length: u64 },
     /// Type 4, forward: what the keeper has is void; all that is not zero follows. From here on it is the copy of this run.
@@ -95,9 +95,9 @@ pub(super) enum WireError {
     Magic([u8; 8]),
     #[error("frame {frame} ends early")]
     Truncated { frame: u64 },
-    #[error("frame {frame}: type {type_id} with {length} octets")]
+    #[error("frame {frame}: type {type_id} with {length} bytes")]
     Length { frame: u64, type_id: u8, length: u32 },
-    #[error("frame {frame}: its check is {got:#018x}, its octets give {computed:#018x}")]
+    #[error("frame {frame}: its check is {got:#018x}, its bytes give {computed:#018x}")]
     Check { frame: u64, got: u64, computed: u64 },
     #[error("frame {frame} has the number {got}")]
     Sequence { frame: u64, got: u64 },
@@ -125,10 +125,10 @@ impl Frame {
         }
     }
 
-    /// Octets that it takes in a queue.
+    /// Bytes that it takes in a queue.
     pub(super) fn weight(&self) -> usize {
         match self {
-            Frame::Write { octets, .. } => HEADER_LEN + 8 + octets.len(),
+            Frame::Write { bytes, .. } => HEADER_LEN + 8 + bytes.len(),
             _ => HEADER_LEN + 32,
         }
     }
@@ -146,9 +146,9 @@ impl Frame {
                 fixed.extend(hello.run.to_le_bytes());
                 rest = clipped(&hello.name, MAX_NAME);
             }
-            Frame::Write { offset, octets } => {
+            Frame::Write { offset, bytes } => {
                 fixed.extend(offset.to_le_bytes());
-                rest = octets;
+                rest = bytes;
             }
             Frame::Zero { offset, length } => {
                 fixed.extend(offset.to_le_bytes());
@@ -157,7 +157,7 @@ impl Frame {
             Frame::Barrier { seq: word } | Frame::Held { seq: word } | Frame::Reset { run: word } => {
                 fixed.extend(word.to_le_bytes())
             }
-            Frame::Mark(point) => fixed.extend(point.octets()),
+            Frame::Mark(point) => fixed.extend(point.bytes()),
             Frame::Refused { text } => rest = clipped(text, MAX_TEXT),
             Frame::Synced | Frame::Begin | Frame::Ping | Frame::Pong => {}
         }
@@ -189,12 +189,12 @@ impl Frame {
                 }
             }
             2 => {
-                let mut octets = payload;
-                let offset = octets.get(..8).and_then(|octets| octets.try_into().ok()).map(u64::from_le_bytes);
+                let mut bytes = payload;
+                let offset = bytes.get(..8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
                 if offset.is_some() {
-                    octets.drain(..8);
+                    bytes.drain(..8);
                 }
-                offset.filter(|_| !octets.is_empty()).map(|offset| Frame::Write { offset, octets })
+                offset.filter(|_| !bytes.is_empty()).map(|offset| Frame::Write { offset, bytes })
             }
             3 => words.u64().zip(words.u64()).map(|(offset, length)| Frame::Zero { offset, length }),
             4 => words.u64().map(|run| Frame::Reset { run }),
@@ -212,7 +212,7 @@ impl Frame {
     }
 }
 
-/// Least and most octets of payload.
+/// Least and most bytes of payload.
 const fn bounds(type_id: u8) -> Option<(usize, usize)> {
     match type_id {
         1 => Some((20, 20 + MAX_NAME)),
@@ -226,7 +226,7 @@ const fn bounds(type_id: u8) -> Option<(usize, usize)> {
     }
 }
 
-/// At most so many octets of a text, whole characters.
+/// At most so many bytes of a text, whole characters.
 fn clipped(text: &str, most: usize) -> &[u8] {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
@@ -254,20 +254,20 @@ impl Words<'_> {
 }
 
 impl Point {
-    /// Octets on the wire and in a journal.
+    /// Bytes on the wire and in a journal.
     pub(super) const LEN: usize = 32;
 
-    pub(super) fn octets(&self) -> [u8; Self::LEN] {
-        let mut octets = [0; Self::LEN];
+    pub(super) fn bytes(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
         let words = [self.seq, self.mark.session, self.mark.checkpoint, self.disks.into()];
-        for (place, word) in octets.chunks_exact_mut(8).zip(words) {
+        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
-        octets
+        bytes
     }
 
-    pub(super) fn parse(octets: &[u8]) -> Option<Self> {
-        let mut words = Words(octets);
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut words = Words(bytes);
         let (seq, session, checkpoint) = (words.u64()?, words.u64()?, words.u64()?);
         let disks = u32::try_from(words.u64()?).ok()?;
         words.0.is_empty().then_some(Point { seq, mark: Mark { session, checkpoint }, disks })
@@ -296,7 +296,7 @@ pub(super) fn read(source: &mut impl Read, number: u64) -> Result<Option<Frame>,
     let Some((length, got_number, got)) = fields else { return Err(WireError::Truncated { frame: number }) };
     // No more is read, nor allocated, than a frame of the type may have.
     let most = match (bounds(type_id), usize::try_from(length)) {
-        (Some((least, most)), Ok(octets)) if (least..=most).contains(&octets) => octets,
+        (Some((least, most)), Ok(bytes)) if (least..=most).contains(&bytes) => bytes,
         _ => return Err(WireError::Length { frame: number, type_id, length }),
     };
     let mut payload = Vec::new();
@@ -338,7 +338,7 @@ mod tests {
             (any::<bool>(), any::<u64>(), any::<u64>(), "[a-z/é]{0,60}")
                 .prop_map(|(flag, size, run, name)| Frame::Hello(Hello { flag, size, run, name })),
             (any::<u64>(), prop::collection::vec(any::<u8>(), 1..600))
-                .prop_map(|(offset, octets)| Frame::Write { offset, octets }),
+                .prop_map(|(offset, bytes)| Frame::Write { offset, bytes }),
             (any::<u64>(), any::<u64>()).prop_map(|(offset, length)| Frame::Zero { offset, length }),
             any::<u64>().prop_map(|seq| Frame::Barrier { seq }),
             any::<u64>().prop_map(|seq| Frame::Held { seq }),
@@ -366,17 +366,17 @@ mod tests {
 
         #[test]
         fn a_frame_that_is_cut_or_flipped_is_an_error(frame in frame(), at: prop::sample::Index, bit in 0..8u8) {
-            let mut octets = row(&[frame]);
-            let at = at.index(octets.len());
-            let cut = &octets[..at];
+            let mut bytes = row(&[frame]);
+            let at = at.index(bytes.len());
+            let cut = &bytes[..at];
             prop_assert_eq!(read(&mut &*cut, 0).is_err(), at > 0);
-            octets[at] ^= 1 << bit;
-            prop_assert!(read(&mut &octets[..], 0).is_err());
+            bytes[at] ^= 1 << bit;
+            prop_assert!(read(&mut &bytes[..], 0).is_err());
         }
 
         #[test]
-        fn garbage_is_no_frame(octets in prop::collection::vec(any::<u8>(), 1..200)) {
-            prop_assert!(read(&mut &octets[..], 0).is_err());
+        fn garbage_is_no_frame(bytes in prop::collection::vec(any::<u8>(), 1..200)) {
+            prop_assert!(read(&mut &bytes[..], 0).is_err());
         }
     }
 

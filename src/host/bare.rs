@@ -25,8 +25,8 @@ struct Watch {
 }
 
 impl Observer for Watch {
-    fn applied(&mut self, number: u64, pages: usize, octets: u64) {
-        log::debug!("{}: checkpoint {number}: {pages} pages, {octets} octets", self.domain);
+    fn applied(&mut self, number: u64, pages: usize, bytes: u64) {
+        log::debug!("{}: checkpoint {number}: {pages} pages, {bytes} bytes", self.domain);
         if number == 1 {
             log::info!("{}: the first checkpoint is whole: this side could take over", self.domain);
         }
@@ -64,30 +64,30 @@ impl Sender {
     pub fn domain(&mut self) -> io::Result<String> {
         self.greet()?;
         let invalid = |text: String| io::Error::new(ErrorKind::InvalidData, text);
-        let mut octets = vec![0; xl::HEADER_LEN];
-        self.reader.read_exact(&mut octets)?;
-        let header = xl::Header::parse(&octets).map_err(|error| invalid(error.to_string()))?;
+        let mut bytes = vec![0; xl::HEADER_LEN];
+        self.reader.read_exact(&mut bytes)?;
+        let header = xl::Header::parse(&bytes).map_err(|error| invalid(error.to_string()))?;
         let header = header.ok_or(ErrorKind::UnexpectedEof)?;
         let (length, limit) = (header.optional_data_len, Limits::default().xl_optional_data);
         if length > limit {
             return Err(invalid(format!(
-                "xl's preamble has {length} octets of optional data, over the limit of {limit}"
+                "xl's preamble has {length} bytes of optional data, over the limit of {limit}"
             )));
         }
-        let read = (&mut self.reader).take(u64::from(length)).read_to_end(&mut octets)?;
+        let read = (&mut self.reader).take(u64::from(length)).read_to_end(&mut bytes)?;
         if read as u64 != u64::from(length) {
             return Err(ErrorKind::UnexpectedEof.into());
         }
-        let preamble = xl::Preamble { header, optional_data: octets.get(xl::HEADER_LEN..).unwrap_or_default() };
+        let preamble = xl::Preamble { header, optional_data: bytes.get(xl::HEADER_LEN..).unwrap_or_default() };
         let config = preamble.config().map_err(|error| invalid(error.to_string()))?;
         let config = XlConfig::decode(config).map_err(|error| invalid(error.to_string()))?;
-        self.said = octets;
+        self.said = bytes;
         config.name.ok_or_else(|| invalid("the domain's configuration has no name: give it by --domain".into()))
     }
 
     fn greet(&mut self) -> io::Result<()> {
         if !self.greeted {
-            self.writer.write_all_vectored(&mut [IoSlice::new(Message::Banner.octets())])?;
+            self.writer.write_all_vectored(&mut [IoSlice::new(Message::Banner.bytes())])?;
             self.greeted = true;
         }
         Ok(())
@@ -142,7 +142,7 @@ pub fn receive_checkpoints<H: Home>(sender: Sender, cancel: Cancel, job: &Job<H>
         };
         copy.apply().map_err(io::Error::other)?;
         checkpoint += 1;
-        watch.applied(checkpoint, usize::try_from(arrived.pages).unwrap_or(usize::MAX), arrived.octets);
+        watch.applied(checkpoint, usize::try_from(arrived.pages).unwrap_or(usize::MAX), arrived.bytes);
     };
     drop((writer, cancel));
     if desk.is_terminated() {

@@ -24,7 +24,7 @@ pub struct Job {
     pub resolve: Resolve,
     /// How the interval moves by itself.
     pub pacing: Option<Pacing>,
-    /// Most octets copied before the guest runs on.
+    /// Most bytes copied before the guest runs on.
     pub staging_limit: u64,
     /// The configuration for xl's preamble.
     pub config: String,

@@ -80,7 +80,7 @@ pub struct Job<H> {
     pub resolve: Box<dyn Fn() -> Resolve>,
     /// For the survivor: how the interval moves by itself.
     pub pacing: Option<Pacing>,
-    /// For the survivor: most octets copied before the guest runs on.
+    /// For the survivor: most bytes copied before the guest runs on.
     pub staging_limit: u64,
     /// Where tests let this process die.
     pub failpoints: Failpoints,

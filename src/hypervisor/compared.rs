@@ -11,8 +11,8 @@ pub struct Sent {
     pub number: u64,
     /// The checkpoint that the guest went on from.
     pub epoch: u64,
-    /// Its octets.
-    pub octets: Vec<u8>,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
 }
 
 /// Hears of packets that the guest sends, in their order. Called with the card locked: it must not wait, nor call the card.
@@ -49,11 +49,11 @@ pub trait ComparedCard: OutputBuffer {
     fn begin_inbound(&mut self, epoch: u64);
 
     /// Hands a mirrored packet to the guest, if it is of the epoch that was begun last. False when it is lost.
-    fn deliver_in(&mut self, epoch: u64, octets: &[u8]) -> bool;
+    fn deliver_in(&mut self, epoch: u64, bytes: &[u8]) -> bool;
 
     /// Ends telling, taking and mirroring.
     fn detach(&mut self);
 
     /// The connection that a packet belongs to: packets of one connection have an order.
-    fn connection(&self, octets: &[u8]) -> u64;
+    fn connection(&self, bytes: &[u8]) -> u64;
 }

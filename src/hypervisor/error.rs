@@ -87,7 +87,7 @@ pub enum Error {
     /// A HVM context that the hypervisor does not take.
     #[error("HVM context, offset {offset}: {problem}")]
     HvmContext {
-        /// Where in the blob, in octets.
+        /// Where in the blob, in bytes.
         offset: usize,
         /// What is wrong there.
         problem: HvmContextProblem,
@@ -117,7 +117,7 @@ pub enum Error {
         value: u64,
     },
     /// A CPU policy that the hypervisor does not take.
-    #[error("{part} policy of {length} octets, not a multiple of {entry}")]
+    #[error("{part} policy of {length} bytes, not a multiple of {entry}")]
     CpuPolicyLength {
         /// Which of the two, "CPUID" or "MSR".
         part: &'static str,
@@ -129,7 +129,7 @@ pub enum Error {
     /// A device-model state that the device model does not take.
     #[error("device model state, offset {offset}: {problem}")]
     DeviceModel {
-        /// Where in the blob, in octets.
+        /// Where in the blob, in bytes.
         offset: usize,
         /// What is wrong there.
         problem: DeviceModelProblem,
@@ -328,7 +328,7 @@ impl Error {
 #[non_exhaustive]
 pub enum HvmContextProblem {
     /// A CPU entry of another size than the hypervisor's.
-    #[error("CPU entry of {found} octets instead of {expected}")]
+    #[error("CPU entry of {found} bytes instead of {expected}")]
     CpuSize {
         /// The size of the hypervisor's `struct hvm_hw_cpu`.
         expected: usize,
@@ -351,10 +351,10 @@ pub enum HvmContextProblem {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DeviceModelProblem {
-    /// It begins with other octets than this device model's.
+    /// It begins with other bytes than this device model's.
     #[error("unknown magic {found:#x}")]
     Magic {
-        /// The first four octets.
+        /// The first four bytes.
         found: u32,
     },
     /// A version that this device model does not read.
@@ -364,7 +364,7 @@ pub enum DeviceModelProblem {
         found: u32,
     },
     /// Too short or too long.
-    #[error("{found} octets instead of {expected}")]
+    #[error("{found} bytes instead of {expected}")]
     Length {
         /// What is needed.
         expected: usize,
@@ -388,7 +388,7 @@ pub enum GuestDamage {
     /// There is no workload in this guest's memory.
     #[error("no workload: control page begins with {found:#x}")]
     NoWorkload {
-        /// The first eight octets of the control page.
+        /// The first eight bytes of the control page.
         found: u64,
     },
     /// The control page contradicts itself.

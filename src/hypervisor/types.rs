@@ -17,7 +17,7 @@ pub const PAGE_SHIFT: u32 = 12;
 /// The contents of one page of guest memory.
 pub type Page = [u8; PAGE_SIZE];
 
-/// A page of nothing but zero octets.
+/// A page of nothing but zero bytes.
 pub static ZERO_PAGE: Page = [0; PAGE_SIZE];
 
 /// A guest's physical frame number: the number of a page in the guest's own view of its memory (`xen_pfn_t`).
@@ -124,7 +124,7 @@ impl DomainInfo {
     }
 }
 
-/// A domain's identity, 16 octets, written as `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`.
+/// A domain's identity, 16 bytes, written as `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Uuid(pub [u8; 16]);
 
@@ -138,11 +138,11 @@ pub struct ParseUuidError {
 
 impl fmt::Display for Uuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, octet) in self.0.iter().enumerate() {
+        for (i, byte) in self.0.iter().enumerate() {
             if matches!(i, 4 | 6 | 8 | 10) {
                 f.write_str("-")?;
             }
-            write!(f, "{octet:02x}")?;
+            write!(f, "{byte:02x}")?;
         }
         Ok(())
     }
@@ -160,13 +160,13 @@ impl FromStr for Uuid {
         let digits = groups.concat();
         let nibbles: Vec<u8> =
             digits.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>().ok_or_else(error)?;
-        let mut octets = [0u8; 16];
-        for (octet, pair) in octets.iter_mut().zip(nibbles.chunks_exact(2)) {
+        let mut bytes = [0u8; 16];
+        for (byte, pair) in bytes.iter_mut().zip(nibbles.chunks_exact(2)) {
             if let [high, low] = pair {
-                *octet = high << 4 | low;
+                *byte = high << 4 | low;
             }
         }
-        Ok(Uuid(octets))
+        Ok(Uuid(bytes))
     }
 }
 
@@ -182,12 +182,12 @@ impl<'de> Deserialize<'de> for Uuid {
     }
 }
 
-/// A domain's CPU policy in the octets of its stream records. An empty part is an absent record.
+/// A domain's CPU policy in the bytes of its stream records. An empty part is an absent record.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CpuPolicy {
-    /// The body of X86_CPUID_POLICY: entries of 24 octets (leaf, subleaf, eax, ebx, ecx, edx).
+    /// The body of X86_CPUID_POLICY: entries of 24 bytes (leaf, subleaf, eax, ebx, ecx, edx).
     pub cpuid: Vec<u8>,
-    /// The body of X86_MSR_POLICY: entries of 16 octets (index, flags, value).
+    /// The body of X86_MSR_POLICY: entries of 16 bytes (index, flags, value).
     pub msrs: Vec<u8>,
 }
 

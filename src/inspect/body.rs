@@ -34,11 +34,11 @@ impl Context {
     }
 
     fn width(self) -> Width {
-        self.guest_width.and_then(Width::from_octets).unwrap_or(Width::Bits64)
+        self.guest_width.and_then(Width::from_bytes).unwrap_or(Width::Bits64)
     }
 }
 
-/// Longest blob that is decoded field by field, in octets; real ones have a few KiB. Decoded values take many times the
+/// Longest blob that is decoded field by field, in bytes; real ones have a few KiB. Decoded values take many times the
 /// memory of the blob.
 const MAX_BLOB: usize = 16 << 20;
 /// Most entries of an array that text shows; JSON has all of them.
@@ -155,7 +155,7 @@ pub fn decoded<'a>(item: &Item<'a>, parsed: Option<&Parsed<'a>>, context: &Conte
         Some(Parsed::Libxc(Record::X86PvP2mFrames(frames))) => Body::P2mFrames(*frames),
         Some(Parsed::Libxc(Record::CheckpointDirtyPfnList(list))) => Body::DirtyPfns(*list),
         _ => match &item.what {
-            What::Record(frame) if frame.body.len() > MAX_BLOB => Body::Value(octets_body(frame.body)),
+            What::Record(frame) if frame.body.len() > MAX_BLOB => Body::Value(bytes_body(frame.body)),
             _ => Body::Value(value(item, parsed, context)),
         },
     }
@@ -191,7 +191,7 @@ fn value(item: &Item<'_>, parsed: Option<&Parsed<'_>>, context: &Context) -> Val
 fn libxl_body(record: &libxl::Record<'_>) -> Value {
     match record {
         libxl::Record::EmulatorXenstoreData(data) => {
-            let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             let pairs: Vec<_> =
                 data.pairs().map(|(key, value)| json!({"key": text(key), "value": text(value)})).collect();
             json!({"emulator": data.header.id.name(), "index": data.header.index, "pairs": pairs})
@@ -200,7 +200,7 @@ fn libxl_body(record: &libxl::Record<'_>) -> Value {
         libxl::Record::CheckpointState(state) => {
             json!({"control_id": state.control_id.wire(), "control": state.control_id.name()})
         }
-        libxl::Record::Optional { body, .. } => octets_body(body),
+        libxl::Record::Optional { body, .. } => bytes_body(body),
         // Without a body.
         _ => Value::Null,
     }
@@ -211,9 +211,9 @@ fn emulator_body(context: &EmulatorContext<'_>) -> Value {
         Ok(state) => to_value(&state),
         // Another emulator's, or another version of QEMU's container than any that is known.
         Err(error) => {
-            let mut octets = octets_body(context.context);
-            octets["error"] = error.to_string().into();
-            octets
+            let mut bytes = bytes_body(context.context);
+            bytes["error"] = error.to_string().into();
+            bytes
         }
     };
     json!({"emulator": context.header.id.name(), "index": context.header.index, "context": state})
@@ -241,7 +241,7 @@ fn libxc_body(record: &libxc::Record<'_>, context: &Context) -> Value {
         }
         Record::X86CpuidPolicy(policy) => blob(CpuidPolicy::decode(policy.leaves)),
         Record::X86MsrPolicy(policy) => json!({"msrs": blob(decode_msrs(policy.entries))}),
-        Record::Toolstack(body) | Record::Optional { body, .. } => octets_body(body),
+        Record::Toolstack(body) | Record::Optional { body, .. } => bytes_body(body),
         // Arrays are bodies of their own kind, see `decoded`.
         Record::PageData(_) | Record::X86PvP2mFrames(_) | Record::CheckpointDirtyPfnList(_) => Value::Null,
         // Without a body.
@@ -272,8 +272,8 @@ fn to_value<T: Serialize>(value: &T) -> Value {
     serde_json::to_value(value).unwrap_or_else(|error| json!({"error": error.to_string()}))
 }
 
-/// Octets that nobody can decode: their number and the first few.
-fn octets_body(octets: &[u8]) -> Value {
-    let first: String = octets.iter().take(32).map(|octet| format!("{octet:02x}")).collect();
-    json!({"octets": octets.len(), "first": first})
+/// Bytes that nobody can decode: their number and the first few.
+fn bytes_body(bytes: &[u8]) -> Value {
+    let first: String = bytes.iter().take(32).map(|byte| format!("{byte:02x}")).collect();
+    json!({"bytes": bytes.len(), "first": first})
 }

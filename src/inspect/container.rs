@@ -2,8 +2,8 @@
 //!
 //! | container | before the stream | behind it |
 //! |---|---|---|
-//! | libvirt | 64 octets of header, the domain's XML | nothing |
-//! | XAPI | 15 octets of signature; parts, each behind its type and length; the stream's own header, whose length is 0 | parts, the last of them a footer |
+//! | libvirt | 64 bytes of header, the domain's XML | nothing |
+//! | XAPI | 15 bytes of signature; parts, each behind its type and length; the stream's own header, whose length is 0 | parts, the last of them a footer |
 //!
 //! Source: `libxlSavefileHeader` in libvirt's `src/libxl/libxl_conf.h`, `libxlDoDomainSave` and `libxlDomainSaveImageOpen`;
 //! `ocaml/xenopsd/lib/suspend_image.ml` and `suspend` in `ocaml/xenopsd/xc/domain.ml` of xen-api. XAPI's integers are
@@ -16,9 +16,9 @@ use serde::Serialize;
 use std::fmt;
 use std::io::{self, Read};
 
-/// Octets that tell a container.
+/// Bytes that tell a container.
 pub(super) const HEAD: usize = 16;
-/// Most octets of XML or of a part that is kept.
+/// Most bytes of XML or of a part that is kept.
 const MAX_TEXT: u64 = 16 << 20;
 /// Most parts of an image that are listed; real ones have six at most.
 const MAX_PARTS: usize = 64;
@@ -40,7 +40,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The container that begins with these octets.
+    /// The container that begins with these bytes.
     pub(super) fn of(head: &[u8]) -> Option<Kind> {
         if head.starts_with(LIBVIRT_MAGIC) {
             Some(Kind::Libvirt)
@@ -74,8 +74,8 @@ pub struct Part {
     pub name: &'static str,
     /// Where its contents start in the file, unpacked.
     pub offset: u64,
-    /// Its octets.
-    pub octets: u64,
+    /// Its bytes.
+    pub bytes: u64,
 }
 
 /// A container and what is in it besides the stream.
@@ -106,13 +106,13 @@ impl fmt::Display for Container {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, the stream at offset {}", self.kind.name(), self.offset)?;
         for part in &self.parts {
-            write!(f, ", {} at {} ({} octets)", part.name, part.offset, part.octets)?;
+            write!(f, ", {} at {} ({} bytes)", part.name, part.offset, part.bytes)?;
         }
         Ok(())
     }
 }
 
-/// Octets taken from a source, counted.
+/// Bytes taken from a source, counted.
 struct Taken<'a, R> {
     kind: Kind,
     source: &'a mut R,
@@ -126,19 +126,19 @@ impl<R: Read> Taken<'_, R> {
     }
 
     /// Reads what must be there.
-    fn octets(&mut self, what: &str, count: u64) -> Result<Vec<u8>, ReadError> {
+    fn bytes(&mut self, what: &str, count: u64) -> Result<Vec<u8>, ReadError> {
         let at = self.offset;
         if count > MAX_TEXT {
-            return Err(self.bad(at, format!("{what} has {count} octets, over the limit of {MAX_TEXT}")));
+            return Err(self.bad(at, format!("{what} has {count} bytes, over the limit of {MAX_TEXT}")));
         }
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         let got =
-            self.source.take(count).read_to_end(&mut octets).map_err(|error| ReadError::Io { offset: at, error })?;
+            self.source.take(count).read_to_end(&mut bytes).map_err(|error| ReadError::Io { offset: at, error })?;
         self.offset += got as u64;
         if (got as u64) < count {
-            return Err(self.bad(at, format!("it ends inside {what}: {count} octets expected, {got} there")));
+            return Err(self.bad(at, format!("it ends inside {what}: {count} bytes expected, {got} there")));
         }
-        Ok(octets)
+        Ok(bytes)
     }
 
     fn pass(&mut self, what: &str, count: u64) -> Result<(), ReadError> {
@@ -147,7 +147,7 @@ impl<R: Read> Taken<'_, R> {
         let got = passed.map_err(|error| ReadError::Io { offset: at, error })?;
         self.offset += got;
         if got < count {
-            return Err(self.bad(at, format!("it ends inside {what}: {count} octets expected, {got} there")));
+            return Err(self.bad(at, format!("it ends inside {what}: {count} bytes expected, {got} there")));
         }
         Ok(())
     }
@@ -155,12 +155,12 @@ impl<R: Read> Taken<'_, R> {
     /// Type and length of a part of XAPI's.
     fn part(&mut self) -> Result<(XapiPart, u64), ReadError> {
         let at = self.offset;
-        let header = self.octets("a part's header", 16)?;
-        let (type_id, octets) = header.split_at_checked(8).unwrap_or_default();
-        let word = |octets: &[u8]| octets.try_into().map_or(0, u64::from_le_bytes);
-        let (type_id, octets) = (word(type_id), word(octets));
+        let header = self.bytes("a part's header", 16)?;
+        let (type_id, bytes) = header.split_at_checked(8).unwrap_or_default();
+        let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
+        let (type_id, bytes) = (word(type_id), word(bytes));
         match XapiPart::from_wire(type_id) {
-            Some(part) => Ok((part, octets)),
+            Some(part) => Ok((part, bytes)),
             None => Err(self.bad(at, format!("part type {type_id:#x} does not exist"))),
         }
     }
@@ -199,7 +199,7 @@ impl XapiPart {
 }
 
 impl Container {
-    /// Reads a container from its first octet up to the stream's.
+    /// Reads a container from its first byte up to the stream's.
     ///
     /// # Errors
     /// The source's; a container that cannot be read.
@@ -224,7 +224,7 @@ impl Container {
             let at = taken.offset;
             match taken.part()? {
                 (XapiPart::End, _) => return Ok(()),
-                (part, octets) => self.pass(&mut taken, part, at, octets)?,
+                (part, bytes) => self.pass(&mut taken, part, at, bytes)?,
             }
         }
     }
@@ -234,7 +234,7 @@ impl Container {
         taken: &mut Taken<'_, R>,
         part: XapiPart,
         at: u64,
-        octets: u64,
+        bytes: u64,
     ) -> Result<(), ReadError> {
         let name = match part {
             XapiPart::Sized(name) => name,
@@ -252,21 +252,20 @@ impl Container {
         };
         let offset = taken.offset;
         if part == XapiPart::Xenops {
-            self.text = String::from_utf8_lossy(&taken.octets(name, octets)?).into_owned();
+            self.text = String::from_utf8_lossy(&taken.bytes(name, bytes)?).into_owned();
         } else {
-            taken.pass(name, octets)?;
+            taken.pass(name, bytes)?;
         }
         if self.parts.len() < MAX_PARTS {
-            self.parts.push(Part { name, offset, octets });
+            self.parts.push(Part { name, offset, bytes });
         }
         Ok(())
     }
 }
 
 fn enter_libvirt<R: Read>(taken: &mut Taken<'_, R>) -> Result<Container, ReadError> {
-    let header = taken.octets("the header", LIBVIRT_HEADER as u64)?;
-    let word =
-        |at: usize| header.get(at..at + 4).and_then(|octets| octets.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let header = taken.bytes("the header", LIBVIRT_HEADER as u64)?;
+    let word = |at: usize| header.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes);
     let (version, length) = (word(16), word(20));
     match version {
         LIBVIRT_VERSION => {}
@@ -280,7 +279,7 @@ fn enter_libvirt<R: Read>(taken: &mut Taken<'_, R>) -> Result<Container, ReadErr
     if length == 0 {
         return Err(taken.bad(20, "xmlLen is 0: libvirt refuses it".to_owned()));
     }
-    let xml = taken.octets("the domain's XML", length.into())?;
+    let xml = taken.bytes("the domain's XML", length.into())?;
     let text = String::from_utf8_lossy(xml.strip_suffix(b"\0").unwrap_or(&xml)).into_owned();
     Ok(Container {
         kind: taken.kind,
@@ -294,7 +293,7 @@ fn enter_libvirt<R: Read>(taken: &mut Taken<'_, R>) -> Result<Container, ReadErr
 }
 
 fn enter_xapi<R: Read>(taken: &mut Taken<'_, R>) -> Result<Container, ReadError> {
-    taken.octets("the signature", XAPI_MAGIC.len() as u64)?;
+    taken.bytes("the signature", XAPI_MAGIC.len() as u64)?;
     let mut container = Container {
         kind: taken.kind,
         offset: 0,
@@ -306,12 +305,12 @@ fn enter_xapi<R: Read>(taken: &mut Taken<'_, R>) -> Result<Container, ReadError>
     };
     loop {
         let at = taken.offset;
-        let (part, octets) = taken.part()?;
+        let (part, bytes) = taken.part()?;
         let start = match part {
             XapiPart::Libxc => Start::Libxc,
             XapiPart::Libxl => Start::Libxl,
             part => {
-                container.pass(taken, part, at, octets)?;
+                container.pass(taken, part, at, bytes)?;
                 continue;
             }
         };

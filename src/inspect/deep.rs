@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// Checkpoints that are listed one by one.
 const MAX_ROUNDS: usize = 100_000;
 
-/// What was found in pages. Memory: 16 octets and some for each different pfn, 24 for each of the first 100,000 checkpoints.
+/// What was found in pages. Memory: 16 bytes and some for each different pfn, 24 for each of the first 100,000 checkpoints.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Deep {
     /// Pages with contents, each as often as it was sent.
@@ -82,7 +82,7 @@ impl Deep {
         for (entry, contents) in pages.pages() {
             let Some(contents) = contents else { continue };
             self.pages += 1;
-            self.zero += u64::from(contents.iter().all(|octet| *octet == 0));
+            self.zero += u64::from(contents.iter().all(|byte| *byte == 0));
             let hash = xxh3_64_with_seed(contents, entry.pfn);
             let before = state.hashes.insert(entry.pfn, hash);
             state.digest ^= hash ^ before.unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What octets are that no stream has: another program's image, text of a shell or a tool, zeros that a crash has left.
+//! What bytes are that no stream has: another program's image, text of a shell or a tool, zeros that a crash has left.
 //!
 //! Source of the names: `XendCheckpoint.py` of Xen 4.4 (xend), `tools/xl/xl.h` (xl), `ocaml/xenopsd/lib/suspend_image.ml` in
 //! xen-api (XAPI), `src/qemu/qemu_saveimage.h` in libvirt, `docs/misc/dump-core-format.txt` in Xen (dump-core).
@@ -9,15 +9,15 @@ use serde::Serialize;
 use std::fmt;
 use std::io::{self, Read};
 
-/// Octets that are looked at, from where the stream could not be followed.
+/// Bytes that are looked at, from where the stream could not be followed.
 pub(super) const WINDOW: usize = 64 << 10;
 /// The least text that is taken for text.
 const LEAST_TEXT: usize = 4;
 /// Most characters of it that are quoted.
 const QUOTED: usize = 200;
-/// Octets of zeros that no end of a stream has: END of libxc and of libxl are 8 each.
+/// Bytes of zeros that no end of a stream has: END of libxc and of libxl are 8 each.
 const MORE_THAN_ENDS: u64 = 17;
-/// Octets that are looked behind text for where the stream goes on: what is no text may stand between.
+/// Bytes that are looked behind text for where the stream goes on: what is no text may stand between.
 const SLACK: usize = 64;
 
 /// What was found where a stream should be.
@@ -35,8 +35,8 @@ pub enum Foreign {
     Text {
         /// Where it starts.
         offset: u64,
-        /// Its octets.
-        octets: u64,
+        /// Its bytes.
+        bytes: u64,
         /// It, or its beginning.
         text: String,
         /// Where the stream goes on, if that was found.
@@ -47,7 +47,7 @@ pub enum Foreign {
         /// Where they start, as far as is known.
         offset: u64,
         /// How many.
-        octets: u64,
+        bytes: u64,
         /// Whether nothing follows them.
         to_end: bool,
     },
@@ -57,28 +57,28 @@ impl fmt::Display for Foreign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Foreign::Image { name, advice } => write!(f, "this is {name}: {advice}"),
-            Foreign::Text { offset, octets, text, goes_on } => {
-                write!(f, "{octets} octets of text at offset {offset}: {text:?}; ")?;
+            Foreign::Text { offset, bytes, text, goes_on } => {
+                write!(f, "{bytes} bytes of text at offset {offset}: {text:?}; ")?;
                 match goes_on {
                     Some(at) => write!(f, "the stream goes on at offset {at}"),
                     None => f.write_str("where the stream goes on was not found"),
                 }
             }
-            Foreign::Zeros { offset, octets, to_end: true } => write!(
+            Foreign::Zeros { offset, bytes, to_end: true } => write!(
                 f,
-                "{octets} octets of zeros from offset {offset} to the end: a crash leaves them of a file that was not \
+                "{bytes} bytes of zeros from offset {offset} to the end: a crash leaves them of a file that was not \
                  written out, and what stood there is lost; or a block device that is longer than the stream"
             ),
-            Foreign::Zeros { offset, octets, to_end: false } => write!(
+            Foreign::Zeros { offset, bytes, to_end: false } => write!(
                 f,
-                "{octets} octets of zeros from offset {offset}, then something else: a crash leaves such holes in a file \
+                "{bytes} bytes of zeros from offset {offset}, then something else: a crash leaves such holes in a file \
                  that was not written out, and what stood there is lost"
             ),
         }
     }
 }
 
-/// The first octets of images that are not of migration v2.
+/// The first bytes of images that are not of migration v2.
 const IMAGES: &[(&[u8], &str, &str)] = &[
     (
         b"LinuxGuestRecord",
@@ -154,15 +154,15 @@ pub(super) fn look_for_zeros(
 
 /// The number of a PV domain's pfns in 64 or 32 bits, and the mark that stood in front of its extended information.
 fn is_legacy_libxc(ahead: &[u8]) -> bool {
-    let word = |at: usize| ahead.get(at..at + 4).and_then(|octets| octets.try_into().ok()).map(u32::from_le_bytes);
+    let word = |at: usize| ahead.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
     let pfns = |count: Option<u32>| count.is_some_and(|count| (1..=1 << 28).contains(&count));
     pfns(word(0)) && (word(4) == Some(u32::MAX) || (word(4) == Some(0) && word(8) == Some(u32::MAX)))
 }
 
 fn zeros(offset: u64, least: u64, before: &[u8], ahead: &[u8], more: &mut dyn Read) -> io::Result<Option<Foreign>> {
-    let here = ahead.iter().take_while(|octet| **octet == 0).count();
-    let mut octets = here as u64;
-    if octets < least.min(ahead.len() as u64).max(8) {
+    let here = ahead.iter().take_while(|byte| **byte == 0).count();
+    let mut bytes = here as u64;
+    if bytes < least.min(ahead.len() as u64).max(8) {
         return Ok(None);
     }
     let mut to_end = here == ahead.len();
@@ -174,15 +174,15 @@ fn zeros(offset: u64, least: u64, before: &[u8], ahead: &[u8], more: &mut dyn Re
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        let here = chunk.iter().take(got).take_while(|octet| **octet == 0).count();
-        octets += here as u64;
+        let here = chunk.iter().take(got).take_while(|byte| **byte == 0).count();
+        bytes += here as u64;
         to_end = here == got;
     }
-    if octets < least {
+    if bytes < least {
         return Ok(None);
     }
-    let behind = before.iter().rev().take_while(|octet| **octet == 0).count() as u64;
-    Ok(Some(Foreign::Zeros { offset: offset - behind, octets: octets + behind, to_end }))
+    let behind = before.iter().rev().take_while(|byte| **byte == 0).count() as u64;
+    Ok(Some(Foreign::Zeros { offset: offset - behind, bytes: bytes + behind, to_end }))
 }
 
 fn text(framer: &Framer, ahead: &[u8]) -> Option<Foreign> {
@@ -193,21 +193,21 @@ fn text(framer: &Framer, ahead: &[u8]) -> Option<Foreign> {
     }
     let last = (run + SLACK).min(ahead.len());
     let goes_on = (1..last).find(|&at| ahead.get(at..).is_some_and(|rest| framer.goes_on_with(rest)));
-    let octets = goes_on.unwrap_or(run);
-    let quoted = String::from_utf8_lossy(ahead.get(..octets)?);
+    let bytes = goes_on.unwrap_or(run);
+    let quoted = String::from_utf8_lossy(ahead.get(..bytes)?);
     let mut text: String = quoted.chars().take(QUOTED).collect();
     if text.len() < quoted.len() {
         text.push('…');
     }
     let offset = framer.offset();
-    Some(Foreign::Text { offset, octets: octets as u64, text, goes_on: goes_on.map(|at| offset + at as u64) })
+    Some(Foreign::Text { offset, bytes: bytes as u64, text, goes_on: goes_on.map(|at| offset + at as u64) })
 }
 
-/// Octets of text at the front: what a terminal shows, escape sequences, and UTF-8.
-fn text_run(octets: &[u8]) -> usize {
-    let valid = match std::str::from_utf8(octets) {
+/// Bytes of text at the front: what a terminal shows, escape sequences, and UTF-8.
+fn text_run(bytes: &[u8]) -> usize {
+    let valid = match std::str::from_utf8(bytes) {
         Ok(text) => text,
-        Err(error) => octets.get(..error.valid_up_to()).map_or("", |valid| std::str::from_utf8(valid).unwrap_or("")),
+        Err(error) => bytes.get(..error.valid_up_to()).map_or("", |valid| std::str::from_utf8(valid).unwrap_or("")),
     };
     valid
         .find(|c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\x07' | '\x08' | '\x1b'))
@@ -220,14 +220,14 @@ mod tests {
 
     #[test]
     fn text_ends_where_a_terminal_would_show_nothing() {
-        for (octets, run) in [
+        for (bytes, run) in [
             (&b"Welcome\r\n\x1b[1mhost\x1b[0m\n\0\0"[..], 22),
             ("Größe\n\x01".as_bytes(), 8),
             (b"ab\xff\xff", 2),
             (b"", 0),
             (b"\0abc", 0),
         ] {
-            assert_eq!(text_run(octets), run, "{octets:?}");
+            assert_eq!(text_run(bytes), run, "{bytes:?}");
         }
     }
 
@@ -235,7 +235,7 @@ mod tests {
     fn zeros_are_counted_to_the_end_or_to_what_follows() {
         let found = |before: &[u8], ahead: &[u8], mut more: &[u8]| {
             zeros(100, 8, before, ahead, &mut more).unwrap().map(|zeros| match zeros {
-                Foreign::Zeros { offset, octets, to_end } => (offset, octets, to_end),
+                Foreign::Zeros { offset, bytes, to_end } => (offset, bytes, to_end),
                 other => panic!("{other:?}"),
             })
         };

@@ -40,8 +40,8 @@ pub struct Info {
     /// What stands where the stream could not be followed, if that can be told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub foreign: Option<Foreign>,
-    /// Octets of the stream.
-    pub octets: u64,
+    /// Bytes of the stream.
+    pub bytes: u64,
     /// Records in it.
     pub records: u64,
     /// Whole checkpoints.
@@ -125,8 +125,8 @@ pub struct Memory {
 pub struct Emulator {
     /// `qemu-upstream` or `qemu-traditional`.
     pub name: &'static str,
-    /// Octets of its last state.
-    pub octets: u64,
+    /// Bytes of its last state.
+    pub bytes: u64,
     /// Sections in it, one a device; `None` where they cannot be told.
     pub sections: Option<usize>,
 }
@@ -153,7 +153,7 @@ pub fn info(input: Input, options: &verify::Options, progress: &mut Progress) ->
     let report = verify_with(input, &options, progress, &mut |item, parsed| info.learn(item, parsed, &mut round))?;
     info.start = report.start;
     info.mode = report.mode;
-    info.octets = report.octets;
+    info.bytes = report.bytes;
     info.records = report.records;
     info.checkpoints = report.checkpoints;
     info.valid = report.valid;
@@ -187,7 +187,7 @@ impl Info {
                 let sections = upstream.then(|| QemuState::decode(state).ok()).flatten();
                 self.emulator = Some(Emulator {
                     name: context.header.id.name(),
-                    octets: state.len() as u64,
+                    bytes: state.len() as u64,
                     sections: sections.map(|state| state.sections.len()),
                 });
             }
@@ -258,11 +258,11 @@ impl Info {
         }
         match self.start {
             Some(start) => {
-                let octets = self.octets;
-                let mib = octets as f64 / f64::from(1 << 20);
+                let bytes = self.bytes;
+                let mib = bytes as f64 / f64::from(1 << 20);
                 line(
                     "stream",
-                    format!("{start}, {}, {octets} octets ({mib:.1} MiB), {} records", self.mode, self.records),
+                    format!("{start}, {}, {bytes} bytes ({mib:.1} MiB), {} records", self.mode, self.records),
                 )?;
             }
             None => line("stream", "none that is known".to_owned())?,
@@ -300,9 +300,9 @@ impl Info {
         let sent = (pages * PAGE_SIZE as u64) as f64 / f64::from(1 << 20);
         let highest = highest_pfn.map_or(String::new(), |pfn| format!(", highest pfn {pfn:#x}"));
         line("memory", format!("{max}{pages} pages sent ({sent:.1} MiB){highest}"))?;
-        if let Some(Emulator { name, octets, sections }) = &self.emulator {
+        if let Some(Emulator { name, bytes, sections }) = &self.emulator {
             let sections = sections.map_or(String::new(), |sections| format!(", {sections} sections"));
-            line("device model", format!("{name}, state of {octets} octets{sections}"))?;
+            line("device model", format!("{name}, state of {bytes} bytes{sections}"))?;
         }
         for (key, devices) in [("disks", &self.devices.disks), ("nics", &self.devices.nics)] {
             if !devices.is_empty() {

@@ -9,9 +9,9 @@ use std::io::{self, BufReader, Read, Seek};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-/// Octets that tell a compressed file or a container.
+/// Bytes that tell a compressed file or a container.
 const PEEK: usize = super::container::HEAD;
-/// Octets read at once from a pipe whose contents nobody wants.
+/// Bytes read at once from a pipe whose contents nobody wants.
 const CHUNK: usize = 1 << 18;
 
 /// Where a stream comes from.
@@ -73,7 +73,7 @@ impl Input {
         }
     }
 
-    /// Octets of the stream, where that is known before it has been read.
+    /// Bytes of the stream, where that is known before it has been read.
     pub fn len(&self) -> Option<u64> {
         match self {
             Input::Mapped(map) => Some(map.len() as u64),
@@ -81,13 +81,13 @@ impl Input {
         }
     }
 
-    /// Whether the stream is known to have no octets.
+    /// Whether the stream is known to have no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == Some(0)
     }
 }
 
-/// A file read from front to back, whose first octets have been looked at already.
+/// A file read from front to back, whose first bytes have been looked at already.
 pub struct Pipe {
     file: File,
     head: [u8; PEEK],
@@ -109,25 +109,25 @@ impl Pipe {
                 Err(error) => return Err(error),
             }
         }
-        // Only pipes can be spliced from; without a sink the octets are read.
+        // Only pipes can be spliced from; without a sink the bytes are read.
         pipe.sink = OpenOptions::new().write(true).open("/dev/null").ok();
         Ok(pipe)
     }
 
-    /// The first octets, which have been looked at already: at most [`PEEK`].
+    /// The first bytes, which have been looked at already: at most [`PEEK`].
     pub(super) fn head(&self) -> &[u8] {
         self.head.get(..self.len).unwrap_or_default()
     }
 
-    /// Drops octets without copying them where the system can: pages of a pipe move to `/dev/null`. Gives how many there
+    /// Drops bytes without copying them where the system can: pages of a pipe move to `/dev/null`. Gives how many there
     /// were.
     ///
     /// # Errors
     /// The system's.
-    pub fn discard(&mut self, octets: u64) -> io::Result<u64> {
-        let head = ((self.len - self.given) as u64).min(octets);
+    pub fn discard(&mut self, bytes: u64) -> io::Result<u64> {
+        let head = ((self.len - self.given) as u64).min(bytes);
         self.given += head as usize;
-        let mut left = octets - head;
+        let mut left = bytes - head;
         while left > 0 {
             let dropped = match self.splice_away(left) {
                 Some(result) => result?,
@@ -138,14 +138,14 @@ impl Pipe {
             }
             left -= dropped;
         }
-        Ok(octets - left)
+        Ok(bytes - left)
     }
 
-    fn splice_away(&mut self, octets: u64) -> Option<io::Result<u64>> {
+    fn splice_away(&mut self, bytes: u64) -> Option<io::Result<u64>> {
         let sink = self.sink.as_ref()?;
-        let octets = octets.min(1 << 30) as usize;
+        let bytes = bytes.min(1 << 30) as usize;
         loop {
-            match splice(&self.file, None, sink, None, octets, SpliceFlags::MOVE) {
+            match splice(&self.file, None, sink, None, bytes, SpliceFlags::MOVE) {
                 Ok(moved) => return Some(Ok(moved as u64)),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::INVAL) => {
@@ -158,9 +158,9 @@ impl Pipe {
         }
     }
 
-    fn read_away(&mut self, octets: u64) -> io::Result<u64> {
+    fn read_away(&mut self, bytes: u64) -> io::Result<u64> {
         self.chunk.resize(CHUNK, 0);
-        let end = octets.min(CHUNK as u64) as usize;
+        let end = bytes.min(CHUNK as u64) as usize;
         loop {
             match self.file.read(&mut self.chunk[..end]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -173,10 +173,10 @@ impl Pipe {
 impl Read for Pipe {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.given < self.len {
-            let octets = out.len().min(self.len - self.given);
-            out[..octets].copy_from_slice(&self.head[self.given..self.given + octets]);
-            self.given += octets;
-            return Ok(octets);
+            let bytes = out.len().min(self.len - self.given);
+            out[..bytes].copy_from_slice(&self.head[self.given..self.given + bytes]);
+            self.given += bytes;
+            return Ok(bytes);
         }
         self.file.read(out)
     }

@@ -19,7 +19,7 @@ pub(super) enum Packing {
 }
 
 impl Packing {
-    /// The packing whose files begin so; [`super::container::HEAD`] octets are enough.
+    /// The packing whose files begin so; [`super::container::HEAD`] bytes are enough.
     pub(super) fn of(first: &[u8]) -> Option<Packing> {
         let bzip2 = || {
             first.starts_with(b"BZh")
@@ -54,7 +54,7 @@ impl Packing {
     /// Unpacks a source, all members or frames of it.
     ///
     /// # Errors
-    /// None today: what is wrong with the first octets shows when they are read.
+    /// None today: what is wrong with the first bytes shows when they are read.
     pub(super) fn reader<R: BufRead + Send + 'static>(self, source: R) -> io::Result<Box<dyn Read + Send>> {
         let unpacked: Box<dyn Read + Send> = match self {
             Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
@@ -94,7 +94,7 @@ impl<R: BufRead> Read for ZstdFrames<R> {
             if let Some(decoder) = &mut self.decoder {
                 match decoder.read(out)? {
                     0 if !out.is_empty() => self.source = self.decoder.take().map(|decoder| decoder.into_inner()),
-                    octets => return Ok(octets),
+                    bytes => return Ok(bytes),
                 }
             }
             let Some(mut source) = self.source.take() else { return Ok(0) };
@@ -115,9 +115,9 @@ struct Lz4Frames<R: Read>(lz4_flex::frame::FrameDecoder<R>);
 impl<R: BufRead> Read for Lz4Frames<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         loop {
-            let octets = self.0.read(out)?;
-            if octets > 0 || out.is_empty() || self.0.get_mut().fill_buf()?.is_empty() {
-                return Ok(octets);
+            let bytes = self.0.read(out)?;
+            if bytes > 0 || out.is_empty() || self.0.get_mut().fill_buf()?.is_empty() {
+                return Ok(bytes);
             }
         }
     }
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use std::io::{Seek, Write};
 
-    /// 100 octets packed by xz, the block header changed to claim a dictionary of 4 GiB.
+    /// 100 bytes packed by xz, the block header changed to claim a dictionary of 4 GiB.
     const GREEDY_XZ: [u8; 64] = [
         0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 0x00, 0x04, 0xe6, 0xd6, 0xb4, 0x46, 0x02, 0x00, 0x21, 0x01, 0x28, 0x00,
         0x00, 0x00, 0xe6, 0xa0, 0x11, 0xb3, 0xe0, 0x00, 0x63, 0x00, 0x06, 0x5d, 0x00, 0x3c, 0x6e, 0x9e, 0x00, 0x00,

@@ -15,7 +15,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A bar for work over `total` octets, where that is known.
+    /// A bar for work over `total` bytes, where that is known.
     pub fn new(total: Option<u64>) -> Self {
         let since = std::io::stderr().is_terminal().then(Instant::now);
         Progress { bar: None, since, total }
@@ -26,15 +26,15 @@ impl Progress {
         Progress { bar: None, since: None, total: None }
     }
 
-    /// Says that the work has reached this octet.
-    pub fn at(&mut self, octet: u64) {
+    /// Says that the work has reached this byte.
+    pub fn at(&mut self, byte: u64) {
         let Some(since) = self.since else { return };
         if self.bar.is_none() && since.elapsed() > PATIENCE {
             // The rate is that of all the work so far.
             self.bar = Some(bar(self.total).with_elapsed(since.elapsed()));
         }
         if let Some(bar) = &self.bar {
-            bar.set_position(octet);
+            bar.set_position(byte);
         }
     }
 }

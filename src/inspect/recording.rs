@@ -12,7 +12,7 @@ use std::time::Duration;
 pub enum Source {
     /// A stream.
     Stream(Input),
-    /// A recording, from its first octet on.
+    /// A recording, from its first byte on.
     Recording(Box<dyn Read + Send>),
     /// What a QEMU primary has sent, without what its secondary answered.
     Primary(Box<dyn Read + Send>),
@@ -21,7 +21,7 @@ pub enum Source {
 /// What QEMU's migration stream begins with.
 const QEVM: [u8; 8] = *b"QEVM\0\0\0\x03";
 
-/// Looks at the first octets, unpacked.
+/// Looks at the first bytes, unpacked.
 ///
 /// # Errors
 /// The input's.
@@ -82,8 +82,8 @@ pub fn events<R: Read>(reader: &mut Reader<R>, visit: Visit<'_>) -> io::Result<(
     let mut session = Session::new(reader.form());
     loop {
         match reader.next_entry() {
-            Ok(Some((entry, octets))) => {
-                for event in session.feed_on(entry.connection, entry.direction, octets, entry.at) {
+            Ok(Some((entry, bytes))) => {
+                for event in session.feed_on(entry.connection, entry.direction, bytes, entry.at) {
                     visit(&event)?;
                 }
                 let ends = entry.end.then(|| session.end_on(entry.connection, entry.direction, entry.at));
@@ -120,7 +120,7 @@ pub type Follow<'a> = &'a mut dyn FnMut(Visit<'_>) -> io::Result<(Session, Optio
 fn dump_events(follow: Follow<'_>, json: bool, verbose: bool, out: &mut dyn Write) -> io::Result<bool> {
     let mut good = true;
     if !json {
-        writeln!(out, "{:>10} {:>10}    {:>12} {:>10}  event", "time", "since", "offset", "octets")?;
+        writeln!(out, "{:>10} {:>10}    {:>12} {:>10}  event", "time", "since", "offset", "bytes")?;
     }
     let (_, cut) = follow(&mut |event| {
         good &= !event.what.is_error();
@@ -193,7 +193,7 @@ fn verify_events(follow: Follow<'_>, start: &'static str) -> io::Result<Report> 
     if let Some(error) = cut {
         let severity = if matches!(error, ReadError::Cut { .. }) { "remark" } else { "error" };
         valid &= severity == "remark";
-        add(severity, "recording", session.octets(Direction::Forward), error.to_string());
+        add(severity, "recording", session.bytes(Direction::Forward), error.to_string());
     }
     Ok(Report {
         valid,
@@ -201,7 +201,7 @@ fn verify_events(follow: Follow<'_>, start: &'static str) -> io::Result<Report> 
         start: Some(start),
         records,
         checkpoints: session.checkpoints(),
-        octets: session.all_octets(),
+        bytes: session.all_bytes(),
         container: None,
         findings,
         left_out,
@@ -214,24 +214,24 @@ fn verify_events(follow: Follow<'_>, start: &'static str) -> io::Result<Report> 
 pub struct OneWay<R> {
     reader: Reader<R>,
     direction: Direction,
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     given: usize,
 }
 
 impl<R: Read> OneWay<R> {
     /// Of a recording that has just been opened.
     pub const fn new(reader: Reader<R>, direction: Direction) -> Self {
-        OneWay { reader, direction, octets: Vec::new(), given: 0 }
+        OneWay { reader, direction, bytes: Vec::new(), given: 0 }
     }
 }
 
 impl<R: Read> Read for OneWay<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        while self.given >= self.octets.len() {
+        while self.given >= self.bytes.len() {
             match self.reader.next_entry() {
-                Ok(Some((entry, octets))) if entry.direction == self.direction => {
-                    self.octets.clear();
-                    self.octets.extend_from_slice(octets);
+                Ok(Some((entry, bytes))) if entry.direction == self.direction => {
+                    self.bytes.clear();
+                    self.bytes.extend_from_slice(bytes);
                     self.given = 0;
                 }
                 Ok(Some(_)) => {}
@@ -240,10 +240,10 @@ impl<R: Read> Read for OneWay<R> {
                 Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
             }
         }
-        let rest = self.octets.get(self.given..).unwrap_or_default();
-        let octets = rest.len().min(out.len());
+        let rest = self.bytes.get(self.given..).unwrap_or_default();
+        let bytes = rest.len().min(out.len());
         out.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-        self.given += octets;
-        Ok(octets)
+        self.given += bytes;
+        Ok(bytes)
     }
 }

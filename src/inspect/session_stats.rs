@@ -17,7 +17,7 @@ pub struct ConnectionStats {
     /// The channel's number; `None` for the main connection.
     pub channel: Option<u8>,
     /// Bytes from the primary.
-    pub octets: u64,
+    pub bytes: u64,
     /// Bytes from the secondary.
     pub answers: u64,
     /// Pages: with contents, and zero.
@@ -104,8 +104,8 @@ impl SessionStats {
         stats.errors += u64::from(cut.is_some_and(|cut| !matches!(cut, crate::tap::recording::ReadError::Cut { .. })));
         main.connection = session.main().unwrap_or_default();
         for line in stats.connections.iter_mut().chain([&mut main]) {
-            line.octets = session.octets_on(line.connection, Direction::Forward);
-            line.answers = session.octets_on(line.connection, Direction::Back);
+            line.bytes = session.bytes_on(line.connection, Direction::Forward);
+            line.answers = session.bytes_on(line.connection, Direction::Back);
         }
         stats.connections.insert(0, main);
         stats.connections.sort_by_key(|line| line.channel);
@@ -131,7 +131,7 @@ impl fmt::Display for SessionStats {
             writeln!(
                 f,
                 "{name:>10} {:>12} {:>10} {:>10} {:>10} {:>10} {:>10}",
-                line.octets, line.answers, line.full, line.zero, line.packets, line.syncs
+                line.bytes, line.answers, line.full, line.zero, line.packets, line.syncs
             )?;
         }
         Ok(())

@@ -28,8 +28,8 @@ fn is_zero_count(count: &u64) -> bool {
 pub struct Round {
     /// The round; 0 is the first image.
     pub round: u64,
-    /// Octets of the stream that belong to it.
-    pub octets: u64,
+    /// Bytes of the stream that belong to it.
+    pub bytes: u64,
     /// PAGE_DATA records.
     pub page_records: u64,
     /// Entries of PAGE_DATA records.
@@ -49,8 +49,8 @@ pub struct Round {
 pub struct Stats {
     /// `plain`, `remus`, `colo` or `back`; `unknown` when not even the start could be recognised.
     pub mode: &'static str,
-    /// Octets up to the end of the last item.
-    pub octets: u64,
+    /// Bytes up to the end of the last item.
+    pub bytes: u64,
     /// Whole checkpoints.
     pub checkpoints: u64,
     /// Entries of PAGE_DATA records by page type.
@@ -101,7 +101,7 @@ impl Serialize for Types {
     }
 }
 
-/// Counts a stream's pages. Memory: 16 octets and some for each different pfn, 64 for each of the first [`MAX_ROUNDS`] rounds.
+/// Counts a stream's pages. Memory: 16 bytes and some for each different pfn, 64 for each of the first [`MAX_ROUNDS`] rounds.
 ///
 /// # Errors
 /// The input cannot be read. A stream that cannot be followed to its end gives the figures up to there.
@@ -126,7 +126,7 @@ pub fn stats(input: Input, options: Options, progress: &mut Progress) -> io::Res
     stats.container = walked.container;
     stats.foreign = walked.foreign;
     stats.mode = walked.framer.mode_name();
-    stats.octets = walked.framer.offset();
+    stats.bytes = walked.framer.offset();
     stats.checkpoints = walked.framer.checkpoints();
     stats.distinct_pages = count.seen.len() as u64;
     stats.sent_more_than_once = count.seen.values().filter(|page| page.again).count() as u64;
@@ -153,7 +153,7 @@ impl Count {
         while self.round.round < item.round {
             self.end_round();
         }
-        self.round.octets += item.size;
+        self.round.bytes += item.size;
         let refused = &mut self.stats.refused;
         let parsed = self.checker.item(item, &mut |error| {
             if refused.is_none() && error.is_refused() {
@@ -190,7 +190,7 @@ impl Count {
         let next = Round { round: self.round.round + 1, ..Round::default() };
         let round = std::mem::replace(&mut self.round, next);
         let total = &mut self.stats.total;
-        total.octets += round.octets;
+        total.bytes += round.bytes;
         total.page_records += round.page_records;
         total.entries += round.entries;
         total.pages += round.pages;
@@ -206,7 +206,7 @@ impl Count {
 }
 
 fn is_zero(page: &[u8]) -> bool {
-    page.chunks(64).all(|line| line.iter().fold(0, |or, octet| or | octet) == 0)
+    page.chunks(64).all(|line| line.iter().fold(0, |or, byte| or | byte) == 0)
 }
 
 impl Stats {
@@ -217,7 +217,7 @@ impl Stats {
     pub fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         let total = &self.total;
         writeln!(out, "mode         {}", self.mode)?;
-        writeln!(out, "octets       {}", self.octets)?;
+        writeln!(out, "bytes        {}", self.bytes)?;
         writeln!(out, "checkpoints  {}", self.checkpoints)?;
         write!(out, "entries      {}", total.entries)?;
         let types: Vec<_> = self.types.iter().map(|(name, count)| format!("{name} {count}")).collect();
@@ -231,14 +231,14 @@ impl Stats {
         writeln!(
             out,
             "{:>6} {:>14} {:>9} {:>10} {:>9} {:>9} {:>9}",
-            "round", "octets", "pages", "MiB", "zero", "again", "changed"
+            "round", "bytes", "pages", "MiB", "zero", "again", "changed"
         )?;
         for round in &self.rounds {
             let mib = (round.pages * PAGE_SIZE as u64) as f64 / f64::from(1 << 20);
             writeln!(
                 out,
                 "{:>6} {:>14} {:>9} {mib:>10.2} {:>9} {:>9} {:>9}",
-                round.round, round.octets, round.pages, round.zero, round.again, round.changed
+                round.round, round.bytes, round.pages, round.zero, round.again, round.changed
             )?;
         }
         if self.rounds_left_out > 0 {

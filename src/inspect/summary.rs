@@ -32,7 +32,7 @@ pub fn summary(item: &Item<'_>, parsed: Option<&Parsed<'_>>) -> String {
 
 fn preamble_summary(preamble: &Preamble<'_>) -> String {
     let Ok(config) = preamble.config() else { return String::new() };
-    let mut text = format!("configuration of {} octets", config.len());
+    let mut text = format!("configuration of {} bytes", config.len());
     if let Ok(config) = XlConfig::decode(config) {
         for part in [config.kind, config.name].into_iter().flatten() {
             text += ", ";
@@ -58,7 +58,7 @@ fn libxl_summary(record: &libxl::Record<'_>) -> String {
             format!("{}, {} keys", emulator(&data.header), data.pairs().count())
         }
         libxl::Record::EmulatorContext(context) => {
-            format!("{}, state of {} octets", emulator(&context.header), context.context.len())
+            format!("{}, state of {} bytes", emulator(&context.header), context.context.len())
         }
         libxl::Record::CheckpointState(state) => state.control_id.name().into(),
         libxl::Record::Optional { .. } => "unknown, may be skipped".into(),
@@ -74,7 +74,7 @@ fn libxc_summary(record: &libxc::Record<'_>) -> String {
         Record::X86PvP2mFrames(frames) => {
             format!("pfns {:#x} to {:#x}, {} frames", frames.start, frames.end, frames.pfns().len())
         }
-        Record::X86PvVcpu(blob) => format!("vCPU {}, {} octets", blob.vcpu_id, blob.context.len()),
+        Record::X86PvVcpu(blob) => format!("vCPU {}, {} bytes", blob.vcpu_id, blob.context.len()),
         Record::X86TscInfo(tsc) => {
             let mode = tsc_mode_name(tsc.mode).map_or_else(|| tsc.mode.to_string(), str::to_owned);
             format!("mode {mode}, {} kHz, {} ns, incarnation {}", tsc.khz, tsc.nsec, tsc.incarnation)

@@ -14,7 +14,7 @@ use crate::stream::{Layer, Limits, Mode, Start};
 use serde::Serialize;
 use std::io;
 
-/// Most findings that a report holds. A hostile stream has one in every 8 octets.
+/// Most findings that a report holds. A hostile stream has one in every 8 bytes.
 pub const MAX_FINDINGS: usize = 10_000;
 
 /// What to verify and how strictly.
@@ -24,7 +24,7 @@ pub struct Options {
     pub start: Option<Start>,
     /// What the stream is for, when it is not to be recognised.
     pub mode: Option<Mode>,
-    /// Pass what a receiver must ignore: padding and reserved fields that are not zero, octets behind the end.
+    /// Pass what a receiver must ignore: padding and reserved fields that are not zero, bytes behind the end.
     pub lenient: bool,
     /// Go on behind an error as far as framing allows.
     pub all: bool,
@@ -81,8 +81,8 @@ pub struct Report {
     pub records: u64,
     /// Whole checkpoints.
     pub checkpoints: u64,
-    /// Octets up to the end of the last item.
-    pub octets: u64,
+    /// Bytes up to the end of the last item.
+    pub bytes: u64,
     /// What the stream is in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<Container>,
@@ -101,7 +101,7 @@ pub struct Report {
 /// Verifies a stream.
 ///
 /// # Errors
-/// The input cannot be read. What is wrong with its octets is in the report.
+/// The input cannot be read. What is wrong with its bytes is in the report.
 pub fn verify(input: Input, options: &Options, progress: &mut Progress) -> io::Result<Report> {
     verify_with(input, options, progress, &mut |_, _| {})
 }
@@ -144,7 +144,7 @@ pub(super) fn verify_with(
         start: framer.start().map(Start::name),
         records,
         checkpoints: framer.checkpoints(),
-        octets: framer.offset(),
+        bytes: framer.offset(),
         container: walked.container,
         findings: judge.findings,
         left_out: judge.left_out,

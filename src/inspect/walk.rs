@@ -152,7 +152,7 @@ impl Walk<'_> {
             End::Stopped(false) => (Ok(()), Ok(None)),
             End::Proper => (self.leave(offset, ahead, more), Ok(None)),
             End::Error(ReadError::Stream(error)) => {
-                let behind = matches!(error.problem, Problem::Frame(FrameError::OctetsAfterEnd { .. }));
+                let behind = matches!(error.problem, Problem::Frame(FrameError::BytesAfterEnd { .. }));
                 if behind && self.container.as_ref().is_some_and(|container| container.goes_on) {
                     (self.leave(offset, ahead, more), Ok(None))
                 } else {

@@ -101,21 +101,21 @@ pub enum RestoreError {
         nr_pfns: u64,
     },
     /// A checkpoint that does not fit the memory set aside for it.
-    #[error("checkpoint: the record at offset {offset} makes it {needed} octets, over the limit of {limit}")]
+    #[error("checkpoint: the record at offset {offset} makes it {needed} bytes, over the limit of {limit}")]
     RoundLimit {
         /// Offset of the record.
         offset: u64,
-        /// Octets that the checkpoint would take with it.
+        /// Bytes that the checkpoint would take with it.
         needed: u64,
-        /// Octets that it may take.
+        /// Bytes that it may take.
         limit: u64,
     },
     /// A checkpoint for which there is no memory on this host.
-    #[error("checkpoint: the record at offset {offset} makes it {needed} octets, for which there is no memory")]
+    #[error("checkpoint: the record at offset {offset} makes it {needed} bytes, for which there is no memory")]
     RoundMemory {
         /// Offset of the record.
         offset: u64,
-        /// Octets that the checkpoint would take with it.
+        /// Bytes that the checkpoint would take with it.
         needed: u64,
     },
     /// A domain is to be completed whose vCPUs have no state.

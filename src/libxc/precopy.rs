@@ -131,8 +131,8 @@ impl Limits {
 
     /// How long so many pages must take at least.
     fn least_time(&self, pages: u64) -> Duration {
-        let octets = u128::from(pages) * PAGE_SIZE as u128 * 1_000_000_000;
-        let nanos = self.bandwidth.and_then(|bandwidth| octets.checked_div(bandwidth.into())).unwrap_or(0);
+        let bytes = u128::from(pages) * PAGE_SIZE as u128 * 1_000_000_000;
+        let nanos = self.bandwidth.and_then(|bandwidth| bytes.checked_div(bandwidth.into())).unwrap_or(0);
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }

@@ -26,7 +26,7 @@ const NAMED_DIFFERENCES: u64 = 16;
 pub struct Options {
     /// Pages at and beyond this pfn are refused; without a value what the domain says of itself counts.
     pub nr_pfns: Option<u64>,
-    /// Most octets that a buffered checkpoint may have. Without a value its pages may have as many as the domain may have memory, for
+    /// Most bytes that a buffered checkpoint may have. Without a value its pages may have as many as the domain may have memory, for
     /// no sender has a page in a checkpoint twice, and all else as many as one record. The reader's own buffer for a record comes on
     /// top.
     pub round_limit: Option<u64>,
@@ -34,7 +34,7 @@ pub struct Options {
     pub rings: Rings,
 }
 
-/// Octets that a buffered checkpoint of a domain with so many bytes of memory may take: each page once, and as many as one record has for
+/// Bytes that a buffered checkpoint of a domain with so many bytes of memory may take: each page once, and as many as one record has for
 /// all else, with the room that a record takes while it is read.
 pub const fn whole_checkpoint(memory: u64) -> u64 {
     memory.saturating_add(2 * MAX_BODY as u64)
@@ -87,7 +87,7 @@ pub struct Missing {
 pub struct Restorer {
     options: Options,
     nr_pfns: u64,
-    /// Octets of memory that the domain may have.
+    /// Bytes of memory that the domain may have.
     memory: u64,
     policy: CpuPolicy,
     missing: Option<Missing>,
@@ -289,7 +289,7 @@ impl Restorer {
                         self.check_pfn(entry)?;
                     }
                     if round.try_reserve(&pages).is_err() {
-                        let needed = round.octets().saturating_add((contents + entries) as u64);
+                        let needed = round.bytes().saturating_add((contents + entries) as u64);
                         return Err(RestoreError::RoundMemory { offset: item.offset, needed });
                     }
                     round.add_record(&pages);
@@ -426,7 +426,7 @@ impl Restorer {
         domain.seed_grant_table(seed).map_err(|error| self.failed(error))
     }
 
-    /// Octets that a buffered checkpoint may take.
+    /// Bytes that a buffered checkpoint may take.
     pub(crate) fn round_limit(&self) -> u64 {
         self.options.round_limit.unwrap_or(whole_checkpoint(self.memory))
     }
@@ -435,13 +435,13 @@ impl Restorer {
         RestoreError::Hypervisor { offset: self.offset, error }
     }
 
-    /// Whether a round has room for so many octets more, of pages' contents and of all else.
+    /// Whether a round has room for so many bytes more, of pages' contents and of all else.
     fn check_limit(&self, round: &Round, contents: usize, rest: usize) -> Result<(), RestoreError> {
         let check = |needed: u64, limit| match needed > limit {
             true => Err(RestoreError::RoundLimit { offset: self.offset, needed, limit }),
             false => Ok(()),
         };
-        let (contents, rest) = (contents as u64 + round.contents_octets(), rest as u64 + round.other_octets());
+        let (contents, rest) = (contents as u64 + round.contents_bytes(), rest as u64 + round.other_bytes());
         match self.options.round_limit {
             Some(limit) => check(contents.saturating_add(rest), limit),
             None => check(contents, self.memory).and_then(|()| check(rest, MAX_BODY.into())),
@@ -500,8 +500,8 @@ impl Restorer {
         let mut entries = pages.entries();
         while entries.len() > 0 {
             let batch = entries.clone().take(BATCH);
-            let octets = batch.clone().filter(|entry| entry.page_type.has_contents()).count() * PAGE_SIZE;
-            let (here, rest) = contents.split_at(octets.min(contents.len()));
+            let bytes = batch.clone().filter(|entry| entry.page_type.has_contents()).count() * PAGE_SIZE;
+            let (here, rest) = contents.split_at(bytes.min(contents.len()));
             self.check_tables(batch.clone(), here)?;
             self.populate(batch.clone(), here, domain)?;
             if self.verified.is_some() {

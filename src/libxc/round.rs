@@ -57,21 +57,21 @@ impl Round {
         &self.entries
     }
 
-    /// Octets that the round holds: contents, entries and state.
-    pub fn octets(&self) -> u64 {
-        self.contents_octets() + self.other_octets()
+    /// Bytes that the round holds: contents, entries and state.
+    pub fn bytes(&self) -> u64 {
+        self.contents_bytes() + self.other_bytes()
     }
 
-    /// Octets of the pages' contents.
-    pub(super) const fn contents_octets(&self) -> u64 {
+    /// Bytes of the pages' contents.
+    pub(super) const fn contents_bytes(&self) -> u64 {
         self.contents.len() as u64
     }
 
-    /// Octets of all else: entries and state.
-    pub(super) fn other_octets(&self) -> u64 {
+    /// Bytes of all else: entries and state.
+    pub(super) fn other_bytes(&self) -> u64 {
         (size_of_val(&self.entries[..]) + self.state.context.len()) as u64
             + size_of_val(&self.state.params[..]) as u64
-            + self.state.pv.octets()
+            + self.state.pv.bytes()
     }
 
     /// The round's pages in parts of at most a batch, each part's entries with their contents.

@@ -33,8 +33,8 @@ impl EmulatorState {
         self.taken = Taken::default();
     }
 
-    /// Octets held.
-    pub fn octets(&self) -> u64 {
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
         (self.xenstore.len() + self.context.len()) as u64
     }
 
@@ -90,7 +90,7 @@ impl EmulatorState {
             domain.load_device_model(&self.context)?;
         }
         if let (true, Ok(data)) = (self.taken.xenstore, XenstoreData::parse(&self.xenstore)) {
-            let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             domain.set_emulator_xenstore(data.pairs().map(|(key, value)| (text(key), text(value))).collect())?;
         }
         Ok(())

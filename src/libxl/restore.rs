@@ -172,9 +172,9 @@ impl Restorer {
         self.colo_part(reader, ending, domain)
     }
 
-    /// Octets of the round last received.
-    pub fn round_octets(&self) -> u64 {
-        self.round.octets() + self.emulator.octets()
+    /// Bytes of the round last received.
+    pub fn round_bytes(&self) -> u64 {
+        self.round.bytes() + self.emulator.bytes()
     }
 
     /// Pfns that the round last received lists.
@@ -246,9 +246,9 @@ impl Restorer {
         domain: &D,
     ) -> Result<LibxlReader<R>, RestoreError> {
         let mut reader = reader.into_libxl().map_err(|reader| out_of_turn("libxc's hand-over", reader.offset()))?;
-        let (round, limit) = (self.round.octets(), self.libxc.round_limit());
-        take_part(&mut reader, ending, &mut self.emulator, domain, |offset, octets| {
-            let needed = round + octets;
+        let (round, limit) = (self.round.bytes(), self.libxc.round_limit());
+        take_part(&mut reader, ending, &mut self.emulator, domain, |offset, bytes| {
+            let needed = round + bytes;
             if needed > limit { Err(RestoreError::RoundLimit { offset, needed, limit }) } else { Ok(()) }
         })?;
         Ok(reader)
@@ -271,7 +271,7 @@ pub(crate) fn to_libxc<R: Read>(reader: &mut LibxlReader<R>) -> Result<(), Resto
 }
 
 /// Reads libxl's part behind libxc's, up to END or CHECKPOINT_END, into `emulator`, replacing what it had. `limit` hears with
-/// each record's offset how many octets it holds then.
+/// each record's offset how many bytes it holds then.
 ///
 /// # Errors
 /// The stream's, or that of `limit`.
@@ -295,14 +295,14 @@ pub(crate) fn take_part<R: Read, D: DeviceModel>(
                 if !emulator.set_xenstore(&data) {
                     return Err(out_of_turn("a second EMULATOR_XENSTORE_DATA", offset));
                 }
-                limit(offset, emulator.octets())?;
+                limit(offset, emulator.bytes())?;
             }
             Record::EmulatorContext(context) => {
                 check_emulator("EMULATOR_CONTEXT", offset, context.header, domain)?;
                 if !emulator.set_context(&context) {
                     return Err(out_of_turn("a second EMULATOR_CONTEXT", offset));
                 }
-                limit(offset, emulator.octets())?;
+                limit(offset, emulator.bytes())?;
             }
             Record::Optional { .. } => {}
             Record::End if ending == Ending::End => return Ok(()),

@@ -18,11 +18,11 @@ use super::seen::{Progress, Seen};
 use crate::hypervisor::sim::{PacketKind, WorkloadPacket};
 use crate::replicate::stats::Histogram;
 
-/// Octets that the socket should keep while the client is busy. The kernel may give less.
+/// Bytes that the socket should keep while the client is busy. The kernel may give less.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// Datagrams taken before it is the turn of requests again.
 const BURST: usize = 256;
-/// Octets of a datagram at most.
+/// Bytes of a datagram at most.
 const DATAGRAM: usize = 1 << 16;
 
 /// How a client asks.
@@ -236,8 +236,8 @@ impl Client {
                 Err(_) => continue,
             };
             let now = self.begin.elapsed();
-            let octets = buffer.get(..length).unwrap_or_default();
-            if let Some(packet) = self.judge.packet(now, from, octets) {
+            let bytes = buffer.get(..length).unwrap_or_default();
+            if let Some(packet) = self.judge.packet(now, from, bytes) {
                 self.take_answer(now, from, &packet);
             }
         }

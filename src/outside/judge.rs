@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::seen::{Fault, HostSeen, Verdict};
 use crate::hypervisor::sim::WorkloadPacket;
 
-/// Sequence numbers that are remembered, each in about 50 octets.
+/// Sequence numbers that are remembered, each in about 50 bytes.
 pub const WINDOW: usize = 1 << 20;
 /// Hosts that are told apart.
 pub const HOSTS: usize = 64;
@@ -116,8 +116,8 @@ impl Judge {
     }
 
     /// Judges a datagram. Returns the guest's packet; `None` for one that is foreign.
-    pub fn packet(&mut self, at: Duration, from: SocketAddr, octets: &[u8]) -> Option<WorkloadPacket> {
-        let (Some(packet), Some(host)) = (WorkloadPacket::parse(octets), self.host(from)) else {
+    pub fn packet(&mut self, at: Duration, from: SocketAddr, bytes: &[u8]) -> Option<WorkloadPacket> {
+        let (Some(packet), Some(host)) = (WorkloadPacket::parse(bytes), self.host(from)) else {
             self.counts.foreign += 1;
             return None;
         };
@@ -129,7 +129,7 @@ impl Judge {
             seen.packets += 1;
             (seen.first, seen.last) = (seen.first.min(sequence), seen.last.max(sequence));
         }
-        let mark = Mark { hash: xxh3_64(octets), step: packet.step, sum: packet.sum, host };
+        let mark = Mark { hash: xxh3_64(bytes), step: packet.step, sum: packet.sum, host };
         let before = self.window.get(&sequence).copied();
         if before.is_some_and(|before| (before.hash, before.host) == (mark.hash, host)) {
             self.counts.duplicates += 1;

@@ -16,9 +16,9 @@ pub struct Judges {
 
 impl Judges {
     /// Judges a datagram in its connection, see [`Judge::packet`].
-    pub fn packet(&mut self, at: Duration, from: SocketAddr, octets: &[u8]) -> Option<WorkloadPacket> {
-        let connection = WorkloadPacket::parse(octets).map_or(0, |packet| packet.connection);
-        self.of(connection).packet(at, from, octets)
+    pub fn packet(&mut self, at: Duration, from: SocketAddr, bytes: &[u8]) -> Option<WorkloadPacket> {
+        let connection = WorkloadPacket::parse(bytes).map_or(0, |packet| packet.connection);
+        self.of(connection).packet(at, from, bytes)
     }
 
     /// See [`Judge::contradict`].
@@ -100,19 +100,19 @@ mod tests {
     #[test]
     fn each_connection_is_judged_for_itself() {
         let mut judges = Judges::default();
-        let octets = |connection, sequence| {
+        let bytes = |connection, sequence| {
             let step = sequence;
             WorkloadPacket { kind: PacketKind::Echo, connection, sequence, step, sum: 0, payload: vec![] }.emit(0)
         };
         let hosts: Vec<SocketAddr> = ["127.0.0.1:1", "127.0.0.1:2"].map(|host| host.parse().unwrap()).to_vec();
         let at = Duration::from_millis;
         for sequence in 0..9 {
-            judges.packet(at(sequence), hosts[0], &octets(0, sequence)).unwrap();
-            judges.packet(at(sequence), hosts[0], &octets(1, 9 + sequence)).unwrap();
+            judges.packet(at(sequence), hosts[0], &bytes(0, sequence)).unwrap();
+            judges.packet(at(sequence), hosts[0], &bytes(1, 9 + sequence)).unwrap();
         }
         // The survivor goes on with both, but has lost one answer.
-        judges.packet(at(20), hosts[1], &octets(0, 9)).unwrap();
-        judges.packet(at(21), hosts[1], &octets(1, 17)).unwrap();
+        judges.packet(at(20), hosts[1], &bytes(0, 9)).unwrap();
+        judges.packet(at(21), hosts[1], &bytes(1, 17)).unwrap();
         let counts = judges.counts();
         assert_eq!((counts.packets, counts.lost, counts.contradicted, counts.changes), (20, 1, 0, 1));
         let packets: Vec<_> = judges.hosts().iter().map(|host| host.packets).collect();

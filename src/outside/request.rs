@@ -10,7 +10,7 @@ use nom::combinator::all_consuming;
 use nom::number::complete::le_u64;
 use nom::{IResult, Parser};
 
-/// Octets of a request.
+/// Bytes of a request.
 pub const REQUEST_SIZE: usize = 24;
 
 /// A request.
@@ -26,19 +26,19 @@ pub struct Request {
 
 impl Request {
     /// Reads a request; `None` for anything that no client sends.
-    pub fn parse(octets: &[u8]) -> Option<Self> {
-        let request: IResult<&[u8], _> = all_consuming((le_u64, le_u64, le_u64)).parse(octets);
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let request: IResult<&[u8], _> = all_consuming((le_u64, le_u64, le_u64)).parse(bytes);
         let (_, (number, nonce, sent_at)) = request.ok()?;
         Some(Request { number, nonce, sent_at })
     }
 
-    /// The request's octets.
+    /// The request's bytes.
     pub fn emit(&self) -> [u8; REQUEST_SIZE] {
-        let mut octets = [0; REQUEST_SIZE];
-        for (place, field) in octets.chunks_exact_mut(8).zip([self.number, self.nonce, self.sent_at]) {
+        let mut bytes = [0; REQUEST_SIZE];
+        for (place, field) in bytes.chunks_exact_mut(8).zip([self.number, self.nonce, self.sent_at]) {
             place.copy_from_slice(&field.to_le_bytes());
         }
-        octets
+        bytes
     }
 }
 
@@ -49,9 +49,9 @@ mod tests {
     #[test]
     fn requests_round_trip_and_other_lengths_are_none() {
         let request = Request { number: 1, nonce: 2 << 40, sent_at: u64::MAX };
-        let octets = request.emit();
-        assert_eq!(Request::parse(&octets), Some(request));
-        assert_eq!(Request::parse(&octets[1..]), None);
-        assert_eq!(Request::parse(&[octets.as_slice(), &[0]].concat()), None);
+        let bytes = request.emit();
+        assert_eq!(Request::parse(&bytes), Some(request));
+        assert_eq!(Request::parse(&bytes[1..]), None);
+        assert_eq!(Request::parse(&[bytes.as_slice(), &[0]].concat()), None);
     }
 }

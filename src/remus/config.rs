@@ -15,7 +15,7 @@ pub struct Config {
     pub heartbeat: Duration,
     /// Silence after which the peer counts as lost. 1 s. Longer than three heartbeats.
     pub timeout: Duration,
-    /// From the last octet of a checkpoint to its acknowledgement, from our HELLO to the peer's, and from SWITCH_OVER to
+    /// From the last byte of a checkpoint to its acknowledgement, from our HELLO to the peer's, and from SWITCH_OVER to
     /// ACTIVE. 10 s. At least [`Config::timeout`].
     pub answer: Duration,
     /// Between two tries of the witness or of the fencing command. 500 ms.

@@ -114,11 +114,11 @@ impl fmt::Display for Rule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum RefuseReason {
-    /// The checksum over its octets is another.
+    /// The checksum over its bytes is another.
     Checksum = 1,
-    /// It has more or fewer octets than its CHECKPOINT frame says.
+    /// It has more or fewer bytes than its CHECKPOINT frame says.
     Length = 2,
-    /// Its octets are no sound continuation of the migration-v2 stream.
+    /// Its bytes are no sound continuation of the migration-v2 stream.
     Malformed = 3,
     /// It needs more memory than the secondary may use.
     Budget = 4,

@@ -93,14 +93,14 @@ pub(super) fn figures(statistics: &Statistics) -> Figures {
         checkpoints: statistics.checkpoints,
         refused: statistics.refused,
         pages: statistics.dirty_pages,
-        octets: statistics.octets,
+        bytes: statistics.bytes,
         interval_stretched: statistics.stretched,
         pause: Summary::from_nanos(statistics.pause.summary()),
         transmission: Summary::from_nanos(statistics.transmission.summary()),
         acknowledgement: Summary::from_nanos(statistics.acknowledgement.summary()),
         output_delay: Summary::from_nanos(statistics.output_delay.summary()),
         pages_per_checkpoint: statistics.pages.summary().into(),
-        octets_per_checkpoint: statistics.octets_each.summary().into(),
+        bytes_per_checkpoint: statistics.bytes_each.summary().into(),
         ..Figures::default()
     }
 }

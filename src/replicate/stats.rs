@@ -10,8 +10,8 @@ pub struct RoundFigures {
     pub number: u64,
     /// Pages that the guest had written since the round before.
     pub dirty_pages: u64,
-    /// Octets of stream since the checkpoint before; for the first one, the whole image.
-    pub octets: u64,
+    /// Bytes of stream since the checkpoint before; for the first one, the whole image.
+    pub bytes: u64,
     /// How long the guest stood still: from the request to suspend to its resume.
     pub pause: Duration,
     /// How long it took to write the checkpoint to the stream.
@@ -32,8 +32,8 @@ pub struct Statistics {
     pub refused: u64,
     /// Times that a checkpoint took longer than the interval.
     pub stretched: u64,
-    /// Octets of stream.
-    pub octets: u64,
+    /// Bytes of stream.
+    pub bytes: u64,
     /// Dirty pages.
     pub dirty_pages: u64,
     /// Pauses, in nanoseconds.
@@ -46,15 +46,15 @@ pub struct Statistics {
     pub output_delay: Histogram,
     /// Dirty pages per checkpoint.
     pub pages: Histogram,
-    /// Octets of stream per checkpoint.
-    pub octets_each: Histogram,
+    /// Bytes of stream per checkpoint.
+    pub bytes_each: Histogram,
 }
 
 impl Statistics {
     /// Counts a round.
     pub fn add(&mut self, round: &RoundFigures) {
         self.checkpoints += 1;
-        self.octets = self.octets.saturating_add(round.octets);
+        self.bytes = self.bytes.saturating_add(round.bytes);
         self.dirty_pages = self.dirty_pages.saturating_add(round.dirty_pages);
         self.pause.add_time(round.pause);
         self.transmission.add_time(round.transmission);
@@ -63,16 +63,16 @@ impl Statistics {
             self.output_delay.add_time(delay);
         }
         self.pages.add(round.dirty_pages);
-        self.octets_each.add(round.octets);
+        self.bytes_each.add(round.bytes);
     }
 
     /// Counts a checkpoint that a secondary has taken.
-    pub fn arrived(&mut self, pages: u64, octets: u64) {
+    pub fn arrived(&mut self, pages: u64, bytes: u64) {
         self.checkpoints += 1;
-        self.octets = self.octets.saturating_add(octets);
+        self.bytes = self.bytes.saturating_add(bytes);
         self.dirty_pages = self.dirty_pages.saturating_add(pages);
         self.pages.add(pages);
-        self.octets_each.add(octets);
+        self.bytes_each.add(bytes);
     }
 
     /// Counts that it is applied.

@@ -211,12 +211,12 @@ mod tests {
         let (read, mut write) = pipe();
         let abort = Abort::new(Arc::new(File::create("/dev/null").unwrap())).unwrap();
         let mut waiting = Waiting::new(read, Some(Arc::clone(&abort)));
-        let mut octet = [0];
+        let mut byte = [0];
         write.write_all(b"a").unwrap();
-        assert_eq!((waiting.read(&mut octet).unwrap(), octet[0]), (1, b'a'));
+        assert_eq!((waiting.read(&mut byte).unwrap(), byte[0]), (1, b'a'));
         let reader = thread::spawn(move || {
-            let mut octet = [0];
-            let error = waiting.read(&mut octet).unwrap_err();
+            let mut byte = [0];
+            let error = waiting.read(&mut byte).unwrap_err();
             (waiting, error)
         });
         abort.request();
@@ -224,11 +224,11 @@ mod tests {
         assert!(CalledOff::is(&error), "{error}");
         // Not even what is there is read before the abort is settled.
         write.write_all(b"b").unwrap();
-        assert!(CalledOff::is(&waiting.read(&mut octet).unwrap_err()));
+        assert!(CalledOff::is(&waiting.read(&mut byte).unwrap_err()));
         abort.settle();
-        assert_eq!((waiting.read(&mut octet).unwrap(), octet[0]), (1, b'b'));
+        assert_eq!((waiting.read(&mut byte).unwrap(), byte[0]), (1, b'b'));
         drop(write);
-        assert_eq!(waiting.read(&mut octet).unwrap(), 0);
+        assert_eq!(waiting.read(&mut byte).unwrap(), 0);
     }
 
     #[test]

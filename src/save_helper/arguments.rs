@@ -346,7 +346,7 @@ fn stream_type(text: &str) -> Result<StreamType, ArgumentsError> {
 
 /// A number without sign or blank, `least..=most`.
 fn in_bounds(name: &'static str, text: &str, least: i64, most: i64) -> Result<i64, ArgumentsError> {
-    let digits = !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit());
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
         Ok(value) if digits && (least..=most).contains(&value) => Ok(value),
         _ => Err(ArgumentsError::Number { name, found: shortened(text), least, most }),

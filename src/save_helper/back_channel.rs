@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn another_record_and_the_end_are_told_apart() {
-        let read = |octets: &[u8]| BackReader::new(octets).dirty_pfns(9, |_| true).unwrap_err().to_string();
+        let read = |bytes: &[u8]| BackReader::new(bytes).dirty_pfns(9, |_| true).unwrap_err().to_string();
         assert_eq!(read(b""), "back channel: its end where CHECKPOINT_DIRTY_PFN_LIST is due");
         assert_eq!(
             read(b"\x05\0\0\0\x04\0\0\0\x01\0\0\0\0\0\0\0"),
@@ -231,17 +231,17 @@ mod tests {
 
     /// The list as a stock secondary of Xen 4.18 and later writes it.
     fn longer(list: &BTreeSet<u64>) -> Vec<u8> {
-        let mut octets = RecordHeader::new(types::CHECKPOINT_DIRTY_PFN_LIST, 8 * list.len() as u32).emit().to_vec();
-        octets.extend([0; 8]);
-        octets.extend(list.iter().flat_map(|pfn| pfn.to_le_bytes()));
-        octets
+        let mut bytes = RecordHeader::new(types::CHECKPOINT_DIRTY_PFN_LIST, 8 * list.len() as u32).emit().to_vec();
+        bytes.extend([0; 8]);
+        bytes.extend(list.iter().flat_map(|pfn| pfn.to_le_bytes()));
+        bytes
     }
 
     #[test]
     fn our_secondary_writes_what_the_specification_says() {
-        let octets = written(&[&BTreeSet::from([0, 7]), &BTreeSet::new()], 8);
+        let bytes = written(&[&BTreeSet::from([0, 7]), &BTreeSet::new()], 8);
         let list = [&[15, 0, 0, 0, 16, 0, 0, 0][..], &[0; 8], &[7, 0, 0, 0, 0, 0, 0, 0]].concat();
-        assert_eq!(octets, [&list[..], &[15, 0, 0, 0, 0, 0, 0, 0]].concat());
+        assert_eq!(bytes, [&list[..], &[15, 0, 0, 0, 0, 0, 0, 0]].concat());
     }
 
     /// A channel that says nothing between two lists, as a secondary does.
@@ -276,7 +276,7 @@ mod tests {
                 prop_assert_eq!(&found, list);
                 prop_assert_eq!(count, list.len() as u64);
                 let turn = reader.source.get_mut().0.remove(0);
-                prop_assert!(turn.is_empty(), "octets are left");
+                prop_assert!(turn.is_empty(), "bytes are left");
             }
         }
     }
@@ -284,8 +284,8 @@ mod tests {
     #[test]
     fn a_list_in_another_framing_than_the_one_before_is_an_error() {
         let (first, second) = (BTreeSet::from([0, 5]), BTreeSet::from([3, 4]));
-        let octets = [longer(&first), written(&[&second, &second], 9)].concat();
-        let mut reader = BackReader::new(&octets[..]);
+        let bytes = [longer(&first), written(&[&second, &second], 9)].concat();
+        let mut reader = BackReader::new(&bytes[..]);
         assert_eq!(reader.dirty_pfns(9, |_| true).unwrap(), 2);
         let error = reader.dirty_pfns(9, |_| true).unwrap_err();
         assert!(matches!(error, Failure::BackFraming { found: 3 }), "{error}");
@@ -299,11 +299,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lists_arrive_and_not_an_octet_more_is_read(
+        fn lists_arrive_and_not_a_byte_more_is_read(
             a in proptest::collection::btree_set(1..500u64, 1..60), b in proptest::collection::btree_set(0..500u64, 0..60),
         ) {
-            let octets = [&written(&[&a, &b], 500)[..], b"libxl's"].concat();
-            let mut reader = BackReader::new(&octets[..]);
+            let bytes = [&written(&[&a, &b], 500)[..], b"libxl's"].concat();
+            let mut reader = BackReader::new(&bytes[..]);
             for list in [&a, &b] {
                 let mut found = BTreeSet::new();
                 let count = reader.dirty_pfns(500, |pfn| found.insert(pfn)).unwrap();

@@ -19,7 +19,7 @@ pub const CONTEXT: &CStr = c"xc";
 /// Who speaks, of what concerns the helper itself.
 pub const PROGRAM: &CStr = c"xen-replicate-save-helper";
 
-/// Octets of a text that are sent; the rest is cut off.
+/// Bytes of a text that are sent; the rest is cut off.
 const MAX_TEXT: usize = 8 << 10;
 
 /// Why libxl could not be asked.
@@ -91,10 +91,9 @@ impl<W: Write> Outbox<W> {
 fn c_string(text: &str) -> CString {
     let text = text.trim_end();
     let end = (0..=text.len().min(MAX_TEXT)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
-    let octets: Vec<u8> =
-        text.bytes().take(end).map(|octet| if octet.is_ascii_control() { b' ' } else { octet }).collect();
+    let bytes: Vec<u8> = text.bytes().take(end).map(|byte| if byte.is_ascii_control() { b' ' } else { byte }).collect();
     // There is no NUL left that it could be refused for.
-    CString::new(octets).unwrap_or_default()
+    CString::new(bytes).unwrap_or_default()
 }
 
 /// libxl, as the helper sees it.
@@ -289,8 +288,8 @@ mod tests {
     type Sent = Vec<(String, Vec<u8>)>;
 
     fn sent(outbox: &Outbox<Vec<u8>>) -> Sent {
-        let octets = std::mem::take(&mut outbox.0.lock().unwrap().pipe);
-        let (mut source, mut body, mut all) = (&octets[..], Vec::new(), Vec::new());
+        let bytes = std::mem::take(&mut outbox.0.lock().unwrap().pipe);
+        let (mut source, mut body, mut all) = (&bytes[..], Vec::new(), Vec::new());
         while read_body(&mut source, &mut body).unwrap() {
             all.push((Message::parse(&body).unwrap().name().to_string(), body.clone()));
         }

@@ -218,7 +218,7 @@ fn refuse(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
     ExitCode::from(EXIT_ARGUMENTS)
 }
 
-/// Octets that a pipe is to hold: what Linux lets everybody have.
+/// Bytes that a pipe is to hold: what Linux lets everybody have.
 const PIPE_SIZE: usize = 1 << 20;
 
 /// Has a stream that is a pipe hold more: its two ends wait for each other less often. A pipe may already hold more, and one

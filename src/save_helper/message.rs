@@ -1,7 +1,7 @@
-//! The messages that the save helper writes to libxl, and their wire form: a native `u16` length, and so many octets
+//! The messages that the save helper writes to libxl, and their wire form: a native `u16` length, and so many bytes
 //! that begin with a native `u16` number. Arguments follow each other without padding.
 //!
-//! A STRING is a native `u32` that counts the octets with their NUL, and the octets with their NUL. The helper and its
+//! A STRING is a native `u32` that counts the bytes with their NUL, and the bytes with their NUL. The helper and its
 //! libxl run on one machine, so an `unsigned long` is as wide as in this program.
 //!
 //! Source: `tools/libs/light/libxl_save_msgs_gen.pl` and the comment at the top of `libxl_save_helper.c`.
@@ -15,7 +15,7 @@ use std::ffi::{CStr, c_ulong};
 use std::io::{self, ErrorKind, Read};
 use thiserror::Error;
 
-/// Octets of the length that every message begins with.
+/// Bytes of the length that every message begins with.
 pub const LENGTH_LEN: usize = 2;
 
 /// Numbers of the messages.
@@ -157,42 +157,42 @@ pub const MISSING_CPUID: u32 = 1 << 0;
 /// The stream has no MSR policy (`XGR_SDD_MISSING_MSR`).
 pub const MISSING_MSR: u32 = 1 << 1;
 
-/// Why octets are no message.
+/// Why bytes are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum MessageError {
     /// A number that stands for no message.
     #[error("message {0}: there is none of this number")]
     Number(u16),
     /// Its arguments do not fit in, or a STRING has no NUL at its end or one before.
-    #[error("message {number}: {octets} octets do not hold its arguments")]
+    #[error("message {number}: {bytes} bytes do not hold its arguments")]
     Arguments {
         /// Its number.
         number: u16,
-        /// Octets behind the number.
-        octets: usize,
+        /// Bytes behind the number.
+        bytes: usize,
     },
-    /// Octets behind the last argument.
-    #[error("message {number}: {octets} octets too many")]
+    /// Bytes behind the last argument.
+    #[error("message {number}: {bytes} bytes too many")]
     Trailing {
         /// Its number.
         number: u16,
         /// How many.
-        octets: usize,
+        bytes: usize,
     },
     /// A level that does not exist.
     #[error("log message of level {0}")]
     Level(u32),
     /// Too short for a number.
-    #[error("a message of {0} octets")]
+    #[error("a message of {0} bytes")]
     Short(usize),
 }
 
 /// A message that does not fit its length field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("a message of {octets} octets, {max} at most", max = u16::MAX)]
+#[error("a message of {bytes} bytes, {max} at most", max = u16::MAX)]
 pub struct TooLong {
     /// Its length.
-    pub octets: usize,
+    pub bytes: usize,
 }
 
 impl<'a> Message<'a> {
@@ -242,10 +242,10 @@ impl<'a> Message<'a> {
         let Ok((arguments, number)) = head else { return Err(MessageError::Short(body.len())) };
         let parsed = Self::parse_arguments(number, arguments)?;
         let Ok((rest, message)) = parsed else {
-            return Err(MessageError::Arguments { number, octets: arguments.len() });
+            return Err(MessageError::Arguments { number, bytes: arguments.len() });
         };
         if !rest.is_empty() {
-            return Err(MessageError::Trailing { number, octets: rest.len() });
+            return Err(MessageError::Trailing { number, bytes: rest.len() });
         }
         match message {
             Unchecked::Message(message) => Ok(message),
@@ -323,8 +323,8 @@ impl<'a> Message<'a> {
                 out.extend_from_slice(&errno.to_ne_bytes());
             }
         }
-        let octets = out.len() - LENGTH_LEN;
-        let length = u16::try_from(octets).map_err(|_| TooLong { octets })?;
+        let bytes = out.len() - LENGTH_LEN;
+        let length = u16::try_from(bytes).map_err(|_| TooLong { bytes })?;
         if let Some(field) = out.first_chunk_mut() {
             *field = length.to_ne_bytes();
         }
@@ -363,18 +363,18 @@ enum Unchecked<'a> {
 
 fn string(input: &[u8]) -> IResult<&[u8], &CStr> {
     let (input, size) = native::u32(Native).parse(input)?;
-    let (rest, octets) = take(size).parse(input)?;
-    match CStr::from_bytes_with_nul(octets) {
+    let (rest, bytes) = take(size).parse(input)?;
+    match CStr::from_bytes_with_nul(bytes) {
         Ok(text) => Ok((rest, text)),
         Err(_) => Err(nom::Err::Error(nom::error::Error::new(input, nom::error::ErrorKind::Verify))),
     }
 }
 
 fn emit_string(text: &CStr, out: &mut Vec<u8>) {
-    let octets = text.to_bytes_with_nul();
+    let bytes = text.to_bytes_with_nul();
     // Where this does not fit, the whole is too long as well.
-    out.extend_from_slice(&(octets.len() as u32).to_ne_bytes());
-    out.extend_from_slice(octets);
+    out.extend_from_slice(&(bytes.len() as u32).to_ne_bytes());
+    out.extend_from_slice(bytes);
 }
 
 fn ulong(input: &[u8]) -> IResult<&[u8], u64> {
@@ -404,7 +404,7 @@ mod tests {
 
     #[test]
     #[cfg(all(target_endian = "little", target_pointer_width = "64"))]
-    fn the_octets_of_each_kind() {
+    fn the_bytes_of_each_kind() {
         let log = Message::Log { level: Level::Detail, errno: NO_ERRNO, context: c"xc", text: c"on" };
         let cases: [(Message<'_>, &[u8]); 5] = [
             (log, b"\x18\0\x01\0\x03\0\0\0\xff\xff\xff\xff\x03\0\0\0xc\0\x03\0\0\0on\0"),
@@ -416,9 +416,9 @@ mod tests {
             (Message::SwitchQemuLogdirty { domid: 5, enable: 1 }, b"\x0a\0\x07\0\x05\0\0\0\x01\0\0\0"),
             (Message::Complete { retval: -1, errno: 4 }, b"\x0a\0\x0a\0\xff\xff\xff\xff\x04\0\0\0"),
         ];
-        for (message, octets) in cases {
-            assert_eq!(emitted(&message), octets, "{message:?}");
-            assert_eq!(Message::parse(&octets[2..]), Ok(message));
+        for (message, bytes) in cases {
+            assert_eq!(emitted(&message), bytes, "{message:?}");
+            assert_eq!(Message::parse(&bytes[2..]), Ok(message));
         }
     }
 
@@ -433,8 +433,8 @@ mod tests {
             assert_eq!(parse(none, b""), Err(MessageError::Number(none)));
         }
         assert_eq!(parse(number::SUSPEND, b""), Ok("suspend"));
-        assert_eq!(parse(number::SUSPEND, b"x"), Err(MessageError::Trailing { number: 3, octets: 1 }));
-        assert_eq!(parse(number::COMPLETE, &[0; 7]), Err(MessageError::Arguments { number: 10, octets: 7 }));
+        assert_eq!(parse(number::SUSPEND, b"x"), Err(MessageError::Trailing { number: 3, bytes: 1 }));
+        assert_eq!(parse(number::COMPLETE, &[0; 7]), Err(MessageError::Arguments { number: 10, bytes: 7 }));
         let log = |level: u32, context: &[u8], text: &[u8]| {
             let one = 1u32.to_ne_bytes();
             let length = |s: &[u8]| (s.len() as u32).to_ne_bytes();
@@ -451,39 +451,39 @@ mod tests {
         }
         // A length of a string that claims more than there is.
         let claims = [&1u32.to_ne_bytes()[..], &[0; 4], &u32::MAX.to_ne_bytes(), b"a\0"].concat();
-        assert_eq!(parse(number::LOG, &claims), Err(MessageError::Arguments { number: 1, octets: claims.len() }));
+        assert_eq!(parse(number::LOG, &claims), Err(MessageError::Arguments { number: 1, bytes: claims.len() }));
     }
 
     #[test]
     fn a_message_that_does_not_fit_is_not_written() {
         let longest = CString::new(vec![b'x'; usize::from(u16::MAX) - 20]).unwrap();
         let message = |text| Message::Log { level: Level::Info, errno: 0, context: c"", text };
-        // Number, level, errno, two lengths, two NULs: 20 octets.
-        let octets = emitted(&message(&longest));
-        assert_eq!(octets.len(), LENGTH_LEN + usize::from(u16::MAX));
-        assert_eq!(Message::parse(&octets[LENGTH_LEN..]), Ok(message(&longest)));
+        // Number, level, errno, two lengths, two NULs: 20 bytes.
+        let bytes = emitted(&message(&longest));
+        assert_eq!(bytes.len(), LENGTH_LEN + usize::from(u16::MAX));
+        assert_eq!(Message::parse(&bytes[LENGTH_LEN..]), Ok(message(&longest)));
         let longer = CString::new([longest.as_bytes(), b"x"].concat()).unwrap();
-        let octets = usize::from(u16::MAX) + 1;
-        assert_eq!(message(&longer).emit(&mut Vec::new()), Err(TooLong { octets }));
+        let bytes = usize::from(u16::MAX) + 1;
+        assert_eq!(message(&longer).emit(&mut Vec::new()), Err(TooLong { bytes }));
     }
 
     #[test]
     fn messages_follow_each_other_in_a_source_and_may_be_cut() {
-        let octets = [emitted(&Message::Suspend), emitted(&Message::Complete { retval: 0, errno: 0 })].concat();
-        let (mut source, mut body) = (&octets[..], Vec::new());
+        let bytes = [emitted(&Message::Suspend), emitted(&Message::Complete { retval: 0, errno: 0 })].concat();
+        let (mut source, mut body) = (&bytes[..], Vec::new());
         let mut names = Vec::new();
         while read_body(&mut source, &mut body).unwrap() {
             names.push(Message::parse(&body).unwrap().name());
         }
         assert_eq!(names, ["suspend", "complete"]);
         for cut in [1, 2, 3, 5, 9] {
-            let mut source = &octets[octets.len() - 12..octets.len() - 12 + cut];
+            let mut source = &bytes[bytes.len() - 12..bytes.len() - 12 + cut];
             assert_eq!(read_body(&mut source, &mut body).unwrap_err().kind(), ErrorKind::UnexpectedEof, "{cut}");
         }
     }
 
     fn text() -> impl Strategy<Value = CString> {
-        proptest::collection::vec(1u8.., 0..300).prop_map(|octets| CString::new(octets).unwrap())
+        proptest::collection::vec(1u8.., 0..300).prop_map(|bytes| CString::new(bytes).unwrap())
     }
 
     proptest! {
@@ -507,12 +507,12 @@ mod tests {
                 Message::Complete { retval: signed[0], errno: signed[1] },
             ];
             for (message, number) in messages.iter().zip(1..) {
-                let octets = emitted(message);
+                let bytes = emitted(message);
                 prop_assert_eq!(message.number(), number);
-                prop_assert_eq!(Message::parse(&octets[LENGTH_LEN..]), Ok(*message));
+                prop_assert_eq!(Message::parse(&bytes[LENGTH_LEN..]), Ok(*message));
                 let mut body = Vec::new();
-                prop_assert!(read_body(&mut &octets[..], &mut body).unwrap());
-                prop_assert_eq!(&body[..], &octets[LENGTH_LEN..]);
+                prop_assert!(read_body(&mut &bytes[..], &mut body).unwrap());
+                prop_assert_eq!(&body[..], &bytes[LENGTH_LEN..]);
             }
         }
 

@@ -50,10 +50,10 @@ impl Applied {
     /// The record's body.
     pub(super) fn body(self) -> [u8; 16] {
         let mut body = [0; 16];
-        for (place, octet) in
+        for (place, byte) in
             body.iter_mut().zip(u64::from(self.domid).to_le_bytes().into_iter().chain(self.checkpoint.to_le_bytes()))
         {
-            *place = octet;
+            *place = byte;
         }
         body
     }
@@ -84,18 +84,18 @@ mod tests {
     #[test]
     fn what_is_told_is_read_and_nothing_else_is() {
         let told = Applied { domid: 7, checkpoint: 1 << 40 };
-        let mut octets = Vec::new();
-        BackWriter::new(&mut octets).applied(told).unwrap();
-        octets.push(9);
-        let mut rest = &octets[..];
+        let mut bytes = Vec::new();
+        BackWriter::new(&mut bytes).applied(told).unwrap();
+        bytes.push(9);
+        let mut rest = &bytes[..];
         assert_eq!(Applied::read(&mut rest).unwrap(), told);
         assert_eq!(rest, [9]);
-        octets[0] ^= 1;
-        assert_eq!(Applied::read(&mut &octets[..]).unwrap_err().kind(), ErrorKind::InvalidData);
-        octets[0] ^= 1;
-        octets[12] = 1;
-        assert_eq!(Applied::read(&mut &octets[..]).unwrap_err().kind(), ErrorKind::InvalidData);
-        assert_eq!(Applied::read(&mut &octets[..20]).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        bytes[0] ^= 1;
+        assert_eq!(Applied::read(&mut &bytes[..]).unwrap_err().kind(), ErrorKind::InvalidData);
+        bytes[0] ^= 1;
+        bytes[12] = 1;
+        assert_eq!(Applied::read(&mut &bytes[..]).unwrap_err().kind(), ErrorKind::InvalidData);
+        assert_eq!(Applied::read(&mut &bytes[..20]).unwrap_err().kind(), ErrorKind::UnexpectedEof);
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub fn answer(listener: Listener, form: Form, patience: Duration, watch: Watch) 
         return (watch, Err(io::Error::new(io::ErrorKind::InvalidInput, text)));
     };
     let silent = |watch: &mut Watch| {
-        let owes = watch.session.primary_owes() && watch.session.octets(Direction::Forward) > 0;
+        let owes = watch.session.primary_owes() && watch.session.bytes(Direction::Forward) > 0;
         if owes {
             watch.silent(patience);
         }
@@ -61,7 +61,7 @@ fn serve(shared: &Shared, dialect: Dialect, connection: u16, mut from: LinkReade
             return Ok(());
         }
         let mut watch = shared.watch();
-        if watch.octets(connection, Direction::Forward, chunk.get(..got).unwrap_or_default()) < got {
+        if watch.bytes(connection, Direction::Forward, chunk.get(..got).unwrap_or_default()) < got {
             watch.dropped(Direction::Forward);
             drop(watch);
             return ignore(&mut from, &mut chunk);
@@ -83,16 +83,16 @@ fn serve(shared: &Shared, dialect: Dialect, connection: u16, mut from: LinkReade
 
 /// Sends all that is due; false when that was cut.
 fn replies(shared: &Shared, dialect: Dialect, watch: &mut Watch) -> io::Result<bool> {
-    while let Some((octets, main)) = due(dialect, watch).zip(watch.session.main()) {
+    while let Some((bytes, main)) = due(dialect, watch).zip(watch.session.main()) {
         // Seen before it is sent, as what is passed on.
-        let passes = watch.octets(main, Direction::Back, &octets);
-        match shared.write(main, octets.get(..passes).unwrap_or_default()) {
+        let passes = watch.bytes(main, Direction::Back, &bytes);
+        match shared.write(main, bytes.get(..passes).unwrap_or_default()) {
             // It is gone: so says its direction, which may still hold what it sent last.
             Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
             Err(error) if is_cancelled(&error) => {}
             other => other?,
         }
-        if passes < octets.len() {
+        if passes < bytes.len() {
             watch.dropped(Direction::Back);
             return Ok(false);
         }

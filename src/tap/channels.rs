@@ -27,7 +27,7 @@ pub(super) struct Channels {
 #[derive(Debug, Clone)]
 struct Connection {
     role: Role,
-    octets: u64,
+    bytes: u64,
     back: u64,
     /// Whether an answer on a channel was told.
     told: bool,
@@ -41,7 +41,7 @@ impl Channels {
         }
         while self.connections.len() <= number {
             let role = Role::Unknown(Vec::new());
-            self.connections.push(Connection { role, octets: 0, back: 0, told: false });
+            self.connections.push(Connection { role, bytes: 0, back: 0, told: false });
         }
         self.connections.get_mut(number)
     }
@@ -82,26 +82,26 @@ impl Channels {
     }
 
     /// Bytes of a channel seen: forward and back.
-    pub(super) fn octets(&self, number: u16) -> [u64; 2] {
-        self.connections.get(usize::from(number)).map_or([0, 0], |connection| [connection.octets, connection.back])
+    pub(super) fn bytes(&self, number: u16) -> [u64; 2] {
+        self.connections.get(usize::from(number)).map_or([0, 0], |connection| [connection.bytes, connection.back])
     }
 
     /// Bytes of all connections but the main one, both ways.
-    pub(super) fn all_octets(&self) -> u64 {
+    pub(super) fn all_bytes(&self) -> u64 {
         self.connections
             .iter()
-            .fold(0, |sum: u64, connection| sum.saturating_add(connection.octets).saturating_add(connection.back))
+            .fold(0, |sum: u64, connection| sum.saturating_add(connection.bytes).saturating_add(connection.back))
     }
 
     /// Says what a connection is that has sent these bytes, after those that are held of it: `Some` with all of them once that shows.
     ///
     /// # Errors
     /// It can be nothing.
-    pub(super) fn sort(&mut self, number: u16, octets: &[u8]) -> Result<Option<Vec<u8>>, ChannelError> {
+    pub(super) fn sort(&mut self, number: u16, bytes: &[u8]) -> Result<Option<Vec<u8>>, ChannelError> {
         let main = self.main().is_some();
         let connection = self.connection(number).ok_or(ChannelError::Many { connection: number })?;
-        let Role::Unknown(held) = &mut connection.role else { return Ok(Some(octets.to_vec())) };
-        held.extend_from_slice(octets);
+        let Role::Unknown(held) = &mut connection.role else { return Ok(Some(bytes.to_vec())) };
+        held.extend_from_slice(bytes);
         let begins = channel::MAGIC.iter().zip(held.iter()).all(|(a, b)| a == b);
         if begins && held.len() < channel::MAGIC.len() {
             return Ok(None);
@@ -111,7 +111,7 @@ impl Channels {
             connection.role = Role::Channel(Box::new(Channel::new()));
         } else if main {
             connection.role = Role::Lost;
-            connection.octets = held.len() as u64;
+            connection.bytes = held.len() as u64;
             let head = held.get(..8.min(held.len())).unwrap_or_default().to_vec();
             return Err(ChannelError::Strange { connection: number, head });
         } else {
@@ -136,17 +136,17 @@ impl Channels {
     pub(super) fn push(
         &mut self,
         number: u16,
-        octets: &[u8],
+        bytes: &[u8],
         main: &Walker,
     ) -> Result<(usize, Option<Seen>), ChannelError> {
-        let Some(connection) = self.connections.get_mut(usize::from(number)) else { return Ok((octets.len(), None)) };
+        let Some(connection) = self.connections.get_mut(usize::from(number)) else { return Ok((bytes.len(), None)) };
         let Role::Channel(channel) = &mut connection.role else {
-            connection.octets = connection.octets.saturating_add(octets.len() as u64);
-            return Ok((octets.len(), None));
+            connection.bytes = connection.bytes.saturating_add(bytes.len() as u64);
+            return Ok((bytes.len(), None));
         };
-        let pushed = channel.push(octets, main);
-        let used = pushed.as_ref().map_or(octets.len(), |(used, _)| *used);
-        connection.octets = connection.octets.saturating_add(used as u64);
+        let pushed = channel.push(bytes, main);
+        let used = pushed.as_ref().map_or(bytes.len(), |(used, _)| *used);
+        connection.bytes = connection.bytes.saturating_add(used as u64);
         if pushed.is_err() {
             connection.role = Role::Lost;
         }
@@ -179,11 +179,11 @@ impl Channels {
     ///
     /// # Errors
     /// The first time.
-    pub(super) fn answer(&mut self, number: u16, octets: u64) -> Result<(), ChannelError> {
+    pub(super) fn answer(&mut self, number: u16, bytes: u64) -> Result<(), ChannelError> {
         let Some(connection) = self.connection(number) else { return Ok(()) };
-        connection.back = connection.back.saturating_add(octets);
+        connection.back = connection.back.saturating_add(bytes);
         match std::mem::replace(&mut connection.told, true) {
-            false => Err(ChannelError::Answer { octets }),
+            false => Err(ChannelError::Answer { bytes }),
             true => Ok(()),
         }
     }
@@ -225,7 +225,7 @@ impl Channels {
 
 fn hyphened(uuid: [u8; 16]) -> String {
     let hex = |range: std::ops::Range<usize>| {
-        uuid.get(range).unwrap_or_default().iter().map(|octet| format!("{octet:02x}")).collect::<String>()
+        uuid.get(range).unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
     };
     [hex(0..4), hex(4..6), hex(6..8), hex(8..10), hex(10..16)].join("-")
 }

@@ -62,10 +62,10 @@ impl Shared {
     }
 
     /// Writes an answer.
-    pub(super) fn write(&self, connection: u16, octets: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&self, connection: u16, bytes: &[u8]) -> io::Result<()> {
         let mut ways = self.ways();
         let writer = ways.iter_mut().find(|way| way.connection == connection).and_then(|way| way.writer.as_mut());
-        writer.map_or(Ok(()), |writer| writer.write_all_vectored(&mut [IoSlice::new(octets)]))
+        writer.map_or(Ok(()), |writer| writer.write_all_vectored(&mut [IoSlice::new(bytes)]))
     }
 
     /// Ends every connection.

@@ -1,6 +1,6 @@
 //! A place in a session from which on one direction carries nothing, for tests of what fails in the middle of a checkpoint.
 //!
-//! Named by a message, as `--cut MESSAGE@N[+OCTETS]` (hidden from the help): so many octets from the first one of the N-th
+//! Named by a message, as `--cut MESSAGE@N[+BYTES]` (hidden from the help): so many bytes from the first one of the N-th
 //! message of that name on still pass. `channel-ID` is where a multifd channel begins, `channel-ID-sync` what it sends from one SYNC up to
 //! the next one, counted from checkpoint-ready on: the image has as many as its rounds take, a checkpoint has two. What comes behind is
 //! seen and recorded, and goes nowhere, as when a cable was drawn.
@@ -17,7 +17,7 @@ pub struct Cut {
     name: String,
     /// How many of them are still to come, this one counted.
     left: u64,
-    octets: u64,
+    bytes: u64,
     /// Whether the secondary has the image: SYNCs are counted from there on.
     ready: bool,
     /// Connection, where it is not the main one; direction and offset.
@@ -28,12 +28,12 @@ impl FromStr for Cut {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not MESSAGE@N[+OCTETS]");
+        let wrong = || format!("{text:?} is not MESSAGE@N[+BYTES]");
         let (name, rest) = text.split_once('@').ok_or_else(wrong)?;
-        let (nth, octets) = rest.split_once('+').unwrap_or((rest, "0"));
+        let (nth, bytes) = rest.split_once('+').unwrap_or((rest, "0"));
         let nth: NonZeroU64 = nth.parse().map_err(|_| wrong())?;
-        let octets = octets.parse().map_err(|_| wrong())?;
-        Ok(Cut { name: name.into(), left: nth.get(), octets, ready: false, place: None })
+        let bytes = bytes.parse().map_err(|_| wrong())?;
+        Ok(Cut { name: name.into(), left: nth.get(), bytes, ready: false, place: None })
     }
 }
 
@@ -52,18 +52,18 @@ impl Cut {
             self.left = self.left.saturating_sub(1);
             if self.left == 0 {
                 let connection = event.channel.map(|channel| channel.connection);
-                self.place = Some((connection, event.direction, event.offset.saturating_add(self.octets)));
+                self.place = Some((connection, event.direction, event.offset.saturating_add(self.bytes)));
             }
         }
     }
 
-    /// How many of `octets` octets from `offset` of a direction on may pass.
-    pub(super) fn passes(&self, connection: Option<u16>, direction: Direction, offset: u64, octets: usize) -> usize {
+    /// How many of `bytes` bytes from `offset` of a direction on may pass.
+    pub(super) fn passes(&self, connection: Option<u16>, direction: Direction, offset: u64, bytes: usize) -> usize {
         match self.place {
             Some((on, cut, place)) if on == connection && cut == direction => {
-                usize::try_from(place.saturating_sub(offset)).map_or(octets, |left| left.min(octets))
+                usize::try_from(place.saturating_sub(offset)).map_or(bytes, |left| left.min(bytes))
             }
-            _ => octets,
+            _ => bytes,
         }
     }
 }
@@ -83,7 +83,7 @@ mod tests {
             at: Duration::ZERO,
             since: Duration::ZERO,
             offset,
-            octets: 4,
+            bytes: 4,
             what,
         }
     }

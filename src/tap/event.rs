@@ -26,8 +26,8 @@ pub struct Event {
     pub since: Duration,
     /// Where it begins in its direction.
     pub offset: u64,
-    /// Its octets.
-    pub octets: u64,
+    /// Its bytes.
+    pub bytes: u64,
     /// What it is.
     #[serde(flatten)]
     pub what: What,
@@ -119,7 +119,7 @@ pub enum What {
         records: u64,
         /// Pages in them.
         pages: u64,
-        /// Octets of the device model's state.
+        /// Bytes of the device model's state.
         emulator: u64,
     },
     /// What does not belong there.
@@ -128,10 +128,10 @@ pub enum What {
         message: String,
         /// The step: which message, or record, is due.
         due: &'static str,
-        /// The state: what the direction's octets are of.
+        /// The state: what the direction's bytes are of.
         inside: &'static str,
     },
-    /// The primary's octets are understood again.
+    /// The primary's bytes are understood again.
     Again,
     /// The direction carries nothing any more, as was asked for ([`super::Cut`]).
     Cut,
@@ -151,7 +151,7 @@ impl What {
     }
 }
 
-/// Why a session's octets are not understood.
+/// Why a session's bytes are not understood.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Trouble {
     /// An item of libxl's stream.
@@ -219,17 +219,17 @@ pub enum Trouble {
         expected: &'static str,
     },
     /// An answer before what it answers was whole.
-    #[error("{got} while {left} octets of the state are still to come")]
+    #[error("{got} while {left} bytes of the state are still to come")]
     Early {
         /// The answer.
         got: &'static str,
-        /// Octets.
+        /// Bytes.
         left: u64,
     },
-    /// An octet behind vmstate-send that begins neither RAM nor vmstate-size.
+    /// A byte behind vmstate-send that begins neither RAM nor vmstate-size.
     #[error("offset {offset}: {value:#x} begins neither RAM nor vmstate-size")]
     AfterSend {
-        /// Of the octet.
+        /// Of the byte.
         offset: u64,
         /// Its value.
         value: u8,
@@ -245,20 +245,20 @@ pub enum Trouble {
         most: u64,
     },
     /// A state that does not end as long as vmstate-size says.
-    #[error("offset {offset}: {octets} octets of state are not sections up to their end")]
+    #[error("offset {offset}: {bytes} bytes of state are not sections up to their end")]
     State {
         /// Of the state.
         offset: u64,
-        /// Its octets.
-        octets: u64,
+        /// Its bytes.
+        bytes: u64,
     },
-    /// The primary spoke when it should have been silent: octets in front of an answer of which it did not know.
-    #[error("offset {offset}: {octets} octets of the primary's in front of {answer}")]
+    /// The primary spoke when it should have been silent: bytes in front of an answer of which it did not know.
+    #[error("offset {offset}: {bytes} bytes of the primary's in front of {answer}")]
     Unasked {
         /// Of the first.
         offset: u64,
         /// How many.
-        octets: u64,
+        bytes: u64,
         /// The answer.
         answer: &'static str,
     },
@@ -283,15 +283,15 @@ impl Out {
         (self.due, self.inside) = (due, inside);
     }
 
-    pub(super) fn push(&mut self, direction: Direction, offset: u64, octets: u64, what: What) {
+    pub(super) fn push(&mut self, direction: Direction, offset: u64, bytes: u64, what: What) {
         let since = self.at.saturating_sub(self.last);
         self.last = self.at;
-        self.events.push(Event { direction, channel: None, at: self.at, since, offset, octets, what });
+        self.events.push(Event { direction, channel: None, at: self.at, since, offset, bytes, what });
     }
 
     /// As [`Out::push`], on a connection beside the main one.
-    pub(super) fn push_on(&mut self, channel: Channel, direction: Direction, offset: u64, octets: u64, what: What) {
-        self.push(direction, offset, octets, what);
+    pub(super) fn push_on(&mut self, channel: Channel, direction: Direction, offset: u64, bytes: u64, what: What) {
+        self.push(direction, offset, bytes, what);
         if let Some(event) = self.events.last_mut() {
             event.channel = Some(channel);
         }
@@ -345,7 +345,7 @@ impl fmt::Display for Event {
             Direction::Back => "<-",
         };
         let (at, since) = (self.at.as_secs_f64(), self.since.as_secs_f64());
-        write!(f, "{at:>10.6} {since:>+10.6} {arrow} {:>12} {:>10}  ", self.offset, self.octets)?;
+        write!(f, "{at:>10.6} {since:>+10.6} {arrow} {:>12} {:>10}  ", self.offset, self.bytes)?;
         match self.channel {
             Some(Channel { id: Some(id), .. }) => write!(f, "channel {id}: ")?,
             Some(Channel { connection, .. }) => write!(f, "connection {connection}: ")?,
@@ -369,7 +369,7 @@ impl fmt::Display for Event {
             What::State { devices, .. } => write!(f, "device state: {}", sections(devices)),
             What::Records { first, records, pages, emulator } => {
                 let what = if *first { "image" } else { "checkpoint" };
-                write!(f, "{what}: {pages} pages in {records} records, {emulator} octets of device state")
+                write!(f, "{what}: {pages} pages in {records} records, {emulator} bytes of device state")
             }
             What::Trouble { message, due, inside } => write!(f, "error: {message} (due: {due}; inside of: {inside})"),
             What::Again => f.write_str("understood again from here on"),

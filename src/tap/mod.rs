@@ -1,10 +1,10 @@
 //! A tap on a COLO session: between a QEMU primary and its secondary, or in the place of either.
 //!
-//! * [`session`] - the octets of both directions to [`event`]s;
+//! * [`session`] - the bytes of both directions to [`event`]s;
 //! * [`channel`] - a multifd channel beside the main connection;
 //! * [`return_path`] - the secondary's answers in front of COLO's messages;
 //! * [`recording`] - the file of a session;
-//! * [`pass`] - between the two: every octet passed on, unchanged;
+//! * [`pass`] - between the two: every byte passed on, unchanged;
 //! * [`answer`] - in the place of the secondary: the answers that a primary waits for;
 //! * [`replay`] - in the place of the primary: a recording played to a secondary, in step with its answers;
 //! * [`cut`] - where a test has one direction carry nothing any more.
@@ -30,5 +30,5 @@ pub use recording::{Direction, Form};
 pub use session::Session;
 pub use watch::Watch;
 
-/// Octets read at once.
+/// Bytes read at once.
 const CHUNK: usize = 256 << 10;

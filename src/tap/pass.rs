@@ -62,9 +62,9 @@ fn direction(
         match from.read(&mut chunk) {
             Ok(0) => break Ok(()),
             Ok(got) => {
-                let octets = chunk.get(..got).unwrap_or_default();
-                let passes = shared.watch().octets(connection, direction, octets);
-                if let Err(error) = to.write_all_vectored(&mut [IoSlice::new(octets.get(..passes).unwrap_or_default())])
+                let bytes = chunk.get(..got).unwrap_or_default();
+                let passes = shared.watch().bytes(connection, direction, bytes);
+                if let Err(error) = to.write_all_vectored(&mut [IoSlice::new(bytes.get(..passes).unwrap_or_default())])
                 {
                     cancels.iter().for_each(Cancel::cancel);
                     break Err(error);

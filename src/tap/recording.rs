@@ -1,15 +1,15 @@
 //! The file of a recorded session.
 //!
-//! Little-endian. A header of 16 octets: `XRTAPREC`, u32 version 2, u32 dialect (0 QEMU, 1 COLO-Frame v8, 2 libxl). Then
-//! entries, each with a header of 24 octets and its octets behind it:
+//! Little-endian. A header of 16 bytes: `XRTAPREC`, u32 version 2, u32 dialect (0 QEMU, 1 COLO-Frame v8, 2 libxl). Then
+//! entries, each with a header of 24 bytes and its bytes behind it:
 //!
 //! | field | meaning |
 //! |---|---|
-//! | u16 kind | 0 forward: from the primary; 1 back: from the secondary; 2 and 3: the end of that direction, without octets |
+//! | u16 kind | 0 forward: from the primary; 1 back: from the secondary; 2 and 3: the end of that direction, without bytes |
 //! | u16 connection | in order of arrival, from 0; a multifd session has several, at most 256 |
-//! | u32 length | octets that follow, at most 1 MiB |
+//! | u32 length | bytes that follow, at most 1 MiB |
 //! | u64 time | nanoseconds since the session began |
-//! | u64 sum | XXH3-64 over the 16 octets in front of it and the octets behind it |
+//! | u64 sum | XXH3-64 over the 16 bytes in front of it and the bytes behind it |
 //!
 //! Version 1 is the same, with connection 0 alone. Entries stand in the order in which the tap read them, before it passed them on: so an answer stands behind what it
 //! answers. Each is written by one call, so that a file that was cut, or whose last entry is damaged, is good up to there;
@@ -25,7 +25,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// What a recording begins with.
 pub const MAGIC: [u8; 8] = *b"XRTAPREC";
-/// Most octets of an entry.
+/// Most bytes of an entry.
 pub const MOST: usize = 1 << 20;
 
 const VERSION: u32 = 2;
@@ -82,7 +82,7 @@ pub struct Entry {
     pub connection: u16,
     /// Which direction.
     pub direction: Direction,
-    /// Whether it is the direction's end, and holds no octets.
+    /// Whether it is the direction's end, and holds no bytes.
     pub end: bool,
     /// Since the session began.
     pub at: Duration,
@@ -115,10 +115,10 @@ pub enum ReadError {
     Io(#[from] io::Error),
 }
 
-fn sum(header: &[u8], octets: &[u8]) -> u64 {
+fn sum(header: &[u8], bytes: &[u8]) -> u64 {
     let mut sum = Xxh3::new();
     sum.update(header);
-    sum.update(octets);
+    sum.update(bytes);
     sum.digest()
 }
 
@@ -138,15 +138,15 @@ impl<W: Write> Recorder<W> {
         Ok(Recorder { out })
     }
 
-    /// Writes an entry; more than one where there are more than [`MOST`] octets.
+    /// Writes an entry; more than one where there are more than [`MOST`] bytes.
     ///
     /// # Errors
     /// The writer's.
-    pub fn write(&mut self, entry: Entry, octets: &[u8]) -> io::Result<()> {
-        if octets.is_empty() {
-            return self.one(entry, octets);
+    pub fn write(&mut self, entry: Entry, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return self.one(entry, bytes);
         }
-        octets.chunks(MOST).try_for_each(|part| self.one(entry, part))
+        bytes.chunks(MOST).try_for_each(|part| self.one(entry, part))
     }
 
     /// What it was written to.
@@ -154,15 +154,15 @@ impl<W: Write> Recorder<W> {
         self.out
     }
 
-    fn one(&mut self, entry: Entry, octets: &[u8]) -> io::Result<()> {
+    fn one(&mut self, entry: Entry, bytes: &[u8]) -> io::Result<()> {
         let kind = u32::from(entry.direction == Direction::Back) + if entry.end { 2 } else { 0 };
         let kind = kind | u32::from(entry.connection) << 16;
-        let length = u32::try_from(octets.len()).unwrap_or(u32::MAX);
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let nanos = u64::try_from(entry.at.as_nanos()).unwrap_or(u64::MAX);
         let mut header = [kind.to_le_bytes(), length.to_le_bytes()].concat();
         header.extend(nanos.to_le_bytes());
-        header.extend(sum(&header, octets).to_le_bytes());
-        let mut parts: &mut [IoSlice<'_>] = &mut [IoSlice::new(&header), IoSlice::new(octets)];
+        header.extend(sum(&header, bytes).to_le_bytes());
+        let mut parts: &mut [IoSlice<'_>] = &mut [IoSlice::new(&header), IoSlice::new(bytes)];
         while !parts.is_empty() {
             match self.out.write_vectored(parts) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -183,7 +183,7 @@ pub struct Reader<R> {
     /// The greatest number of a connection in this version.
     most: u16,
     offset: u64,
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
 }
 
 impl<R: Read> Reader<R> {
@@ -199,7 +199,7 @@ impl<R: Read> Reader<R> {
         match form {
             Some(form) if got == 16 && header.starts_with(&MAGIC) && matches!(word(8), Some(1 | VERSION)) => {
                 let most = if word(8) == Some(1) { 0 } else { MOST_CONNECTION };
-                Ok(Reader { source, form, most, offset: 16, octets: Vec::new() })
+                Ok(Reader { source, form, most, offset: 16, bytes: Vec::new() })
             }
             _ => Err(ReadError::Header(header)),
         }
@@ -210,7 +210,7 @@ impl<R: Read> Reader<R> {
         self.form
     }
 
-    /// The next entry and its octets; `None` at the end.
+    /// The next entry and its bytes; `None` at the end.
     ///
     /// # Errors
     /// [`ReadError`]. What was given before is good.
@@ -235,28 +235,28 @@ impl<R: Read> Reader<R> {
         if length > MOST || (kind > 1 && length > 0) {
             return wrong("length", length as u64);
         }
-        self.octets.resize(length, 0);
-        if fill(&mut self.source, &mut self.octets)? < length {
+        self.bytes.resize(length, 0);
+        if fill(&mut self.source, &mut self.bytes)? < length {
             return Err(ReadError::Cut { offset });
         }
         let found = rest.first_chunk().map_or(0, |sum| u64::from_le_bytes(*sum));
-        if found != sum(header.get(..16).unwrap_or_default(), &self.octets) {
+        if found != sum(header.get(..16).unwrap_or_default(), &self.bytes) {
             return wrong("wrong sum", found);
         }
         self.offset += (HEADER + length) as u64;
         let direction = if kind & 1 == 0 { Direction::Forward } else { Direction::Back };
         let at = Duration::from_nanos(u64::from_le_bytes(*nanos));
-        Ok(Some((Entry { connection, direction, end: kind > 1, at }, &self.octets)))
+        Ok(Some((Entry { connection, direction, end: kind > 1, at }, &self.bytes)))
     }
 }
 
-/// Reads until `out` is full or the end comes; gives how many octets.
+/// Reads until `out` is full or the end comes; gives how many bytes.
 fn fill(source: &mut impl Read, out: &mut [u8]) -> io::Result<usize> {
     let mut got = 0;
     while let Some(rest) = out.get_mut(got..).filter(|rest| !rest.is_empty()) {
         match source.read(rest) {
             Ok(0) => break,
-            Ok(octets) => got += octets,
+            Ok(bytes) => got += bytes,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -273,7 +273,7 @@ mod tests {
         let mut out = Vec::new();
         loop {
             match reader.next_entry() {
-                Ok(Some((entry, octets))) => out.push((entry, octets.to_vec())),
+                Ok(Some((entry, bytes))) => out.push((entry, bytes.to_vec())),
                 Ok(None) => return (out, None),
                 Err(error) => return (out, Some(error)),
             }
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn every_octet_counts() {
+    fn every_byte_counts() {
         let file = file();
         for at in 0..file.len() {
             let mut changed = file.clone();

@@ -27,8 +27,8 @@ pub(super) struct Records {
 struct Way {
     reader: PushReader,
     checker: Checker,
-    /// Octets seen.
-    octets: u64,
+    /// Bytes seen.
+    bytes: u64,
     /// Whether they are no items any more.
     lost: bool,
 }
@@ -59,7 +59,7 @@ struct Round {
 impl Way {
     fn new(mode: Mode) -> Self {
         let options = Options { mode: Some(mode), skip_contents: true, ..Options::default() };
-        Way { reader: PushReader::new(options), checker: Checker::new(Some(mode)), octets: 0, lost: false }
+        Way { reader: PushReader::new(options), checker: Checker::new(Some(mode)), bytes: 0, lost: false }
     }
 }
 
@@ -86,18 +86,18 @@ impl Records {
         self.round.due.name()
     }
 
-    /// Takes octets of a direction.
-    pub(super) fn feed(&mut self, direction: Direction, octets: &[u8], out: &mut Out) {
+    /// Takes bytes of a direction.
+    pub(super) fn feed(&mut self, direction: Direction, bytes: &[u8], out: &mut Out) {
         let round = &mut self.round;
         let way = match direction {
             Direction::Forward => &mut self.forward,
             Direction::Back => &mut self.back,
         };
-        way.octets = way.octets.saturating_add(octets.len() as u64);
+        way.bytes = way.bytes.saturating_add(bytes.len() as u64);
         if way.lost {
             return;
         }
-        way.reader.push(octets);
+        way.reader.push(bytes);
         loop {
             out.at_step(round.due.name(), "records");
             match way.reader.next_item() {
@@ -134,7 +134,7 @@ impl Records {
             Due::State if forward && !self.round.imaged => Some("the first image"),
             Due::State | Due::Point(Point::Suspended | Point::DirtyList) if forward => Some("a checkpoint"),
             Due::Point(Point::Ready) if forward && self.round.loaded => Some("a checkpoint"),
-            _ if way.reader.framer().offset() < way.octets => Some("a record"),
+            _ if way.reader.framer().offset() < way.bytes => Some("a record"),
             _ => None,
         }
     }
@@ -197,9 +197,9 @@ impl Round {
     /// CHECKPOINT_END.
     fn whole(&mut self, item: &Item<'_>, out: &mut Out) {
         let from = if self.imaged { self.began } else { 0 };
-        let octets = item.offset.saturating_add(item.size).saturating_sub(from);
+        let bytes = item.offset.saturating_add(item.size).saturating_sub(from);
         let (records, pages, emulator, first) = (self.records, self.pages, self.emulator, !self.imaged);
-        out.push(Direction::Forward, from, octets, What::Records { first, records, pages, emulator });
+        out.push(Direction::Forward, from, bytes, What::Records { first, records, pages, emulator });
         self.imaged = true;
         (self.records, self.pages, self.emulator) = (0, 0, 0);
         self.due = Due::Point(Point::Ready);

@@ -1,6 +1,6 @@
 //! In the place of the primary: a recorded session, played once more.
 //!
-//! The primary's octets are sent as they were recorded; where the recording has an answer, the same answer is waited for. Only
+//! The primary's bytes are sent as they were recorded; where the recording has an answer, the same answer is waited for. Only
 //! whole rounds are played: up to the last state that the recorded secondary had loaded. The connection then stays open until
 //! the other side closes it, as after `x-colo-lost-heartbeat`.
 #![forbid(unsafe_code)]
@@ -74,9 +74,9 @@ pub fn plan<R: Read>(reader: &mut Reader<R>) -> Result<Plan, ReplayError> {
     let (mut entries, mut whole, mut connections) = (0, 0, Vec::new());
     loop {
         match reader.next_entry() {
-            Ok(Some((entry, octets))) => {
+            Ok(Some((entry, bytes))) => {
                 entries += 1;
-                session.feed_on(entry.connection, entry.direction, octets, entry.at);
+                session.feed_on(entry.connection, entry.direction, bytes, entry.at);
                 if entry.direction == Direction::Forward && !connections.contains(&entry.connection) {
                     connections.push(entry.connection);
                 }
@@ -127,10 +127,10 @@ pub fn replay<R: Read + Send>(
         let mut source = Entries { reader: open()?, left: plan.entries, answers: 0 };
         let first = source.next(*connection)?;
         let rest = match &first {
-            Some((_, octets)) => {
-                let head = octets.get(..FIRST.min(octets.len())).unwrap_or_default();
+            Some((_, bytes)) => {
+                let head = bytes.get(..FIRST.min(bytes.len())).unwrap_or_default();
                 shared.send(*connection, &mut to, head)?;
-                octets.get(head.len()..).unwrap_or_default().to_vec()
+                bytes.get(head.len()..).unwrap_or_default().to_vec()
             }
             None => Vec::new(),
         };
@@ -198,8 +198,8 @@ impl<R: Read> Entries<R> {
     fn next(&mut self, connection: u16) -> Result<Option<Found>, ReplayError> {
         loop {
             match self.any()? {
-                Some((entry, octets)) if entry.direction == Direction::Forward && entry.connection == connection => {
-                    return Ok(Some((self.answers, octets)));
+                Some((entry, bytes)) if entry.direction == Direction::Forward && entry.connection == connection => {
+                    return Ok(Some((self.answers, bytes)));
                 }
                 Some(_) => {}
                 None => return Ok(None),
@@ -211,12 +211,12 @@ impl<R: Read> Entries<R> {
     fn any(&mut self) -> Result<Option<(Entry, Vec<u8>)>, ReplayError> {
         while self.left > 0 {
             self.left -= 1;
-            let Some((entry, octets)) = self.reader.next_entry()? else { return Ok(None) };
-            if octets.is_empty() {
+            let Some((entry, bytes)) = self.reader.next_entry()? else { return Ok(None) };
+            if bytes.is_empty() {
                 continue;
             }
             self.answers += u64::from(entry.direction == Direction::Back);
-            return Ok(Some((entry, octets.to_vec())));
+            return Ok(Some((entry, bytes.to_vec())));
         }
         Ok(None)
     }
@@ -232,14 +232,14 @@ impl<'a> Shared<'a> {
     }
 
     /// Sends; false when it was cut.
-    fn send(&self, connection: u16, to: &mut LinkWriter, octets: &[u8]) -> Result<bool, ReplayError> {
-        let passes = self.watch().octets(connection, Direction::Forward, octets);
-        to.write_all_vectored(&mut [IoSlice::new(octets.get(..passes).unwrap_or_default())])
+    fn send(&self, connection: u16, to: &mut LinkWriter, bytes: &[u8]) -> Result<bool, ReplayError> {
+        let passes = self.watch().bytes(connection, Direction::Forward, bytes);
+        to.write_all_vectored(&mut [IoSlice::new(bytes.get(..passes).unwrap_or_default())])
             .map_err(|error| lost(error, &self.watch().session))?;
-        if passes < octets.len() {
+        if passes < bytes.len() {
             self.watch().dropped(Direction::Forward);
         }
-        Ok(passes == octets.len())
+        Ok(passes == bytes.len())
     }
 
     /// Plays a channel; gives its writer, which stays open.
@@ -251,7 +251,7 @@ impl<'a> Shared<'a> {
         rest: &[u8],
     ) -> Result<LinkWriter, ReplayError> {
         let mut whole = self.send(connection, &mut to, rest)?;
-        while let Some((answers, octets)) = source.next(connection)?.filter(|_| whole) {
+        while let Some((answers, bytes)) = source.next(connection)?.filter(|_| whole) {
             let mut answered = self.lock();
             while answered.is_some_and(|answered| answered < answers) {
                 answered = self.more.wait(answered).unwrap_or_else(PoisonError::into_inner);
@@ -260,7 +260,7 @@ impl<'a> Shared<'a> {
                 break;
             }
             drop(answered);
-            whole = self.send(connection, &mut to, &octets)?;
+            whole = self.send(connection, &mut to, &bytes)?;
         }
         Ok(to)
     }
@@ -278,16 +278,16 @@ impl<'a> Shared<'a> {
             return Ok((to, false));
         }
         // Answers that the recording has in front of the rest of its first entry: none.
-        while let Some((entry, octets)) = source.any()? {
+        while let Some((entry, bytes)) = source.any()? {
             match entry.direction {
                 Direction::Forward if entry.connection != main => {}
                 Direction::Forward => {
-                    if !self.send(main, &mut to, &octets)? {
+                    if !self.send(main, &mut to, &bytes)? {
                         return Ok((to, false));
                     }
                 }
                 Direction::Back => {
-                    self.answer(answers, octets)?;
+                    self.answer(answers, bytes)?;
                     *self.lock() = Some(source.answers);
                     self.more.notify_all();
                 }
@@ -299,11 +299,11 @@ impl<'a> Shared<'a> {
     fn answer(&self, answers: &mut impl Read, recorded: Vec<u8>) -> Result<(), ReplayError> {
         let (offset, due) = {
             let watch = self.watch();
-            (watch.session.octets(Direction::Back), watch.session.due())
+            (watch.session.bytes(Direction::Back), watch.session.due())
         };
         let mut got = vec![0; recorded.len()];
         answers.read_exact(&mut got).map_err(|error| lost(error, &self.watch().session))?;
-        self.watch().octets(self.plan.main, Direction::Back, &got);
+        self.watch().bytes(self.plan.main, Direction::Back, &got);
         if got == recorded { Ok(()) } else { Err(ReplayError::Answer { due, offset, got, recorded }) }
     }
 
@@ -313,8 +313,8 @@ impl<'a> Shared<'a> {
             match answers.read(&mut rest) {
                 Ok(0) => break,
                 Ok(got) => {
-                    let octets = rest.get(..got).unwrap_or_default();
-                    self.watch().octets(self.plan.main, Direction::Back, octets);
+                    let bytes = rest.get(..got).unwrap_or_default();
+                    self.watch().bytes(self.plan.main, Direction::Back, bytes);
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
                 Err(error) => return Err(error.into()),
@@ -331,8 +331,8 @@ fn lost(error: io::Error, session: &Session) -> ReplayError {
     match error.kind() {
         UnexpectedEof | BrokenPipe | ConnectionReset => ReplayError::Gone {
             due: session.due(),
-            sent: session.octets(Direction::Forward),
-            offset: session.octets(Direction::Back),
+            sent: session.bytes(Direction::Forward),
+            offset: session.bytes(Direction::Back),
         },
         _ => error.into(),
     }

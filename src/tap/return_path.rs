@@ -38,7 +38,7 @@ pub(super) struct Message {
     pub(super) kind: Kind,
     /// What SHUT and PONG carry.
     pub(super) value: Option<u32>,
-    pub(super) octets: u64,
+    pub(super) bytes: u64,
 }
 
 /// What is wrong with the return path. Every `offset` counts bytes of the secondary's direction.
@@ -157,9 +157,9 @@ impl Decoder {
     /// stands in the direction.
     pub(super) fn take(&mut self, input: &[u8], offset: u64) -> Result<(usize, Option<Message>), ReturnPathError> {
         let offset = offset.saturating_sub(self.held.len() as u64);
-        for (used, octet) in (1..).zip(input) {
+        for (used, byte) in (1..).zip(input) {
             // A message is refused before there is no room.
-            let _ = self.held.try_push(*octet);
+            let _ = self.held.try_push(*byte);
             let [high, low, long, short, body @ ..] = self.held.as_slice() else { continue };
             let (value, length) = (u16::from_be_bytes([*high, *low]), u16::from_be_bytes([*long, *short]));
             let kind = value.checked_sub(1).and_then(|at| Kind::ALL.get(usize::from(at))).copied();
@@ -175,9 +175,9 @@ impl Decoder {
             if body.len() == usize::from(length) {
                 let value = body.first_chunk().map(|word| u32::from_be_bytes(*word));
                 let value = value.filter(|_| matches!(kind, Kind::Shut | Kind::Pong));
-                let octets = self.held.len() as u64;
+                let bytes = self.held.len() as u64;
                 self.held.clear();
-                return Ok((used, Some(Message { kind, value, octets })));
+                return Ok((used, Some(Message { kind, value, bytes })));
             }
         }
         Ok((input.len(), None))
@@ -188,10 +188,10 @@ impl Decoder {
 mod tests {
     use super::*;
 
-    fn all(octets: &[u8]) -> (Vec<Message>, Option<ReturnPathError>) {
+    fn all(bytes: &[u8]) -> (Vec<Message>, Option<ReturnPathError>) {
         let (mut decoder, mut out, mut at) = (Decoder::default(), Vec::new(), 0);
-        while at < octets.len() {
-            match decoder.take(&octets[at..], at as u64) {
+        while at < bytes.len() {
+            match decoder.take(&bytes[at..], at as u64) {
                 Ok((used, message)) => {
                     at += used;
                     out.extend(message);
@@ -204,13 +204,13 @@ mod tests {
 
     #[test]
     fn messages_are_taken_whole_and_byte_by_byte() {
-        let octets = [pong(1).as_slice(), &[0, 7, 0, 0], &SHUT].concat();
-        let (messages, error) = all(&octets);
+        let bytes = [pong(1).as_slice(), &[0, 7, 0, 0], &SHUT].concat();
+        let (messages, error) = all(&bytes);
         assert_eq!(error, None);
-        let found: Vec<_> = messages.iter().map(|m| (m.kind.name(), m.value, m.octets)).collect();
+        let found: Vec<_> = messages.iter().map(|m| (m.kind.name(), m.value, m.bytes)).collect();
         assert_eq!(found, [("PONG", Some(1), 8), ("SWITCHOVER_ACK", None, 4), ("SHUT", Some(0), 8)]);
         let mut decoder = Decoder::default();
-        let single = octets.iter().zip(0..).filter_map(|(octet, at)| decoder.take(&[*octet], at).unwrap().1);
+        let single = bytes.iter().zip(0..).filter_map(|(byte, at)| decoder.take(&[*byte], at).unwrap().1);
         assert_eq!(single.collect::<Vec<_>>(), messages);
     }
 
@@ -224,8 +224,8 @@ mod tests {
             (&[0, 5, 2, 1], "RECV_BITMAP of 513 bytes"),
             (&[0, 7, 0, 1], "SWITCHOVER_ACK of 1 bytes"),
         ];
-        for (octets, expected) in cases {
-            let error = all(octets).1.unwrap().to_string();
+        for (bytes, expected) in cases {
+            let error = all(bytes).1.unwrap().to_string();
             assert!(error.starts_with("offset 0:") && error.contains(expected), "{error}");
         }
     }

@@ -57,9 +57,9 @@ impl Watch {
         self.heard.elapsed()
     }
 
-    fn record(&mut self, entry: Entry, octets: &[u8]) {
+    fn record(&mut self, entry: Entry, bytes: &[u8]) {
         if let Some(recorder) = &mut self.recorder
-            && let Err(error) = recorder.write(entry, octets)
+            && let Err(error) = recorder.write(entry, bytes)
         {
             log::error!("the recording ends here: {error}");
             self.recorder = None;
@@ -67,25 +67,25 @@ impl Watch {
     }
 
     /// Takes bytes of a connection that are about to be passed on. Gives how many of them may be: all, unless the direction is cut.
-    pub fn octets(&mut self, connection: u16, direction: Direction, octets: &[u8]) -> usize {
-        let offset = self.session.octets_on(connection, direction);
+    pub fn bytes(&mut self, connection: u16, direction: Direction, bytes: &[u8]) -> usize {
+        let offset = self.session.bytes_on(connection, direction);
         let at = self.start.elapsed();
         self.heard = Instant::now();
-        self.record(Entry { connection, direction, end: false, at }, octets);
-        for event in self.session.feed_on(connection, direction, octets, at) {
+        self.record(Entry { connection, direction, end: false, at }, bytes);
+        for event in self.session.feed_on(connection, direction, bytes, at) {
             self.told(&event);
         }
         let is_main = self.session.is_main(connection);
         let place = (!is_main).then_some(connection);
-        self.cut.as_ref().map_or(octets.len(), |cut| cut.passes(place, direction, offset, octets.len()))
+        self.cut.as_ref().map_or(bytes.len(), |cut| cut.passes(place, direction, offset, bytes.len()))
     }
 
     /// Says that what may pass has been passed on, and the rest was dropped.
     pub fn dropped(&mut self, direction: Direction) {
         if !std::mem::replace(&mut self.is_cut, true) {
-            let (offset, at) = (self.session.octets(direction), self.start.elapsed());
+            let (offset, at) = (self.session.bytes(direction), self.start.elapsed());
             let since = Duration::ZERO;
-            self.told(&Event { direction, channel: None, at, since, offset, octets: 0, what: What::Cut });
+            self.told(&Event { direction, channel: None, at, since, offset, bytes: 0, what: What::Cut });
         }
     }
 

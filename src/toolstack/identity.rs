@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// Where libxl keeps the configuration of running domains.
 const USERDATA: &str = "/var/lib/xen";
-/// Most octets of a configuration that are read.
+/// Most bytes of a configuration that are read.
 const MOST_CONFIG: u64 = 16 << 20;
 
 /// What kind of guest libxl has made.

@@ -27,7 +27,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Octets that a plug holds before it drops packets: as the stock script has it.
+/// Bytes that a plug holds before it drops packets: as the stock script has it.
 const LIMIT: u32 = 10_000_000;
 /// The key beside the IFB's name that says that all of it is there.
 const COMPLETE: &str = "complete";

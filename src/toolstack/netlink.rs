@@ -1,4 +1,4 @@
-//! rtnetlink: the few requests that a network buffer needs, as octets.
+//! rtnetlink: the few requests that a network buffer needs, as bytes.
 //!
 //! Source: Linux's public headers `linux/netlink.h`, `rtnetlink.h`, `if_link.h`, `pkt_sched.h`, `pkt_cls.h`, `tc_act/tc_mirred.h`. The
 //! crates for rtnetlink have no plug qdisc. All numbers are in the machine's byte order but for a protocol's.
@@ -55,7 +55,7 @@ const PRIORITY: u32 = 10;
 const TERMINAL: u8 = 1;
 const STOLEN: u32 = 4;
 const REDIRECT: u32 = 1;
-/// Octets of a header, and of the part behind it for links and for traffic control.
+/// Bytes of a header, and of the part behind it for links and for traffic control.
 const HEADER: usize = 16;
 const TCMSG: usize = 20;
 
@@ -68,7 +68,7 @@ pub enum Plug {
     ReleaseOne,
     /// `TCQ_PLUG_RELEASE_INDEFINITE`: everything may leave, and what comes later.
     ReleaseIndefinite,
-    /// `TCQ_PLUG_LIMIT`: how many octets are held before packets are dropped.
+    /// `TCQ_PLUG_LIMIT`: how many bytes are held before packets are dropped.
     Limit(u32),
 }
 
@@ -78,7 +78,7 @@ impl Plug {
             Plug::Buffer => (0, 0),
             Plug::ReleaseOne => (1, 0),
             Plug::ReleaseIndefinite => (2, 0),
-            Plug::Limit(octets) => (3, octets),
+            Plug::Limit(bytes) => (3, bytes),
         };
         words([action, limit])
     }
@@ -250,13 +250,13 @@ impl Netlink {
 }
 
 /// The first of the messages: type, sequence number, body, and what is behind it.
-fn split(octets: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
-    let (length, rest) = octets.split_first_chunk::<4>()?;
+fn split(bytes: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (kind, rest) = rest.split_first_chunk::<2>()?;
     let (sequence, _) = rest.get(2..)?.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_ne_bytes(*length)).ok()?;
-    let body = octets.get(HEADER..length)?;
-    let behind = octets.get(length.next_multiple_of(4)..).unwrap_or_default();
+    let body = bytes.get(HEADER..length)?;
+    let behind = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     Some((u16::from_ne_bytes(*kind), u32::from_ne_bytes(*sequence), body, behind))
 }
 
@@ -270,7 +270,7 @@ fn qdisc(body: &[u8]) -> Option<Root> {
         let kind = u16::from_ne_bytes(*after.first_chunk()?);
         let value = rest.get(4..length)?;
         match kind {
-            TCA_KIND => root.kind = String::from_utf8_lossy(value.split(|&octet| octet == 0).next()?).into_owned(),
+            TCA_KIND => root.kind = String::from_utf8_lossy(value.split(|&byte| byte == 0).next()?).into_owned(),
             // `struct tc_stats`: the queue's length is behind u64 bytes and five u32.
             TCA_STATS => root.queued = u32::from_ne_bytes(*value.get(28..)?.first_chunk()?),
             _ => {}
@@ -316,12 +316,12 @@ fn filter(index: u32, priority: u32, protocol: u16, to: Option<u32>) -> Vec<u8> 
     message
 }
 
-fn words<const WORDS: usize, const OCTETS: usize>(words: [u32; WORDS]) -> [u8; OCTETS] {
-    let mut octets = [0; OCTETS];
-    for (place, word) in octets.chunks_exact_mut(4).zip(words) {
+fn words<const WORDS: usize, const BYTES: usize>(words: [u32; WORDS]) -> [u8; BYTES] {
+    let mut bytes = [0; BYTES];
+    for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
         place.copy_from_slice(&word.to_ne_bytes());
     }
-    octets
+    bytes
 }
 
 fn text(text: &str) -> Vec<u8> {
@@ -330,7 +330,7 @@ fn text(text: &str) -> Vec<u8> {
 
 /// Appends an attribute: length, type, value, and zeros up to a multiple of four.
 fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    // No value here is longer than a few dozen octets.
+    // No value here is longer than a few dozen bytes.
     let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
     message.extend(length.to_ne_bytes());
     message.extend(kind.to_ne_bytes());
@@ -350,11 +350,11 @@ mod tests {
 
     #[test]
     fn orders_to_a_plug_are_the_headers_numbers() {
-        let octets = |action: u32, limit: u32| [action.to_ne_bytes(), limit.to_ne_bytes()].concat();
-        assert_eq!(Plug::Buffer.options().to_vec(), octets(0, 0));
-        assert_eq!(Plug::ReleaseOne.options().to_vec(), octets(1, 0));
-        assert_eq!(Plug::ReleaseIndefinite.options().to_vec(), octets(2, 0));
-        assert_eq!(Plug::Limit(9).options().to_vec(), octets(3, 9));
+        let bytes = |action: u32, limit: u32| [action.to_ne_bytes(), limit.to_ne_bytes()].concat();
+        assert_eq!(Plug::Buffer.options().to_vec(), bytes(0, 0));
+        assert_eq!(Plug::ReleaseOne.options().to_vec(), bytes(1, 0));
+        assert_eq!(Plug::ReleaseIndefinite.options().to_vec(), bytes(2, 0));
+        assert_eq!(Plug::Limit(9).options().to_vec(), bytes(3, 9));
     }
 
     #[test]
@@ -384,14 +384,14 @@ mod tests {
 
     #[test]
     fn messages_are_split_and_torn_ones_end_it() {
-        let mut octets = Vec::new();
-        octets.extend(18u32.to_ne_bytes());
-        octets.extend([36u16.to_ne_bytes(), [0; 2]].as_flattened());
-        octets.extend([7u32.to_ne_bytes(), [0; 4]].as_flattened());
-        octets.extend([1, 2, 0, 0, 99]);
-        let (kind, sequence, body, behind) = split(&octets).unwrap();
+        let mut bytes = Vec::new();
+        bytes.extend(18u32.to_ne_bytes());
+        bytes.extend([36u16.to_ne_bytes(), [0; 2]].as_flattened());
+        bytes.extend([7u32.to_ne_bytes(), [0; 4]].as_flattened());
+        bytes.extend([1, 2, 0, 0, 99]);
+        let (kind, sequence, body, behind) = split(&bytes).unwrap();
         assert_eq!((kind, sequence, body, behind), (36, 7, &[1, 2][..], &[99][..]));
-        assert!(split(&octets[..17]).is_none() && split(&[]).is_none());
+        assert!(split(&bytes[..17]).is_none() && split(&[]).is_none());
     }
 
     #[test]

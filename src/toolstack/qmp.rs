@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Most octets of one line.
+/// Most bytes of one line.
 const MOST_LINE: u64 = 1 << 20;
 
 /// A connection to one emulator.

@@ -22,7 +22,7 @@ use xenstore_rs::Xs;
 const SOCKET: &str = "/run/xenstored/socket";
 /// Where it is reached when it runs in a domain of its own.
 const DEVICE: &str = "/dev/xen/xenbus";
-/// Most octets of a message's payload (`XENSTORE_PAYLOAD_MAX`).
+/// Most bytes of a message's payload (`XENSTORE_PAYLOAD_MAX`).
 const PAYLOAD: usize = 4096;
 /// How long xenstored may take for an answer.
 pub const ANSWER: Duration = Duration::from_secs(10);
@@ -163,17 +163,17 @@ enum Wire {
 }
 
 impl Wire {
-    fn write_all(&mut self, octets: &[u8]) -> io::Result<()> {
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
-            Wire::Socket(stream) => stream.write_all(octets),
-            Wire::Device(file) => file.write_all(octets),
+            Wire::Socket(stream) => stream.write_all(bytes),
+            Wire::Device(file) => file.write_all(bytes),
         }
     }
 
-    fn read_exact(&mut self, octets: &mut [u8]) -> io::Result<()> {
+    fn read_exact(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         match self {
-            Wire::Socket(stream) => stream.read_exact(octets),
-            Wire::Device(file) => file.read_exact(octets),
+            Wire::Socket(stream) => stream.read_exact(bytes),
+            Wire::Device(file) => file.read_exact(bytes),
         }
     }
 
@@ -391,10 +391,10 @@ impl Session {
         }
         let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= PAYLOAD);
         let length = length.ok_or(ErrorKind::InvalidInput)?;
-        let mut octets: Vec<u8> =
+        let mut bytes: Vec<u8> =
             [kind, self.requests, transaction, length].iter().flat_map(|word| word.to_ne_bytes()).collect();
-        octets.append(&mut payload);
-        self.wire.write_all(&octets).inspect_err(|_| self.broken = true)?;
+        bytes.append(&mut payload);
+        self.wire.write_all(&bytes).inspect_err(|_| self.broken = true)?;
         let deadline = Instant::now() + self.patience;
         loop {
             if !self.wire.readable(deadline)? {
@@ -432,15 +432,15 @@ impl Session {
 
     /// Of an event's path and token, the token.
     fn keep(&mut self, payload: &[u8]) {
-        if let Some(token) = payload.split(|&octet| octet == 0).nth(1) {
+        if let Some(token) = payload.split(|&byte| byte == 0).nth(1) {
             self.events.push_back(text(token));
         }
     }
 }
 
-fn text(octets: &[u8]) -> String {
-    let end = octets.iter().position(|&octet| octet == 0).unwrap_or(octets.len());
-    String::from_utf8_lossy(octets.get(..end).unwrap_or_default()).into_owned()
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
 }
 
 /// xenstored's name of an error, as a kind.

@@ -35,7 +35,7 @@ pub enum AddressError {
     /// No address and port.
     #[error("{0:?} is no IP address with a port")]
     Tcp(String),
-    /// Octets would cross a network unencrypted.
+    /// Bytes would cross a network unencrypted.
     #[error("{0} is not a loopback address: use ssh across networks")]
     NotLoopback(SocketAddr),
     /// No two numbers.

@@ -77,7 +77,7 @@ pub fn end_commands() {
 pub struct LinkReader {
     fd: Arc<OwnedFd>,
     cancel: Cancel,
-    /// When octets came last.
+    /// When bytes came last.
     heard: Arc<Mutex<Instant>>,
     behind: Behind,
 }
@@ -288,12 +288,12 @@ impl LinkReader {
 }
 
 impl Probe {
-    /// Whether octets wait to be read.
+    /// Whether bytes wait to be read.
     pub fn has_input(&self) -> bool {
         ready(self.fd.as_fd(), PollFlags::IN)
     }
 
-    /// Waits until octets, or the end, can be read; false when `span` was over first, or cut short by a signal.
+    /// Waits until bytes, or the end, can be read; false when `span` was over first, or cut short by a signal.
     ///
     /// # Errors
     /// The system's.
@@ -301,17 +301,17 @@ impl Probe {
         wait_readable(self.fd.as_fd(), span)
     }
 
-    /// How long ago octets were read; since the connection was made, if none were.
+    /// How long ago bytes were read; since the connection was made, if none were.
     pub fn silence(&self) -> Duration {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 }
 
 impl Read for LinkReader {
-    /// Waits for octets, the end, or to be called off ([`is_cancelled`]).
-    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
+    /// Waits for bytes, the end, or to be called off ([`is_cancelled`]).
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
-            match rustix::io::read(&*self.fd, &mut *octets) {
+            match rustix::io::read(&*self.fd, &mut *bytes) {
                 Ok(got) if self.cancel.is_cancelled() && got == 0 => return Err(cancelled()),
                 Ok(got) => {
                     if got > 0 {

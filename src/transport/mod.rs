@@ -1,4 +1,4 @@
-//! Two rows of octets to another host: a command's stdin and stdout, a socket, inherited descriptors.
+//! Two rows of bytes to another host: a command's stdin and stdout, a socket, inherited descriptors.
 //!
 //! Every descriptor is non-blocking, and every wait is a wait for a [`Cancel`] too: whoever reads or writes can be called
 //! off at any time, by anybody.

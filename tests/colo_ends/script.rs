@@ -1,4 +1,4 @@
-//! A session small enough to be cut at every octet: two pages of RAM, one device.
+//! A session small enough to be cut at every byte: two pages of RAM, one device.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -49,8 +49,8 @@ pub fn image() -> Vec<u8> {
 }
 
 pub fn word(form: Form, number: u64) -> Vec<u8> {
-    let octets = number.to_be_bytes();
-    octets[if form == Form::FrameV8 { 0 } else { 4 }..].to_vec()
+    let bytes = number.to_be_bytes();
+    bytes[if form == Form::FrameV8 { 0 } else { 4 }..].to_vec()
 }
 
 /// The numbers of the messages of a round, from ready on, size apart.
@@ -105,16 +105,16 @@ pub fn recording(form: Form, whole: bool, checkpoints: usize) -> Vec<u8> {
     let Numbers { ready, suspended, received, loaded, .. } = numbers(form);
     let file = Shared::default();
     let mut recorder = Recorder::new(file.clone(), form).unwrap();
-    let mut write = |direction, octets: &[u8]| {
-        recorder.write(Entry { connection: 0, direction, end: false, at: Duration::ZERO }, octets).unwrap();
+    let mut write = |direction, bytes: &[u8]| {
+        recorder.write(Entry { connection: 0, direction, end: false, at: Duration::ZERO }, bytes).unwrap();
     };
     let answers = [word(form, suspended), [word(form, received), word(form, loaded)].concat()];
     let answers = [word(form, ready)].into_iter().chain(answers.into_iter().cycle());
-    for ((octets, _), answer) in primary(form, whole, checkpoints).iter().zip(answers) {
-        write(Direction::Forward, octets);
+    for ((bytes, _), answer) in primary(form, whole, checkpoints).iter().zip(answers) {
+        write(Direction::Forward, bytes);
         write(Direction::Back, &answer);
     }
-    file.octets()
+    file.bytes()
 }
 
 /// A file in memory that two may hold.
@@ -122,14 +122,14 @@ pub fn recording(form: Form, whole: bool, checkpoints: usize) -> Vec<u8> {
 pub struct Shared(Arc<Mutex<Vec<u8>>>);
 
 impl Shared {
-    pub fn octets(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         self.0.lock().unwrap().clone()
     }
 }
 
 impl Write for Shared {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(octets)
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -172,7 +172,7 @@ impl Answered {
     }
 }
 
-/// Plays a primary to the tap as its secondary. Behind its last octets the primary waits for the end, its own direction being
+/// Plays a primary to the tap as its secondary. Behind its last bytes the primary waits for the end, its own direction being
 /// ended if `closes`.
 pub fn answered(form: Form, part: &[(Vec<u8>, usize)], closes: bool, patience: Duration) -> Answered {
     let home = tempfile::tempdir().unwrap();
@@ -183,8 +183,8 @@ pub fn answered(form: Form, part: &[(Vec<u8>, usize)], closes: bool, patience: D
     let (watch, events) = watch(form);
     let tap = thread::spawn(move || answer::answer(listener, form, patience, watch).1);
     let mut answers = Vec::new();
-    for (octets, expected) in part {
-        primary.write_all(octets).unwrap();
+    for (bytes, expected) in part {
+        primary.write_all(bytes).unwrap();
         let mut answer = vec![0; *expected];
         if primary.read_exact(&mut answer).is_err() {
             break;

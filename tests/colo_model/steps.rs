@@ -31,7 +31,7 @@ pub enum Step {
     Cut(Side),
     /// A message out of step, ahead of what else is on its way.
     Hears(Side, Point),
-    /// Octets that are no message.
+    /// Bytes that are no message.
     Garbled(Side),
     /// The state next to be read is unsound.
     Damage,

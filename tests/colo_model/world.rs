@@ -54,7 +54,7 @@ pub struct Bounds {
     pub crashes: u8,
     /// Directions cut, with all that is in them.
     pub cuts: u8,
-    /// Messages out of step, octets that are none, unsound states.
+    /// Messages out of step, bytes that are none, unsound states.
     pub garbage: u8,
     pub unreachable: u8,
     pub fence_failures: u8,
@@ -319,7 +319,7 @@ impl World {
                 }
                 let merged = merge && std::mem::take(&mut p.listed) && setting.mutant != Mutant::NeverMerges;
                 p.collected = Some(Snapshot { number: checkpoint, sent: p.sent.clone(), merged, damaged: false });
-                p.events.push_back(Event::Collected { checkpoint, octets: 1 });
+                p.events.push_back(Event::Collected { checkpoint, bytes: 1 });
             }
             Action::Send(message) => self.forward.send(Forward::Message(message)),
             Action::SendMemory { checkpoint } => self.forward.send(Forward::Memory(checkpoint)),
@@ -494,7 +494,7 @@ impl World {
                     self.backward.send(message);
                 }
             }
-            Action::SendDirtyList => self.backward.send(Message::DirtyList { octets: 0 }),
+            Action::SendDirtyList => self.backward.send(Message::DirtyList { bytes: 0 }),
             Action::ReceiveMemory { .. } => {}
             Action::ReceiveState { .. } => s.receiving = true,
             Action::DropState { .. } => (s.receiving, s.received) = (false, None),
@@ -618,9 +618,9 @@ pub const fn as_message(point: Point) -> Message {
         Point::Ready => Message::Ready,
         Point::New => Message::New,
         Point::Suspended => Message::Suspended,
-        Point::DirtyList => Message::DirtyList { octets: 0 },
+        Point::DirtyList => Message::DirtyList { bytes: 0 },
         Point::Send => Message::Send,
-        Point::Size => Message::Size { octets: 1 },
+        Point::Size => Message::Size { bytes: 1 },
         Point::Received => Message::Received,
         Point::Loaded => Message::Loaded,
         Point::Resumed => Message::Resumed,

@@ -1,7 +1,7 @@
 //! Either side fails after three checkpoints, between two of them or in the middle of the fourth; the other runs the guest.
 //!
 //! Nothing here is left to chance. The time between checkpoints is an hour, and changing it makes QEMU take one at once, so the
-//! session is idle for as long as a test wants. In the middle means: the tap has cut a direction at a named octet of a named
+//! session is idle for as long as a test wants. In the middle means: the tap has cut a direction at a named byte of a named
 //! message, has said so, and only then the side is killed.
 
 use super::qemu::{INSTALLED, Qemu, Setup};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 pub const HOUR: u32 = 3_600_000;
 
-/// Where the fourth checkpoint is cut: behind the message, 1,000 octets into what follows it; or in front of an answer.
+/// Where the fourth checkpoint is cut: behind the message, 1,000 bytes into what follows it; or in front of an answer.
 const REQUEST: &str = "checkpoint-request@4+4";
 const RAM: &str = "vmstate-send@4+1004";
 const STATE: &str = "vmstate-size@4+1012";

@@ -1,4 +1,4 @@
-//! A real primary whose octets are changed on their way to the tap, which is its secondary: the tap says what is malformed and
+//! A real primary whose bytes are changed on their way to the tap, which is its secondary: the tap says what is malformed and
 //! closes the connection, and the primary's guest runs on.
 
 use super::failures::{HOUR, checkpoint, goes_on, three_checkpoints};
@@ -29,15 +29,15 @@ impl Bender {
         let (answers, replies) = (to.try_clone().unwrap(), from.try_clone().unwrap());
         let session = Arc::clone(&self.session);
         let back = thread::spawn(move || {
-            pass(answers, replies, |octets| {
-                session.lock().unwrap().feed(Direction::Back, octets, Duration::ZERO);
+            pass(answers, replies, |bytes| {
+                session.lock().unwrap().feed(Direction::Back, bytes, Duration::ZERO);
             });
         });
         let mut seen = 0;
-        pass(from, to, |octets| {
+        pass(from, to, |bytes| {
             let mut session = self.session.lock().unwrap();
-            let began = session.octets(Direction::Forward);
-            let events = session.feed(Direction::Forward, octets, Duration::ZERO);
+            let began = session.bytes(Direction::Forward);
+            let events = session.feed(Direction::Forward, bytes, Duration::ZERO);
             for event in events {
                 if !matches!(event.what, What::Message { name, .. } if name == self.name) {
                     continue;
@@ -46,9 +46,9 @@ impl Bender {
                 if seen == 4 {
                     let number = if self.name == "vmstate-size" { 4 } else { 0 };
                     let at = (event.offset + number).checked_sub(began).expect("in one piece") as usize;
-                    let mut behind = octets.split_off(at);
+                    let mut behind = bytes.split_off(at);
                     (self.change)(&mut behind);
-                    octets.extend(behind);
+                    bytes.extend(behind);
                 }
             }
         });
@@ -60,9 +60,9 @@ impl Bender {
 fn pass(mut from: UnixStream, mut to: UnixStream, mut see: impl FnMut(&mut Vec<u8>)) {
     let mut chunk = vec![0; 1 << 18];
     while let Ok(got @ 1..) = from.read(&mut chunk) {
-        let mut octets = chunk[..got].to_vec();
-        see(&mut octets);
-        if to.write_all(&octets).is_err() {
+        let mut bytes = chunk[..got].to_vec();
+        see(&mut bytes);
+        if to.write_all(&bytes).is_err() {
             break;
         }
     }
@@ -70,21 +70,21 @@ fn pass(mut from: UnixStream, mut to: UnixStream, mut see: impl FnMut(&mut Vec<u
     let _ = from.shutdown(Shutdown::Both);
 }
 
-fn resized(octets: &mut [u8], size: impl FnOnce(u64) -> u64) {
-    let old = u64::from_be_bytes(octets[..8].try_into().unwrap());
-    octets[..8].copy_from_slice(&size(old).to_be_bytes());
+fn resized(bytes: &mut [u8], size: impl FnOnce(u64) -> u64) {
+    let old = u64::from_be_bytes(bytes[..8].try_into().unwrap());
+    bytes[..8].copy_from_slice(&size(old).to_be_bytes());
 }
 
 #[test]
 #[ignore = "needs QEMU 7.2"]
 fn a_malformed_message_ends_the_session_and_the_primary_runs_on() {
     let cases: [(&str, Change, &str); 6] = [
-        ("checkpoint-request", |octets| octets[3] = 7, "number 0x7 is outside 0x0 to 0x6"),
-        ("checkpoint-request", |octets| octets[3] = 3, "where checkpoint-request is due"),
-        ("checkpoint-request", |octets| octets[3] = 6, "where checkpoint-request is due"),
-        ("vmstate-size", |octets| resized(octets, |_| 1 << 63), "vmstate-size 0x8000000000000000"),
-        ("vmstate-size", |octets| resized(octets, |size| size - 1), "are not sections up to their end"),
-        ("vmstate-size", |octets| resized(octets, |size| size + 1), "nothing more has come for 1s"),
+        ("checkpoint-request", |bytes| bytes[3] = 7, "number 0x7 is outside 0x0 to 0x6"),
+        ("checkpoint-request", |bytes| bytes[3] = 3, "where checkpoint-request is due"),
+        ("checkpoint-request", |bytes| bytes[3] = 6, "where checkpoint-request is due"),
+        ("vmstate-size", |bytes| resized(bytes, |_| 1 << 63), "vmstate-size 0x8000000000000000"),
+        ("vmstate-size", |bytes| resized(bytes, |size| size - 1), "are not sections up to their end"),
+        ("vmstate-size", |bytes| resized(bytes, |size| size + 1), "nothing more has come for 1s"),
     ];
     for (name, change, expected) in cases {
         println!("{name}: {expected}");

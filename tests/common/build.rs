@@ -1,4 +1,4 @@
-//! Streams octet by octet, written without the library's emitter so that tests of the parser do not lean on it.
+//! Streams byte by byte, written without the library's emitter so that tests of the parser do not lean on it.
 
 pub const PAGE: usize = 4096;
 

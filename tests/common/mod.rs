@@ -33,20 +33,20 @@ pub fn compressed_fixtures() -> Vec<String> {
 
 /// Reads a file, unpacked.
 pub fn read(path: &Path) -> Vec<u8> {
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     match Input::open(path).unwrap() {
-        Input::Mapped(map) => octets.extend_from_slice(&map),
+        Input::Mapped(map) => bytes.extend_from_slice(&map),
         Input::Pipe(mut pipe) => {
-            pipe.read_to_end(&mut octets).unwrap();
+            pipe.read_to_end(&mut bytes).unwrap();
         }
         Input::Compressed(mut source) => {
-            source.read_to_end(&mut octets).unwrap();
+            source.read_to_end(&mut bytes).unwrap();
         }
     }
-    octets
+    bytes
 }
 
-/// An item that owns its octets.
+/// An item that owns its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owned {
     pub index: u64,
@@ -108,7 +108,7 @@ pub fn by_push(mut stream: &[u8], options: Options, mut piece: impl FnMut() -> u
     (items, reader.finish().err())
 }
 
-/// A source that gives few octets at a time and counts them.
+/// A source that gives few bytes at a time and counts them.
 pub struct Meter<'a> {
     pub rest: &'a [u8],
     pub given: u64,
@@ -117,16 +117,16 @@ pub struct Meter<'a> {
 
 impl Read for Meter<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let octets = out.len().min(self.most).min(self.rest.len());
-        let (now, later) = self.rest.split_at(octets);
-        out[..octets].copy_from_slice(now);
+        let bytes = out.len().min(self.most).min(self.rest.len());
+        let (now, later) = self.rest.split_at(bytes);
+        out[..bytes].copy_from_slice(now);
         self.rest = later;
-        self.given += octets as u64;
-        Ok(octets)
+        self.given += bytes as u64;
+        Ok(bytes)
     }
 }
 
-/// Pulls a stream, at most `most` octets a call. Panics when an octet is taken from behind an item given.
+/// Pulls a stream, at most `most` bytes a call. Panics when a byte is taken from behind an item given.
 pub fn by_pull(stream: &[u8], options: Options, most: usize) -> Outcome {
     let mut reader = PullReader::new(Meter { rest: stream, given: 0, most }, options);
     let mut items: Vec<Owned> = Vec::new();
@@ -138,7 +138,7 @@ pub fn by_pull(stream: &[u8], options: Options, most: usize) -> Outcome {
             Err(ReadError::Io { error, .. }) => panic!("{error}"),
         }
         let end = items.last().map_or(0, |item| item.offset + item.size);
-        assert_eq!(reader.get_ref().given, end, "octets taken from behind {:?}", items.last());
+        assert_eq!(reader.get_ref().given, end, "bytes taken from behind {:?}", items.last());
     }
 }
 

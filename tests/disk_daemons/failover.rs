@@ -87,9 +87,9 @@ fn after_a_failover_the_disk_is_that_of_the_checkpoint() {
     let last = *numbers.iter().max().unwrap();
     assert!((known..=written.load(Ordering::SeqCst) + 1).contains(&last), "{last}: {known} were in a checkpoint");
     // All that was written until then, in its order, and nothing else.
-    for (index, octets) in disk.chunks(BLOCK).enumerate() {
+    for (index, bytes) in disk.chunks(BLOCK).enumerate() {
         let behind = (last + BLOCKS - index as u64) % BLOCKS;
-        assert!(octets == block(last - behind), "block {index}: {} where {} is due", numbers[index], last - behind);
+        assert!(bytes == block(last - behind), "block {index}: {} where {} is due", numbers[index], last - behind);
     }
 }
 

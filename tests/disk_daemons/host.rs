@@ -17,8 +17,8 @@ pub const SIZE: usize = 8 << 20;
 /// How long anything may take on a busy machine.
 pub const LONG: Duration = Duration::from_secs(120);
 
-/// Octets that are different everywhere.
-pub fn noise(seed: u64, octets: usize) -> Vec<u8> {
+/// Bytes that are different everywhere.
+pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5555_5555_5555_5555;
     let step = |state: &mut u64| {
         *state ^= *state << 13;
@@ -26,7 +26,7 @@ pub fn noise(seed: u64, octets: usize) -> Vec<u8> {
         *state ^= *state << 17;
         (*state >> 32) as u8
     };
-    (0..octets).map(|_| step(&mut state)).collect()
+    (0..bytes).map(|_| step(&mut state)).collect()
 }
 
 /// A daemon that does not outlive this value.

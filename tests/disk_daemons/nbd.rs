@@ -42,8 +42,8 @@ impl Guest {
         }
     }
 
-    pub fn write(&mut self, offset: u64, octets: &[u8]) -> io::Result<()> {
-        self.ask(1, offset, octets.len(), octets)
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.ask(1, offset, bytes.len(), bytes)
     }
 
     pub fn zero(&mut self, offset: u64, length: usize) -> io::Result<()> {
@@ -56,8 +56,8 @@ impl Guest {
 
     pub fn read(&mut self, offset: u64, length: usize) -> Vec<u8> {
         self.ask(0, offset, length, &[]).unwrap();
-        let mut octets = vec![0; length];
-        self.stream.read_exact(&mut octets).unwrap();
-        octets
+        let mut bytes = vec![0; length];
+        self.stream.read_exact(&mut bytes).unwrap();
+        bytes
     }
 }

@@ -72,13 +72,13 @@ fn what_qemu_wrote_until_the_checkpoint_is_there_after_a_failover_and_what_it_wr
 fn qemu_copies_a_whole_disk_through_the_server_while_it_is_replicated() {
     let pair = Pair::new();
     let other = pair.a.image().with_file_name("other");
-    let octets: Vec<u8> = super::noise(77, SIZE);
-    std::fs::write(&other, &octets).unwrap();
+    let bytes: Vec<u8> = super::noise(77, SIZE);
+    std::fs::write(&other, &bytes).unwrap();
     let begun = Instant::now();
     tool("qemu-img", &["convert", "-n", "-f", "raw", "-O", "raw", other.to_str().unwrap(), &uri(&pair.a.socket())]);
     pair.a.ask(&Request::Begin { session: 9 }).unwrap();
     let seq = pair.a.ask(&Request::Close { mark: mark(1), disks: 1 }).unwrap().seq.unwrap();
     pair.a.ask(&Request::Wait { seq }).unwrap();
     assert!(begun.elapsed() < LONG);
-    assert!(std::fs::read(pair.b.image()).unwrap() == octets);
+    assert!(std::fs::read(pair.b.image()).unwrap() == bytes);
 }

@@ -18,10 +18,10 @@ use xen_replicate::stream::writer::RecordWriter;
 use xen_replicate::stream::{Mode, Start, What, framer};
 
 fn contents(file: &File) -> Vec<u8> {
-    let (mut file, mut octets) = (file.try_clone().unwrap(), Vec::new());
+    let (mut file, mut bytes) = (file.try_clone().unwrap(), Vec::new());
     file.rewind().unwrap();
-    file.read_to_end(&mut octets).unwrap();
-    octets
+    file.read_to_end(&mut bytes).unwrap();
+    bytes
 }
 
 fn record_types(stream: &[u8]) -> Vec<u32> {
@@ -55,7 +55,7 @@ fn restored(file: &File, config: &SimConfig) -> (Secondary, Guest) {
 }
 
 #[test]
-fn a_plain_image_is_libxcs_octet_for_octet_and_restores_equal() {
+fn a_plain_image_is_libxcs_byte_for_byte_and_restores_equal() {
     let config = big();
     let guest = Guest::running(&config, 40);
     let file = tempfile::tempfile().unwrap();
@@ -181,7 +181,7 @@ fn image(guest: &Guest) -> (Vec<u8>, Vec<u8>) {
     (contents(&file), [&guest.lock().emulator().emit()[..], &libxl.device_model].concat())
 }
 
-/// A restore of these octets into a domain of this kind.
+/// A restore of these bytes into a domain of this kind.
 fn restore_of(stream: &[u8], stream_type: StreamType, config: &SimConfig) -> (Secondary, End) {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(stream).unwrap();

@@ -123,7 +123,7 @@ fn remus_lets_the_guest_run_before_the_round_is_written() {
 }
 
 #[test]
-fn remus_ends_at_postcopy_too_without_an_octet_of_the_round() {
+fn remus_ends_at_postcopy_too_without_a_byte_of_the_round() {
     let file = tempfile::tempfile().unwrap();
     let guest = Guest::running(&small(3), 20);
     let mut primary = Primary::new(&guest, &file, None);
@@ -177,11 +177,11 @@ pub fn recorded(config: &SimConfig) -> (Vec<u8>, Vec<usize>, Primary) {
     });
     let command = save_command(Flags::LIVE, StreamType::Remus);
     assert_eq!(start(command, &guest, &file, None).answer(&mut primary), failed(CANCELED));
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     file.try_clone().unwrap().rewind().unwrap();
-    file.try_clone().unwrap().read_to_end(&mut octets).unwrap();
+    file.try_clone().unwrap().read_to_end(&mut bytes).unwrap();
     let ends = ends.lock().unwrap()[1..].to_vec();
-    (octets, ends, primary)
+    (bytes, ends, primary)
 }
 
 pub fn replayed(stream: &[u8], config: &SimConfig) -> (Secondary, End) {
@@ -223,16 +223,16 @@ fn garbage_behind_a_checkpoint_is_an_error_and_no_failover() {
     let config = small(6);
     let (stream, ends, _) = recorded(&config);
     let place = ends[0];
-    // Octets of the round's first record: type, length, count, the first pfn.
+    // Bytes of the round's first record: type, length, count, the first pfn.
     let damage: [(&str, usize, &[u8]); 4] = [
         ("an unknown mandatory type", 0, &[0x77]),
         ("END in place of pages", 0, &[0; 8]),
         ("a page type that does not exist", 16 + 7, &[0x50]),
         ("a pfn out of bounds", 16 + 4, &[0x40]),
     ];
-    for (what, at, octets) in damage {
+    for (what, at, bytes) in damage {
         let mut stream = stream.clone();
-        stream[place + at..][..octets.len()].copy_from_slice(octets);
+        stream[place + at..][..bytes.len()].copy_from_slice(bytes);
         let (secondary, end) = replayed(&stream, &config);
         assert_eq!(end, failed(BADMSG), "{what}");
         assert_eq!(secondary.results, [(0, 0)], "{what}");

@@ -56,8 +56,8 @@ fn wrong() -> Vec<(&'static str, Vec<u8>)> {
 fn a_record_that_is_wrong_as_far_as_it_goes_is_an_error_and_no_failover() {
     let config = small(6);
     let (stream, ends, _) = recorded(&config);
-    for (what, octets) in wrong() {
-        let (secondary, end) = replayed(&[&stream[..ends[0]], &octets].concat(), &config);
+    for (what, bytes) in wrong() {
+        let (secondary, end) = replayed(&[&stream[..ends[0]], &bytes].concat(), &config);
         assert_eq!(end, failed(BADMSG), "{what}");
         assert_eq!(secondary.results, [(0, 0)], "{what}");
         assert_eq!(secondary.checkpoints, 1, "{what}");
@@ -68,12 +68,12 @@ fn a_record_that_is_wrong_as_far_as_it_goes_is_an_error_and_no_failover() {
 fn one_byte_too_many_before_any_record_is_an_error_wherever_the_stream_stops_behind_that_header() {
     let config = small(6);
     let (stream, ends, _) = recorded(&config);
-    for octet in [0, 1, 0x80, 0xff] {
+    for byte in [0, 1, 0x80, 0xff] {
         for more in [8, 9, 100] {
-            let torn = [&stream[..ends[0]], &[octet], &stream[ends[0]..][..more]].concat();
+            let torn = [&stream[..ends[0]], &[byte], &stream[ends[0]..][..more]].concat();
             let (secondary, end) = replayed(&torn, &config);
-            assert_eq!(end, failed(BADMSG), "{octet:#x} and {more} bytes");
-            assert_eq!(secondary.results, [(0, 0)], "{octet:#x} and {more} bytes");
+            assert_eq!(end, failed(BADMSG), "{byte:#x} and {more} bytes");
+            assert_eq!(secondary.results, [(0, 0)], "{byte:#x} and {more} bytes");
         }
     }
 }

@@ -180,6 +180,6 @@ fn what_is_no_stream_is_an_error() {
     drop(stream);
     let mut rest = Vec::new();
     reader.read_to_end(&mut rest).unwrap();
-    // Only the header's octets were read.
+    // Only the header's bytes were read.
     assert_eq!(rest.len(), 76);
 }

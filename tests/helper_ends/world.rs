@@ -138,7 +138,7 @@ pub fn write_record(file: &mut File, type_id: u32, parts: &[&[u8]]) -> io::Resul
     RecordWriter::new(file).record(type_id, parts)
 }
 
-/// Reads a record, octet for octet; `None` where the source ends.
+/// Reads a record, byte for byte; `None` where the source ends.
 pub fn read_record(file: &mut File) -> Option<(u32, Vec<u8>)> {
     let mut header = [0; 8];
     match file.read_exact(&mut header) {

@@ -50,10 +50,10 @@ fn any_text_at_every_place_between_two_items() {
     for &place in &places {
         for text in TEXTS {
             let stream = [&good[..place], text.as_bytes(), &good[place..]].concat();
-            let Some(Foreign::Text { offset, octets, text: quoted, goes_on }) = found(&stream) else {
+            let Some(Foreign::Text { offset, bytes, text: quoted, goes_on }) = found(&stream) else {
                 panic!("{text:?} at {place}: {:?}", judged(&stream));
             };
-            assert_eq!((offset, octets), (place as u64, text.len() as u64), "{text:?}");
+            assert_eq!((offset, bytes), (place as u64, text.len() as u64), "{text:?}");
             assert_eq!((&quoted[..], goes_on), (*text, Some((place + text.len()) as u64)));
         }
     }
@@ -64,8 +64,8 @@ fn long_text_is_quoted_in_part() {
     for length in [206, 4096, 60_000] {
         let text = "motd ".repeat(length / 5);
         let stream = [text.as_bytes(), &hvm_xl()].concat();
-        let Some(Foreign::Text { octets, text: quoted, goes_on, .. }) = found(&stream) else { panic!("{length}") };
-        assert_eq!((octets, goes_on), (text.len() as u64, Some(text.len() as u64)));
+        let Some(Foreign::Text { bytes, text: quoted, goes_on, .. }) = found(&stream) else { panic!("{length}") };
+        assert_eq!((bytes, goes_on), (text.len() as u64, Some(text.len() as u64)));
         assert!(quoted.ends_with('…') && quoted.chars().count() == 201);
     }
     // Nothing but text.
@@ -82,10 +82,10 @@ fn the_tail_that_a_crash_left_unwritten_at_every_place() {
         let mut stream = good.clone();
         stream[lost..].fill(0);
         stream.resize(stream.len().next_multiple_of(4096) + 4096, 0);
-        let zeros = stream.iter().rev().take_while(|octet| **octet == 0).count() as u64;
+        let zeros = stream.iter().rev().take_while(|byte| **byte == 0).count() as u64;
         match found(&stream) {
-            Some(Foreign::Zeros { offset, octets, to_end: true }) => {
-                assert_eq!((offset, octets), (stream.len() as u64 - zeros, zeros), "lost from {lost} on");
+            Some(Foreign::Zeros { offset, bytes, to_end: true }) => {
+                assert_eq!((offset, bytes), (stream.len() as u64 - zeros, zeros), "lost from {lost} on");
             }
             // Headers and bodies that are cut in the middle are found wrong by themselves.
             other => panic!("lost from {lost} on: {other:?}: {:?}", judged(&stream).findings),

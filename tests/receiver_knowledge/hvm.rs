@@ -25,7 +25,7 @@ fn every_bit_of_the_headers_magic_and_version() {
     for length in 0..24 {
         only(&with_entry(&good, 1, |data| data.truncate(length)), "error: HVM_CONTEXT", "HEADER");
     }
-    only(&with_entry(&good, 1, |data| data.push(0)), "remark: HVM_CONTEXT: HEADER:0 has 25 octets", "at most 24");
+    only(&with_entry(&good, 1, |data| data.push(0)), "remark: HVM_CONTEXT: HEADER:0 has 25 bytes", "at most 24");
     // One more, none, and one behind another entry.
     let twice = with_entries(&good, |list| list.insert(1, list[0].clone()));
     only(&twice, "error: HVM_CONTEXT", "HEADER again");
@@ -74,7 +74,7 @@ fn every_length_of_an_entry_but_those_that_are() {
                 entry.2.resize(length, 0);
             }))
         };
-        // LAPIC of 24 octets grows to the 32 of newer releases.
+        // LAPIC of 24 bytes grows to the 32 of newer releases.
         let longest = if *typecode == 5 { 32 } else { data.len() };
         let longer = resized(longest + 1);
         assert!(longer.len() == 1 && longer[0].starts_with("remark") && longer[0].contains("at most"), "{longer:?}");
@@ -82,7 +82,7 @@ fn every_length_of_an_entry_but_those_that_are() {
         let why = ["at least", "no known layout"];
         assert!(
             shorter.iter().any(|said| why.iter().any(|why| said.contains(why))),
-            "type {typecode}: {} octets: {shorter:?}",
+            "type {typecode}: {} bytes: {shorter:?}",
             data.len() - 1
         );
     }
@@ -221,7 +221,7 @@ fn params_of(stream: &[u8]) -> Vec<(u64, u64)> {
     let mut params = Vec::new();
     edit(stream, |layer, type_id, body| {
         if (layer, type_id) == (Layer::Libxc, HVM_PARAMS) {
-            let word = |octets: &[u8]| u64::from_le_bytes(octets.try_into().unwrap());
+            let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
             params = body[8..].chunks_exact(16).map(|entry| (word(&entry[..8]), word(&entry[8..]))).collect();
         }
         Change::Keep

@@ -1,4 +1,4 @@
-//! Flips one bit of a direction's octets: in a frame of a chosen type, or in a record of a chosen kind that DATA carries.
+//! Flips one bit of a direction's bytes: in a frame of a chosen type, or in a record of a chosen kind that DATA carries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ pub mod frame {
 /// Where the bit is.
 #[derive(Debug, Clone, Copy)]
 pub enum Bit {
-    /// In this octet of a frame of this type, counted from its header's first.
+    /// In this byte of a frame of this type, counted from its header's first.
     Frame(u8, usize),
     /// In the middle of an item of the stream, by its name.
     Record(&'static str),
@@ -39,7 +39,7 @@ pub struct Flipper {
     began: bool,
     held: Vec<u8>,
     stream: PushReader,
-    /// Octets of the stream before the frame.
+    /// Bytes of the stream before the frame.
     offset: u64,
 }
 
@@ -53,11 +53,11 @@ impl Flipper {
     }
 
     /// What is to be passed on, now that these have come; none at all for the end.
-    pub fn pass(&mut self, octets: &[u8]) -> Vec<u8> {
-        if octets.is_empty() {
+    pub fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
+        if bytes.is_empty() {
             return std::mem::take(&mut self.held);
         }
-        self.held.extend_from_slice(octets);
+        self.held.extend_from_slice(bytes);
         let mut out = Vec::new();
         while let Some(size) = self.whole() {
             let rest = self.held.split_off(size);
@@ -71,7 +71,7 @@ impl Flipper {
         out
     }
 
-    /// Octets of what stands in front, if all of them have come.
+    /// Bytes of what stands in front, if all of them have come.
     fn whole(&self) -> Option<usize> {
         if !self.began {
             return (self.held.len() >= MAGIC.len()).then_some(MAGIC.len());

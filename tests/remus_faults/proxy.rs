@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Octets that a segment of TCP carries on an Ethernet.
+/// Bytes that a segment of TCP carries on an Ethernet.
 const SEGMENT: usize = 1448;
 
 /// What a direction is like. The default is this machine's own loopback.
@@ -18,7 +18,7 @@ const SEGMENT: usize = 1448;
 pub struct Weather {
     /// From one end to the other.
     pub delay: Duration,
-    /// Octets a second, if there is a limit.
+    /// Bytes a second, if there is a limit.
     pub rate: Option<u32>,
     /// Of 1,000 segments how many are lost: each comes again after [`Weather::again`], and holds up all behind it, as with TCP.
     pub loss_permille: u64,
@@ -164,7 +164,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Octets and the time at which they arrive at the other end; none for the end of the connection.
+/// Bytes and the time at which they arrive at the other end; none for the end of the connection.
 type Parcel = (Instant, Option<Vec<u8>>);
 
 fn take_in(mut from: TcpStream, way: &Way, mut flipper: Option<Flipper>, weather: Weather, out: &SyncSender<Parcel>) {
@@ -181,12 +181,11 @@ fn take_in(mut from: TcpStream, way: &Way, mut flipper: Option<Flipper>, weather
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
             Err(_) => 0,
         };
-        let octets = match &mut flipper {
+        let bytes = match &mut flipper {
             Some(flipper) => flipper.pass(&buffer[..got]),
             None => buffer[..got].to_vec(),
         };
-        for segment in
-            octets.chunks(if weather.rate.is_some() || weather.loss_permille > 0 { SEGMENT } else { 1 << 16 })
+        for segment in bytes.chunks(if weather.rate.is_some() || weather.loss_permille > 0 { SEGMENT } else { 1 << 16 })
         {
             free = free.max(Instant::now());
             if let Some(rate) = weather.rate {
@@ -210,13 +209,13 @@ fn give_out(mut to: TcpStream, way: &Way, parcels: &Receiver<Parcel>) {
     to.set_nodelay(true).unwrap();
     // One that does not read must not keep this from ending.
     to.set_write_timeout(Some(Duration::from_millis(20))).unwrap();
-    for (due, octets) in parcels {
+    for (due, bytes) in parcels {
         way.wait_until(due);
         if !way.wait() {
             break;
         }
-        let Some(octets) = octets else { break };
-        let mut rest = &octets[..];
+        let Some(bytes) = bytes else { break };
+        let mut rest = &bytes[..];
         while !rest.is_empty() {
             match to.write(rest) {
                 Ok(written) => rest = &rest[written..],

@@ -234,7 +234,7 @@ impl World {
     }
 
     /// Waits for the failover from `dead`, which is gone or stands still, to `survivor` at `place`; `acknowledged` is what the
-    /// primary told last. The survivor must be the checkpoint that it says it is, octet for octet.
+    /// primary told last. The survivor must be the checkpoint that it says it is, byte for byte.
     #[track_caller]
     pub fn survives(&self, dead: &Side, survivor: &mut Side, place: u8, acknowledged: u64) -> u64 {
         let status = survivor.wait_for_active();

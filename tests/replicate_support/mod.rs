@@ -25,8 +25,8 @@ impl Shared {
 }
 
 impl Write for Shared {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.0.borrow_mut().write(octets)
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -103,20 +103,20 @@ pub fn verified(stream: &[u8]) -> Report {
 #[derive(Debug, Clone, Default)]
 pub struct Addresses {
     pub pieces: Rc<RefCell<Vec<(usize, usize)>>>,
-    pub octets: Rc<Cell<usize>>,
+    pub bytes: Rc<Cell<usize>>,
 }
 
 impl Write for Addresses {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.write_vectored(&[io::IoSlice::new(octets)])
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[io::IoSlice::new(bytes)])
     }
 
     fn write_vectored(&mut self, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
         let mut seen = self.pieces.borrow_mut();
         seen.extend(pieces.iter().map(|piece| (piece.as_ptr() as usize, piece.len())));
-        let octets = pieces.iter().map(|piece| piece.len()).sum();
-        self.octets.set(self.octets.get() + octets);
-        Ok(octets)
+        let bytes = pieces.iter().map(|piece| piece.len()).sum();
+        self.bytes.set(self.bytes.get() + bytes);
+        Ok(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -25,7 +25,7 @@ use xen_replicate::stream::{Mode, Start};
 
 use Program::{Debians, Ours};
 
-/// Address space of a helper, in octets.
+/// Address space of a helper, in bytes.
 const ROOM: u64 = 1 << 30;
 /// What ours may take of it for any stream that is not a checkpoint without end, in KiB. A good one takes about 10 MiB.
 const SMALL_KIB: u64 = 32 << 10;
@@ -137,13 +137,13 @@ pub fn place(stream: &[u8], name: &str, from: usize) -> (usize, usize) {
     (offset, offset + size)
 }
 
-pub fn insert(stream: &[u8], at: usize, octets: &[u8]) -> Vec<u8> {
-    [&stream[..at], octets, &stream[at..]].concat()
+pub fn insert(stream: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
+    [&stream[..at], bytes, &stream[at..]].concat()
 }
 
-fn with(stream: &[u8], at: usize, octets: &[u8]) -> Vec<u8> {
+fn with(stream: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
     let mut out = stream.to_vec();
-    out[at..at + octets.len()].copy_from_slice(octets);
+    out[at..at + bytes.len()].copy_from_slice(bytes);
     out
 }
 
@@ -163,10 +163,10 @@ fn plain_cases(good: &[u8]) -> Vec<Case> {
     let end = of("END").0;
     let case = |name: &str, must, stream| Case { name: name.into(), stream, kind: PLAIN, must };
     let p2m = [&0u32.to_le_bytes()[..], &u32::MAX.to_le_bytes(), &9u64.to_le_bytes()].concat();
-    let head = |octets: &[u8]| insert(good, static_end, octets);
+    let head = |bytes: &[u8]| insert(good, static_end, bytes);
     vec![
         case("a good stream", Take, good.to_vec()),
-        case("no octets at all", Refuse("offset 0"), vec![]),
+        case("no bytes at all", Refuse("offset 0"), vec![]),
         case("wrong marker", Refuse("marker"), with(good, 0, &[0])),
         case("wrong id", Refuse("id"), with(good, 8, b"XENG")),
         case("version 4", Refuse("version is 4"), with(good, 15, &[4])),
@@ -175,12 +175,12 @@ fn plain_cases(good: &[u8]) -> Vec<Case> {
         case("page_shift 16", Refuse("page_shift is 16"), with(good, 28, &[16])),
         case("a PV stream", Refuse("domain"), pv_libxc()),
         case("a page at pfn 2^34-1", Refuse("0x3ffffffff"), head(&record(1, &pages(&[FAR], 1)))),
-        case("P2M_FRAMES of 16 octets for 2^32 pfns", Refuse("X86_PV_P2M_FRAMES"), head(&record(3, &p2m))),
+        case("P2M_FRAMES of 16 bytes for 2^32 pfns", Refuse("X86_PV_P2M_FRAMES"), head(&record(3, &p2m))),
         case("a PV vCPU", Refuse("X86_PV_VCPU_BASIC"), insert(good, page_end, &record(4, &vcpu(0, 5168)))),
         case("unknown optional record", Take, head(&record(0x8000_007f, &[1, 2, 3]))),
         case("unknown mandatory record", Refuse("0x0000007f"), head(&record(0x7f, &[1, 2, 3]))),
         case("a record over 128 MiB", Refuse("over the limit"), with(good, context + 4, &0x0800_0001u32.to_le_bytes())),
-        case("a record of 2^32-1 octets", Refuse("over the limit"), with(good, context + 4, &[0xff; 4])),
+        case("a record of 2^32-1 bytes", Refuse("over the limit"), with(good, context + 4, &[0xff; 4])),
         case("PAGE_DATA of no pages", Refuse("count is 0"), head(&record(1, &pages(&[], 0)))),
         case("PAGE_DATA of 2^32-1 pages", Refuse("count is 4294967295"), with(good, page + 8, &[0xff; 4])),
         case("PAGE_DATA a page short", Refuse("PAGE_DATA"), head(&record(1, &pages(&[1, 2], 1)))),
@@ -195,8 +195,8 @@ fn plain_cases(good: &[u8]) -> Vec<Case> {
             Refuse("offset"),
             insert(good, end, &record(10, &hvm_params(&[(1, 1 << 52)]))),
         ),
-        case("HVM_CONTEXT of no octets", Refuse("HVM_CONTEXT"), insert(good, context, &record(9, &[]))),
-        case("HVM_PARAMS of no octets", Refuse("HVM_PARAMS"), insert(good, context, &record(10, &[]))),
+        case("HVM_CONTEXT of no bytes", Refuse("HVM_CONTEXT"), insert(good, context, &record(9, &[]))),
+        case("HVM_PARAMS of no bytes", Refuse("HVM_PARAMS"), insert(good, context, &record(10, &[]))),
         case("no HVM_CONTEXT", Refuse("HVM_CONTEXT"), without(good, of("HVM_CONTEXT"))),
         case("HVM_CONTEXT of garbage", Refuse("HVM_CONTEXT"), insert(good, context, &record(9, &[0xa5; 64]))),
         case("END of the stream in a header", Refuse("ends"), good[..30].to_vec()),
@@ -214,7 +214,7 @@ fn remus_cases(good: &[u8]) -> Vec<Case> {
         |name: &str, must, stream| Case { name: format!("after checkpoint 1: {name}"), stream, kind: REMUS, must };
     let (page, page_end) = of("PAGE_DATA");
     let context = of("HVM_CONTEXT").0;
-    let next = |octets: &[u8]| insert(good, behind, octets);
+    let next = |bytes: &[u8]| insert(good, behind, bytes);
     let torn = |type_id: u32, length: u32| [&good[..behind], &type_id.to_le_bytes(), &length.to_le_bytes()].concat();
     vec![
         Case {
@@ -248,9 +248,9 @@ fn remus_cases(good: &[u8]) -> Vec<Case> {
         case("unknown mandatory record, cut off", Refuse("0x0000007f"), torn(0x7f, 64)),
         case("CHECKPOINT with a body, cut off", Refuse("CHECKPOINT"), torn(14, 8)),
         case("END with a body, cut off", Refuse("END"), torn(0, 8)),
-        case("X86_TSC_INFO of 4096 octets, cut off", Refuse("X86_TSC_INFO"), torn(8, 4096)),
+        case("X86_TSC_INFO of 4096 bytes, cut off", Refuse("X86_TSC_INFO"), torn(8, 4096)),
         case("X86_PV_INFO, cut off", Refuse("X86_PV_INFO"), torn(2, 8)),
-        case("an octet too many, cut off", Refuse("record"), insert(&good[..behind + 40], behind, &[0])),
+        case("a byte too many, cut off", Refuse("record"), insert(&good[..behind + 40], behind, &[0])),
         case("the stream's end", FailOver, good[..behind].to_vec()),
         case("the stream's end in a record's header", FailOver, good[..behind + 3].to_vec()),
         case("the stream's end in PAGE_DATA", FailOver, good[..page_end - 100].to_vec()),
@@ -342,19 +342,19 @@ fn a_page_far_out_costs_a_page_and_with_theirs_two_gib() {
     assert!(ours.peak_kib < SMALL_KIB, "{ours:?}");
 }
 
-/// Pages behind a checkpoint until nobody reads any more; gives how many octets.
+/// Pages behind a checkpoint until nobody reads any more; gives how many bytes.
 fn flood(path: &Path, good: &[u8]) -> u64 {
     let behind = place(good, "CHECKPOINT", 0).1;
     let mut sink = File::options().write(true).open(path).unwrap();
     sink.write_all(&good[..behind]).unwrap();
     let entries: Vec<u64> = (0..128).collect();
     let more = record(1, &pages(&entries, entries.len()));
-    let mut octets = 0;
+    let mut bytes = 0;
     while sink.write_all(&more).is_ok() {
-        octets += more.len() as u64;
-        assert!(octets < 8 << 30, "it reads without end");
+        bytes += more.len() as u64;
+        assert!(bytes < 8 << 30, "it reads without end");
     }
-    octets
+    bytes
 }
 
 #[test]
@@ -365,17 +365,17 @@ fn a_checkpoint_of_more_pages_than_the_domain_may_have_is_refused() {
     for program in [Debians, Ours] {
         let folder = tempfile::tempdir().unwrap();
         let path = fifo(folder.path(), "stream");
-        let (seen, home, octets) = thread::scope(|scope| {
+        let (seen, home, bytes) = thread::scope(|scope| {
             let flooding = scope.spawn(|| flood(&path, &good));
             let (seen, home) = judge(program, &config, REMUS, &path, ROOM);
             (seen, home, flooding.join().unwrap())
         });
-        println!("{program:?}: {octets} octets, {seen:?}");
+        println!("{program:?}: {bytes} bytes, {seen:?}");
         if program == Ours {
             assert!(seen.what == "refused" && seen.said.contains("over the limit of 1"), "{seen:?}");
             assert_eq!(seen.errno, rustix::io::Errno::NOBUFS.raw_os_error());
             // What the pipe holds comes on top.
-            assert!(octets < 4 << 20 && seen.peak_kib < SMALL_KIB, "{octets} octets, {seen:?}");
+            assert!(bytes < 4 << 20 && seen.peak_kib < SMALL_KIB, "{bytes} bytes, {seen:?}");
             assert!(home.after().info().unwrap().paused);
         }
     }

@@ -23,19 +23,19 @@ use xen_replicate::stream::{Mode, Start};
 
 use Program::{Debians, Ours};
 
-/// Octets of the longest body that is given, nearly as many as a record may have.
+/// Bytes of the longest body that is given, nearly as many as a record may have.
 const LONG: usize = 127 << 20;
 /// What two runs of the same may differ by, in KiB.
 const NOISE_KIB: u64 = 6 << 10;
 
-/// A HVM context of a header, one entry of so many octets, and END.
-fn long_context(octets: usize) -> Vec<u8> {
+/// A HVM context of a header, one entry of so many bytes, and END.
+fn long_context(bytes: usize) -> Vec<u8> {
     let entry = |typecode: u16, data: &[u8]| -> Vec<u8> {
         [&typecode.to_le_bytes()[..], &[0; 2], &(data.len() as u32).to_le_bytes(), data].concat()
     };
     let mut header = [0x5438_1286u32.to_le_bytes(), 1u32.to_le_bytes()].concat();
     header.resize(24, 0);
-    [entry(1, &header), entry(0x7f, &vec![0; octets]), entry(0, &[])].concat()
+    [entry(1, &header), entry(0x7f, &vec![0; bytes]), entry(0, &[])].concat()
 }
 
 /// The most memory that either helper had for a stream, theirs and ours, in KiB.
@@ -56,7 +56,7 @@ fn one_long_record_costs_no_more_than_with_theirs() {
     original.suspend().unwrap();
     let good = we_save(&mut original);
     let of = |name: &str| place(&good, name, 0);
-    let instead = |name: &str, octets: Vec<u8>| insert(&without(&good, of(name)), of(name).0, &octets);
+    let instead = |name: &str, bytes: Vec<u8>| insert(&without(&good, of(name)), of(name).0, &bytes);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stream");
     let mut wrong = Vec::new();

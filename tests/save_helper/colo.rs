@@ -18,19 +18,19 @@ const SVM_SUSPENDED: u32 = 1;
 const SVM_READY: u32 = 2;
 const SVM_RESUMED: u32 = 3;
 
-/// A CHECKPOINT_STATE record as libxl writes it: four octets of body, four of padding.
+/// A CHECKPOINT_STATE record as libxl writes it: four bytes of body, four of padding.
 fn state(number: u32) -> [u8; 16] {
-    let mut octets = [0; 16];
-    octets[..4].copy_from_slice(&CHECKPOINT_STATE.to_le_bytes());
-    octets[4..8].copy_from_slice(&4u32.to_le_bytes());
-    octets[8..12].copy_from_slice(&number.to_le_bytes());
-    octets
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&CHECKPOINT_STATE.to_le_bytes());
+    bytes[4..8].copy_from_slice(&4u32.to_le_bytes());
+    bytes[8..12].copy_from_slice(&number.to_le_bytes());
+    bytes
 }
 
 fn expect<const LENGTH: usize>(mut from: &File, record: [u8; LENGTH]) {
-    let mut octets = [0; LENGTH];
-    from.read_exact(&mut octets).unwrap();
-    assert_eq!(octets, record);
+    let mut bytes = [0; LENGTH];
+    from.read_exact(&mut bytes).unwrap();
+    assert_eq!(bytes, record);
 }
 
 fn say(mut to: &File, record: &[u8]) {

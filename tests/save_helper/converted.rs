@@ -25,7 +25,7 @@ fn end_of(stream: &[u8], checkpoint: u64) -> usize {
 fn their_helper_restores_each_of_their_checkpoints_as_an_image_of_its_own() {
     for config in configs() {
         let (home, stream) = their_stream(&config, 4);
-        let octets = fs::read(&stream).unwrap();
+        let bytes = fs::read(&stream).unwrap();
         for checkpoint in 1..=4 {
             let options = Options { checkpoint: Some(checkpoint), ..Options::default() };
             let image = Image::open(File::open(&stream).unwrap(), &options).unwrap();
@@ -33,7 +33,7 @@ fn their_helper_restores_each_of_their_checkpoints_as_an_image_of_its_own() {
             plain::write(&image, Container::Libxc, File::create(&path).unwrap()).unwrap();
             let restored = they_restore(&config, &path);
             let cut = home.path(&format!("cut-{checkpoint}"));
-            fs::write(&cut, &octets[..end_of(&octets, checkpoint)]).unwrap();
+            fs::write(&cut, &bytes[..end_of(&bytes, checkpoint)]).unwrap();
             let (gone_over, taken) = we_take_over(&config, &cut);
             assert_eq!(u64::from(taken), checkpoint);
             assert_carried(&gone_over, &restored);

@@ -379,7 +379,7 @@ fn checkpoints_go_through_a_pipe_as_they_are_made() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = fifo(folder.path(), "stream");
         thread::scope(|scope| {
-            // Either end reads and writes with the same descriptors in turn: an octet too far would be missing there.
+            // Either end reads and writes with the same descriptors in turn: a byte too far would be missing there.
             let protecting = scope.spawn(|| protect(Helper(saving), &config, &pipe, 3));
             let (copy, checkpoint) = take_over(Helper(restoring), &config, &pipe);
             assert_eq!(checkpoint, 3);
@@ -435,9 +435,9 @@ fn the_end_in_libxls_part_is_a_failover_and_garbage_is_none() {
         // A record that does not exist, where CHECKPOINT_END should be; and libxl's END inside a checkpoint.
         for type_id in [0x7f, 0] {
             let (_, end) = part_of(&whole, 2);
-            let mut octets = whole.clone();
-            octets[end - 8] = type_id;
-            fs::write(&bad, &octets).unwrap();
+            let mut bytes = whole.clone();
+            bytes[end - 8] = type_id;
+            fs::write(&bad, &bytes).unwrap();
             let (_, ended) = try_take_over(of, &config, &bad);
             assert!(matches!(ended, Err(DriverError::Restore(_))), "{of:?}: {ended:?}");
         }
@@ -456,11 +456,11 @@ fn a_helper_that_fails_is_an_error_with_its_own_words() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stream");
     save_plain(Whole, &config, &path);
-    let mut octets = fs::read(&path).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
     // libxc's marker, behind LIBXC_CONTEXT.
-    let marker = octets.windows(8).position(|window| window == [0xff; 8]).unwrap();
-    octets[marker] = 0;
-    fs::write(&path, &octets).unwrap();
+    let marker = bytes.windows(8).position(|window| window == [0xff; 8]).unwrap();
+    bytes[marker] = 0;
+    fs::write(&path, &bytes).unwrap();
     for of in [Debians, Ours] {
         let home = Home::empty(&config).with(of);
         let mut remote = Remote::empty(&home, &config);

@@ -144,11 +144,11 @@ impl Helper {
         Helper::start(home, program(home), &restore_command(kind), &source, back.as_ref())
     }
 
-    /// The same with so many octets of address space.
-    pub fn restore_within(home: &Home, stream: &Path, kind: u32, octets: u64) -> Helper {
+    /// The same with so many bytes of address space.
+    pub fn restore_within(home: &Home, stream: &Path, kind: u32, bytes: u64) -> Helper {
         let whole = program(home);
         let mut limited = process::Command::new("prlimit");
-        limited.arg(format!("--as={octets}")).arg(whole.get_program()).args(whole.get_args());
+        limited.arg(format!("--as={bytes}")).arg(whole.get_program()).args(whole.get_args());
         limited.envs(whole.get_envs().filter_map(|(key, value)| Some((key, value?))));
         Helper::start(home, limited, &restore_command(kind), &File::open(stream).unwrap(), None)
     }

@@ -139,7 +139,7 @@ pub fn fifo(folder: &Path, name: &str) -> PathBuf {
     path
 }
 
-/// Holds a restored domain against the one that was saved: all that libxc carries equal octet by octet, the rings' pages clear.
+/// Holds a restored domain against the one that was saved: all that libxc carries equal byte by byte, the rings' pages clear.
 pub fn assert_restored(original: &SimDomain, copy: &SimDomain) {
     for pfn in RINGS.map(|ring| original.hvm_param(ring).unwrap()) {
         assert_ne!(original.memory().page(pfn), Some(&ZERO_PAGE), "ring page {pfn:#x}");

@@ -76,17 +76,17 @@ fn pages_that_are_dirtied_meanwhile_are_sent_again_in_rounds() {
 
 #[test]
 #[ignore = "long"]
-fn a_flipped_octet_is_seen_in_every_copy_and_in_a_verify_pass_by_either_side() {
+fn a_flipped_byte_is_seen_in_every_copy_and_in_a_verify_pass_by_either_side() {
     let config = SimConfig::small(5);
     let pfn = 40;
     for flags in [0, VERIFY] {
         let home = Home::of(&guest(&config, 50));
         let (original, stream) = they_save(&home, flags);
-        let mut octets = fs::read(&stream).unwrap();
+        let mut bytes = fs::read(&stream).unwrap();
         let page = original.memory().page(pfn).unwrap();
-        let last = octets.windows(page.len()).rposition(|octets| octets == page).unwrap();
-        octets[last] ^= 0x40;
-        fs::write(&stream, &octets).unwrap();
+        let last = bytes.windows(page.len()).rposition(|bytes| bytes == page).unwrap();
+        bytes[last] ^= 0x40;
+        fs::write(&stream, &bytes).unwrap();
         let (theirs, outcome) = try_restore(&config, &stream);
         let (ours, restorer) = we_restore(&config, &stream);
         let verified = flags == VERIFY;

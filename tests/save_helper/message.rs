@@ -1,5 +1,5 @@
 //! What a save helper says, kept for the tests to look at. How it is said is `save_helper::message`'s matter, which holds its
-//! parser against the octets of each kind; libxl's own parser is Debian's.
+//! parser against the bytes of each kind; libxl's own parser is Debian's.
 
 /// A message of the helper's.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -39,7 +39,7 @@ fn restore(program: Program, config: &SimConfig, stream: &Path) -> SimDomain {
 
 #[test]
 #[ignore = "long"]
-fn plain_images_go_either_way_and_ours_is_octet_for_octet_what_it_should_be() {
+fn plain_images_go_either_way_and_ours_is_byte_for_byte_what_it_should_be() {
     for config in configs() {
         for (saving, restoring) in PAIRS {
             let (mut original, home) = save(saving, Home::of(&guest(&config, 50)), 0);
@@ -167,7 +167,7 @@ pub fn take_over(home: &Home, stream: &Path, mut libxl: impl Read) -> u32 {
         Message::Checkpoint => {
             let mut header = [0; 8];
             libxl.read_exact(&mut header).unwrap();
-            assert_eq!(header, record(libxl::types::CHECKPOINT_END), "an octet too many, or too few, was read");
+            assert_eq!(header, record(libxl::types::CHECKPOINT_END), "a byte too many, or too few, was read");
             taken += 1;
             Some(1)
         }

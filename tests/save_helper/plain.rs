@@ -130,7 +130,7 @@ fn their_helper_restores_what_we_saved() {
 
 #[test]
 #[ignore = "long"]
-fn our_plain_stream_is_theirs_octet_for_octet() {
+fn our_plain_stream_is_theirs_byte_for_byte() {
     for config in configs() {
         let home = Home::of(&guest(&config, 50));
         let (mut original, stream) = they_save(&home, 0);

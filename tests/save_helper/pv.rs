@@ -81,7 +81,7 @@ fn a_guest_of_a_machine_that_ends_with_an_extent_of_the_m2p_is_saved() {
 
 #[test]
 #[ignore = "long"]
-fn our_plain_pv_stream_is_theirs_octet_for_octet() {
+fn our_plain_pv_stream_is_theirs_byte_for_byte() {
     for config in configs() {
         let theirs = save(Debians, &config, 0);
         let mut original = after(&theirs);

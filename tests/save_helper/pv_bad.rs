@@ -87,7 +87,7 @@ fn bad_pv_streams_are_refused_in_little_memory() {
             stream(0, 1023, &[8, 9], Some((table, 1024 << 12 | 1))),
             "its pfn is beyond the guest's maximum of 0x400 pfns",
         ),
-        // 16 octets of p2m frames: Debian's helper makes a p2m of 3 GiB for them.
+        // 16 bytes of p2m frames: Debian's helper makes a p2m of 3 GiB for them.
         (stream(0x0fff_ffff, 0x0fff_ffff, &[8], None), "X86_PV_P2M_FRAMES: starts at pfn 0xfffffff"),
         (stream(0, 1023, &[8, 9], Some((PageEntry { pfn: 1024, ..data }, 0))), "pfn 0x400 is outside"),
         (stream(0, 1023, &[8, 9], Some((data, 0))), "SHARED_INFO"),

@@ -35,7 +35,7 @@ pub fn home_of(domain: &PvSim, program: Program) -> Home {
     let image = domain.image();
     fs::write(home.path("before.json"), serde_json::to_vec(&image).unwrap()).unwrap();
     let memory = File::create(home.path("memory")).unwrap();
-    let mut m2p = vec![0xff; image.m2p_octets()];
+    let mut m2p = vec![0xff; image.m2p_bytes()];
     for mfn in 0..domain.nr_mfns().unwrap() {
         let page = domain.page(mfn).unwrap();
         if *page != ZERO_PAGE {
@@ -124,7 +124,7 @@ pub fn assert_restored(original: &mut PvSim, copy: &mut PvSim, config: &PvConfig
             continue;
         };
         if let Some(index) = p2m.frames().iter().position(|&frame| frame == pfn) {
-            let per_frame = PAGE_SIZE / width.octets();
+            let per_frame = PAGE_SIZE / width.bytes();
             for at in 0..per_frame {
                 let named = (index * per_frame + at) as u64;
                 let entry = |page: &[u8]| p2m_entry(words::word().nth(at).get(page, width), width);

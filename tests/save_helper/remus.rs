@@ -17,13 +17,13 @@ use xen_replicate::stream::{Mode, Start, libxl};
 
 /// A record of libxl's without a body.
 pub fn record(type_id: u32) -> [u8; 8] {
-    let mut octets = [0; 8];
-    octets[..4].copy_from_slice(&type_id.to_le_bytes());
-    octets
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&type_id.to_le_bytes());
+    bytes
 }
 
-pub fn append(stream: &Path, octets: &[u8]) {
-    File::options().append(true).open(stream).unwrap().write_all(octets).unwrap();
+pub fn append(stream: &Path, bytes: &[u8]) {
+    File::options().append(true).open(stream).unwrap().write_all(bytes).unwrap();
 }
 
 /// Debian's helper saves so many checkpoints; the guest stands suspended at the last one then.

@@ -59,7 +59,7 @@ fn converse(stream: TcpStream) -> io::Result<String> {
     let mut last = Instant::now();
     for number in 1u64.. {
         let asked = number.to_string();
-        sum = asked.bytes().fold(sum, |sum, octet| work::add(sum, octet.into()));
+        sum = asked.bytes().fold(sum, |sum, byte| work::add(sum, byte.into()));
         output.write_all(format!("{asked}\n").as_bytes())?;
         let mut answer = String::new();
         if input.read_line(&mut answer)? == 0 {

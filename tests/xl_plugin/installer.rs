@@ -16,12 +16,12 @@ fn tree(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
         for entry in fs::read_dir(next).unwrap() {
             let path = entry.unwrap().path();
             let meta = path.symlink_metadata().unwrap();
-            let octets = match meta.len() {
+            let bytes = match meta.len() {
                 _ if !meta.is_file() => Vec::new(),
                 length @ 0x10_0000.. => length.to_le_bytes().to_vec(),
                 _ => fs::read(&path).unwrap(),
             };
-            found.insert(path.strip_prefix(folder).unwrap().to_owned(), (meta.permissions().mode(), octets));
+            found.insert(path.strip_prefix(folder).unwrap().to_owned(), (meta.permissions().mode(), bytes));
             if meta.is_dir() {
                 open.push(path);
             }
@@ -30,8 +30,8 @@ fn tree(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     found
 }
 
-fn text(octets: &[u8]) -> &str {
-    std::str::from_utf8(octets).unwrap()
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
 }
 
 struct Host {

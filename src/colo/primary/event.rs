@@ -27,12 +27,12 @@ pub enum Event {
     Collected {
         /// The checkpoint.
         checkpoint: u64,
-        /// Octets that [`Action::SendState`] will send: what vmstate-size says. Of no matter in a dialect without it.
-        octets: u64,
+        /// Bytes that [`Action::SendState`] will send: what vmstate-size says. Of no matter in a dialect without it.
+        bytes: u64,
     },
     /// [`Action::SendImage`], [`Action::Collect`] or [`Action::SendState`] failed here, not on the link.
     CollectFailed,
-    /// [`Action::SendState`] is done: the last octet is written. May come later than the peer's answer to it.
+    /// [`Action::SendState`] is done: the last byte is written. May come later than the peer's answer to it.
     StateSent {
         /// The checkpoint.
         checkpoint: u64,

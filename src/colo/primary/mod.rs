@@ -222,7 +222,7 @@ impl Primary {
             }
             Event::Heard { read, unread } => self.liveness.observe(read, unread),
             Event::Progress { bytes } => self.progress.observe(bytes),
-            Event::Collected { checkpoint, octets } => self.collected(now, checkpoint, octets, out),
+            Event::Collected { checkpoint, bytes } => self.collected(now, checkpoint, bytes, out),
             Event::CollectFailed => self.failed(out),
             Event::StateSent { checkpoint } => {
                 if let Phase::Session(Step::Receipt | Step::Load) = self.phase

@@ -87,7 +87,7 @@ impl Primary {
     }
 
     /// The state can be sent, with whatever messages the dialect has around it.
-    pub(super) fn collected(&mut self, now: Time, checkpoint: u64, octets: u64, out: &mut Vec<Action>) {
+    pub(super) fn collected(&mut self, now: Time, checkpoint: u64, bytes: u64, out: &mut Vec<Action>) {
         if self.phase != Phase::Session(Step::Collect)
             || self.guest != Guest::Suspended
             || checkpoint != self.checkpoint
@@ -107,7 +107,7 @@ impl Primary {
                 out.push(Action::SendMemory { checkpoint });
             }
             if dialect.layout().is_some() {
-                out.push(Action::Send(Message::Size { octets }));
+                out.push(Action::Send(Message::Size { bytes }));
             }
         }
         out.push(Action::SendState { checkpoint });

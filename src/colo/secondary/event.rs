@@ -100,8 +100,8 @@ pub enum Action {
     ReceiveState {
         /// Its checkpoint.
         checkpoint: u64,
-        /// Exactly so many octets, within [`crate::colo::Config::budget`]; `None` when the state shows its own end.
-        octets: Option<u64>,
+        /// Exactly so many bytes, within [`crate::colo::Config::budget`]; `None` when the state shows its own end.
+        bytes: Option<u64>,
     },
     /// Free what has been received of this checkpoint.
     DropState {

@@ -26,10 +26,10 @@ impl Secondary {
                 Some(Layout::Whole) => self.go_to(Step::Size, now, out),
                 None => self.receive(now, None, out),
             },
-            Message::Size { octets } if octets > self.config.budget => {
-                self.fault(Wrong::Size { octets, budget: self.config.budget }, out);
+            Message::Size { bytes } if bytes > self.config.budget => {
+                self.fault(Wrong::Size { bytes, budget: self.config.budget }, out);
             }
-            Message::Size { octets } => self.receive(now, Some(octets), out),
+            Message::Size { bytes } => self.receive(now, Some(bytes), out),
             // New, for no other is expected in any other step.
             _ if self.guest == Guest::Resuming => self.requested = true,
             _ => self.suspend(now, out),
@@ -42,8 +42,8 @@ impl Secondary {
         self.set(Timer::Answer, self.config.answer, now, out);
     }
 
-    fn receive(&mut self, now: Time, octets: Option<u64>, out: &mut Vec<Action>) {
-        out.push(Action::ReceiveState { checkpoint: self.checkpoint, octets });
+    fn receive(&mut self, now: Time, bytes: Option<u64>, out: &mut Vec<Action>) {
+        out.push(Action::ReceiveState { checkpoint: self.checkpoint, bytes });
         self.go_to(Step::State, now, out);
     }
 

@@ -1,18 +1,18 @@
 //! libxl's records, and the one of libxc on its back channel.
 //!
 //! Sources: "CHECKPOINT_STATE" of the libxl specification, "CHECKPOINT_DIRTY_PFN_LIST" of the libxc specification. libxl
-//! writes a body of 4 octets where its specification draws 8; with the padding of the one, both take as many.
+//! writes a body of 4 bytes where its specification draws 8; with the padding of the one, both take as many.
 #![forbid(unsafe_code)]
 
-use super::{Octets, Parsed, WireError, bare, unknown};
+use super::{Bytes, Parsed, WireError, bare, unknown};
 use crate::colo::dialect::{Dialect, Message};
 use crate::stream::libxc::types::CHECKPOINT_DIRTY_PFN_LIST;
 use crate::stream::libxl::types::CHECKPOINT_STATE;
 use crate::stream::record::{HEADER_LEN, RecordHeader};
 
-/// Octets of a CHECKPOINT_STATE record with its padding.
+/// Bytes of a CHECKPOINT_STATE record with its padding.
 const LEN: usize = 16;
-/// Octets up to the end of its control id.
+/// Bytes up to the end of its control id.
 const ID_END: usize = HEADER_LEN + 4;
 
 pub(super) fn parse(held: &[u8], offset: u64) -> Result<Parsed, WireError> {
@@ -22,7 +22,7 @@ pub(super) fn parse(held: &[u8], offset: u64) -> Result<Parsed, WireError> {
     match (type_id, length) {
         (CHECKPOINT_STATE, 4 | 8) => {}
         (CHECKPOINT_DIRTY_PFN_LIST, _) if length.is_multiple_of(8) => {
-            return Ok(Parsed::Whole(Message::DirtyList { octets: length }));
+            return Ok(Parsed::Whole(Message::DirtyList { bytes: length }));
         }
         (CHECKPOINT_STATE | CHECKPOINT_DIRTY_PFN_LIST, _) => return Err(WireError::Length { type_id, length, offset }),
         _ => return Err(WireError::Record { type_id, offset }),
@@ -39,10 +39,10 @@ pub(super) fn parse(held: &[u8], offset: u64) -> Result<Parsed, WireError> {
     }
 }
 
-pub(super) fn encode(message: Message) -> Option<Octets> {
-    let mut out = Octets::new();
-    if let Message::DirtyList { octets } = message {
-        out.extend(RecordHeader::new(CHECKPOINT_DIRTY_PFN_LIST, octets).emit());
+pub(super) fn encode(message: Message) -> Option<Bytes> {
+    let mut out = Bytes::new();
+    if let Message::DirtyList { bytes } = message {
+        out.extend(RecordHeader::new(CHECKPOINT_DIRTY_PFN_LIST, bytes).emit());
         return Some(out);
     }
     let number = Dialect::Libxl.number(message.point()).and_then(|number| u32::try_from(number).ok())?;

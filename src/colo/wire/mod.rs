@@ -1,17 +1,17 @@
 //! The sync points on the wire, in the three dialects.
 //!
-//! | dialect | a message is | octets |
+//! | dialect | a message is | bytes |
 //! |---|---|---|
-//! | libxl | a record: u32 type 5, u32 length 4 or 8, u32 control id, 4 octets ignored; little-endian | 16 |
+//! | libxl | a record: u32 type 5, u32 length 4 or 8, u32 control id, 4 bytes ignored; little-endian | 16 |
 //! | libxl, CHECKPOINT_DIRTY_PFN_LIST | a record of libxc: u32 type 0x0F, u32 length, then u64 pfns | 8 and the pfns |
 //! | QEMU | u32 big-endian; vmstate-size is followed by a u64 big-endian | 4, or 12 |
 //! | COLO-Frame v8 | u64 big-endian | 8 |
 //!
-//! Messages stand between octets of a state that other code reads, from the same descriptor. So a [`Decoder`] never asks for
-//! an octet beyond the message, and says how many it may be given ([`Decoder::wanted`]).
+//! Messages stand between bytes of a state that other code reads, from the same descriptor. So a [`Decoder`] never asks for
+//! a byte beyond the message, and says how many it may be given ([`Decoder::wanted`]).
 //!
 //! # Contract
-//! No input makes anything here panic. Nothing is allocated: at most [`MOST`] octets are held. Sizes in messages are passed on
+//! No input makes anything here panic. Nothing is allocated: at most [`MOST`] bytes are held. Sizes in messages are passed on
 //! as they came; [`super::Secondary`] refuses a vmstate-size that is over its budget.
 #![forbid(unsafe_code)]
 
@@ -22,13 +22,13 @@ use super::dialect::{Dialect, Message};
 use arrayvec::ArrayVec;
 use thiserror::Error;
 
-/// Octets of the longest message, the pfns of a dirty list apart.
+/// Bytes of the longest message, the pfns of a dirty list apart.
 pub const MOST: usize = 16;
 
-/// The octets of a message.
-pub type Octets = ArrayVec<u8, MOST>;
+/// The bytes of a message.
+pub type Bytes = ArrayVec<u8, MOST>;
 
-/// What is wrong with a message. `offset` counts the octets that the decoder was given before the message began.
+/// What is wrong with a message. `offset` counts the bytes that the decoder was given before the message began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
 pub enum WireError {
     /// A number that the dialect does not define.
@@ -53,7 +53,7 @@ pub enum WireError {
     },
     /// A record of a sync point with a length that it cannot have (libxl): 4 or 8 for CHECKPOINT_STATE, a multiple of 8 for
     /// CHECKPOINT_DIRTY_PFN_LIST.
-    #[error("record at offset {offset}: type {type_id:#x} with a body of {length} octets")]
+    #[error("record at offset {offset}: type {type_id:#x} with a body of {length} bytes")]
     Length {
         /// The type.
         type_id: u32,
@@ -75,22 +75,22 @@ pub enum WireError {
     /// What is around the messages is damaged: nothing behind it can be read.
     #[error("the framing is damaged behind offset {offset}")]
     Framing {
-        /// Octets of the direction that were sound.
+        /// Bytes of the direction that were sound.
         offset: u64,
     },
     /// The end came inside of a message.
-    #[error("the end came after {got} octets of the message at offset {offset}, {missing} at least were to come")]
+    #[error("the end came after {got} bytes of the message at offset {offset}, {missing} at least were to come")]
     Truncated {
         /// Of the message.
         offset: u64,
-        /// Octets of it that are there.
+        /// Bytes of it that are there.
         got: usize,
-        /// Octets that are not, as far as these tell.
+        /// Bytes that are not, as far as these tell.
         missing: usize,
     },
 }
 
-/// What the octets of a message, from its first on, amount to.
+/// What the bytes of a message, from its first on, amount to.
 enum Parsed {
     /// So many more are needed, as far as these tell.
     More(usize),
@@ -98,11 +98,11 @@ enum Parsed {
     Whole(Message),
 }
 
-/// Octets to messages of one direction.
+/// Bytes to messages of one direction.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Decoder {
     dialect: Dialect,
-    held: Octets,
+    held: Bytes,
     /// Where the message in `held` began.
     offset: u64,
 }
@@ -110,10 +110,10 @@ pub struct Decoder {
 impl Decoder {
     /// At the start of a message. `offset` is what error messages count from: where the direction stands.
     pub const fn new(dialect: Dialect, offset: u64) -> Self {
-        Decoder { dialect, held: Octets::new_const(), offset }
+        Decoder { dialect, held: Bytes::new_const(), offset }
     }
 
-    /// How many octets may be read next: at least one, and none beyond the message.
+    /// How many bytes may be read next: at least one, and none beyond the message.
     pub fn wanted(&self) -> usize {
         match self.parsed() {
             Ok(Parsed::More(more)) => more,
@@ -127,20 +127,20 @@ impl Decoder {
         self.offset
     }
 
-    /// Skips octets between messages that other code has read: memory and device state, pfns, records.
-    pub fn skip(&mut self, octets: u64) {
-        self.offset = self.offset.saturating_add(octets);
+    /// Skips bytes between messages that other code has read: memory and device state, pfns, records.
+    pub fn skip(&mut self, bytes: u64) {
+        self.offset = self.offset.saturating_add(bytes);
     }
 
-    /// Takes octets from the front of `input` until a message is whole or nothing is left. Gives how many it took, and the
+    /// Takes bytes from the front of `input` until a message is whole or nothing is left. Gives how many it took, and the
     /// message. What is behind the message is not touched.
     ///
     /// # Errors
     /// The first thing wrong with the message, as soon as it shows. The decoder stays in front of that message.
     pub fn take(&mut self, input: &[u8]) -> Result<(usize, Option<Message>), WireError> {
-        for (taken, &octet) in (1..).zip(input) {
-            // A message is whole at MOST octets at the latest, so there is room.
-            if self.held.try_push(octet).is_err() {
+        for (taken, &byte) in (1..).zip(input) {
+            // A message is whole at MOST bytes at the latest, so there is room.
+            if self.held.try_push(byte).is_err() {
                 self.held.clear();
             }
             match self.parsed() {
@@ -178,8 +178,8 @@ impl Decoder {
     }
 }
 
-/// The octets of a message; `None` when the dialect does not have it.
-pub fn encode(dialect: Dialect, message: Message) -> Option<Octets> {
+/// The bytes of a message; `None` when the dialect does not have it.
+pub fn encode(dialect: Dialect, message: Message) -> Option<Bytes> {
     match dialect {
         Dialect::Libxl => libxl::encode(message),
         Dialect::Qemu(_) | Dialect::FrameV8 => qemu::encode(dialect, message),

@@ -3,10 +3,10 @@
 //! Sources: COLOMessage of QEMU's `qapi/migration.json`, the order of its numbers; the COLO-Frame patches, version 8.
 #![forbid(unsafe_code)]
 
-use super::{Octets, Parsed, WireError, bare, unknown};
+use super::{Bytes, Parsed, WireError, bare, unknown};
 use crate::colo::dialect::{Dialect, Message, Point};
 
-/// Octets of a message's number.
+/// Bytes of a message's number.
 const fn word(dialect: Dialect) -> usize {
     match dialect {
         Dialect::FrameV8 => 8,
@@ -14,8 +14,8 @@ const fn word(dialect: Dialect) -> usize {
     }
 }
 
-fn big_endian(octets: &[u8]) -> u64 {
-    octets.iter().fold(0, |value, &octet| value << 8 | u64::from(octet))
+fn big_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
 pub(super) fn parse(dialect: Dialect, held: &[u8], offset: u64) -> Result<Parsed, WireError> {
@@ -26,19 +26,19 @@ pub(super) fn parse(dialect: Dialect, held: &[u8], offset: u64) -> Result<Parsed
     match dialect.point(number) {
         None => Err(unknown(dialect, number, offset)),
         Some(Point::Size) => match rest.first_chunk::<8>() {
-            Some(octets) => Ok(Parsed::Whole(Message::Size { octets: u64::from_be_bytes(*octets) })),
+            Some(bytes) => Ok(Parsed::Whole(Message::Size { bytes: u64::from_be_bytes(*bytes) })),
             None => Ok(Parsed::More(8_usize.saturating_sub(rest.len()))),
         },
         Some(point) => bare(point).map(Parsed::Whole).ok_or_else(|| unknown(dialect, number, offset)),
     }
 }
 
-pub(super) fn encode(dialect: Dialect, message: Message) -> Option<Octets> {
+pub(super) fn encode(dialect: Dialect, message: Message) -> Option<Bytes> {
     let number = dialect.number(message.point())?.to_be_bytes();
-    let mut out = Octets::new();
+    let mut out = Bytes::new();
     out.extend(number.into_iter().skip(number.len() - word(dialect)));
-    if let Message::Size { octets } = message {
-        out.extend(octets.to_be_bytes());
+    if let Message::Size { bytes } = message {
+        out.extend(bytes.to_be_bytes());
     }
     Some(out)
 }

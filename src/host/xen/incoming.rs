@@ -92,8 +92,8 @@ impl Incoming {
 
     /// The preamble with the name that this copy may have, and the keepers of the domain's disks.
     fn preamble(&self, preamble: &xl::Preamble<'_>, number: u32) -> Result<(Described, Keepers), String> {
-        let octets = preamble.config().map_err(|error| error.to_string())?;
-        let text = octets.strip_suffix(&[0]).unwrap_or(octets);
+        let bytes = preamble.config().map_err(|error| error.to_string())?;
+        let text = bytes.strip_suffix(&[0]).unwrap_or(bytes);
         let mut config: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
         let name = config.pointer_mut("/c_info/name").ok_or("a configuration without a name")?;
         if name.as_str() != Some(&self.domain) {
@@ -146,17 +146,17 @@ struct Described {
     memory: u64,
 }
 
-/// A source whose octets are kept until somebody takes them.
+/// A source whose bytes are kept until somebody takes them.
 #[derive(Debug)]
 struct Kept<R> {
     source: R,
-    octets: Rc<RefCell<Vec<u8>>>,
+    bytes: Rc<RefCell<Vec<u8>>>,
 }
 
 impl<R: Read> Read for Kept<R> {
     fn read(&mut self, place: &mut [u8]) -> io::Result<usize> {
         let read = self.source.read(place)?;
-        self.octets.borrow_mut().extend_from_slice(place.get(..read).unwrap_or_default());
+        self.bytes.borrow_mut().extend_from_slice(place.get(..read).unwrap_or_default());
         Ok(read)
     }
 }
@@ -167,8 +167,8 @@ pub struct Copy<R> {
     name: String,
     reader: PullReader<Kept<R>>,
     checker: Checker,
-    octets: Rc<RefCell<Vec<u8>>>,
-    /// Most octets of a checkpoint; none: what its memory may take.
+    bytes: Rc<RefCell<Vec<u8>>>,
+    /// Most bytes of a checkpoint; none: what its memory may take.
     limit: Option<u64>,
     receiver: Receiver,
     at: Applied,
@@ -186,15 +186,15 @@ impl Copies for Incoming {
     type Copy<R: Read> = Copy<R>;
 
     fn image<R: Read>(&mut self, stream: R, options: Options) -> Result<Copy<R>, Unsound> {
-        let octets = Rc::new(RefCell::new(Vec::new()));
+        let bytes = Rc::new(RefCell::new(Vec::new()));
         let framing = framer::Options { start: Some(Start::Xl), mode: Some(Mode::Remus), ..framer::Options::default() };
-        let reader = PullReader::new(Kept { source: stream, octets: Rc::clone(&octets) }, framing);
+        let reader = PullReader::new(Kept { source: stream, bytes: Rc::clone(&bytes) }, framing);
         let receiver = Receiver::start(&self.way).map_err(no_domain)?;
         let mut copy = Copy {
             name: self.domain.clone(),
             reader,
             checker: Checker::new(Some(Mode::Remus)),
-            octets,
+            bytes,
             limit: options.libxc.round_limit,
             receiver,
             at: Applied { domid: 0, checkpoint: 0 },
@@ -221,14 +221,14 @@ impl<R: Read> Copy<R> {
         let ended = item(&mut self.reader, &mut self.checker, &mut pages, |preamble| {
             replaced = Some(incoming.preamble(preamble, self.number.number));
         })?;
-        let mut octets = self.octets.borrow_mut();
+        let mut bytes = self.bytes.borrow_mut();
         if let Some(preamble) = replaced {
             let (described, keepers) = preamble.map_err(|text| Unsound::Domain(Error::Toolstack(text)))?;
             self.keepers = keepers;
-            (*octets, self.memory) = (described.preamble, described.memory);
+            (*bytes, self.memory) = (described.preamble, described.memory);
         }
-        self.receiver.feed(&octets).map_err(no_domain)?;
-        octets.clear();
+        self.receiver.feed(&bytes).map_err(no_domain)?;
+        bytes.clear();
         Ok(ended)
     }
 }
@@ -273,17 +273,17 @@ impl<R: Read> Replica for Copy<R> {
     type Domain = Active;
 
     fn receive(&mut self) -> Result<Arrived, Unsound> {
-        self.octets.borrow_mut().clear();
+        self.bytes.borrow_mut().clear();
         let mut pages = 0;
         let limit = self.limit.unwrap_or_else(|| whole_checkpoint(self.memory));
         while !item(&mut self.reader, &mut self.checker, &mut pages, |_| {})? {
-            let needed = self.octets.borrow().len() as u64;
+            let needed = self.bytes.borrow().len() as u64;
             if needed > limit {
                 let offset = self.reader.framer().offset();
                 return Err(RestoreError::RoundLimit { offset, needed, limit }.into());
             }
         }
-        Ok(Arrived { pages, octets: self.octets.borrow().len() as u64 })
+        Ok(Arrived { pages, bytes: self.bytes.borrow().len() as u64 })
     }
 
     fn commit(&mut self, session: Session, checkpoint: u64) -> Result<(), String> {
@@ -295,7 +295,7 @@ impl<R: Read> Replica for Copy<R> {
 
     fn apply(&mut self) -> Result<(), String> {
         let expected = Applied { checkpoint: self.at.checkpoint + 1, ..self.at };
-        self.receiver.feed(&self.octets.borrow()).map_err(|error| error.to_string())?;
+        self.receiver.feed(&self.bytes.borrow()).map_err(|error| error.to_string())?;
         let found = self.receiver.applied().map_err(|error| error.to_string())?;
         if found != expected {
             return Err(format!("the receiver is at {found:?} where {expected:?} is due"));
@@ -349,10 +349,10 @@ mod tests {
     /// What a stock `xl remus` sent of a PVH guest called `guest`, until it was killed.
     fn stream() -> Vec<u8> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/xen/4.17.7stock-pvh40-remus.xz");
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         let file = fs::File::open(path).unwrap();
-        lzma_rust2::XzReader::new(file, true).read_to_end(&mut octets).unwrap();
-        octets
+        lzma_rust2::XzReader::new(file, true).read_to_end(&mut bytes).unwrap();
+        bytes
     }
 
     fn name_in(stream: &[u8]) -> String {
@@ -371,8 +371,8 @@ mod tests {
             }
             records.write_all(&checkpoint.to_le_bytes()).unwrap();
         }
-        let octets = [b"xl migration receiver ready, send binary domain data.\n", &records[..]].concat();
-        fs::write(folder.join("says"), octets).unwrap();
+        let bytes = [b"xl migration receiver ready, send binary domain data.\n", &records[..]].concat();
+        fs::write(folder.join("says"), bytes).unwrap();
         let script = "cat $0/says; cat >$0/out; test -e $XEN_REPLICATE_FAILOVER; echo $? >$0/end";
         Way { command: format!("sh -c '{script}' {}", folder.display()), helper: "/bin/sh".into() }
     }
@@ -388,7 +388,7 @@ mod tests {
         let mut checkpoints = 1;
         let end = loop {
             match copy.receive() {
-                Ok(arrived) => assert!(arrived.octets > 0),
+                Ok(arrived) => assert!(arrived.bytes > 0),
                 Err(unsound) => break unsound,
             }
             copy.apply().unwrap();
@@ -429,16 +429,16 @@ mod tests {
     #[test]
     fn a_disk_that_daemons_replicate_must_have_a_keeper_here() {
         let config = |disks: &str| {
-            let mut octets = Vec::new();
-            xl::emit(&format!("{{\"c_info\":{{\"name\":\"web\"}},\"disks\":[{disks}]}}"), &mut octets).unwrap();
-            octets
+            let mut bytes = Vec::new();
+            xl::emit(&format!("{{\"c_info\":{{\"name\":\"web\"}},\"disks\":[{disks}]}}"), &mut bytes).unwrap();
+            bytes
         };
         let nbd = r#"{"pdev_path":"/dev/nbd4093","vdev":"xvda","readwrite":1}"#;
         let others =
             r#"{"pdev_path":"/dev/nbd4094","readwrite":0},{"pdev_path":"/dev/vg/web","readwrite":1},{"vdev":"hdc"}"#;
-        let asked = |octets: &[u8], disks| {
-            let header = xl::Header::parse(octets).unwrap().unwrap();
-            let preamble = xl::Preamble { header, optional_data: &octets[xl::HEADER_LEN..] };
+        let asked = |bytes: &[u8], disks| {
+            let header = xl::Header::parse(bytes).unwrap().unwrap();
+            let preamble = xl::Preamble { header, optional_data: &bytes[xl::HEADER_LEN..] };
             let way = Way { command: String::new(), helper: "/none".into() };
             Incoming::new("web".into(), way, disks).preamble(&preamble, 1).map(|(_, keepers)| keepers)
         };
@@ -453,16 +453,16 @@ mod tests {
 
     #[test]
     fn a_second_image_has_another_name_until_it_takes_over() {
-        let mut octets = Vec::new();
-        xl::emit("{\"b_info\":{\"max_memkb\":64},\"c_info\":{\"name\":\"web\"}}", &mut octets).unwrap();
-        let header = xl::Header::parse(&octets).unwrap().unwrap();
-        let preamble = xl::Preamble { header, optional_data: &octets[xl::HEADER_LEN..] };
+        let mut bytes = Vec::new();
+        xl::emit("{\"b_info\":{\"max_memkb\":64},\"c_info\":{\"name\":\"web\"}}", &mut bytes).unwrap();
+        let header = xl::Header::parse(&bytes).unwrap().unwrap();
+        let preamble = xl::Preamble { header, optional_data: &bytes[xl::HEADER_LEN..] };
         let way = Way { command: String::new(), helper: "/none".into() };
         let mut incoming = Incoming::new("web".into(), way, Disks::Kept);
         // A later session's is another clone of it.
         let (first, second) = (incoming.numbers.take(1), incoming.clone().numbers.take(1));
         let described = |number: &Number| incoming.preamble(&preamble, number.number).unwrap().0;
-        assert_eq!(described(&first), Described { preamble: octets.clone(), memory: 64 << 10 });
+        assert_eq!(described(&first), Described { preamble: bytes.clone(), memory: 64 << 10 });
         assert_eq!(name_in(&described(&second).preamble), "web--copy2");
         drop(first);
         assert_eq!((incoming.numbers.take(1).number, second.number), (1, 2));

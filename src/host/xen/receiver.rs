@@ -82,7 +82,7 @@ impl Receiver {
         let (stream, back) = (Some(stream), Some(back));
         let mut receiver =
             Receiver { child, stream, back, folder, patience: PATIENCE, stall: STALL, farewell: FAREWELL };
-        let expected = Message::Banner.octets();
+        let expected = Message::Banner.bytes();
         let mut banner = vec![0; expected.len()];
         receiver.read(|back| back.read_exact(&mut banner))?;
         if banner != expected {
@@ -92,12 +92,12 @@ impl Receiver {
         Ok(receiver)
     }
 
-    /// Gives it octets of the stream.
+    /// Gives it bytes of the stream.
     ///
     /// # Errors
     /// It does not read any more, or takes nothing for too long.
-    pub fn feed(&mut self, octets: &[u8]) -> io::Result<()> {
-        let mut rest = octets;
+    pub fn feed(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = bytes;
         while !rest.is_empty() {
             let Some(stream) = &mut self.stream else { return Err(ErrorKind::BrokenPipe.into()) };
             match stream.write(rest) {

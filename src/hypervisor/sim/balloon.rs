@@ -39,9 +39,9 @@ impl SimDomain {
     ///
     /// # Errors
     /// [`Error::WrongState`] of a guest that does not run; [`Error::NotPopulated`].
-    pub fn fill(&mut self, pfn: Pfn, octet: u8) -> Result<()> {
+    pub fn fill(&mut self, pfn: Pfn, byte: u8) -> Result<()> {
         self.must_run("write")?;
-        self.memory.guest_page(pfn).ok_or(Error::NotPopulated { pfn })?.fill(octet);
+        self.memory.guest_page(pfn).ok_or(Error::NotPopulated { pfn })?.fill(byte);
         Ok(())
     }
 

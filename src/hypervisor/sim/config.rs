@@ -40,7 +40,7 @@ pub struct SimConfig {
     pub vcpus: u32,
     /// Frequency of the time stamp counter in kHz.
     pub tsc_khz: u32,
-    /// Pages from the beginning of ordinary memory that are filled with pseudo-random octets at creation; the rest is zero.
+    /// Pages from the beginning of ordinary memory that are filled with pseudo-random bytes at creation; the rest is zero.
     pub image_pages: u64,
     /// Pages that the workload writes to, at most the memory.
     pub working_set: u64,
@@ -54,8 +54,8 @@ pub struct SimConfig {
     pub whole_page_permille: u32,
     /// Every how many steps the guest sends a packet; 0 for never.
     pub packets_every: u32,
-    /// Octets in such a packet, at least 32.
-    pub packet_octets: u32,
+    /// Bytes in such a packet, at least 32.
+    pub packet_bytes: u32,
     /// Every how many steps the guest writes to its disk; 0 for never.
     pub disk_every: u32,
     /// Every how many steps the guest asks its host for a random number and writes it to memory; 0 for never. From then on two
@@ -99,7 +99,7 @@ impl Default for SimConfig {
             writes_per_step: 16,
             whole_page_permille: 100,
             packets_every: 10,
-            packet_octets: 64,
+            packet_bytes: 64,
             disk_every: 25,
             noise_every: 0,
             balloon_pages: 0,
@@ -114,7 +114,7 @@ impl Default for SimConfig {
 }
 
 impl SimConfig {
-    /// A guest small enough that a test can look at every octet of it: 256 pages close together, one vCPU.
+    /// A guest small enough that a test can look at every byte of it: 256 pages close together, one vCPU.
     pub fn small(seed: u64) -> Self {
         SimConfig {
             seed,
@@ -148,12 +148,7 @@ impl SimConfig {
                 "must be 1 to the working set",
             ),
             ("image_pages", self.image_pages, self.image_pages <= self.usable(), "more than the usable memory"),
-            (
-                "packet_octets",
-                self.packet_octets.into(),
-                (32..=9000).contains(&self.packet_octets),
-                "must be 32 to 9000",
-            ),
+            ("packet_bytes", self.packet_bytes.into(), (32..=9000).contains(&self.packet_bytes), "must be 32 to 9000"),
             ("balloon_pages", balloon, balloon != 1, "must be 0, or 2 at least"),
             ("balloon_pages", balloon, beside <= self.usable(), "more than the working set and the image leave"),
             ("balloon_every", every, every > 0, "must not be 0"),
@@ -224,7 +219,7 @@ mod tests {
         assert_eq!(refused(|c| c.working_set = 5000), "working_set");
         assert_eq!(refused(|c| c.hot_pages = 0), "hot_pages");
         assert_eq!(refused(|c| c.image_pages = 1 << 40), "image_pages");
-        assert_eq!(refused(|c| c.packet_octets = 31), "packet_octets");
+        assert_eq!(refused(|c| c.packet_bytes = 31), "packet_bytes");
         assert_eq!(refused(|c| c.memory_budget = Some(0)), "memory_budget");
         assert_eq!(refused(|c| c.balloon_pages = 1), "balloon_pages");
         assert_eq!(refused(|c| c.balloon_pages = 4000), "balloon_pages");

@@ -4,13 +4,13 @@
 //!
 //! | offset | size | field |
 //! |---|---|---|
-//! | 0 | 4 | magic, the octets `XRDM` |
+//! | 0 | 4 | magic, the bytes `XRDM` |
 //! | 4 | 4 | version, 1 |
-//! | 8 | 6 | MAC address, 2 zero octets after it |
-//! | 16 | 32 | card: packets sent, octets sent, packets fetched, octets fetched (u64 each) |
+//! | 8 | 6 | MAC address, 2 zero bytes after it |
+//! | 16 | 32 | card: packets sent, bytes sent, packets fetched, bytes fetched (u64 each) |
 //! | 48 | 24 | disk: writes, last sector, running checksum of what was written (u64 each) |
 //! | 72 | 64 | eight device registers (u64 each) |
-//! | 136 | 8 | checksum of octets 0 to 135 |
+//! | 136 | 8 | checksum of bytes 0 to 135 |
 
 use byteorder::{LittleEndian, WriteBytesExt};
 use nom::multi::fill;
@@ -22,11 +22,11 @@ use super::workload::hash::mix;
 use crate::hypervisor::error::{DeviceModelProblem, Error, Result};
 use crate::stream::libxl::{EmulatorHeader, EmulatorId};
 
-/// The octets `XRDM`.
+/// The bytes `XRDM`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"XRDM");
 /// The only version there is.
 pub const VERSION: u32 = 1;
-/// Octets of a state blob.
+/// Bytes of a state blob.
 pub const BLOB_SIZE: usize = 144;
 
 /// Whose records carry the blob: neither of the two QEMUs'.
@@ -83,9 +83,9 @@ impl DeviceModelState {
         blob.write_u32::<LittleEndian>(VERSION)?;
         blob.extend_from_slice(&self.mac);
         blob.extend_from_slice(&[0; 2]);
-        let NicCounters { tx_packets, tx_octets, rx_packets, rx_octets } = self.nic;
+        let NicCounters { tx_packets, tx_bytes, rx_packets, rx_bytes } = self.nic;
         let Disk { writes, last_sector, checksum } = self.disk;
-        for value in [tx_packets, tx_octets, rx_packets, rx_octets, writes, last_sector, checksum] {
+        for value in [tx_packets, tx_bytes, rx_packets, rx_bytes, writes, last_sector, checksum] {
             blob.write_u64::<LittleEndian>(value)?;
         }
         for register in self.registers {
@@ -135,19 +135,19 @@ fn fields(input: &[u8]) -> IResult<&[u8], (DeviceModelState, u64)> {
     let mut registers = [0; 8];
     let (input, ()) = fill(le_u64, &mut registers).parse(input)?;
     let (input, checksum) = le_u64(input)?;
-    let [tx_packets, tx_octets, rx_packets, rx_octets] = nic;
+    let [tx_packets, tx_bytes, rx_packets, rx_bytes] = nic;
     let [writes, last_sector, disk_checksum] = disk;
     let state = DeviceModelState {
         mac: mac.try_into().unwrap_or_default(),
-        nic: NicCounters { tx_packets, tx_octets, rx_packets, rx_octets },
+        nic: NicCounters { tx_packets, tx_bytes, rx_packets, rx_bytes },
         disk: Disk { writes, last_sector, checksum: disk_checksum },
         registers,
     };
     Ok((input, (state, checksum)))
 }
 
-fn blob_checksum(octets: &[u8]) -> u64 {
-    octets.iter().fold(u64::from(MAGIC), |sum, &octet| mix(sum ^ u64::from(octet)))
+fn blob_checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(u64::from(MAGIC), |sum, &byte| mix(sum ^ u64::from(byte)))
 }
 
 /// The keys that a device model keeps in xenstore about memory that it has moved: that of its video card.
@@ -162,7 +162,7 @@ mod tests {
 
     fn state() -> DeviceModelState {
         let mut state = DeviceModelState::power_on(7);
-        state.nic = NicCounters { tx_packets: 1, tx_octets: 2, rx_packets: 3, rx_octets: 4 };
+        state.nic = NicCounters { tx_packets: 1, tx_bytes: 2, rx_packets: 3, rx_bytes: 4 };
         state.write_disk(5, 6);
         state.registers = [1, 2, 3, 4, 5, 6, 7, u64::MAX];
         state

@@ -200,7 +200,7 @@ impl SimDomain {
             (hvm_param::IDENT_PT, address(special.ident_pt)),
             (hvm_param::IOREQ_SERVER_PFN, special.ioreq_servers),
             (hvm_param::NR_IOREQ_SERVER_PAGES, NR_IOREQ_SERVER_PAGES),
-            // 384 octets at 0x280 into the page, the size in the high half.
+            // 384 bytes at 0x280 into the page, the size in the high half.
             (hvm_param::VM86_TSS_SIZED, 0x180 << 32 | address(special.vm86_tss) | 0x280),
         ];
         for (index, value) in params {

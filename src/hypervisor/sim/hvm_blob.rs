@@ -11,7 +11,7 @@ pub(super) use crate::decode::hvm_entry::{END, HEADER, HVM_FILE_MAGIC as MAGIC, 
 
 /// Type code of a vCPU's registers.
 pub(super) const CPU: u16 = 2;
-/// Octets of `struct hvm_hw_cpu`, the body of a CPU entry since Xen 4.7.
+/// Bytes of `struct hvm_hw_cpu`, the body of a CPU entry since Xen 4.7.
 pub(super) const CPU_SIZE: usize = 1032;
 
 /// One entry of the chain.
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_header_wrong_magic_and_trailing_octets_are_refused() {
+    fn missing_header_wrong_magic_and_trailing_bytes_are_refused() {
         assert_eq!(problem(&blob(&[])), DecodeError::HeaderNotFirst { offset: 0, typecode: END });
         let mut other = header();
         other.data[0] = 0;

@@ -36,9 +36,9 @@ pub struct SimImage {
     pub hvm_params: Vec<(u64, u64)>,
     /// The time stamp counter's mode, kHz, nanoseconds and incarnation.
     pub tsc: (u32, u32, u64, u32),
-    /// CPUID leaves in the octets of their record.
+    /// CPUID leaves in the bytes of their record.
     pub cpuid: Vec<u8>,
-    /// MSRs in the octets of their record.
+    /// MSRs in the bytes of their record.
     pub msrs: Vec<u8>,
     /// The device model's state.
     pub device_model: Vec<u8>,

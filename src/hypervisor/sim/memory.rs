@@ -386,7 +386,7 @@ fn too_big(field: &'static str, value: u64) -> Error {
     Error::Config { field, value, reason: "more than this machine can address" }
 }
 
-/// Octets of so many pages.
+/// Bytes of so many pages.
 fn length_of(budget: u64) -> Result<usize> {
     let length = usize::try_from(budget).ok().and_then(|pages| pages.checked_mul(PAGE_SIZE));
     length.filter(|&length| length <= isize::MAX as usize).ok_or(too_big("memory_budget", budget))
@@ -479,7 +479,7 @@ mod tests {
         assert_eq!((memory.populated(), memory.page_type(4)), (2, PageType::XTAB));
         for pfn in [4, 700] {
             memory.populate(pfn).unwrap();
-            assert!(memory.has_data(pfn) && memory.page(pfn).unwrap().iter().all(|&octet| octet == 0));
+            assert!(memory.has_data(pfn) && memory.page(pfn).unwrap().iter().all(|&byte| byte == 0));
         }
         assert!(matches!(memory.populate(5), Err(Error::OutOfMemory { populated: 4, .. })));
     }

@@ -13,7 +13,7 @@ pub const OUTBOUND_LIMIT: usize = 1 << 16;
 /// Inbound packets that wait for the guest at most.
 pub const INBOUND_LIMIT: usize = 256;
 
-/// Octets of an inbound packet at most; longer ones are lost.
+/// Bytes of an inbound packet at most; longer ones are lost.
 pub const MTU: usize = 2048;
 
 /// What the card has counted: part of the device model's state.
@@ -21,12 +21,12 @@ pub const MTU: usize = 2048;
 pub struct NicCounters {
     /// Packets sent by the guest.
     pub tx_packets: u64,
-    /// Octets sent by the guest.
-    pub tx_octets: u64,
+    /// Bytes sent by the guest.
+    pub tx_bytes: u64,
     /// Packets fetched by the guest.
     pub rx_packets: u64,
-    /// Octets fetched by the guest.
-    pub rx_octets: u64,
+    /// Bytes fetched by the guest.
+    pub rx_bytes: u64,
 }
 
 /// The host's end of the card, which any number of threads may hold besides the guest. Its queues are no part of the guest's state:
@@ -89,7 +89,7 @@ impl fmt::Debug for Compared {
 struct Packet {
     number: u64,
     epoch: Option<u64>,
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -111,7 +111,7 @@ impl Nic {
     }
 
     /// Takes a packet from the guest.
-    pub(super) fn send(&self, octets: Vec<u8>) {
+    pub(super) fn send(&self, bytes: Vec<u8>) {
         let mut queues = self.queues();
         let queues = &mut *queues;
         if queues.outbound.len() >= OUTBOUND_LIMIT {
@@ -122,11 +122,11 @@ impl Nic {
         queues.next = number.wrapping_add(1);
         if let (Some(told), Some(epoch), true) = (&mut queues.compared.sent, epoch, queues.held) {
             if queues.compared.diverts {
-                return told(Sent { number, epoch, octets });
+                return told(Sent { number, epoch, bytes });
             }
-            told(Sent { number, epoch, octets: octets.clone() });
+            told(Sent { number, epoch, bytes: bytes.clone() });
         }
-        queues.outbound.push_back(Packet { number, epoch, octets });
+        queues.outbound.push_back(Packet { number, epoch, bytes });
         if !queues.held {
             queues.ready += 1;
             self.0.changed.notify_all();
@@ -140,14 +140,14 @@ impl Nic {
 
     /// Hands a packet from outside to the guest. Returns false when it is lost: the card's queue is full, the packet is too long,
     /// or the card does not listen.
-    pub fn deliver(&self, octets: &[u8]) -> bool {
+    pub fn deliver(&self, bytes: &[u8]) -> bool {
         let mut queues = self.queues();
-        let room = !queues.deaf && queues.inbound.len() < INBOUND_LIMIT && octets.len() <= MTU;
+        let room = !queues.deaf && queues.inbound.len() < INBOUND_LIMIT && bytes.len() <= MTU;
         if room {
-            queues.inbound.push_back(octets.to_vec());
+            queues.inbound.push_back(bytes.to_vec());
             let Compared { mirror, inbound, .. } = &mut queues.compared;
             if let (Some(mirror), Some(epoch)) = (mirror, *inbound) {
-                mirror(epoch, octets);
+                mirror(epoch, bytes);
             }
         }
         room
@@ -176,7 +176,7 @@ impl Nic {
     pub fn take_ready(&self) -> Vec<Vec<u8>> {
         let mut queues = self.queues();
         let ready = std::mem::take(&mut queues.ready);
-        queues.outbound.drain(..ready).map(|packet| packet.octets).collect()
+        queues.outbound.drain(..ready).map(|packet| packet.bytes).collect()
     }
 
     /// Lets go what is there, and holds.
@@ -254,14 +254,14 @@ impl Nic {
         let Queues { inbound, compared, .. } = &mut *queues;
         compared.inbound = Some(epoch);
         match &mut compared.mirror {
-            Some(told) => inbound.iter().for_each(|octets| told(epoch, octets)),
+            Some(told) => inbound.iter().for_each(|bytes| told(epoch, bytes)),
             None => inbound.clear(),
         }
     }
 
     /// Hands a packet of an epoch to the guest. False when it is of another epoch, or lost as in [`Nic::deliver`].
-    pub(super) fn deliver_in(&self, epoch: u64, octets: &[u8]) -> bool {
-        self.queues().compared.inbound == Some(epoch) && self.deliver(octets)
+    pub(super) fn deliver_in(&self, epoch: u64, bytes: &[u8]) -> bool {
+        self.queues().compared.inbound == Some(epoch) && self.deliver(bytes)
     }
 
     /// Nobody compares any more.
@@ -340,7 +340,7 @@ impl Nic {
             {
                 queues.ready -= 1;
                 queues.sending = true;
-                return Some((packet.octets, pulled));
+                return Some((packet.bytes, pulled));
             }
             queues = self.wait(queues);
         }
@@ -393,7 +393,7 @@ mod tests {
         let nic = Nic::default();
         nic.hold();
         nic.begin_epoch(1).unwrap();
-        (0..5).for_each(|octet| nic.send(vec![octet]));
+        (0..5).for_each(|byte| nic.send(vec![byte]));
         assert!(nic.release_one(3) && nic.release_one(1));
         assert!(!nic.release_one(3) && !nic.release_one(5));
         assert_eq!(taken(&nic), [3, 1]);
@@ -406,8 +406,8 @@ mod tests {
         let (tell, told) = std::sync::mpsc::channel();
         let (also, came) = std::sync::mpsc::channel();
         let primary = Nic::default();
-        primary.tell_sent(Box::new(move |sent| tell.send((sent.epoch, sent.octets)).unwrap()), false);
-        primary.tell_inbound(Box::new(move |epoch, octets| also.send((epoch, octets.to_vec())).unwrap()));
+        primary.tell_sent(Box::new(move |sent| tell.send((sent.epoch, sent.bytes)).unwrap()), false);
+        primary.tell_inbound(Box::new(move |epoch, bytes| also.send((epoch, bytes.to_vec())).unwrap()));
         primary.send(vec![0]);
         assert!(primary.deliver(b"a"));
         primary.hold();

@@ -13,29 +13,29 @@ impl Body {
     }
 
     fn u8(mut self, offset: usize, value: u8) -> Self {
-        if let Some(octet) = self.0.get_mut(offset) {
-            *octet = value;
+        if let Some(byte) = self.0.get_mut(offset) {
+            *byte = value;
         }
         self
     }
 
     fn u16(mut self, offset: usize, value: u16) -> Self {
-        if let Some(octets) = self.0.get_mut(offset..offset + 2) {
-            LittleEndian::write_u16(octets, value);
+        if let Some(bytes) = self.0.get_mut(offset..offset + 2) {
+            LittleEndian::write_u16(bytes, value);
         }
         self
     }
 
     fn u32(mut self, offset: usize, value: u32) -> Self {
-        if let Some(octets) = self.0.get_mut(offset..offset + 4) {
-            LittleEndian::write_u32(octets, value);
+        if let Some(bytes) = self.0.get_mut(offset..offset + 4) {
+            LittleEndian::write_u32(bytes, value);
         }
         self
     }
 
     fn u64(mut self, offset: usize, value: u64) -> Self {
-        if let Some(octets) = self.0.get_mut(offset..offset + 8) {
-            LittleEndian::write_u64(octets, value);
+        if let Some(bytes) = self.0.get_mut(offset..offset + 8) {
+            LittleEndian::write_u64(bytes, value);
         }
         self
     }

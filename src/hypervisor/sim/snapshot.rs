@@ -53,7 +53,7 @@ pub enum Difference {
     Memory {
         /// The page.
         pfn: Pfn,
-        /// The first octet that differs.
+        /// The first byte that differs.
         offset: usize,
         /// What it should be.
         expected: u8,
@@ -64,7 +64,7 @@ pub enum Difference {
     Blob {
         /// Which.
         part: &'static str,
-        /// The first octet that differs, or the end of the shorter one.
+        /// The first byte that differs, or the end of the shorter one.
         offset: usize,
         /// How long it should be.
         expected: usize,
@@ -103,7 +103,7 @@ impl fmt::Display for Difference {
                 write!(f, "pfn {pfn:#x}, offset {offset:#x}: {found:#04x} instead of {expected:#04x}")
             }
             Difference::Blob { part, offset, expected, found } => {
-                write!(f, "{part}, offset {offset:#x}: differs ({found} octets, {expected} expected)")
+                write!(f, "{part}, offset {offset:#x}: differs ({found} bytes, {expected} expected)")
             }
             Difference::Param { index, expected, found } => {
                 write!(f, "HVM parameter {index}: {found:#x} instead of {expected:#x}")
@@ -219,12 +219,12 @@ impl State {
     fn digest<'a>(&self, pages: impl Iterator<Item = (Pfn, &'a Page)>) -> Digest {
         let memory = pages.fold(0u64, |sum, (pfn, page)| sum.wrapping_add(mix(pfn)).wrapping_add(page_sum(pfn, page)));
         let blobs = [&self.context, &self.policy.cpuid, &self.policy.msrs];
-        let vcpus = blobs.into_iter().fold(0, |sum, blob| octets_digest(sum, blob));
+        let vcpus = blobs.into_iter().fold(0, |sum, blob| bytes_digest(sum, blob));
         let TscInfo { mode, khz, nsec, incarnation, .. } = self.tsc;
         let words = [mode.into(), khz.into(), nsec, incarnation.into()];
         let vcpus = self.params.iter().chain(&words).fold(vcpus, |sum, &word| mix(sum ^ word));
         let strings = self.xenstore.iter().flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]);
-        let devices = strings.fold(octets_digest(0, &self.device_model), octets_digest);
+        let devices = strings.fold(bytes_digest(0, &self.device_model), bytes_digest);
         Digest { memory, vcpus, devices }
     }
 }
@@ -246,14 +246,14 @@ fn diff_memory<'a>(
             }
             let ((pfn, expected), (_, found)) = (expected.next()?, found.next()?);
             if let Some(offset) = first_difference(expected, found) {
-                let octet = |page: &Page| page.get(offset).copied().unwrap_or(0);
-                return Some(Difference::Memory { pfn, offset, expected: octet(expected), found: octet(found) });
+                let byte = |page: &Page| page.get(offset).copied().unwrap_or(0);
+                return Some(Difference::Memory { pfn, offset, expected: byte(expected), found: byte(found) });
             }
         }
     })
 }
 
-/// The first octet that differs; the end of the shorter one when that is all.
+/// The first byte that differs; the end of the shorter one when that is all.
 fn first_difference(expected: &[u8], found: &[u8]) -> Option<usize> {
     if expected == found {
         return None;
@@ -262,8 +262,8 @@ fn first_difference(expected: &[u8], found: &[u8]) -> Option<usize> {
     Some(expected.iter().zip(found).position(|(a, b)| a != b).unwrap_or(shorter))
 }
 
-fn octets_digest(start: u64, octets: &[u8]) -> u64 {
-    octets.iter().fold(mix(start ^ octets.len() as u64), |sum, &octet| mix(sum ^ u64::from(octet)))
+fn bytes_digest(start: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(mix(start ^ bytes.len() as u64), |sum, &byte| mix(sum ^ u64::from(byte)))
 }
 
 #[cfg(test)]

@@ -149,9 +149,9 @@ impl RestoreDomain for SimDomain {
 
     fn set_cpu_policy(&mut self, policy: &CpuPolicy) -> Result<()> {
         let parts = [("CPUID", &policy.cpuid, CpuidPolicy::LEAF), ("MSR", &policy.msrs, MsrPolicy::ENTRY)];
-        for (part, octets, entry) in parts {
-            if octets.len() % entry != 0 {
-                return Err(Error::CpuPolicyLength { part, length: octets.len(), entry });
+        for (part, bytes, entry) in parts {
+            if bytes.len() % entry != 0 {
+                return Err(Error::CpuPolicyLength { part, length: bytes.len(), entry });
             }
         }
         for (mine, given) in [(&mut self.policy.cpuid, &policy.cpuid), (&mut self.policy.msrs, &policy.msrs)] {

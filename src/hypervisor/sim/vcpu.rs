@@ -1,6 +1,6 @@
 //! vCPUs and platform devices: the state behind the HVM context.
 //!
-//! The registers live in the octets of their HVM context entry, so that saving and loading lose nothing, whoever wrote the blob.
+//! The registers live in the bytes of their HVM context entry, so that saving and loading lose nothing, whoever wrote the blob.
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -121,8 +121,8 @@ impl HvmState {
     pub(super) fn set_register(&mut self, vcpu: usize, register: Register, value: u64) -> bool {
         let entry = self.cpus.get(vcpu).and_then(|&index| self.entries.get_mut(index));
         match entry.and_then(|entry| entry.data.get_mut(register.0..register.0 + 8)) {
-            Some(octets) => {
-                LittleEndian::write_u64(octets, value);
+            Some(bytes) => {
+                LittleEndian::write_u64(bytes, value);
                 true
             }
             None => false,

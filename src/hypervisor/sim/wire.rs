@@ -19,7 +19,7 @@ use crate::hypervisor::{ComparedCard, OnInbound, OnSent, OutputBuffer};
 /// How long a packet waits for room in the socket before the network counts as having dropped it.
 const SEND_PATIENCE: Duration = Duration::from_millis(10);
 
-/// Octets that the socket should keep of what comes in while the thread is busy. The kernel may give less.
+/// Bytes that the socket should keep of what comes in while the thread is busy. The kernel may give less.
 const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// The output buffer of a simulated card. It outlives the wire: what it lets out then waits for the next one.
@@ -79,16 +79,16 @@ impl ComparedCard for SimOutput {
         self.0.begin_inbound(epoch);
     }
 
-    fn deliver_in(&mut self, epoch: u64, octets: &[u8]) -> bool {
-        self.0.deliver_in(epoch, octets)
+    fn deliver_in(&mut self, epoch: u64, bytes: &[u8]) -> bool {
+        self.0.deliver_in(epoch, bytes)
     }
 
     fn detach(&mut self) {
         self.0.detach();
     }
 
-    fn connection(&self, octets: &[u8]) -> u64 {
-        WorkloadPacket::parse(octets).map_or(0, |packet| packet.connection.into())
+    fn connection(&self, bytes: &[u8]) -> u64 {
+        WorkloadPacket::parse(bytes).map_or(0, |packet| packet.connection.into())
     }
 }
 
@@ -229,10 +229,10 @@ fn open(bind: Option<SocketAddr>, peer: Option<SocketAddr>) -> io::Result<Option
 
 impl Line {
     fn run_outbound(&self) {
-        while let Some((octets, pulled)) = self.nic.next_ready() {
+        while let Some((bytes, pulled)) = self.nic.next_ready() {
             let peer = *self.lock_peer();
             let counter = match (&self.socket, peer) {
-                (Some(socket), Some(peer)) if send(socket, peer, &octets, !pulled) => &self.sent,
+                (Some(socket), Some(peer)) if send(socket, peer, &bytes, !pulled) => &self.sent,
                 (Some(_), Some(_)) => &self.dropped,
                 _ => &self.no_peer,
             };
@@ -244,7 +244,7 @@ impl Line {
         let Some(socket) = &self.socket else {
             return;
         };
-        // One octet more than a packet may have, so that a longer one shows.
+        // One byte more than a packet may have, so that a longer one shows.
         let mut buffer = [0; MTU + 1];
         loop {
             let mut fds = [PollFd::new(socket, PollFlags::IN), PollFd::new(&self.end, PollFlags::IN)];
@@ -264,7 +264,7 @@ impl Line {
             if self.learns {
                 *self.lock_peer() = Some(from);
             }
-            let delivered = buffer.get(..length).is_some_and(|octets| self.nic.deliver(octets));
+            let delivered = buffer.get(..length).is_some_and(|bytes| self.nic.deliver(bytes));
             let counter = if delivered { &self.delivered } else { &self.refused };
             counter.fetch_add(1, Ordering::Relaxed);
         }
@@ -276,10 +276,10 @@ impl Line {
 }
 
 /// Sends one packet; false when the network has dropped it.
-fn send(socket: &UdpSocket, peer: SocketAddr, octets: &[u8], patient: bool) -> bool {
+fn send(socket: &UdpSocket, peer: SocketAddr, bytes: &[u8], patient: bool) -> bool {
     let mut patient = patient;
     loop {
-        match socket.send_to(octets, peer) {
+        match socket.send_to(bytes, peer) {
             Ok(_) => return true,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock && patient => {

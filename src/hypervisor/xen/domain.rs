@@ -211,8 +211,8 @@ impl XenDomain {
 
 /// Sets the lower half of the accumulator in a vCPU's context to 1, and leaves the upper half as it is.
 fn cancel(context: &mut [u8], is_64: bool) {
-    for (place, octet) in context.iter_mut().skip(abi::eax_offset(is_64)).zip(1u32.to_le_bytes()) {
-        *place = octet;
+    for (place, byte) in context.iter_mut().skip(abi::eax_offset(is_64)).zip(1u32.to_le_bytes()) {
+        *place = byte;
     }
 }
 
@@ -258,7 +258,7 @@ mod tests {
             let mut context = vec![0xaa; crate::decode::pv_words::CONTEXT_64];
             cancel(&mut context, is_64);
             assert_eq!(context[offset..offset + 4], [1, 0, 0, 0]);
-            assert!(context.iter().enumerate().all(|(at, &octet)| octet == 0xaa || (offset..offset + 4).contains(&at)));
+            assert!(context.iter().enumerate().all(|(at, &byte)| byte == 0xaa || (offset..offset + 4).contains(&at)));
         }
     }
 

@@ -3,9 +3,9 @@
 //! # Contents that change under us
 //!
 //! A mapping is shared memory. The domain's vCPUs and the device models write to it whenever they run, and no lock keeps them off.
-//! It is given out as references to octets all the same, as with a file mapped into memory, and that holds because
+//! It is given out as references to bytes all the same, as with a file mapped into memory, and that holds because
 //!
-//! * an octet has no invalid value, so whatever is there when it is read is one;
+//! * a byte has no invalid value, so whatever is there when it is read is one;
 //! * the writers are other machines as far as this program is concerned (a vCPU, another process): none of its own threads writes to
 //!   a page that another one reads, for a mapping that can be written to belongs to a `&mut` of its domain;
 //! * the contents are copied or handed to the kernel, and nothing is decided by reading them twice. A copy that is torn by a
@@ -154,10 +154,10 @@ impl PageBatchMut for XenPagesMut<'_> {
     }
 
     fn run_mut(&mut self, index: usize) -> Option<&mut [u8]> {
-        let octets = self.mapping.run(index)?.len();
+        let bytes = self.mapping.run(index)?.len();
         let start = self.mapping.page_pointer(index)?.cast::<u8>();
         // SAFETY: as in `page_mut`, for this page and all behind it. That a frame may be there at two addresses does not matter:
         // what is written through one shows at the other as if the domain had written it.
-        Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), octets) })
+        Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), bytes) })
     }
 }

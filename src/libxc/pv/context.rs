@@ -16,9 +16,9 @@ const VCPU_SLOTS: usize = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ContextError {
     /// A structure of another size than the guest's width has.
-    #[error("a context of {length} octets, this guest's has {expected}")]
+    #[error("a context of {length} bytes, this guest's has {expected}")]
     Length {
-        /// Its octets.
+        /// Its bytes.
         length: usize,
         /// Those of the guest's width.
         expected: usize,
@@ -193,8 +193,8 @@ pub fn start_info(
 /// tree of p2m frames is the guest's to make anew, and the clock stays this host's.
 pub fn shared_info(page: &mut Page, source: &[u8], width: Width) {
     let mut copy = |start: usize, end: usize| {
-        if let (Some(place), Some(octets)) = (page.get_mut(start..end), source.get(start..end)) {
-            place.copy_from_slice(octets);
+        if let (Some(place), Some(bytes)) = (page.get_mut(start..end), source.get(start..end)) {
+            place.copy_from_slice(bytes);
         }
     };
     copy(0, words::PENDING.offset(width));

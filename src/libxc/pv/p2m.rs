@@ -56,9 +56,9 @@ pub enum P2mError {
     /// Addresses where no p2m can be.
     #[error("a p2m list from {start:#x} to {end:#x}")]
     Address {
-        /// The first octet's.
+        /// The first byte's.
         start: u64,
-        /// The last octet's.
+        /// The last byte's.
         end: u64,
     },
     /// The guest changed the place of its p2m while it was followed.
@@ -96,7 +96,7 @@ pub struct P2m {
 
 /// Entries in a frame.
 const fn per_frame(width: Width) -> u64 {
-    (PAGE_SIZE / width.octets()) as u64
+    (PAGE_SIZE / width.bytes()) as u64
 }
 
 impl P2m {
@@ -185,10 +185,10 @@ struct Walk<'d, D> {
 }
 
 impl<D: SaveDomain> Walk<'_, D> {
-    /// The first `count` words, of the guest's width or of eight octets, in these frames.
-    fn entries(&self, mfns: &[Mfn], skip: u64, count: u64, octets: usize) -> hypervisor::Result<Vec<u64>> {
-        let width = if octets == 8 { Width::Bits64 } else { Width::Bits32 };
-        let first = (PAGE_SIZE / octets) as u64;
+    /// The first `count` words, of the guest's width or of eight bytes, in these frames.
+    fn entries(&self, mfns: &[Mfn], skip: u64, count: u64, bytes: usize) -> hypervisor::Result<Vec<u64>> {
+        let width = if bytes == 8 { Width::Bits64 } else { Width::Bits32 };
+        let first = (PAGE_SIZE / bytes) as u64;
         let mut entries = Vec::new();
         for (number, mfns) in (0u64..).zip(mfns.chunks(BATCH)) {
             let pages = self.domain.map_pages(mfns)?;
@@ -218,14 +218,14 @@ impl<D: SaveDomain> Walk<'_, D> {
             return Err(P2mError::Tree { nr_pfns: self.nr_pfns }.into());
         }
         self.check("shared_info.pfn_to_mfn_frame_list_list", &[root])?;
-        let mut lists = self.entries(&[root], 0, middle, self.width.octets())?;
+        let mut lists = self.entries(&[root], 0, middle, self.width.bytes())?;
         self.check("p2m frame list list", &lists)?;
         // Lists at the end that are one and the same name nothing but empty frames: two pfns cannot share a frame for long.
         let used = lists.iter().rposition(|list| Some(list) != lists.last()).map_or(0, |last| last + 1) + 1;
         lists.truncate(used);
         self.nr_pfns = self.nr_pfns.min(used as u64 * per_frame * per_frame);
         let leaves = (self.nr_pfns - 1) / per_frame + 1;
-        let leaves = self.entries(&lists, 0, leaves, self.width.octets())?;
+        let leaves = self.entries(&lists, 0, leaves, self.width.bytes())?;
         self.check("p2m frame list", &leaves)?;
         Ok(leaves)
     }

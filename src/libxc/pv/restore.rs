@@ -70,7 +70,7 @@ impl PvRestorer {
 
     /// X86_PV_INFO: the domain becomes one of this width.
     pub(in crate::libxc) fn info(&mut self, info: PvInfo, domain: &mut impl RestoreDomain) -> hypervisor::Result<()> {
-        let width = Width::from_octets(info.guest_width).unwrap_or(self.width);
+        let width = Width::from_bytes(info.guest_width).unwrap_or(self.width);
         if width != self.width {
             domain.set_guest_width(width)?;
             self.width = width;
@@ -82,7 +82,7 @@ impl PvRestorer {
     pub(in crate::libxc) fn frames(&mut self, record: &P2mFrames<'_>) {
         let P2mFrames { start, end, .. } = *record;
         let got = record.pfns().len();
-        let first = start as usize / (PAGE_SIZE / self.width.octets());
+        let first = start as usize / (PAGE_SIZE / self.width.bytes());
         self.nr_pfns = self.nr_pfns.max(u64::from(end) + 1);
         if self.frames.len() < first + got {
             self.frames.resize(first + got, INVALID_MFN);
@@ -259,7 +259,7 @@ impl PvRestorer {
 
     /// Tells the guest where its memory is now.
     fn write_p2m<D: RestoreDomain>(&self, domain: &mut D) -> Result<(), Trouble> {
-        let per_frame = PAGE_SIZE / self.width.octets();
+        let per_frame = PAGE_SIZE / self.width.bytes();
         for (index, &pfn) in self.frames.iter().enumerate() {
             let mfn = self.mfn_for(pfn, Use::Plain).map_err(|problem| PvError::P2mFrame { index, pfn, problem })?;
             with_page(domain, mfn, |page| {

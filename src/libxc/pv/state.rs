@@ -20,7 +20,7 @@ pub struct Part {
     pub vcpu: u32,
     /// Which part.
     pub part: VcpuRecord,
-    /// Its octets.
+    /// Its bytes.
     pub blob: Vec<u8>,
 }
 
@@ -40,8 +40,8 @@ impl PvState {
         self.parts.clear();
     }
 
-    /// Octets that it holds.
-    pub fn octets(&self) -> u64 {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> u64 {
         let parts = self.parts.iter().map(|part| part.blob.len() as u64).sum::<u64>();
         parts + self.shared_info.as_ref().map_or(0, |page| page.len() as u64)
     }

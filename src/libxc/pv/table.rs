@@ -30,7 +30,7 @@ pub struct BadEntry {
     pub level: u8,
     /// Which entry.
     pub index: usize,
-    /// Its octets.
+    /// Its bytes.
     pub entry: u64,
     /// What is wrong with it.
     pub problem: EntryProblem,
@@ -102,10 +102,10 @@ pub fn normalise(
         (Width::Bits32, 2) if frame(at(*XEN_32.start())) == compat_m2p => Some(XEN_32),
         _ => None,
     };
-    for (index, octets) in table.chunks_exact_mut(8).enumerate() {
-        let entry = LittleEndian::read_u64(octets);
+    for (index, bytes) in table.chunks_exact_mut(8).enumerate() {
+        let entry = LittleEndian::read_u64(bytes);
         if xens.as_ref().is_some_and(|xens| xens.contains(&index)) {
-            octets.fill(0);
+            bytes.fill(0);
             continue;
         }
         if entry & PRESENT == 0 {
@@ -116,7 +116,7 @@ pub fn normalise(
             return Err(bad(EntryProblem::Superpage));
         }
         let pfn = pfn_of(frame(entry)).ok_or(bad(EntryProblem::Foreign))?;
-        LittleEndian::write_u64(octets, entry & !FRAME | pfn << 12);
+        LittleEndian::write_u64(bytes, entry & !FRAME | pfn << 12);
     }
     Ok(())
 }

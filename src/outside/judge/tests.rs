@@ -9,7 +9,7 @@ fn address(host: u8) -> SocketAddr {
 }
 
 /// The packet that a guest sends under this number in the history of this name. All begin alike.
-fn octets(sequence: u64, history: u64) -> Vec<u8> {
+fn bytes(sequence: u64, history: u64) -> Vec<u8> {
     let (step, sum) = (sequence * 10, sequence << 8 | history);
     WorkloadPacket { kind: PacketKind::Beacon, connection: 0, sequence, step, sum, payload: Vec::new() }.emit(64)
 }
@@ -24,21 +24,21 @@ impl Court {
         Court { judge: Judge::default(), now: Duration::ZERO }
     }
 
-    fn hear_octets(&mut self, host: u8, octets: &[u8]) {
+    fn hear_bytes(&mut self, host: u8, bytes: &[u8]) {
         self.now += Duration::from_millis(1);
-        self.judge.packet(self.now, address(host), octets);
+        self.judge.packet(self.now, address(host), bytes);
     }
 
     fn hear(mut self, host: u8, sequences: impl IntoIterator<Item = u64>) -> Self {
         for sequence in sequences {
-            self.hear_octets(host, &octets(sequence, 0));
+            self.hear_bytes(host, &bytes(sequence, 0));
         }
         self
     }
 
     fn hear_other(mut self, host: u8, sequences: impl IntoIterator<Item = u64>) -> Self {
         for sequence in sequences {
-            self.hear_octets(host, &octets(sequence, 1));
+            self.hear_bytes(host, &bytes(sequence, 1));
         }
         self
     }
@@ -89,8 +89,8 @@ fn a_number_with_other_contents_contradicts_from_whichever_host() {
     assert_eq!(Court::new().hear(1, 0..10).hear_other(1, [4]).verdict(), [0, 1, 0, 0, 0]);
     assert_eq!(Court::new().hear(1, 0..10).hear(2, 10..12).hear_other(1, [5]).verdict(), [0, 1, 0, 1, 0]);
     let mut court = Court::new().hear(1, [3]);
-    let echo = WorkloadPacket { payload: b"?".to_vec(), ..WorkloadPacket::parse(&octets(3, 0)).unwrap() };
-    court.hear_octets(1, &echo.emit(0));
+    let echo = WorkloadPacket { payload: b"?".to_vec(), ..WorkloadPacket::parse(&bytes(3, 0)).unwrap() };
+    court.hear_bytes(1, &echo.emit(0));
     assert_eq!(court.verdict(), [0, 1, 0, 0, 0]);
 }
 
@@ -101,7 +101,7 @@ fn later_numbers_must_not_have_done_less_or_something_else() {
     };
     let contradicted = |packets: &[(u64, u64, u64)]| {
         let mut court = Court::new();
-        packets.iter().for_each(|&(sequence, step, sum)| court.hear_octets(1, &packet(sequence, step, sum)));
+        packets.iter().for_each(|&(sequence, step, sum)| court.hear_bytes(1, &packet(sequence, step, sum)));
         court.judge.counts.contradicted
     };
     assert_eq!(contradicted(&[(1, 10, 5), (2, 10, 5), (3, 20, 6)]), 0);
@@ -148,8 +148,8 @@ fn a_host_may_take_over_again() {
 #[test]
 fn what_is_not_the_guests_is_foreign_and_hosts_are_bounded() {
     let mut court = Court::new();
-    court.hear_octets(1, b"hello");
-    (0..=HOSTS as u8).for_each(|host| court.hear_octets(host, &octets(host.into(), 0)));
+    court.hear_bytes(1, b"hello");
+    (0..=HOSTS as u8).for_each(|host| court.hear_bytes(host, &bytes(host.into(), 0)));
     assert_eq!((court.judge.counts.foreign, court.judge.counts.packets), (2, HOSTS as u64));
 }
 
@@ -193,7 +193,7 @@ proptest! {
         let mut court = Court::new().hear(1, 0..change);
         let mut next = [change; 2];
         for host in turns.into_iter().map(usize::from).chain([0, 1]) {
-            court.hear_octets(host as u8 + 1, &octets(next[host], if same { 0 } else { host as u64 }));
+            court.hear_bytes(host as u8 + 1, &bytes(next[host], if same { 0 } else { host as u64 }));
             next[host] += 1;
         }
         prop_assert!(court.verdict()[..3] != [0; 3]);

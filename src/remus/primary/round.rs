@@ -22,7 +22,7 @@ pub(super) enum Round {
 }
 
 impl Round {
-    /// Octets are on their way, or their acknowledgement.
+    /// Bytes are on their way, or their acknowledgement.
     pub(super) const fn is_under_way(self) -> bool {
         matches!(self, Round::Image | Round::InFlight { acknowledged: false, .. })
     }

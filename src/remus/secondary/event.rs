@@ -14,7 +14,7 @@ pub enum Event {
         /// The frame.
         frame: Control,
     },
-    /// A CHECKPOINT frame, held against the octets received ([`crate::remus::wire::Digest::verify`]) and the whole of them
+    /// A CHECKPOINT frame, held against the bytes received ([`crate::remus::wire::Digest::verify`]) and the whole of them
     /// parsed into memory of their own.
     Checkpoint {
         /// The session in its header.

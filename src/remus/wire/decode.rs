@@ -1,4 +1,4 @@
-//! Octets to frames, in whatever pieces they arrive.
+//! Bytes to frames, in whatever pieces they arrive.
 
 use super::encode::check;
 use super::frame::{Body, Control, DATA, Direction, Farewell, Frame, Hello, OPTIONAL, may_run, name};
@@ -8,14 +8,14 @@ use nom::number::complete::{le_u8, le_u16, le_u32, le_u64, le_u128};
 use nom::{IResult, Parser};
 use thiserror::Error;
 
-/// What is wrong with a row of frames, and where: `offset` counts from the first octet of the direction, magic included.
+/// What is wrong with a row of frames, and where: `offset` counts from the first byte of the direction, magic included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum WireError {
     /// It does not begin as ours do.
     #[error("the connection begins with {0:02x?}, not with our magic")]
     Magic([u8; 8]),
     /// A payload longer than its frame may have.
-    #[error("frame at offset {offset}: {} with {length} octets, of at most {limit}", name(*.type_id))]
+    #[error("frame at offset {offset}: {} with {length} bytes, of at most {limit}", name(*.type_id))]
     Length {
         /// Of the frame.
         offset: u64,
@@ -27,7 +27,7 @@ pub enum WireError {
         limit: u32,
     },
     /// Header or payload was damaged.
-    #[error("frame at offset {offset}: its check is {got:#010x}, its octets give {computed:#010x}")]
+    #[error("frame at offset {offset}: its check is {got:#010x}, its bytes give {computed:#010x}")]
     Check {
         /// Of the frame.
         offset: u64,
@@ -72,8 +72,8 @@ pub enum WireError {
         /// The peer's.
         version: u16,
     },
-    /// A payload with the wrong number of octets.
-    #[error("frame at offset {offset}: {} with {got} octets of payload", name(*.type_id))]
+    /// A payload with the wrong number of bytes.
+    #[error("frame at offset {offset}: {} with {got} bytes of payload", name(*.type_id))]
     Payload {
         /// Of the frame.
         offset: u64,
@@ -97,7 +97,7 @@ pub enum WireError {
     Truncated {
         /// Of the torn frame.
         offset: u64,
-        /// Octets of it that arrived.
+        /// Bytes of it that arrived.
         got: usize,
     },
 }
@@ -105,9 +105,9 @@ pub enum WireError {
 /// What a [`Decoder`] wants or has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step<'a> {
-    /// Call again with at least this many octets from the same place; at most [`HEADER_LEN`] + [`MAX_DATA`].
+    /// Call again with at least this many bytes from the same place; at most [`HEADER_LEN`] + [`MAX_DATA`].
     Need(usize),
-    /// A frame; the next begins that many octets further on.
+    /// A frame; the next begins that many bytes further on.
     Frame(Frame<'a>, usize),
 }
 
@@ -123,7 +123,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// At the first octet of a direction, where [`MAGIC`] stands.
+    /// At the first byte of a direction, where [`MAGIC`] stands.
     pub const fn new(direction: Direction) -> Self {
         Decoder { direction, magic: false, sequence: 0, started: false, offset: 0, broken: None }
     }
@@ -238,7 +238,7 @@ struct Header {
 impl Header {
     fn parse(header: &[u8; HEADER_LEN], offset: u64) -> Result<Self, WireError> {
         let parsed: IResult<&[u8], _> = (le_u8, le_u8, le_u16, le_u32, le_u64, le_u32, le_u32).parse(header.as_slice());
-        // The array has exactly the octets that the fields take.
+        // The array has exactly the bytes that the fields take.
         let Ok((_, (type_id, _, _, length, session, sequence, check))) = parsed else {
             return Err(WireError::Truncated { offset, got: header.len() });
         };
@@ -295,7 +295,7 @@ fn fields(type_id: u8, payload: &[u8]) -> IResult<&[u8], Fields> {
             .map(|(number, _, checkpoint)| Fields::Done(Control::Stream { number, checkpoint }))
             .parse(payload),
         4 => (le_u64, le_u64, le_u128)
-            .map(|(number, octets, checksum)| Fields::Done(Control::Checkpoint(Seal { number, octets, checksum })))
+            .map(|(number, bytes, checksum)| Fields::Done(Control::Checkpoint(Seal { number, bytes, checksum })))
             .parse(payload),
         5 | 11 => le_u64
             .map(|generation| {
@@ -322,26 +322,26 @@ fn fields(type_id: u8, payload: &[u8]) -> IResult<&[u8], Fields> {
     }
 }
 
-/// A [`Decoder`] with a buffer: octets pushed in any split, frames lent.
+/// A [`Decoder`] with a buffer: bytes pushed in any split, frames lent.
 #[derive(Debug, Clone)]
 pub struct FrameBuffer {
     decoder: Decoder,
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     taken: usize,
 }
 
 impl FrameBuffer {
-    /// At the first octet of a direction.
+    /// At the first byte of a direction.
     pub const fn new(direction: Direction) -> Self {
-        FrameBuffer { decoder: Decoder::new(direction), octets: Vec::new(), taken: 0 }
+        FrameBuffer { decoder: Decoder::new(direction), bytes: Vec::new(), taken: 0 }
     }
 
-    /// Takes the octets that have arrived. Call [`FrameBuffer::next`] until it gives `None` before pushing more: what is
+    /// Takes the bytes that have arrived. Call [`FrameBuffer::next`] until it gives `None` before pushing more: what is
     /// held is then less than one frame, and memory in use is bounded by that and the longest push.
-    pub fn push(&mut self, octets: &[u8]) {
-        self.octets.drain(..self.taken);
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.taken);
         self.taken = 0;
-        self.octets.extend_from_slice(octets);
+        self.bytes.extend_from_slice(bytes);
     }
 
     /// The next whole frame.
@@ -350,11 +350,11 @@ impl FrameBuffer {
     /// As [`Decoder::take`].
     #[expect(clippy::should_implement_trait, reason = "the frames borrow the buffer")]
     pub fn next(&mut self) -> Result<Option<Frame<'_>>, WireError> {
-        let rest = self.octets.get(self.taken..).unwrap_or_default();
+        let rest = self.bytes.get(self.taken..).unwrap_or_default();
         match self.decoder.take(rest)? {
             Step::Need(_) => Ok(None),
-            Step::Frame(frame, octets) => {
-                self.taken += octets;
+            Step::Frame(frame, bytes) => {
+                self.taken += bytes;
                 Ok(Some(frame))
             }
         }
@@ -365,6 +365,6 @@ impl FrameBuffer {
     /// # Errors
     /// As [`Decoder::finish`].
     pub fn finish(&self) -> Result<(), WireError> {
-        self.decoder.finish(self.octets.get(self.taken..).unwrap_or_default())
+        self.decoder.finish(self.bytes.get(self.taken..).unwrap_or_default())
     }
 }

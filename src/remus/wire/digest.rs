@@ -1,4 +1,4 @@
-//! The checksum over a checkpoint: XXH3-128 (seed 0) over its DATA octets. It finds damage, it does not authenticate.
+//! The checksum over a checkpoint: XXH3-128 (seed 0) over its DATA bytes. It finds damage, it does not authenticate.
 
 use crate::remus::types::RefuseReason;
 use std::fmt;
@@ -9,22 +9,22 @@ use xxhash_rust::xxh3::Xxh3;
 pub struct Seal {
     /// Number of the checkpoint, from 1. It goes on from session to session; a refused one is not used again.
     pub number: u64,
-    /// DATA octets since the last CHECKPOINT or STREAM.
-    pub octets: u64,
+    /// DATA bytes since the last CHECKPOINT or STREAM.
+    pub bytes: u64,
     /// XXH3-128 over them.
     pub checksum: u128,
 }
 
-/// Collects octets and checksum of one checkpoint after another, on either side.
+/// Collects bytes and checksum of one checkpoint after another, on either side.
 #[derive(Clone, Default)]
 pub struct Digest {
     state: Xxh3,
-    octets: u64,
+    bytes: u64,
 }
 
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Digest").field("octets", &self.octets).finish_non_exhaustive()
+        f.debug_struct("Digest").field("bytes", &self.bytes).finish_non_exhaustive()
     }
 }
 
@@ -32,23 +32,23 @@ impl Digest {
     /// Adds the payload of a DATA frame.
     pub fn update(&mut self, data: &[u8]) {
         self.state.update(data);
-        self.octets = self.octets.saturating_add(data.len() as u64);
+        self.bytes = self.bytes.saturating_add(data.len() as u64);
     }
 
-    /// Octets so far.
-    pub const fn octets(&self) -> u64 {
-        self.octets
+    /// Bytes so far.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Forgets what there was: a STREAM frame.
     pub fn restart(&mut self) {
         self.state.reset();
-        self.octets = 0;
+        self.bytes = 0;
     }
 
     /// Closes a checkpoint and begins the next.
     pub fn seal(&mut self, number: u64) -> Seal {
-        let seal = Seal { number, octets: self.octets, checksum: self.state.digest128() };
+        let seal = Seal { number, bytes: self.bytes, checksum: self.state.digest128() };
         self.restart();
         seal
     }
@@ -59,7 +59,7 @@ impl Digest {
     /// [`RefuseReason::Length`] or [`RefuseReason::Checksum`].
     pub fn verify(&mut self, seal: &Seal) -> Result<(), RefuseReason> {
         let ours = self.seal(seal.number);
-        if ours.octets != seal.octets {
+        if ours.bytes != seal.bytes {
             return Err(RefuseReason::Length);
         }
         if ours.checksum != seal.checksum {

@@ -1,4 +1,4 @@
-//! Values to octets. Nothing is allocated, payloads of DATA are not touched.
+//! Values to bytes. Nothing is allocated, payloads of DATA are not touched.
 
 use super::frame::{Control, DATA, Direction};
 use super::{HEADER_LEN, MAX_CONTROL, MAX_DATA, MAX_DETAIL, VERSION};
@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 use byteorder::{ByteOrder, LittleEndian};
 use xxhash_rust::xxh3::Xxh3;
 
-/// Gives the octets of one direction's frames, in the order in which they are to be written.
+/// Gives the bytes of one direction's frames, in the order in which they are to be written.
 #[derive(Debug, Clone)]
 pub struct Encoder {
     session: Session,
@@ -30,12 +30,12 @@ impl Encoder {
         self.data_of(data.len())
     }
 
-    /// The same for a payload that lies in several places and has `octets` in all.
-    pub fn data_of(&mut self, octets: usize) -> Option<[u8; HEADER_LEN]> {
-        if octets == 0 || octets > MAX_DATA || self.direction == Direction::Backward {
+    /// The same for a payload that lies in several places and has `bytes` in all.
+    pub fn data_of(&mut self, bytes: usize) -> Option<[u8; HEADER_LEN]> {
+        if bytes == 0 || bytes > MAX_DATA || self.direction == Direction::Backward {
             return None;
         }
-        Some(self.header(DATA, octets as u32, &[]))
+        Some(self.header(DATA, bytes as u32, &[]))
     }
 
     /// A whole frame. `None` when it does not run in this direction.
@@ -43,7 +43,7 @@ impl Encoder {
         self.with_detail(control, &[])
     }
 
-    /// [`Control::Refuse`] with a text for people, cut at [`MAX_DETAIL`] octets. Other frames go without it.
+    /// [`Control::Refuse`] with a text for people, cut at [`MAX_DETAIL`] bytes. Other frames go without it.
     pub fn with_detail(&mut self, control: Control, detail: &[u8]) -> Option<ControlFrame> {
         if !control.runs(self.direction) {
             return None;
@@ -69,7 +69,7 @@ impl Encoder {
     }
 }
 
-/// The check over the first 20 octets of a header and the payload of any frame but DATA.
+/// The check over the first 20 bytes of a header and the payload of any frame but DATA.
 pub(super) fn check(header: &[u8; HEADER_LEN], payload: &[u8]) -> u32 {
     let mut hash = Xxh3::new();
     hash.update(&header[..20]);
@@ -97,7 +97,7 @@ fn payload(control: Control, detail: &[u8]) -> ArrayVec<u8, MAX_CONTROL> {
         }
         Control::Checkpoint(seal) => {
             out.extend(seal.number.to_le_bytes());
-            out.extend(seal.octets.to_le_bytes());
+            out.extend(seal.bytes.to_le_bytes());
             out.extend(seal.checksum.to_le_bytes());
         }
         Control::Heartbeat { generation } | Control::Begin { generation } => out.extend(generation.0.to_le_bytes()),

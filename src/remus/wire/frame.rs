@@ -3,7 +3,7 @@
 use super::{Capabilities, Seal};
 use crate::remus::types::{Generation, RefuseReason, Rule, Session};
 
-/// Which way a row of octets runs. Each has frames of its own.
+/// Which way a row of bytes runs. Each has frames of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// From the primary to the secondary.
@@ -192,11 +192,11 @@ pub struct Frame<'a> {
 /// What a frame carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Body<'a> {
-    /// The next octets of the migration-v2 stream.
+    /// The next bytes of the migration-v2 stream.
     Data(&'a [u8]),
     /// Any other frame of this version.
     Control(Control),
-    /// A REFUSE with its text, which may hold any octets.
+    /// A REFUSE with its text, which may hold any bytes.
     Refuse {
         /// The checkpoint refused.
         checkpoint: u64,

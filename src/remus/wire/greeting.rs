@@ -1,4 +1,4 @@
-//! Who is there: the first octets of a peer, and what it can do.
+//! Who is there: the first bytes of a peer, and what it can do.
 
 use super::MAGIC;
 use crate::remus::types::Level;
@@ -80,26 +80,26 @@ impl Capabilities {
     }
 }
 
-/// Who the first octets belong to.
+/// Who the first bytes belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Peer {
     /// Our framing; frames follow behind [`MAGIC`].
     Framed,
     /// Xen's own tools: the banner of `xl migrate-receive`, or a stream that begins with xl's preamble or libxl's header.
-    /// Its octets belong to the stream (or are the banner), none is consumed.
+    /// Its bytes belong to the stream (or are the banner), none is consumed.
     Bare,
     /// Something else. Nothing should be sent to it.
     Unknown,
 }
 
-/// Recognises a secondary by the first octets of the back channel. It speaks first: `xl migrate-receive` with its banner,
-/// ours with [`MAGIC`]; the primary writes nothing before. `Err(n)`: show at least `n` octets.
+/// Recognises a secondary by the first bytes of the back channel. It speaks first: `xl migrate-receive` with its banner,
+/// ours with [`MAGIC`]; the primary writes nothing before. `Err(n)`: show at least `n` bytes.
 pub fn recognise_secondary(first: &[u8]) -> Result<Peer, usize> {
-    recognise(first, &[Message::Banner.octets()])
+    recognise(first, &[Message::Banner.bytes()])
 }
 
-/// Recognises a primary by the first octets of the forward channel. `xl` sends its preamble, ours answers [`MAGIC`] with the
-/// same. `Err(n)`: show at least `n` octets.
+/// Recognises a primary by the first bytes of the forward channel. `xl` sends its preamble, ours answers [`MAGIC`] with the
+/// same. `Err(n)`: show at least `n` bytes.
 pub fn recognise_primary(first: &[u8]) -> Result<Peer, usize> {
     recognise(first, &[xl::MAGIC, &libxl::IDENT.to_be_bytes()])
 }
@@ -115,6 +115,6 @@ fn recognise(first: &[u8], bare: &[&[u8]]) -> Result<Peer, usize> {
             more = Some(start.len());
         }
     }
-    // An empty input fits all beginnings: one octet tells them apart.
+    // An empty input fits all beginnings: one byte tells them apart.
     if first.is_empty() { Err(1) } else { more.map_or(Ok(Peer::Unknown), Err) }
 }

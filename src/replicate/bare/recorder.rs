@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-/// A source whose octets also go into a file. Trouble with the file ends the recording, not the reading.
+/// A source whose bytes also go into a file. Trouble with the file ends the recording, not the reading.
 #[derive(Debug)]
 pub struct Recorder<R, F> {
     source: R,
@@ -37,10 +37,10 @@ impl<R: Read, F: Write> Recorder<R, F> {
 }
 
 impl<R: Read, F: Write> Read for Recorder<R, F> {
-    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
-        let read = self.source.read(octets)?;
-        if let (Some(file), Some(octets)) = (&mut self.file, octets.get(..read))
-            && let Err(error) = file.write_all(octets)
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read(bytes)?;
+        if let (Some(file), Some(bytes)) = (&mut self.file, bytes.get(..read))
+            && let Err(error) = file.write_all(bytes)
         {
             log::error!("recording the stream: {error}; the record ends here");
             self.file = None;
@@ -57,11 +57,11 @@ mod tests {
     struct Full(usize);
 
     impl Write for Full {
-        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             if self.0 == 0 {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            let taken = octets.len().min(self.0);
+            let taken = bytes.len().min(self.0);
             self.0 -= taken;
             Ok(taken)
         }
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn the_copy_is_what_was_read() {
-        let mut recorder = Recorder::new(&b"every octet"[..], Some(Vec::new()));
+        let mut recorder = Recorder::new(&b"every byte"[..], Some(Vec::new()));
         let mut read = [0; 5];
         recorder.read_exact(&mut read).unwrap();
         assert_eq!(&read, b"every");

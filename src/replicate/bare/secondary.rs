@@ -13,10 +13,10 @@ use std::io::Read;
 
 /// Told of each checkpoint of a secondary.
 pub trait Observer {
-    /// Checkpoint `number` is applied: from now on the domain goes on from there. It had so many pages and octets; the
+    /// Checkpoint `number` is applied: from now on the domain goes on from there. It had so many pages and bytes; the
     /// first one, which is applied as it arrives, tells neither.
-    fn applied(&mut self, number: u64, pages: usize, octets: u64) {
-        let _ = (number, pages, octets);
+    fn applied(&mut self, number: u64, pages: usize, bytes: u64) {
+        let _ = (number, pages, bytes);
     }
 
     /// The stream has stopped, after checkpoint `number`. The domain is made ready next.
@@ -145,7 +145,7 @@ fn follow<R: Read, D: RestoreDomain + DeviceModel>(
             torn => Refusal::Damaged { checkpoint, error: torn },
         })?;
         checkpoint += 1;
-        observer.applied(checkpoint, restorer.round_pages(), restorer.round_octets());
+        observer.applied(checkpoint, restorer.round_pages(), restorer.round_bytes());
         reader = match turn {
             Turn::Checkpoint(reader) => reader,
             Turn::Ended(_) => {

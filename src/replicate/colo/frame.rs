@@ -2,10 +2,10 @@
 //!
 //! | offset | size | field |
 //! |---|---|---|
-//! | 0 | 4 | the octets `XRCO` |
+//! | 0 | 4 | the bytes `XRCO` |
 //! | 4 | 1 | lane |
 //! | 5 | 3 | zero |
-//! | 8 | 4 | octets that follow, at most [`MAX_PAYLOAD`] (little-endian) |
+//! | 8 | 4 | bytes that follow, at most [`MAX_PAYLOAD`] (little-endian) |
 //! | 12 | 4 | the low half of their xxh3 |
 //! | 16 | - | payload |
 //!
@@ -17,18 +17,18 @@
 //! | 4 packet | u64 epoch, a packet that has come for the guest | u64 epoch, a packet that the guest has sent |
 //! | 5 beat | nothing: this side lives | the same |
 //!
-//! What is in lane 3 is to the octet what libxl's two ends say to each other. To such a peer these octets go without any frame.
+//! What is in lane 3 is to the byte what libxl's two ends say to each other. To such a peer these bytes go without any frame.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read};
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The first octets of each frame.
+/// The first bytes of each frame.
 pub const MAGIC: [u8; 4] = *b"XRCO";
-/// Octets of a frame's header.
+/// Bytes of a frame's header.
 pub const HEADER_LEN: usize = 16;
-/// Octets of a payload at most.
+/// Bytes of a payload at most.
 pub const MAX_PAYLOAD: usize = 256 << 10;
 
 /// What a frame belongs to.
@@ -39,7 +39,7 @@ pub enum Lane {
     Hello = 1,
     /// There is none.
     Refuse = 2,
-    /// libxl's octets.
+    /// libxl's bytes.
     Stream = 3,
     /// A packet of the guest's network.
     Packet = 4,
@@ -74,7 +74,7 @@ pub enum FrameError {
     Magic {
         /// Of the frame.
         offset: u64,
-        /// Its first octets.
+        /// Its first bytes.
         found: [u8; 4],
     },
     /// No such lane.
@@ -86,21 +86,21 @@ pub enum FrameError {
         lane: u8,
     },
     /// Too long.
-    #[error("frame at offset {offset}: {length} octets, at most {MAX_PAYLOAD} are allowed")]
+    #[error("frame at offset {offset}: {length} bytes, at most {MAX_PAYLOAD} are allowed")]
     Length {
         /// Of the frame.
         offset: u64,
         /// What it says.
         length: u32,
     },
-    /// Other octets than were sent.
+    /// Other bytes than were sent.
     #[error("frame at offset {offset}: checksum {found:#010x}, {expected:#010x} in its header")]
     Sum {
         /// Of the frame.
         offset: u64,
         /// What the header says.
         expected: u32,
-        /// What the octets have.
+        /// What the bytes have.
         found: u32,
     },
 }
@@ -120,7 +120,7 @@ pub fn header(lane: Lane, payload: &[u8]) -> [u8; HEADER_LEN] {
     out
 }
 
-/// Frames out of a connection, or octets without frames.
+/// Frames out of a connection, or bytes without frames.
 #[derive(Debug)]
 pub struct Frames<R> {
     source: R,
@@ -142,7 +142,7 @@ impl<R: Read> Frames<R> {
     /// [`FrameError`]. An end inside of a frame is [`io::ErrorKind::UnexpectedEof`].
     pub fn read_frame(&mut self) -> Result<Option<(Lane, &[u8])>, FrameError> {
         if !self.framed {
-            return self.octets();
+            return self.bytes();
         }
         let mut head = [0; HEADER_LEN];
         if !self.fill(&mut head)? {
@@ -155,8 +155,8 @@ impl<R: Read> Frames<R> {
             return Err(FrameError::Magic { offset, found });
         }
         let lane = Lane::from_wire(lane).ok_or(FrameError::Lane { offset, lane })?;
-        let octets = usize::try_from(length).ok().filter(|&octets| octets <= MAX_PAYLOAD);
-        self.payload.resize(octets.ok_or(FrameError::Length { offset, length })?, 0);
+        let bytes = usize::try_from(length).ok().filter(|&bytes| bytes <= MAX_PAYLOAD);
+        self.payload.resize(bytes.ok_or(FrameError::Length { offset, length })?, 0);
         self.source.read_exact(&mut self.payload)?;
         let found = low(xxh3_64(&self.payload));
         if found != expected {
@@ -166,7 +166,7 @@ impl<R: Read> Frames<R> {
         Ok(Some((lane, &self.payload)))
     }
 
-    /// Takes everything that follows for octets without frames: it cannot be told apart any more.
+    /// Takes everything that follows for bytes without frames: it cannot be told apart any more.
     pub const fn give_up(&mut self) {
         self.framed = false;
     }
@@ -182,7 +182,7 @@ impl<R: Read> Frames<R> {
         Frames { source: change(source), framed, offset, payload }
     }
 
-    fn octets(&mut self) -> Result<Option<(Lane, &[u8])>, FrameError> {
+    fn bytes(&mut self) -> Result<Option<(Lane, &[u8])>, FrameError> {
         self.payload.resize(MAX_PAYLOAD, 0);
         loop {
             match self.source.read(&mut self.payload) {
@@ -197,7 +197,7 @@ impl<R: Read> Frames<R> {
         }
     }
 
-    /// False at an end before the first octet.
+    /// False at an end before the first byte.
     fn fill(&mut self, head: &mut [u8]) -> io::Result<bool> {
         let mut got = 0;
         while let Some(rest) = head.get_mut(got..).filter(|rest| !rest.is_empty()) {
@@ -213,15 +213,15 @@ impl<R: Read> Frames<R> {
     }
 }
 
-/// The epoch and the octets of a packet frame; `None` when it is too short for one.
+/// The epoch and the bytes of a packet frame; `None` when it is too short for one.
 pub fn packet(payload: &[u8]) -> Option<(u64, &[u8])> {
-    let (epoch, octets) = payload.split_first_chunk()?;
-    Some((u64::from_le_bytes(*epoch), octets))
+    let (epoch, bytes) = payload.split_first_chunk()?;
+    Some((u64::from_le_bytes(*epoch), bytes))
 }
 
 /// The payload of a packet frame.
-pub fn packet_payload(epoch: u64, octets: &[u8]) -> Vec<u8> {
-    [&epoch.to_le_bytes(), octets].concat()
+pub fn packet_payload(epoch: u64, bytes: &[u8]) -> Vec<u8> {
+    [&epoch.to_le_bytes(), bytes].concat()
 }
 
 #[cfg(test)]
@@ -232,14 +232,14 @@ mod tests {
         [&header(lane, payload)[..], payload].concat()
     }
 
-    fn error(octets: &[u8]) -> String {
-        Frames::new(octets, true).read_frame().map(|_| ()).unwrap_err().to_string()
+    fn error(bytes: &[u8]) -> String {
+        Frames::new(bytes, true).read_frame().map(|_| ()).unwrap_err().to_string()
     }
 
     #[test]
     fn frames_arrive_as_they_were_sent() {
-        let octets = [frame(Lane::Beat, b""), frame(Lane::Packet, &packet_payload(7, b"ping"))].concat();
-        let mut frames = Frames::new(&octets[..], true);
+        let bytes = [frame(Lane::Beat, b""), frame(Lane::Packet, &packet_payload(7, b"ping"))].concat();
+        let mut frames = Frames::new(&bytes[..], true);
         assert_eq!(frames.read_frame().unwrap(), Some((Lane::Beat, &b""[..])));
         let (lane, payload) = frames.read_frame().unwrap().unwrap();
         assert_eq!((lane, packet(payload)), (Lane::Packet, Some((7, &b"ping"[..]))));
@@ -250,16 +250,16 @@ mod tests {
     }
 
     #[test]
-    fn every_octet_that_is_wrong_is_told() {
-        let sound = frame(Lane::Stream, b"octets");
-        let with = |at: usize, octet: u8| {
-            let mut octets = sound.clone();
-            octets[at] = octet;
-            error(&octets)
+    fn every_byte_that_is_wrong_is_told() {
+        let sound = frame(Lane::Stream, b"bytes");
+        let with = |at: usize, byte: u8| {
+            let mut bytes = sound.clone();
+            bytes[at] = byte;
+            error(&bytes)
         };
         assert_eq!(with(0, 0), "frame at offset 0: begins with [00, 52, 43, 4f]");
         assert_eq!(with(4, 9), "frame at offset 0: lane 9 is none");
-        assert!(with(11, 0xff).contains("octets, at most 262144 are allowed"));
+        assert!(with(11, 0xff).contains("bytes, at most 262144 are allowed"));
         assert!(with(12, sound[12] ^ 1).contains("checksum") && with(20, 0).contains("checksum"));
         for end in 1..sound.len() {
             let ended = Frames::new(&sound[..end], true).read_frame().map(|_| ()).unwrap_err();

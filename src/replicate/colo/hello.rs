@@ -1,6 +1,6 @@
 //! What two of our own ends tell each other before the image.
 //!
-//! The receiver speaks first and says what it is; the sender answers with the session. Both are JSON, at most [`MOST`] octets, and what one
+//! The receiver speaks first and says what it is; the sender answers with the session. Both are JSON, at most [`MOST`] bytes, and what one
 //! does not know of the other's it passes over.
 #![forbid(unsafe_code)]
 
@@ -9,7 +9,7 @@ use crate::remus::{Generation, Rule};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Octets of a hello at most.
+/// Bytes of a hello at most.
 pub const MOST: usize = 4096;
 /// What this program speaks.
 pub const VERSION: u32 = 1;
@@ -56,7 +56,7 @@ pub struct Agreement {
 pub enum Unsuited {
     /// No hello at all.
     #[error("what came is no hello: {0}")]
-    Octets(String),
+    Bytes(String),
     /// Another protocol.
     #[error(
         "the other side speaks version {0}, this one {VERSION}: install the same version of xen-replicate on both hosts"
@@ -94,7 +94,7 @@ pub enum Unsuited {
 }
 
 impl Hello {
-    /// Its octets.
+    /// Its bytes.
     pub fn emit(&self) -> Vec<u8> {
         // Plain numbers and words: it cannot fail.
         serde_json::to_vec(self).unwrap_or_default()
@@ -104,15 +104,15 @@ impl Hello {
     ///
     /// # Errors
     /// [`Unsuited`].
-    pub fn suits(&self, octets: &[u8], rule: Rule) -> Result<Hello, Unsuited> {
-        let octets = octets.get(..MOST.min(octets.len())).unwrap_or_default();
-        let unreadable = |error: serde_json::Error| Unsuited::Octets(error.to_string());
+    pub fn suits(&self, bytes: &[u8], rule: Rule) -> Result<Hello, Unsuited> {
+        let bytes = bytes.get(..MOST.min(bytes.len())).unwrap_or_default();
+        let unreadable = |error: serde_json::Error| Unsuited::Bytes(error.to_string());
         // First, for all else may be said otherwise in another version.
-        let Spoken { version } = serde_json::from_slice(octets).map_err(unreadable)?;
+        let Spoken { version } = serde_json::from_slice(bytes).map_err(unreadable)?;
         if version != VERSION {
             return Err(Unsuited::Version(version));
         }
-        let theirs: Hello = serde_json::from_slice(octets).map_err(unreadable)?;
+        let theirs: Hello = serde_json::from_slice(bytes).map_err(unreadable)?;
         if let (Some(ours), Some(theirs)) = (&self.domain, &theirs.domain)
             && ours != theirs
         {

@@ -1,11 +1,11 @@
-//! What the copy's thread waits for: octets of the stream, and orders. A single place, for either may come while it waits for the other.
+//! What the copy's thread waits for: bytes of the stream, and orders. A single place, for either may come while it waits for the other.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Octets that wait at most, and one chunk.
+/// Bytes that wait at most, and one chunk.
 const MOST: usize = 1 << 20;
 
 /// The place. Clones are the same one.
@@ -27,11 +27,11 @@ struct Shared<O> {
 #[derive(Debug)]
 struct State<O> {
     chunks: VecDeque<Vec<u8>>,
-    /// Octets of the first chunk that have been read.
+    /// Bytes of the first chunk that have been read.
     taken: usize,
     waiting: usize,
     orders: VecDeque<O>,
-    /// No more octets come.
+    /// No more bytes come.
     ended: bool,
     /// Nobody reads any more.
     deaf: bool,
@@ -42,8 +42,8 @@ struct State<O> {
 pub enum Next<O> {
     /// An order. Orders come first.
     Order(O),
-    /// Octets can be read.
-    Octets,
+    /// Bytes can be read.
+    Bytes,
     /// The stream has ended. Told once.
     Ended,
 }
@@ -65,27 +65,27 @@ impl<O> Inlet<O> {
         self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives orders, all at once: nobody does the first and looks for octets before the last is there. Does not wait.
+    /// Gives orders, all at once: nobody does the first and looks for bytes before the last is there. Does not wait.
     pub fn order(&self, orders: impl IntoIterator<Item = O>) {
         self.state().orders.extend(orders);
         self.0.changed.notify_all();
     }
 
-    /// Puts octets in, waiting for room. False when nobody reads them.
-    pub fn put(&self, octets: &[u8]) -> bool {
+    /// Puts bytes in, waiting for room. False when nobody reads them.
+    pub fn put(&self, bytes: &[u8]) -> bool {
         let mut state = self.state();
         while state.waiting >= MOST && !state.deaf {
             state = self.wait(state);
         }
-        if !state.deaf && !octets.is_empty() {
-            state.waiting += octets.len();
-            state.chunks.push_back(octets.to_vec());
+        if !state.deaf && !bytes.is_empty() {
+            state.waiting += bytes.len();
+            state.chunks.push_back(bytes.to_vec());
             self.0.changed.notify_all();
         }
         !state.deaf
     }
 
-    /// No more octets come.
+    /// No more bytes come.
     pub fn end(&self) {
         self.state().ended = true;
         self.0.changed.notify_all();
@@ -107,7 +107,7 @@ impl<O> Inlet<O> {
                 return Next::Order(order);
             }
             if !state.chunks.is_empty() {
-                return Next::Octets;
+                return Next::Bytes;
             }
             if std::mem::take(&mut state.ended) {
                 // Whoever reads on finds nothing.
@@ -120,7 +120,7 @@ impl<O> Inlet<O> {
 }
 
 impl<O> Read for Inlet<O> {
-    /// Gives octets, waiting for them; nothing at the stream's end.
+    /// Gives bytes, waiting for them; nothing at the stream's end.
     ///
     /// # Errors
     /// [`io::ErrorKind::ConnectionAborted`] when there is an order: whatever is being read is not wanted any more.
@@ -157,14 +157,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn octets_arrive_in_order_and_orders_come_first() {
+    fn bytes_arrive_in_order_and_orders_come_first() {
         let mut inlet = Inlet::default();
         assert!(inlet.put(b"abc") && inlet.put(b"de"));
         let mut two = [0; 2];
         assert_eq!((inlet.read(&mut two).unwrap(), &two), (2, b"ab"));
         inlet.order([7]);
         assert_eq!(inlet.read(&mut two).unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
-        assert_eq!((inlet.next(), inlet.next()), (Next::Order(7), Next::Octets));
+        assert_eq!((inlet.next(), inlet.next()), (Next::Order(7), Next::Bytes));
         inlet.end();
         let mut rest = Vec::new();
         inlet.read_to_end(&mut rest).unwrap();

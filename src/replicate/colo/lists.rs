@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Most pages that one list names: real receivers take no longer record.
 pub const MOST: u64 = MAX_BODY as u64 / 8;
-/// Octets that are put together before they are sent.
+/// Bytes that are put together before they are sent.
 const CHUNK: usize = 64 << 10;
 
 /// How lists are sent.
@@ -54,17 +54,17 @@ impl Lists {
         if left > most && !self.several {
             return Err(ListError::TooMany { pages: left, most });
         }
-        let (mut pfns, mut octets) = (dirty.iter(), Vec::new());
+        let (mut pfns, mut bytes) = (dirty.iter(), Vec::new());
         loop {
             let here = left.min(most);
-            // At most MAX_BODY octets.
+            // At most MAX_BODY bytes.
             let length = u32::try_from(here * 8).unwrap_or(u32::MAX);
-            octets.extend(encode(Dialect::Libxl, Message::DirtyList { octets: length }).unwrap_or_default());
+            bytes.extend(encode(Dialect::Libxl, Message::DirtyList { bytes: length }).unwrap_or_default());
             for pfn in pfns.by_ref().take(usize::try_from(here).unwrap_or(usize::MAX)) {
-                octets.extend(pfn.to_le_bytes());
-                if octets.len() >= CHUNK {
-                    send(&octets)?;
-                    octets.clear();
+                bytes.extend(pfn.to_le_bytes());
+                if bytes.len() >= CHUNK {
+                    send(&bytes)?;
+                    bytes.clear();
                 }
             }
             left -= here;
@@ -73,7 +73,7 @@ impl Lists {
                 break;
             }
         }
-        Ok(send(&octets)?)
+        Ok(send(&bytes)?)
     }
 }
 
@@ -101,7 +101,7 @@ impl Named {
     }
 }
 
-/// The back channel's octets to messages, the lists' pages into [`Named`].
+/// The back channel's bytes to messages, the lists' pages into [`Named`].
 #[derive(Debug)]
 pub struct Back {
     decoder: Decoder,
@@ -109,7 +109,7 @@ pub struct Back {
     lists: Lists,
     /// Of the list that is being read.
     list: Option<List>,
-    /// Octets of the lists before it that it continues.
+    /// Bytes of the lists before it that it continues.
     before: u32,
 }
 
@@ -128,19 +128,19 @@ impl Back {
         Back { decoder: Decoder::new(Dialect::Libxl, 0), named, lists, list: None, before: 0 }
     }
 
-    /// Octets that were sound.
+    /// Bytes that were sound.
     pub const fn offset(&self) -> u64 {
         self.decoder.offset()
     }
 
-    /// Takes octets; `said` hears each message. Of several lists in a row it hears once, at the end of the last.
+    /// Takes bytes; `said` hears each message. Of several lists in a row it hears once, at the end of the last.
     ///
     /// # Errors
     /// What is wrong with a message or a pfn. Nothing can be read behind it.
-    pub fn take(&mut self, mut octets: &[u8], mut said: impl FnMut(Message)) -> Result<(), WireError> {
-        while !octets.is_empty() {
+    pub fn take(&mut self, mut bytes: &[u8], mut said: impl FnMut(Message)) -> Result<(), WireError> {
+        while !bytes.is_empty() {
             if let Some(list) = &mut self.list {
-                octets = pfns(list, octets, &self.named, &mut self.decoder)?;
+                bytes = pfns(list, bytes, &self.named, &mut self.decoder)?;
                 if list.left == 0 {
                     let total = list.total;
                     let more = list.full && self.lists.several;
@@ -148,15 +148,15 @@ impl Back {
                     if more {
                         self.before = total;
                     } else {
-                        said(Message::DirtyList { octets: total });
+                        said(Message::DirtyList { bytes: total });
                     }
                 }
                 continue;
             }
-            let (taken, message) = self.decoder.take(octets)?;
-            octets = octets.get(taken..).unwrap_or_default();
+            let (taken, message) = self.decoder.take(bytes)?;
+            bytes = bytes.get(taken..).unwrap_or_default();
             match message {
-                Some(Message::DirtyList { octets: length }) => {
+                Some(Message::DirtyList { bytes: length }) => {
                     let pages = u64::from(length) / 8;
                     if pages > self.lists.most.clamp(1, MOST) {
                         let type_id = crate::stream::libxc::types::CHECKPOINT_DIRTY_PFN_LIST;
@@ -165,7 +165,7 @@ impl Back {
                     let full = pages == self.lists.most.clamp(1, MOST);
                     let total = std::mem::take(&mut self.before).saturating_add(length);
                     if length == 0 {
-                        said(Message::DirtyList { octets: total });
+                        said(Message::DirtyList { bytes: total });
                     } else {
                         self.list = Some(List { left: length, full, total, part: Vec::new() });
                     }
@@ -179,9 +179,9 @@ impl Back {
 }
 
 /// Takes pfns of a list; gives what is behind them.
-fn pfns<'a>(list: &mut List, octets: &'a [u8], named: &Named, decoder: &mut Decoder) -> Result<&'a [u8], WireError> {
+fn pfns<'a>(list: &mut List, bytes: &'a [u8], named: &Named, decoder: &mut Decoder) -> Result<&'a [u8], WireError> {
     let left = usize::try_from(list.left).unwrap_or(usize::MAX);
-    let (mut here, behind) = octets.split_at(octets.len().min(left));
+    let (mut here, behind) = bytes.split_at(bytes.len().min(left));
     list.left -= u32::try_from(here.len()).unwrap_or(list.left);
     let mut set = named.set();
     while !here.is_empty() {
@@ -211,19 +211,19 @@ mod tests {
     fn sent(pfns: &BTreeSet<u64>, lists: Lists) -> Result<Vec<u8>, ListError> {
         let mut dirty = DirtyBitmap::new(1000);
         pfns.iter().for_each(|&pfn| assert!(dirty.set(pfn)));
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         lists.send(&dirty, |part| {
-            octets.extend_from_slice(part);
+            bytes.extend_from_slice(part);
             Ok(())
         })?;
-        Ok(octets)
+        Ok(bytes)
     }
 
-    fn heard(octets: &[u8], lists: Lists, split: usize) -> Result<(Vec<Message>, Vec<u64>), WireError> {
+    fn heard(bytes: &[u8], lists: Lists, split: usize) -> Result<(Vec<Message>, Vec<u64>), WireError> {
         let named = Named::new(1000);
         let mut back = Back::new(named.clone(), lists);
         let (mut said, mut pfns) = (Vec::new(), Vec::new());
-        for part in octets.chunks(split) {
+        for part in bytes.chunks(split) {
             back.take(part, |message| said.push(message))?;
         }
         named.take(|pfn| pfns.push(pfn));
@@ -237,24 +237,24 @@ mod tests {
         let error = sent(&pfns, one).unwrap_err();
         assert!(matches!(error, ListError::TooMany { pages: 8, most: 4 }), "{error}");
         let several = Lists { several: true, ..one };
-        let octets = sent(&pfns, several).unwrap();
+        let bytes = sent(&pfns, several).unwrap();
         // Two full ones and an empty one.
-        assert_eq!(octets.len(), 3 * 8 + 8 * 8);
-        let (said, named) = heard(&octets, several, 7).unwrap();
+        assert_eq!(bytes.len(), 3 * 8 + 8 * 8);
+        let (said, named) = heard(&bytes, several, 7).unwrap();
         assert_eq!((said.len(), named), (1, pfns.iter().copied().collect()));
         // Who takes one list only hears three.
-        assert_eq!(heard(&octets, one, 7).unwrap().0.len(), 3);
+        assert_eq!(heard(&bytes, one, 7).unwrap().0.len(), 3);
         assert!(matches!(
-            heard(&octets, Lists { most: 3, several: true }, 100),
+            heard(&bytes, Lists { most: 3, several: true }, 100),
             Err(WireError::Length { length: 32, .. })
         ));
     }
 
     #[test]
     fn a_page_that_the_guest_does_not_have_is_told() {
-        let octets = sent(&BTreeSet::from([3, 999]), Lists { most: MOST, several: true }).unwrap();
+        let bytes = sent(&BTreeSet::from([3, 999]), Lists { most: MOST, several: true }).unwrap();
         let mut back = Back::new(Named::new(999), Lists { most: MOST, several: true });
-        let error = back.take(&octets, |_| {}).unwrap_err();
+        let error = back.take(&bytes, |_| {}).unwrap_err();
         assert_eq!(error, WireError::Pfn { pfn: 999, nr_pfns: 999, offset: 24 });
     }
 
@@ -264,9 +264,9 @@ mod tests {
             pfns in proptest::collection::btree_set(0..1000u64, 0..60), most in 1u64..70, split in 1usize..200,
         ) {
             let lists = Lists { most, several: true };
-            let octets = sent(&pfns, lists).unwrap();
-            let octets = [&octets[..], &encode(Dialect::Libxl, Message::Ready).unwrap()].concat();
-            let (said, named) = heard(&octets, lists, split).unwrap();
+            let bytes = sent(&pfns, lists).unwrap();
+            let bytes = [&bytes[..], &encode(Dialect::Libxl, Message::Ready).unwrap()].concat();
+            let (said, named) = heard(&bytes, lists, split).unwrap();
             prop_assert_eq!(said.len(), 2);
             prop_assert_eq!(said[1], Message::Ready);
             prop_assert_eq!(named, pfns.into_iter().collect::<Vec<_>>());

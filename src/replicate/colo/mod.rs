@@ -1,14 +1,14 @@
 //! Drivers of [`crate::colo`]'s machines in libxl's dialect, end to end: two guests that run, each in a process of its own.
 //!
 //! * [`primary`] compares what both send and has checkpoints made; [`secondary`] runs the copy;
-//! * [`frame`] and [`hello`] are what two of our own ends have around libxl's octets, [`pipe`] the way out;
+//! * [`frame`] and [`hello`] are what two of our own ends have around libxl's bytes, [`pipe`] the way out;
 //! * [`lists`] are the pages that the secondary has written, `inlet` what its copy waits for.
 //!
 //! | thread | primary | secondary |
 //! |---|---|---|
 //! | the caller's | machine, timers, comparison | machine, timers |
 //! | `colo-guest` | suspends, collects, writes the stream, resumes | reads the stream, loads, suspends, lists, resumes |
-//! | `colo-in` | messages, lists, the other's packets | the stream's octets, packets for the guest |
+//! | `colo-in` | messages, lists, the other's packets | the stream's bytes, packets for the guest |
 //! | `colo-out` | signs of life, packets for the other guest | signs of life, the guest's packets |
 //! | `witness`, `fence`, `colo-connect` | whatever that takes | the same |
 //!

@@ -1,4 +1,4 @@
-//! The writing end of a session: the stream's octets, written by who has them, and small frames that never wait.
+//! The writing end of a session: the stream's bytes, written by who has them, and small frames that never wait.
 #![forbid(unsafe_code)]
 
 use super::frame::{self, Lane, MAX_PAYLOAD};
@@ -103,7 +103,7 @@ impl Pipe {
         if self.0.framed { self.0.write(lane, payload) } else { Ok(()) }
     }
 
-    /// Octets of the stream that the link has taken.
+    /// Bytes of the stream that the link has taken.
     pub fn taken(&self) -> u64 {
         self.0.taken.load(Ordering::Relaxed)
     }
@@ -146,16 +146,16 @@ impl Pipe {
         }
     }
 
-    /// Octets of the stream, as one frame or as they are.
+    /// Bytes of the stream, as one frame or as they are.
     ///
     /// # Errors
     /// The connection's; [`Pipe::stop`].
-    pub fn stream(&self, octets: &[u8]) -> io::Result<()> {
+    pub fn stream(&self, bytes: &[u8]) -> io::Result<()> {
         if self.is_stopped() {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        self.0.write(Lane::Stream, octets)?;
-        self.0.taken.fetch_add(octets.len() as u64, Ordering::Relaxed);
+        self.0.write(Lane::Stream, bytes)?;
+        self.0.taken.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -169,15 +169,15 @@ impl Shared {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, lane: Lane, octets: &[u8]) -> io::Result<()> {
+    fn write(&self, lane: Lane, bytes: &[u8]) -> io::Result<()> {
         let mut held = self.writer();
         let writer = held.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         self.queue().writing = true;
         let written = if self.framed {
-            let header = frame::header(lane, octets);
-            writer.write_all_vectored(&mut [IoSlice::new(&header), IoSlice::new(octets)])
+            let header = frame::header(lane, bytes);
+            writer.write_all_vectored(&mut [IoSlice::new(&header), IoSlice::new(bytes)])
         } else {
-            writer.write_all_vectored(&mut [IoSlice::new(octets)])
+            writer.write_all_vectored(&mut [IoSlice::new(bytes)])
         };
         self.queue().writing = false;
         self.changed.notify_all();
@@ -219,7 +219,7 @@ pub struct StreamOut {
     pipe: Pipe,
     collected: Vec<u8>,
     failpoints: Failpoints,
-    /// Passed behind the next octets written.
+    /// Passed behind the next bytes written.
     step: Arc<Mutex<Option<Step>>>,
 }
 
@@ -244,15 +244,15 @@ impl StreamOut {
 pub struct Arm(Arc<Mutex<Option<Step>>>);
 
 impl Arm {
-    /// When the next octets are written, and before those behind them.
+    /// When the next bytes are written, and before those behind them.
     pub fn arm(&self, step: Step) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(step);
     }
 }
 
 impl Write for StreamOut {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.collected.extend_from_slice(octets);
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.collected.extend_from_slice(bytes);
         let armed = self.step.lock().unwrap_or_else(PoisonError::into_inner).take();
         if self.collected.len() >= MAX_PAYLOAD || armed.is_some() {
             self.send()?;
@@ -260,7 +260,7 @@ impl Write for StreamOut {
         if let Some(step) = armed {
             self.failpoints.pass(step);
         }
-        Ok(octets.len())
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -19,7 +19,7 @@ pub enum Heard {
 /// Reads frames until the connection ends or is cancelled. `first` has been read already.
 pub fn backward(mut reader: LinkReader, first: &[u8], mut hear: impl FnMut(Heard)) {
     let mut frames = FrameBuffer::new(Direction::Backward);
-    let mut octets = vec![0; 4096];
+    let mut bytes = vec![0; 4096];
     let mut sound = true;
     let mut take = |pushed: &[u8], hear: &mut dyn FnMut(Heard)| {
         if sound {
@@ -47,9 +47,9 @@ pub fn backward(mut reader: LinkReader, first: &[u8], mut hear: impl FnMut(Heard
     };
     take(first, &mut hear);
     loop {
-        match reader.read(&mut octets) {
+        match reader.read(&mut bytes) {
             Ok(0) => return hear(Heard::Ended(None)),
-            Ok(got) => take(octets.get(..got).unwrap_or_default(), &mut hear),
+            Ok(got) => take(bytes.get(..got).unwrap_or_default(), &mut hear),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return hear(Heard::Ended((!is_cancelled(&error)).then_some(error))),
         }
@@ -58,11 +58,11 @@ pub fn backward(mut reader: LinkReader, first: &[u8], mut hear: impl FnMut(Heard
 
 /// The back channel of a bare peer: it has nothing to say but its end.
 pub fn silence(mut reader: LinkReader, mut hear: impl FnMut(Heard)) {
-    let mut octets = [0; 4096];
+    let mut bytes = [0; 4096];
     loop {
-        match reader.read(&mut octets) {
+        match reader.read(&mut bytes) {
             Ok(0) => return hear(Heard::Ended(None)),
-            Ok(got) => log::warn!("{got} octets from the other side that mean nothing here"),
+            Ok(got) => log::warn!("{got} bytes from the other side that mean nothing here"),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return hear(Heard::Ended((!is_cancelled(&error)).then_some(error))),
         }

@@ -1,4 +1,4 @@
-//! What the primary says, and the stream inside of it: a [`Read`] that gives the octets of one stream after another, and
+//! What the primary says, and the stream inside of it: a [`Read`] that gives the bytes of one stream after another, and
 //! passes on the frames between them as they come.
 
 use crate::remus::wire::{
@@ -16,14 +16,14 @@ use std::sync::{Arc, OnceLock};
 /// Room for a frame and what follows it.
 const BUFFER: usize = 2 * (HEADER_LEN + MAX_DATA);
 
-/// What stands where the stream's octets do not go on.
+/// What stands where the stream's bytes do not go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heading {
     /// The connection has ended, or was cancelled.
     Ended,
     /// Damage: nothing can be read any more.
     Garbled(WireError),
-    /// A new stream begins; octets follow.
+    /// A new stream begins; bytes follow.
     Stream {
         /// The checkpoint that its first image will be.
         checkpoint: u64,
@@ -76,9 +76,9 @@ impl Record {
         }
     }
 
-    fn keep(&mut self, octets: &[u8]) {
+    fn keep(&mut self, bytes: &[u8]) {
         if let Some(file) = &mut self.file
-            && let Err(error) = file.write_all(octets)
+            && let Err(error) = file.write_all(bytes)
         {
             self.fail(&error);
         }
@@ -138,7 +138,7 @@ impl Forward {
         }
     }
 
-    /// Passes over octets until something else stands there, and takes it.
+    /// Passes over bytes until something else stands there, and takes it.
     pub fn next_heading(&mut self) -> Heading {
         loop {
             if let Some(heading) = self.heading.take() {
@@ -160,7 +160,7 @@ impl Forward {
         }
     }
 
-    /// Expects CHECKPOINT where the stream's octets now stand, and holds it against what was received.
+    /// Expects CHECKPOINT where the stream's bytes now stand, and holds it against what was received.
     ///
     /// # Errors
     /// What is wrong with the checkpoint; `None` in place of the frame when something else stands here, which
@@ -175,17 +175,17 @@ impl Forward {
                 Ok((session, seal, self.digest.verify(&seal)))
             }
             Some(_) => Err(None),
-            // Octets behind what the stream calls a whole checkpoint.
+            // Bytes behind what the stream calls a whole checkpoint.
             None => Err(Some(RefuseReason::Length)),
         }
     }
 
-    /// What stands behind the octets that have been read, as far as has been seen.
+    /// What stands behind the bytes that have been read, as far as has been seen.
     pub const fn seen(&self) -> Option<Heading> {
         self.heading
     }
 
-    /// Passes `step` when the next octets have arrived.
+    /// Passes `step` when the next bytes have arrived.
     pub const fn arm(&mut self, step: Step) {
         self.step = Some(step);
     }
@@ -257,8 +257,8 @@ impl Forward {
 }
 
 impl Read for Forward {
-    /// Gives the stream's octets. Its end, [`Forward::next_heading`], is an end of file.
-    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
+    /// Gives the stream's bytes. Its end, [`Forward::next_heading`], is an end of file.
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         while self.data.is_empty() {
             if self.heading.is_some() {
                 return Ok(0);
@@ -266,8 +266,8 @@ impl Read for Forward {
             self.advance();
         }
         let here = self.buffer.get(self.data.clone()).unwrap_or_default();
-        let taken = here.len().min(octets.len());
-        crate::copying::copy(here, octets);
+        let taken = here.len().min(bytes.len());
+        crate::copying::copy(here, bytes);
         self.data.start += taken;
         Ok(taken)
     }

@@ -1,4 +1,4 @@
-//! The stream's way out: a [`Write`] that turns octets into DATA frames and keeps the sum of each checkpoint.
+//! The stream's way out: a [`Write`] that turns bytes into DATA frames and keeps the sum of each checkpoint.
 
 use super::Outbox;
 use crate::remus::wire::{Control, Digest, MAX_DATA};
@@ -7,7 +7,7 @@ use std::io::{self, IoSlice, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Less than this is collected before it is sent: most records of a checkpoint are a few octets long.
+/// Less than this is collected before it is sent: most records of a checkpoint are a few bytes long.
 const COLLECT: usize = 64 << 10;
 
 /// Says up to which checkpoint nothing more is to be sent. Clones are the same one.
@@ -37,15 +37,15 @@ struct State {
     outbox: Outbox,
     stop: StopFlag,
     failpoints: Failpoints,
-    /// The checkpoint that the octets belong to.
+    /// The checkpoint that the bytes belong to.
     checkpoint: u64,
     /// The step passed behind the next DATA frame.
     step: Option<Step>,
     digest: Digest,
     collected: Vec<u8>,
-    /// The octets are a running guest's, and change while they are looked at.
+    /// The bytes are a running guest's, and change while they are looked at.
     moving: bool,
-    /// One frame of such octets as they were once.
+    /// One frame of such bytes as they were once.
     settled: Vec<u8>,
 }
 
@@ -75,7 +75,7 @@ impl Lane {
         }))))
     }
 
-    /// From here on the octets belong to this checkpoint. They are a copy's, and stay as they are, unless `moving`: then they are
+    /// From here on the bytes belong to this checkpoint. They are a copy's, and stay as they are, unless `moving`: then they are
     /// where a guest, or a back end of its devices, may write to. So are those of a stream's first image, up to here.
     pub fn enter(&self, checkpoint: u64, moving: bool) {
         let mut state = self.state();
@@ -84,7 +84,7 @@ impl Lane {
         state.step = Some(Step::TransmitMiddle);
     }
 
-    /// Sends what is left of the checkpoint, and CHECKPOINT. Gives its octets.
+    /// Sends what is left of the checkpoint, and CHECKPOINT. Gives its bytes.
     ///
     /// # Errors
     /// The link's, or that the checkpoint was stopped.
@@ -94,7 +94,7 @@ impl Lane {
         state.failpoints.pass(Step::Transmitted);
         let seal = state.digest.seal(number);
         state.outbox.send_in_order(Control::Checkpoint(seal))?;
-        Ok(seal.octets)
+        Ok(seal.bytes)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -103,7 +103,7 @@ impl Lane {
 }
 
 impl State {
-    /// Sends the collected octets and then the parts, a frame at a time.
+    /// Sends the collected bytes and then the parts, a frame at a time.
     fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         if self.moving { self.send_settled(parts) } else { self.send_in_place(parts) }
     }
@@ -134,31 +134,31 @@ impl State {
         Ok(())
     }
 
-    fn settled_frame(&mut self, octets: &[u8]) -> io::Result<()> {
-        self.digest.update(octets);
-        self.frame(&[IoSlice::new(octets)], octets.len())
+    fn settled_frame(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.digest.update(bytes);
+        self.frame(&[IoSlice::new(bytes)], bytes.len())
     }
 
     fn send_in_place(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         let collected = std::mem::take(&mut self.collected);
         let mut frame: Vec<IoSlice<'_>> = Vec::with_capacity(parts.len() + 1);
-        let mut octets = 0;
+        let mut bytes = 0;
         for mut rest in [&collected[..]].into_iter().chain(parts.iter().map(|part| &**part)) {
             while !rest.is_empty() {
-                let (now, later) = rest.split_at(rest.len().min(MAX_DATA - octets));
+                let (now, later) = rest.split_at(rest.len().min(MAX_DATA - bytes));
                 self.digest.update(now);
                 frame.push(IoSlice::new(now));
-                octets += now.len();
+                bytes += now.len();
                 rest = later;
-                if octets == MAX_DATA {
-                    self.frame(&frame, octets)?;
+                if bytes == MAX_DATA {
+                    self.frame(&frame, bytes)?;
                     frame.clear();
-                    octets = 0;
+                    bytes = 0;
                 }
             }
         }
-        if octets > 0 {
-            self.frame(&frame, octets)?;
+        if bytes > 0 {
+            self.frame(&frame, bytes)?;
         }
         drop(frame);
         self.collected = collected;
@@ -166,11 +166,11 @@ impl State {
         Ok(())
     }
 
-    fn frame(&mut self, parts: &[IoSlice<'_>], octets: usize) -> io::Result<()> {
+    fn frame(&mut self, parts: &[IoSlice<'_>], bytes: usize) -> io::Result<()> {
         if self.stop.stops(self.checkpoint) {
             return Err(io::Error::other("the checkpoint was given up"));
         }
-        self.outbox.data(parts, octets)?;
+        self.outbox.data(parts, bytes)?;
         if let Some(step) = self.step.take() {
             self.failpoints.pass(step);
         }
@@ -183,21 +183,21 @@ impl State {
 }
 
 impl Write for Lane {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.write_vectored(&[IoSlice::new(octets)])
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
     }
 
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut state = self.state();
-        let octets = parts.iter().map(|part| part.len()).sum::<usize>();
-        if state.collected.len() + octets < COLLECT {
+        let bytes = parts.iter().map(|part| part.len()).sum::<usize>();
+        if state.collected.len() + bytes < COLLECT {
             for part in parts {
                 state.collected.extend_from_slice(part);
             }
         } else {
             state.send(parts)?;
         }
-        Ok(octets)
+        Ok(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

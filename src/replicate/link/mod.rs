@@ -2,7 +2,7 @@
 //!
 //! | | primary | secondary |
 //! |---|---|---|
-//! | out | [`Outbox`] for control frames, [`Lane`] for the stream's octets | [`Outbox`] |
+//! | out | [`Outbox`] for control frames, [`Lane`] for the stream's bytes | [`Outbox`] |
 //! | in | [`backward`] | [`ReadAhead`], then [`Forward`], which is the stream's source too |
 
 mod ahead;
@@ -20,20 +20,20 @@ pub use outbox::Outbox;
 use crate::transport::LinkReader;
 use std::io::{self, Read};
 
-/// Reads octets one step at a time until `recognise` knows them. `Ok(None)`: the connection ended before that.
-pub(super) fn first_octets<T>(
+/// Reads bytes one step at a time until `recognise` knows them. `Ok(None)`: the connection ended before that.
+pub(super) fn first_bytes<T>(
     reader: &mut LinkReader,
-    octets: &mut Vec<u8>,
+    bytes: &mut Vec<u8>,
     recognise: impl Fn(&[u8]) -> Result<T, usize>,
 ) -> io::Result<Option<T>> {
     loop {
-        match recognise(octets) {
+        match recognise(bytes) {
             Ok(known) => return Ok(Some(known)),
             Err(needed) => {
-                let start = octets.len();
-                octets.resize(needed.max(start + 1), 0);
-                let got = reader.read(octets.get_mut(start..).unwrap_or_default())?;
-                octets.truncate(start + got);
+                let start = bytes.len();
+                bytes.resize(needed.max(start + 1), 0);
+                let got = reader.read(bytes.get_mut(start..).unwrap_or_default())?;
+                bytes.truncate(start + got);
                 if got == 0 {
                     return Ok(None);
                 }

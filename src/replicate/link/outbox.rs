@@ -1,4 +1,4 @@
-//! Frames out: control frames ahead of the stream's octets, and never a wait for who sends them.
+//! Frames out: control frames ahead of the stream's bytes, and never a wait for who sends them.
 //!
 //! The writing end is held for one frame at a time. Whoever has it first writes the control frames that wait, so a
 //! heartbeat is behind one DATA frame at the most. A thread of its own writes them when nobody sends DATA.
@@ -25,7 +25,7 @@ struct Shared {
     cancel: Cancel,
     /// How long a connection that is being closed may take to send what waits.
     farewell: Duration,
-    /// Octets of DATA that the link has taken.
+    /// Bytes of DATA that the link has taken.
     taken: AtomicU64,
 }
 
@@ -40,7 +40,7 @@ struct Queue {
 #[derive(Debug)]
 struct Writer {
     link: LinkWriter,
-    /// Without one the stream is bare: no frames, the octets alone.
+    /// Without one the stream is bare: no frames, the bytes alone.
     encoder: Option<Encoder>,
     failed: bool,
 }
@@ -98,21 +98,21 @@ impl Outbox {
         self.0.with_writer(|writer| writer.control(frame, &[]))
     }
 
-    /// Writes one DATA frame whose payload is the parts in a row, at most [`crate::remus::wire::MAX_DATA`] octets.
+    /// Writes one DATA frame whose payload is the parts in a row, at most [`crate::remus::wire::MAX_DATA`] bytes.
     ///
     /// # Errors
     /// The link's.
-    pub fn data(&self, parts: &[IoSlice<'_>], octets: usize) -> io::Result<()> {
+    pub fn data(&self, parts: &[IoSlice<'_>], bytes: usize) -> io::Result<()> {
         // What is being closed has no use for more, and who says farewell waits behind it.
         if self.0.queue().closing {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        self.0.with_writer(|writer| writer.data(parts, octets))?;
-        self.0.taken.fetch_add(octets as u64, Ordering::Relaxed);
+        self.0.with_writer(|writer| writer.data(parts, bytes))?;
+        self.0.taken.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Octets of DATA that the link has taken so far, by whole frames.
+    /// Bytes of DATA that the link has taken so far, by whole frames.
     pub fn taken(&self) -> u64 {
         self.0.taken.load(Ordering::Relaxed)
     }
@@ -224,10 +224,10 @@ impl Writer {
         self.link.write_all_vectored(&mut [IoSlice::new(&frame)])
     }
 
-    fn data(&mut self, parts: &[IoSlice<'_>], octets: usize) -> io::Result<()> {
+    fn data(&mut self, parts: &[IoSlice<'_>], bytes: usize) -> io::Result<()> {
         let header = match self.encoder.as_mut() {
             None => None,
-            Some(encoder) => Some(encoder.data_of(octets).ok_or(io::ErrorKind::InvalidInput)?),
+            Some(encoder) => Some(encoder.data_of(bytes).ok_or(io::ErrorKind::InvalidInput)?),
         };
         let header = header.iter().map(|header| IoSlice::new(header));
         let mut frame: Vec<_> = header.chain(parts.iter().copied()).collect();

@@ -1,9 +1,9 @@
-//! From an address to a peer that is known, on a thread of its own: starting a command and waiting for its first octets
+//! From an address to a peer that is known, on a thread of its own: starting a command and waiting for its first bytes
 //! may take any time.
 
 use crate::remus::Session;
 use crate::remus::wire::{MAGIC, Peer, recognise_secondary};
-use crate::replicate::link::first_octets;
+use crate::replicate::link::first_bytes;
 use crate::stream::handshake::Message as Handshake;
 use crate::transport::{Address, Cancel, LinkReader, LinkWriter, connect, is_cancelled};
 use std::io::{self, IoSlice, Read};
@@ -17,7 +17,7 @@ pub(super) struct Connected {
     /// For people.
     pub name: String,
     pub reader: LinkReader,
-    /// Octets of the peer that have been read already.
+    /// Bytes of the peer that have been read already.
     pub first: Vec<u8>,
     pub writer: LinkWriter,
     pub cancel: Cancel,
@@ -73,7 +73,7 @@ fn reach(address: &Address, cancel: Cancel) -> io::Result<Connected> {
         return Ok(Connected { peer: Peer::Bare, name, reader, first: Vec::new(), writer, cancel });
     }
     let mut first = Vec::new();
-    let peer = first_octets(&mut reader, &mut first, recognise_secondary)
+    let peer = first_bytes(&mut reader, &mut first, recognise_secondary)
         .map_err(|error| if is_cancelled(&error) { io::ErrorKind::TimedOut.into() } else { error })?;
     match peer {
         None => {
@@ -88,7 +88,7 @@ fn reach(address: &Address, cancel: Cancel) -> io::Result<Connected> {
         Some(Peer::Framed) => writer.write_all_vectored(&mut [IoSlice::new(&MAGIC)])?,
         Some(Peer::Bare) => {
             // The banner is read whole, and is no part of anything.
-            let banner = Handshake::Banner.octets().len();
+            let banner = Handshake::Banner.bytes().len();
             first.drain(..banner.min(first.len()));
         }
     }

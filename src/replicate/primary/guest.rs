@@ -69,7 +69,7 @@ pub(super) enum Done {
     ResumeFailed(hypervisor::Error),
     Sent {
         checkpoint: u64,
-        octets: u64,
+        bytes: u64,
         took: Duration,
     },
     /// Given up, as asked.
@@ -210,9 +210,9 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                     self.failpoints.pass(Step::TransmitBegun);
                     let started = Instant::now();
                     match self.transmit(stream.as_mut(), checkpoint) {
-                        Ok(octets) => {
+                        Ok(bytes) => {
                             self.failpoints.pass(Step::Sealed);
-                            done(Done::Sent { checkpoint, octets, took: started.elapsed() });
+                            done(Done::Sent { checkpoint, bytes, took: started.elapsed() });
                         }
                         Err(_) if self.stop.stops(checkpoint) => {
                             stream = None;
@@ -341,9 +341,9 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
             Place::Between(between) if stream.direct => between,
             place => self.saver.send(round(place))?,
         };
-        let octets = stream.lane.seal(checkpoint).map_err(write)?;
+        let bytes = stream.lane.seal(checkpoint).map_err(write)?;
         stream.place = Some(Place::Between(between));
-        Ok(octets)
+        Ok(bytes)
     }
 }
 

@@ -65,7 +65,7 @@ pub struct Settings {
     pub generation: Generation,
     /// How the interval moves by itself, if it does.
     pub pacing: Option<Pacing>,
-    /// Most octets of dirty pages that are copied before the guest runs on.
+    /// Most bytes of dirty pages that are copied before the guest runs on.
     pub staging_limit: u64,
     /// How to save.
     pub save: libxl::save::Options,

@@ -12,7 +12,7 @@ pub(super) struct Rounds {
     statistics: Statistics,
     /// The round under way.
     round: RoundFigures,
-    /// When its last octet was written.
+    /// When its last byte was written.
     sent: Option<Instant>,
     acknowledged: Option<Instant>,
     /// When the guest was resumed behind the checkpoint of the round, and behind the one before.
@@ -73,9 +73,9 @@ impl Rounds {
         }
     }
 
-    pub(super) fn sent(&mut self, number: u64, octets: u64, took: Duration) {
+    pub(super) fn sent(&mut self, number: u64, bytes: u64, took: Duration) {
         if self.round.number == number {
-            self.round.octets = octets;
+            self.round.bytes = bytes;
             self.round.transmission = took;
             self.sent = Some(Instant::now());
             self.end();

@@ -189,8 +189,8 @@ impl Run {
                 self.stuck = Some(error);
                 self.feed(Event::ResumeFailed);
             }
-            Done::Sent { checkpoint, octets, took } => {
-                self.rounds.sent(checkpoint, octets, took);
+            Done::Sent { checkpoint, bytes, took } => {
+                self.rounds.sent(checkpoint, bytes, took);
                 self.feed(Event::CheckpointSent { checkpoint });
                 self.pace();
             }

@@ -52,13 +52,13 @@ pub(super) enum Order {
     Quit,
 }
 
-/// The stream's octets, for readers that come and go.
+/// The stream's bytes, for readers that come and go.
 #[derive(Debug, Clone)]
-struct Octets(Rc<RefCell<Forward>>);
+struct Bytes(Rc<RefCell<Forward>>);
 
-impl Read for Octets {
-    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
-        self.0.borrow_mut().read(octets)
+impl Read for Bytes {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.0.borrow_mut().read(bytes)
     }
 }
 
@@ -72,13 +72,13 @@ enum Next {
 
 /// The thread.
 pub(super) struct Keeper<C: Copies, S> {
-    forward: Octets,
+    forward: Bytes,
     copies: C,
     options: Options,
     failpoints: Failpoints,
     orders: Receiver<Order>,
     say: S,
-    copy: Option<C::Copy<Octets>>,
+    copy: Option<C::Copy<Bytes>>,
 }
 
 impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
@@ -90,7 +90,7 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
         orders: Receiver<Order>,
         say: S,
     ) -> Self {
-        let forward = Octets(Rc::new(RefCell::new(forward)));
+        let forward = Bytes(Rc::new(RefCell::new(forward)));
         Keeper { forward, copies, options, failpoints, orders, say, copy: None }
     }
 
@@ -132,7 +132,7 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
         }
     }
 
-    /// One stream, from its first octet to wherever it goes no further.
+    /// One stream, from its first byte to wherever it goes no further.
     fn stream(&mut self) -> Next {
         self.arm(Step::ImageArriving);
         let copy = match self.copies.image(self.forward.clone(), self.options) {
@@ -202,7 +202,7 @@ impl<C: Copies, S: FnMut(Said<C::Domain>)> Keeper<C, S> {
             }
             Err(None) => Err(Next::Heading),
             Err(Some(reason)) => {
-                let text = "octets behind the checkpoint's last record".to_owned();
+                let text = "bytes behind the checkpoint's last record".to_owned();
                 (self.say)(Said::Damaged { reason, text });
                 Err(Next::Heading)
             }

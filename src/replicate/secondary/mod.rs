@@ -14,7 +14,7 @@ use super::clock::Clock;
 use super::failpoint::Failpoints;
 use super::fence::Fence;
 use super::held::{Facts, Finished, Held};
-use super::link::{Forward, ReadAhead, Record, first_octets};
+use super::link::{Forward, ReadAhead, Record, first_bytes};
 use super::operator::{Ask, Handle, Notices};
 use super::stats::Statistics;
 use super::witness::{Alarm, Said as WitnessSaid, WitnessThread};
@@ -265,7 +265,7 @@ fn keep<T: Copies>(
     post: &Sender<Message<T::Domain>>,
 ) {
     let mut first = Vec::new();
-    let peer = first_octets(&mut reader, &mut first, recognise_primary);
+    let peer = first_bytes(&mut reader, &mut first, recognise_primary);
     let framed = matches!(peer, Ok(Some(Peer::Framed)));
     // Whoever drives has gone: then nothing matters here.
     let _ = post.send(Message::Peer(peer));

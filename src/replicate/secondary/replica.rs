@@ -66,8 +66,8 @@ pub trait Replica {
 pub struct Arrived {
     /// Pfns listed.
     pub pages: u64,
-    /// Octets kept.
-    pub octets: u64,
+    /// Bytes kept.
+    pub bytes: u64,
 }
 
 /// Why a stream goes no further.
@@ -98,7 +98,7 @@ impl Unsound {
         }
     }
 
-    /// Whether the source came to its end, or failed, rather than having octets of no use.
+    /// Whether the source came to its end, or failed, rather than having bytes of no use.
     pub fn is_sender_gone(&self) -> bool {
         matches!(self, Unsound::Restore(error) if error.is_sender_gone())
     }
@@ -137,7 +137,7 @@ impl<R: Read, D: RestoreDomain + DeviceModel> Replica for Restored<R, D> {
             Turn::Checkpoint(reader) => self.reader = Some(reader),
             Turn::Ended(_) => return Err(Unsound::Ended),
         }
-        Ok(Arrived { pages: self.restorer.round_pages() as u64, octets: self.restorer.round_octets() })
+        Ok(Arrived { pages: self.restorer.round_pages() as u64, bytes: self.restorer.round_bytes() })
     }
 
     fn apply(&mut self) -> Result<(), String> {

@@ -198,7 +198,7 @@ impl<D: Send + 'static> Run<D> {
                     if let Some(tell) = &mut self.on_checkpoint {
                         tell(number);
                     }
-                    self.words.statistics.arrived(figures.pages, figures.octets);
+                    self.words.statistics.arrived(figures.pages, figures.bytes);
                 }
                 let _ = self.orders.send(if taken { Order::Apply } else { Order::Drop });
             }

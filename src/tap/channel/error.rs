@@ -156,10 +156,10 @@ pub enum ChannelError {
         connection: u16,
     },
     /// A secondary's bytes on a channel.
-    #[error("{octets} bytes from the secondary on a multifd channel, where it never sends any")]
+    #[error("{bytes} bytes from the secondary on a multifd channel, where it never sends any")]
     Answer {
         /// How many.
-        octets: u64,
+        bytes: u64,
     },
     /// A second connection that begins like no channel.
     #[error(

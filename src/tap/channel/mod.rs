@@ -48,7 +48,7 @@ pub(super) enum Seen {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Batch {
     pub(super) offset: u64,
-    pub(super) octets: u64,
+    pub(super) bytes: u64,
     pub(super) sync: u64,
     pub(super) packets: u64,
     pub(super) ram: Ram,
@@ -144,10 +144,10 @@ impl Channel {
         let mut rest = input;
         while !rest.is_empty() {
             if self.skip > 0 {
-                let octets = usize::try_from(self.skip).unwrap_or(usize::MAX).min(rest.len());
-                self.skip -= octets as u64;
-                self.offset = self.offset.saturating_add(octets as u64);
-                rest = rest.get(octets..).unwrap_or_default();
+                let bytes = usize::try_from(self.skip).unwrap_or(usize::MAX).min(rest.len());
+                self.skip -= bytes as u64;
+                self.offset = self.offset.saturating_add(bytes as u64);
+                rest = rest.get(bytes..).unwrap_or_default();
                 if self.skip == 0
                     && let Some(batch) = self.batch()
                 {
@@ -156,10 +156,10 @@ impl Channel {
                 continue;
             }
             let needed = if self.hello.is_none() { HELLO } else { header(main.page_size()) };
-            let octets = needed.saturating_sub(self.held.len()).min(rest.len());
-            self.held.extend_from_slice(rest.get(..octets).unwrap_or_default());
-            self.offset = self.offset.saturating_add(octets as u64);
-            rest = rest.get(octets..).unwrap_or_default();
+            let bytes = needed.saturating_sub(self.held.len()).min(rest.len());
+            self.held.extend_from_slice(rest.get(..bytes).unwrap_or_default());
+            self.offset = self.offset.saturating_add(bytes as u64);
+            rest = rest.get(bytes..).unwrap_or_default();
             if self.held.len() < needed {
                 // What is wrong from the first bytes on is not waited for.
                 if self.held.len() >= 8 {
@@ -214,7 +214,7 @@ impl Channel {
         ram.sections = 0;
         let batch = Batch {
             offset: self.began,
-            octets: self.offset - self.began,
+            bytes: self.offset - self.began,
             sync: self.syncs,
             packets: std::mem::take(&mut self.packets),
             ram,

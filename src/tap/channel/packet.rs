@@ -55,11 +55,11 @@ pub(super) fn header(page: u64) -> usize {
 }
 
 fn word(held: &[u8], at: usize) -> u32 {
-    held.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |octets| u32::from_be_bytes(*octets))
+    held.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
 fn long(held: &[u8], at: usize) -> u64 {
-    held.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |octets| u64::from_be_bytes(*octets))
+    held.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
 /// Holds magic and version against what they have to be.
@@ -118,7 +118,7 @@ impl Packet {
 
 fn pages_fit(held: &[u8], pages: usize, offset: u64, main: &Walker) -> Result<(), ChannelError> {
     let name = held.get(NAME).unwrap_or_default();
-    let name = name.split(|octet| *octet == 0).next().unwrap_or_default();
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
     // A channel can be ahead of the list on the main connection.
     let Some(length) = main.block(name).filter(|_| pages > 0) else { return Ok(()) };
     let page = main.page_size();

@@ -8,10 +8,10 @@ use super::{Forward, Session};
 use crate::colo::dialect::{Dialect, Message, Point, Side};
 
 impl Session {
-    /// Octets of the secondary's.
-    pub(super) fn back(&mut self, dialect: Dialect, octets: &[u8], out: &mut Out) {
-        self.offsets[1] += octets.len() as u64;
-        let mut rest = octets;
+    /// Bytes of the secondary's.
+    pub(super) fn back(&mut self, dialect: Dialect, bytes: &[u8], out: &mut Out) {
+        self.offsets[1] += bytes.len() as u64;
+        let mut rest = bytes;
         while !rest.is_empty() && !self.deaf {
             out.at_step(dialect.name(self.due), self.forward.name());
             if self.return_path() {
@@ -35,12 +35,12 @@ impl Session {
     }
 
     /// A message of the return path; gives the bytes after it.
-    fn returned<'a>(&mut self, dialect: Dialect, octets: &'a [u8], out: &mut Out) -> &'a [u8] {
-        let at = self.offsets[1].saturating_sub(octets.len() as u64);
+    fn returned<'a>(&mut self, dialect: Dialect, bytes: &'a [u8], out: &mut Out) -> &'a [u8] {
+        let at = self.offsets[1].saturating_sub(bytes.len() as u64);
         let begun = self.returns.len();
         let offset = at.saturating_sub(begun as u64);
-        let (used, message) = match self.returns.take(octets, at) {
-            Ok((used, None)) => return octets.get(used..).unwrap_or_default(),
+        let (used, message) = match self.returns.take(bytes, at) {
+            Ok((used, None)) => return bytes.get(used..).unwrap_or_default(),
             Ok((used, Some(message))) => (used, message),
             Err(error) => {
                 self.shut = true;
@@ -55,7 +55,7 @@ impl Session {
                 if let Ok((_, Some(message))) = self.answers.take(&held) {
                     self.answer(dialect, message, offset, out);
                 }
-                return octets.get(held.len().saturating_sub(begun)..).unwrap_or_default();
+                return bytes.get(held.len().saturating_sub(begun)..).unwrap_or_default();
             }
         };
         let trouble = match (message.kind, message.value) {
@@ -77,12 +77,12 @@ impl Session {
             _ => None,
         };
         let what = What::Message { name: message.kind.name(), size: None, value: message.value };
-        out.push(Direction::Back, offset, message.octets, what);
-        self.answers.skip(message.octets);
+        out.push(Direction::Back, offset, message.bytes, what);
+        self.answers.skip(message.bytes);
         if let Some(trouble) = trouble {
             out.trouble(Direction::Back, offset, &trouble.into());
         }
-        octets.get(used..).unwrap_or_default()
+        bytes.get(used..).unwrap_or_default()
     }
 
     fn answer(&mut self, dialect: Dialect, message: Message, offset: u64, out: &mut Out) {
@@ -113,17 +113,17 @@ impl Session {
         }
     }
 
-    /// What an answer says of the primary's octets that came before it.
+    /// What an answer says of the primary's bytes that came before it.
     fn before(&mut self, dialect: Dialect, point: Point, out: &mut Out) -> Result<(), Trouble> {
         let got = dialect.name(point);
-        let octets = self.offsets[0];
+        let bytes = self.offsets[0];
         match (&self.forward, point) {
             (Forward::Image, _) => self.image(out),
             (Forward::Sized { left, .. } | Forward::Whole { left }, _) => Err(Trouble::Early { got, left: *left }),
             (Forward::Open, Point::Received) => self.open_end(dialect, out),
             (Forward::Message, _) if self.requests.end().is_err() => {
                 let offset = self.requests.offset();
-                Err(Trouble::Unasked { offset, octets: octets.saturating_sub(offset), answer: got })
+                Err(Trouble::Unasked { offset, bytes: bytes.saturating_sub(offset), answer: got })
             }
             _ => Ok(()),
         }

@@ -11,17 +11,17 @@ use std::time::Duration;
 impl Session {
     /// Takes bytes of a direction of a connection, and gives what they complete. Connections are numbered in order of arrival; which is
     /// the main one, and which a channel, shows in the first bytes from the primary.
-    pub fn feed_on(&mut self, connection: u16, direction: Direction, octets: &[u8], at: Duration) -> Vec<Event> {
+    pub fn feed_on(&mut self, connection: u16, direction: Direction, bytes: &[u8], at: Duration) -> Vec<Event> {
         let mut out = Out::new(at, self.last);
-        self.idle &= octets.is_empty();
+        self.idle &= bytes.is_empty();
         match self.dialect {
-            None => self.feed_records(direction, octets, &mut out),
-            Some(_) if octets.is_empty() => {}
-            Some(dialect) if direction == Direction::Forward => self.sort(dialect, connection, octets, &mut out),
-            Some(dialect) if self.channels.is_main(connection) => self.feed_main(dialect, direction, octets, &mut out),
+            None => self.feed_records(direction, bytes, &mut out),
+            Some(_) if bytes.is_empty() => {}
+            Some(dialect) if direction == Direction::Forward => self.sort(dialect, connection, bytes, &mut out),
+            Some(dialect) if self.channels.is_main(connection) => self.feed_main(dialect, direction, bytes, &mut out),
             Some(_) => {
-                let offset = self.channels.octets(connection)[1];
-                if let Err(error) = self.channels.answer(connection, octets.len() as u64) {
+                let offset = self.channels.bytes(connection)[1];
+                if let Err(error) = self.channels.answer(connection, bytes.len() as u64) {
                     self.trouble_on(connection, direction, offset, &error.into(), &mut out);
                 }
             }
@@ -31,11 +31,11 @@ impl Session {
     }
 
     /// Bytes of the primary's, of a connection that has shown what it is, or not yet.
-    fn sort(&mut self, dialect: Dialect, connection: u16, octets: &[u8], out: &mut Out) {
+    fn sort(&mut self, dialect: Dialect, connection: u16, bytes: &[u8], out: &mut Out) {
         if self.channels.is_main(connection) && self.channels.unsorted(connection).is_none() {
-            return self.feed_main(dialect, Direction::Forward, octets, out);
+            return self.feed_main(dialect, Direction::Forward, bytes, out);
         }
-        match self.channels.sort(connection, octets) {
+        match self.channels.sort(connection, bytes) {
             Ok(None) => {}
             Ok(Some(all)) if self.channels.is_main(connection) => {
                 self.feed_main(dialect, Direction::Forward, &all, out);
@@ -45,17 +45,17 @@ impl Session {
         }
     }
 
-    fn feed_channel(&mut self, connection: u16, octets: &[u8], out: &mut Out) {
-        let mut rest = octets;
+    fn feed_channel(&mut self, connection: u16, bytes: &[u8], out: &mut Out) {
+        let mut rest = bytes;
         while !rest.is_empty() {
-            let offset = self.channels.octets(connection)[0];
+            let offset = self.channels.bytes(connection)[0];
             let (used, seen) = match self.channels.push(connection, rest, &self.walker) {
                 Ok(pushed) => pushed,
                 Err(error) => {
                     let trouble = error.into();
                     self.trouble_on(connection, Direction::Forward, offset, &trouble, out);
                     // What is wrong with the session leaves the channel as it is; what is wrong with its bytes does not.
-                    let used = self.channels.octets(connection)[0] - offset;
+                    let used = self.channels.bytes(connection)[0] - offset;
                     (usize::try_from(used).unwrap_or(rest.len()), None)
                 }
             };
@@ -71,7 +71,7 @@ impl Session {
                         ram: batch.ram,
                         packed: batch.method.filter(|_| batch.ram.full > 0),
                     };
-                    (batch.offset, batch.octets, what)
+                    (batch.offset, batch.bytes, what)
                 }
             };
             let id = channel.id();
@@ -100,7 +100,7 @@ impl Session {
             Direction::Back => None,
         };
         let id = channel.and_then(super::super::channel::Channel::id);
-        let offset = self.octets_on(connection, direction);
+        let offset = self.bytes_on(connection, direction);
         let what = inside.map_or(What::End, |inside| What::Broken { inside });
         out.push_on(Channel { connection, id }, direction, offset, 0, what);
         self.last = out.last;
@@ -108,22 +108,22 @@ impl Session {
     }
 
     /// Bytes of a direction of a connection.
-    pub fn octets_on(&self, connection: u16, direction: Direction) -> u64 {
+    pub fn bytes_on(&self, connection: u16, direction: Direction) -> u64 {
         if self.dialect.is_none() || (self.channels.is_main(connection) && self.channels.unsorted(connection).is_none())
         {
-            return self.octets(direction);
+            return self.bytes(direction);
         }
         if let (Some(held), Direction::Forward) = (self.channels.unsorted(connection), direction) {
             return held as u64;
         }
-        let [forward, back] = self.channels.octets(connection);
+        let [forward, back] = self.channels.bytes(connection);
         if direction == Direction::Forward { forward } else { back }
     }
 
     /// Bytes of all connections, both ways.
-    pub fn all_octets(&self) -> u64 {
+    pub fn all_bytes(&self) -> u64 {
         let main = self.offsets[0].saturating_add(self.offsets[1]);
-        self.channels.all_octets().saturating_add(main)
+        self.channels.all_bytes().saturating_add(main)
     }
 
     /// Whether a connection is the main one, as far as is known.

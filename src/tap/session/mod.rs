@@ -1,10 +1,10 @@
-//! A session's octets, both ways in the order in which they were seen, to events.
+//! A session's bytes, both ways in the order in which they were seen, to events.
 //!
 //! Where the first image ends is known from that order: the primary is silent until checkpoint-ready has come back, so what it
-//! sent before is the image, and its last octets must be the description of its devices. Whoever is the secondary itself, and
+//! sent before is the image, and its last bytes must be the description of its devices. Whoever is the secondary itself, and
 //! has no such answer to see, asks [`Session::close_image`] whenever nothing more is to be read.
 //!
-//! Octets that are not understood cost the sight of that direction, not the session: at checkpoint-ready and vmstate-loaded the
+//! Bytes that are not understood cost the sight of that direction, not the session: at checkpoint-ready and vmstate-loaded the
 //! primary has been silent too, so what it sends next is a message again.
 #![forbid(unsafe_code)]
 
@@ -23,10 +23,10 @@ use crate::colo::wire::Decoder;
 use crate::decode::qemu_stream::Walker;
 use std::time::Duration;
 
-/// Largest vmstate-size that is believed, in octets: in the older layout it counts the guest's RAM too.
+/// Largest vmstate-size that is believed, in bytes: in the older layout it counts the guest's RAM too.
 pub const MOST_STATE: u64 = 1 << 40;
 
-/// What the primary's next octet is of.
+/// What the primary's next byte is of.
 #[derive(Debug, Clone)]
 enum Forward {
     Image,
@@ -59,7 +59,7 @@ impl Forward {
             Forward::AfterSend => "what follows vmstate-send",
             Forward::Live => "RAM",
             Forward::Sized { .. } | Forward::Whole { .. } | Forward::Open => "the state",
-            Forward::Lost => "octets that are not understood",
+            Forward::Lost => "bytes that are not understood",
         }
     }
 }
@@ -92,7 +92,7 @@ pub struct Session {
     idle: bool,
     /// Whether the secondary's direction has ended.
     gone: bool,
-    /// Octets seen: forward and back.
+    /// Bytes seen: forward and back.
     offsets: [u64; 2],
     /// Where the unit that `forward` is inside of began.
     began: u64,
@@ -103,7 +103,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// In front of the first octet.
+    /// In front of the first byte.
     pub fn new(form: Form) -> Self {
         let dialect = form.dialect();
         let decoder = Decoder::new(dialect.unwrap_or(Dialect::Libxl), 0);
@@ -150,8 +150,8 @@ impl Session {
         self.records.as_ref().map_or(self.checkpoints, |records| records.checkpoints())
     }
 
-    /// Octets of a direction.
-    pub const fn octets(&self, direction: Direction) -> u64 {
+    /// Bytes of a direction.
+    pub const fn bytes(&self, direction: Direction) -> u64 {
         match direction {
             Direction::Forward => self.offsets[0],
             Direction::Back => self.offsets[1],
@@ -196,27 +196,27 @@ impl Session {
     }
 
     /// Takes bytes of a direction of the first connection ([`Session::feed_on`]).
-    pub fn feed(&mut self, direction: Direction, octets: &[u8], at: Duration) -> Vec<Event> {
-        self.feed_on(0, direction, octets, at)
+    pub fn feed(&mut self, direction: Direction, bytes: &[u8], at: Duration) -> Vec<Event> {
+        self.feed_on(0, direction, bytes, at)
     }
 
     /// Takes bytes of libxl's form.
-    fn feed_records(&mut self, direction: Direction, octets: &[u8], out: &mut Out) {
+    fn feed_records(&mut self, direction: Direction, bytes: &[u8], out: &mut Out) {
         match direction {
-            Direction::Forward => self.offsets[0] += octets.len() as u64,
-            Direction::Back => self.offsets[1] += octets.len() as u64,
+            Direction::Forward => self.offsets[0] += bytes.len() as u64,
+            Direction::Back => self.offsets[1] += bytes.len() as u64,
         }
         if let Some(records) = &mut self.records {
-            records.feed(direction, octets, out);
+            records.feed(direction, bytes, out);
         }
     }
 
     /// Takes bytes of the main connection.
-    fn feed_main(&mut self, dialect: Dialect, direction: Direction, octets: &[u8], out: &mut Out) {
+    fn feed_main(&mut self, dialect: Dialect, direction: Direction, bytes: &[u8], out: &mut Out) {
         if direction == Direction::Back {
-            return self.back(dialect, octets, out);
+            return self.back(dialect, bytes, out);
         }
-        let mut rest = octets;
+        let mut rest = bytes;
         while !rest.is_empty() {
             out.at_step(dialect.name(self.due), self.forward.name());
             let used = match self.forward(dialect, rest, out) {
@@ -245,7 +245,7 @@ impl Session {
             (_, Forward::Message) => (!matches!(self.due, Point::New | Point::Ready)).then_some("a checkpoint"),
             _ => Some("a checkpoint"),
         };
-        let offset = self.octets(direction);
+        let offset = self.bytes(direction);
         out.push(direction, offset, 0, inside.map_or(What::End, |inside| What::Broken { inside }));
         self.last = out.last;
         out.events.pop()
@@ -272,11 +272,11 @@ impl Session {
     ) -> Result<(), Trouble> {
         let point = message.point();
         let direction = if side == Side::Primary { Direction::Forward } else { Direction::Back };
-        let (octets, size) = match message {
-            Message::Size { octets } => (12, Some(octets)),
+        let (bytes, size) = match message {
+            Message::Size { bytes } => (12, Some(bytes)),
             _ => (if dialect == Dialect::FrameV8 { 8 } else { 4 }, None),
         };
-        out.push(direction, offset, octets, What::Message { name: dialect.name(point), size, value: None });
+        out.push(direction, offset, bytes, What::Message { name: dialect.name(point), size, value: None });
         self.requested |= point == Point::New;
         while self.one_way && side == Side::Primary && self.due.sender() == Side::Secondary {
             self.due = next(dialect, self.due);

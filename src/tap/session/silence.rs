@@ -12,7 +12,7 @@ use std::time::Duration;
 const FOOTER: u8 = 0x7e;
 
 impl Session {
-    /// Says that the primary has been silent: nothing more is to be read, and nothing was answered. If its octets end with the
+    /// Says that the primary has been silent: nothing more is to be read, and nothing was answered. If its bytes end with the
     /// description of an image's devices, the image is whole, and is given.
     pub fn close_image(&mut self, at: Duration) -> Vec<Event> {
         let mut out = Out::new(at, self.last);
@@ -26,7 +26,7 @@ impl Session {
     }
 
     /// Says that the primary has been silent, as [`Session::close_image`], inside of a checkpoint of COLO-Frame v8. The state is
-    /// whole, and is given, if its octets are sections, each with its footer, up to the mark of the end: behind a footer only
+    /// whole, and is given, if its bytes are sections, each with its footer, up to the mark of the end: behind a footer only
     /// that mark is 0. Without footers nothing is given.
     pub fn close_state(&mut self, at: Duration) -> Option<Event> {
         let dialect = self.dialect?;
@@ -63,7 +63,7 @@ impl Session {
         let what = What::Trouble { message: trouble.to_string(), due: out.due, inside: out.inside };
         self.forward = Forward::Lost;
         let since = at.saturating_sub(self.last);
-        Event { direction: Direction::Forward, channel: None, at, since, offset, octets: 0, what }
+        Event { direction: Direction::Forward, channel: None, at, since, offset, bytes: 0, what }
     }
 
     /// Says that neither side has sent anything for so long, where the tap only looks on. What should have come is told, once until

@@ -14,12 +14,12 @@ fn pair() -> (Link, Link, Cancel, Cancel) {
 
 /// A mebibyte each way at once, through small buffers.
 fn exchange(a: Link, b: Link) {
-    let octets: Vec<u8> = (0..1u32 << 20).map(|n| (n % 251) as u8).collect();
+    let bytes: Vec<u8> = (0..1u32 << 20).map(|n| (n % 251) as u8).collect();
     let side = |link: Link| {
-        let octets = octets.clone();
+        let bytes = bytes.clone();
         thread::spawn(move || {
             let (mut reader, mut writer) = link.split();
-            let (sent, expected) = (octets.clone(), octets);
+            let (sent, expected) = (bytes.clone(), bytes);
             let sender = thread::spawn(move || {
                 let (head, tail) = sent.split_at(777);
                 writer.write_all_vectored(&mut [IoSlice::new(head), IoSlice::new(&[]), IoSlice::new(tail)]).unwrap();
@@ -38,7 +38,7 @@ fn exchange(a: Link, b: Link) {
 }
 
 #[test]
-fn octets_pass_both_ways_over_every_kind_of_socket() {
+fn bytes_pass_both_ways_over_every_kind_of_socket() {
     let (a, b, ..) = pair();
     exchange(a, b);
     let folder = tempfile::tempdir().unwrap();

@@ -9,9 +9,9 @@ use super::libxc::DomainType;
 use super::record::{Frame, RecordHeader};
 use super::{Layer, Mode, libxc, libxl};
 
-/// Octets of `vcpu_guest_context_x86_64_t`.
+/// Bytes of `vcpu_guest_context_x86_64_t`.
 const VCPU_CONTEXT_64: u64 = 5168;
-/// Octets of `vcpu_guest_context_x86_32_t`.
+/// Bytes of `vcpu_guest_context_x86_32_t`.
 const VCPU_CONTEXT_32: u64 = 2800;
 
 /// A record with its body parsed.
@@ -44,7 +44,7 @@ impl<'a> Parsed<'a> {
 pub struct Checker {
     grammar: Grammar,
     domain: Option<DomainType>,
-    /// Octets of a PV guest's word, from X86_PV_INFO.
+    /// Bytes of a PV guest's word, from X86_PV_INFO.
     guest_width: Option<u8>,
     #[cfg(feature = "decode")]
     contents: crate::contents::Contents,
@@ -141,7 +141,7 @@ impl Checker {
             }
             Err(error) => report(error.clone().into()),
         }
-        if let Some(&value) = frame.padding.iter().find(|&&octet| octet != 0) {
+        if let Some(&value) = frame.padding.iter().find(|&&byte| byte != 0) {
             report(Problem::Padding { record: record_name(item.layer, type_id), value });
         }
         parsed.ok()

@@ -1,4 +1,4 @@
-//! Parsed items back onto a writer: parse and emit give the same octets for every stream that keeps to the
+//! Parsed items back onto a writer: parse and emit give the same bytes for every stream that keeps to the
 //! specification. Reserved fields and padding come out as zero.
 
 use super::check::Parsed;
@@ -23,7 +23,7 @@ impl<W: Write> RecordWriter<W> {
             Record::X86PvInfo(info) => self.record(xc::X86_PV_INFO, &[&info.emit()]),
             Record::X86PvP2mFrames(frames) => self.record(
                 xc::X86_PV_P2M_FRAMES,
-                &[&frames.start.to_le_bytes(), &frames.end.to_le_bytes(), frames.octets()],
+                &[&frames.start.to_le_bytes(), &frames.end.to_le_bytes(), frames.bytes()],
             ),
             Record::X86PvVcpu(blob) => {
                 self.record(blob.part.type_id(), &[&blob.vcpu_id.to_le_bytes(), &[0; 4], blob.context])
@@ -33,12 +33,12 @@ impl<W: Write> RecordWriter<W> {
             Record::HvmContext(context) => self.record(xc::HVM_CONTEXT, &[context]),
             Record::HvmParams(params) => {
                 let count = params.params().len() as u32;
-                self.record(xc::HVM_PARAMS, &[&count.to_le_bytes(), &[0; 4], params.octets()])
+                self.record(xc::HVM_PARAMS, &[&count.to_le_bytes(), &[0; 4], params.bytes()])
             }
             Record::Toolstack(blob) => self.record(xc::TOOLSTACK, &[blob]),
             Record::Verify => self.record(xc::VERIFY, &[]),
             Record::Checkpoint => self.record(xc::CHECKPOINT, &[]),
-            Record::CheckpointDirtyPfnList(list) => self.record(xc::CHECKPOINT_DIRTY_PFN_LIST, &[list.octets()]),
+            Record::CheckpointDirtyPfnList(list) => self.record(xc::CHECKPOINT_DIRTY_PFN_LIST, &[list.bytes()]),
             Record::StaticDataEnd => self.record(xc::STATIC_DATA_END, &[]),
             Record::X86CpuidPolicy(policy) => self.record(xc::X86_CPUID_POLICY, &[policy.leaves]),
             Record::X86MsrPolicy(policy) => self.record(xc::X86_MSR_POLICY, &[policy.entries]),
@@ -56,7 +56,7 @@ impl<W: Write> RecordWriter<W> {
             Record::End => self.record(xl::END, &[]),
             Record::LibxcContext => self.record(xl::LIBXC_CONTEXT, &[]),
             Record::EmulatorXenstoreData(data) => {
-                self.record(xl::EMULATOR_XENSTORE_DATA, &[&data.header.emit(), data.octets()])
+                self.record(xl::EMULATOR_XENSTORE_DATA, &[&data.header.emit(), data.bytes()])
             }
             Record::EmulatorContext(context) => {
                 self.record(xl::EMULATOR_CONTEXT, &[&context.header.emit(), context.context])
@@ -94,7 +94,7 @@ impl<W: Write> RecordWriter<W> {
             What::ImageHeader(header) => self.raw(&header.emit()),
             What::DomainHeader(header) => self.raw(&header.emit()),
             What::Handshake(message, status) => {
-                self.raw(message.octets())?;
+                self.raw(message.bytes())?;
                 status.map_or(Ok(()), |status| self.raw(&[status]))
             }
             What::Record(frame) => {

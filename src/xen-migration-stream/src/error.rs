@@ -28,7 +28,7 @@ pub struct StreamError {
     pub layer: Layer,
     /// The item's number in the stream (headers count, as in `dump`), when an item is concerned.
     pub index: Option<u64>,
-    /// Offset of the item, or of the offending octet where one can be named, from the first octet of the stream.
+    /// Offset of the item, or of the offending byte where one can be named, from the first byte of the stream.
     pub offset: u64,
     /// What is wrong.
     pub problem: Problem,
@@ -84,11 +84,11 @@ pub enum Problem {
     #[error(transparent)]
     Contents(#[from] crate::contents::ContentProblem),
     /// Padding that is not zero.
-    #[error("{record}: padding is not zero: octet {value:#04x}")]
+    #[error("{record}: padding is not zero: byte {value:#04x}")]
     Padding {
         /// The record's name.
         record: &'static str,
-        /// The first octet that is not zero.
+        /// The first byte that is not zero.
         value: u8,
     },
     /// A reserved field or bit that is not zero.
@@ -102,11 +102,11 @@ pub enum Problem {
         value: u64,
     },
     /// A type that this program does not know, of the sort that a receiver may skip.
-    #[error("unknown optional record type {type_id:#010x}, {length} octets, skipped")]
+    #[error("unknown optional record type {type_id:#010x}, {length} bytes, skipped")]
     UnknownOptional {
         /// The record's type.
         type_id: u32,
-        /// Octets of the body.
+        /// Bytes of the body.
         length: u32,
     },
     /// A variable-sized record with no content, tolerated by the specification's erratum 1.
@@ -121,15 +121,15 @@ pub enum Problem {
         /// The record's name.
         record: &'static str,
     },
-    /// Octets of the `xl migrate` handshake around the stream.
-    #[error("xl migration handshake: {} octets, {:?}", .0.wire_len(), .0.text())]
+    /// Bytes of the `xl migrate` handshake around the stream.
+    #[error("xl migration handshake: {} bytes, {:?}", .0.wire_len(), .0.text())]
     Handshake(Message),
     /// A checkpointed stream that stops, as one does when its primary dies.
-    #[error("the stream stops after checkpoint {checkpoint}; {torn} octets of a torn one follow")]
+    #[error("the stream stops after checkpoint {checkpoint}; {torn} bytes of a torn one follow")]
     Stops {
         /// The number of the last whole checkpoint, counted from 1.
         checkpoint: u64,
-        /// Octets after its end.
+        /// Bytes after its end.
         torn: u64,
     },
     /// A stream that was said to be checkpointed, and is not.
@@ -180,7 +180,7 @@ impl Problem {
     /// What a receiver makes of it.
     pub const fn severity(&self) -> Severity {
         match self {
-            Problem::Frame(FrameError::OctetsAfterEnd { .. }) => Severity::Tolerated,
+            Problem::Frame(FrameError::BytesAfterEnd { .. }) => Severity::Tolerated,
             Problem::Frame(_) | Problem::Body(_) | Problem::Order(_) => Severity::Error,
             #[cfg(feature = "decode")]
             Problem::Content { .. } => Severity::Error,
@@ -210,9 +210,9 @@ pub enum FrameError {
     Truncated {
         /// The item or the part of it.
         what: &'static str,
-        /// Octets that the item needs, as far as they could be known.
+        /// Bytes that the item needs, as far as they could be known.
         needed: u64,
-        /// Octets that are there.
+        /// Bytes that are there.
         got: u64,
     },
     /// Not a stream that this program knows.
@@ -226,7 +226,7 @@ pub enum FrameError {
         /// What is wrong with it, with the offending value.
         why: String,
     },
-    /// The octets of a legacy stream's start, which has a zero bit among the first 64.
+    /// The bytes of a legacy stream's start, which has a zero bit among the first 64.
     #[error("marker is {0:#018x}, not 0xffffffffffffffff: a stream of Xen 4.5 or earlier, or none at all")]
     Marker(u64),
     /// The xl magic is not there.
@@ -275,25 +275,25 @@ pub enum FrameError {
         limit: u32,
     },
     /// Something follows the last record.
-    #[error("octets follow the END record, beginning with {first:02x?}")]
-    OctetsAfterEnd {
+    #[error("bytes follow the END record, beginning with {first:02x?}")]
+    BytesAfterEnd {
         /// Up to 8 of them.
         first: Vec<u8>,
     },
 }
 
-/// Octets as they are, and as text where they are some.
-fn shown(octets: &[u8; 8]) -> String {
-    match octets.iter().all(|octet| octet.is_ascii_graphic() || octet.is_ascii_whitespace()) {
-        true => format!("the text {:?}", String::from_utf8_lossy(octets)),
-        false => format!("{octets:02x?}"),
+/// Bytes as they are, and as text where they are some.
+fn shown(bytes: &[u8; 8]) -> String {
+    match bytes.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+        true => format!("the text {:?}", String::from_utf8_lossy(bytes)),
+        false => format!("{bytes:02x?}"),
     }
 }
 
 fn cut(what: &str, needed: u64, got: u64) -> String {
     match got {
         0 => format!("the stream ends where {what} must follow"),
-        _ => format!("the stream ends inside {what}: {needed} octets expected, {got} there"),
+        _ => format!("the stream ends inside {what}: {needed} bytes expected, {got} there"),
     }
 }
 
@@ -326,7 +326,7 @@ pub enum BodyError {
     NotMultiple {
         /// The record's name.
         record: &'static str,
-        /// Octets of one entry.
+        /// Bytes of one entry.
         unit: u64,
         /// The size that is there.
         got: u64,
@@ -341,23 +341,23 @@ pub enum BodyError {
     #[error("PAGE_DATA: count is 0")]
     NoPages,
     /// More entries than the body has room for, also where the product would overflow 32 bits.
-    #[error("{record}: count is {count}, the body of {length} octets has room for {room}")]
+    #[error("{record}: count is {count}, the body of {length} bytes has room for {room}")]
     Count {
         /// The record's name.
         record: &'static str,
         /// The count that it claims.
         count: u32,
-        /// Octets of the body.
+        /// Bytes of the body.
         length: u64,
         /// The most entries that would fit.
         room: u64,
     },
     /// A mandatory type that is not known.
-    #[error("unknown mandatory record type {type_id:#010x}, {length} octets")]
+    #[error("unknown mandatory record type {type_id:#010x}, {length} bytes")]
     UnknownMandatory {
         /// The record's type.
         type_id: u32,
-        /// Octets of the body.
+        /// Bytes of the body.
         length: u32,
     },
     /// A page type that does not exist.
@@ -401,7 +401,7 @@ pub enum BodyError {
     /// An impossible pair of width and levels.
     #[error("X86_PV_INFO: guest_width {width} with pt_levels {levels}: only 8 with 4 and 4 with 3 exist")]
     PvInfo {
-        /// Guest width in octets.
+        /// Guest width in bytes.
         width: u8,
         /// Page-table levels.
         levels: u8,
@@ -437,7 +437,7 @@ pub enum BodyError {
         got: u64,
         /// Frames that the range touches.
         expected: u64,
-        /// Octets of a guest word.
+        /// Bytes of a guest word.
         width: u8,
     },
     /// An emulator that does not exist.
@@ -448,13 +448,13 @@ pub enum BodyError {
         /// The id.
         id: u32,
     },
-    /// The octets behind the last NUL.
-    #[error("EMULATOR_XENSTORE_DATA: not terminated: {octets} octets at offset {at} of the data lack their NUL")]
+    /// The bytes behind the last NUL.
+    #[error("EMULATOR_XENSTORE_DATA: not terminated: {bytes} bytes at offset {at} of the data lack their NUL")]
     XenstoreUnterminated {
         /// Offset in the data.
         at: u64,
-        /// Octets behind the last NUL.
-        octets: u64,
+        /// Bytes behind the last NUL.
+        bytes: u64,
     },
     /// A key without a value.
     #[error("EMULATOR_XENSTORE_DATA: key {key:?} has no value: the number of strings is odd")]
@@ -462,7 +462,7 @@ pub enum BodyError {
         /// The key.
         key: String,
     },
-    /// A key that is not relative, or empty, or has an octet that xenstore does not allow.
+    /// A key that is not relative, or empty, or has a byte that xenstore does not allow.
     #[error("EMULATOR_XENSTORE_DATA: key {key:?} is {why}")]
     XenstoreKey {
         /// The key.
@@ -474,11 +474,11 @@ pub enum BodyError {
     #[error("CHECKPOINT_STATE: control_id is {0}, not 0 to 3")]
     ControlId(u32),
     /// The configuration does not fill the optional data.
-    #[error("xl preamble: config_len is {config_len}, the optional data has {available} octets for it")]
+    #[error("xl preamble: config_len is {config_len}, the optional data has {available} bytes for it")]
     ConfigLength {
         /// The length that is claimed.
         config_len: u32,
-        /// Octets behind the length field.
+        /// Bytes behind the length field.
         available: u64,
     },
 }

@@ -1,6 +1,6 @@
 //! Cuts a stream into items, without I/O: every way in is a driver around this one walker.
 //!
-//! The driver shows the octets it has from the start of the next item, and is told how many the item needs at the
+//! The driver shows the bytes it has from the start of the next item, and is told how many the item needs at the
 //! least ([`Step::Need`], never past the item's end), or gets the item. Which layer owns the stream follows from the
 //! records themselves: LIBXC_CONTEXT, CHECKPOINT, CHECKPOINT_END and END hand it over.
 //!
@@ -15,18 +15,18 @@ use super::libxc::{self, DomainHeader, ImageHeader};
 use super::record::{self, Frame, RecordHeader};
 use super::{Layer, Mode, Start, libxl, xl};
 
-/// Octets behind the end that an error shows. The walker waits for as many, so that the error does not depend on how the
-/// octets came in.
+/// Bytes behind the end that an error shows. The walker waits for as many, so that the error does not depend on how the
+/// bytes came in.
 const SHOWN: usize = 8;
 
 /// Bounds on what a stream may make its reader hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest body of a libxc record, in octets. Xen's own receiver has the default.
+    /// Longest body of a libxc record, in bytes. Xen's own receiver has the default.
     pub libxc_body: u32,
-    /// Longest body of a libxl record, in octets. libxl has no limit; a device model's state has a few MiB at most.
+    /// Longest body of a libxl record, in bytes. libxl has no limit; a device model's state has a few MiB at most.
     pub libxl_body: u32,
-    /// Most octets between xl's header and the stream.
+    /// Most bytes between xl's header and the stream.
     pub xl_optional_data: u32,
 }
 
@@ -39,7 +39,7 @@ impl Default for Limits {
 /// How to read a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
-    /// The outermost layer; recognised from the first 8 octets when not given.
+    /// The outermost layer; recognised from the first 8 bytes when not given.
     pub start: Option<Start>,
     /// What the stream is for; recognised on the way when not given.
     pub mode: Option<Mode>,
@@ -54,9 +54,9 @@ pub struct Options {
 pub struct Item<'a> {
     /// Number in the stream, headers included, from 0.
     pub index: u64,
-    /// Offset of its first octet from the start of the stream.
+    /// Offset of its first byte from the start of the stream.
     pub offset: u64,
-    /// Octets it takes in the stream.
+    /// Bytes it takes in the stream.
     pub size: u64,
     /// Who wrote it.
     pub layer: Layer,
@@ -87,23 +87,23 @@ pub enum What<'a> {
     DomainHeader(DomainHeader),
     /// A record of the item's layer. In a back channel the type tells libxl's from libxc's.
     Record(Frame<'a>),
-    /// A fixed message of `xl migrate`, with the octet of status behind [`Message::Report`].
+    /// A fixed message of `xl migrate`, with the byte of status behind [`Message::Report`].
     Handshake(Message, Option<u8>),
 }
 
 /// What a walker wants or has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step<'a> {
-    /// Call again with at least this many octets from the start of the item. More than were shown.
+    /// Call again with at least this many bytes from the start of the item. More than were shown.
     Need(usize),
-    /// Drop `skip` octets that stand behind the first `keep`, as they arrive, then call again with the rest.
+    /// Drop `skip` bytes that stand behind the first `keep`, as they arrive, then call again with the rest.
     Skip {
-        /// Octets to show again.
+        /// Bytes to show again.
         keep: usize,
-        /// Octets of page contents to drop.
+        /// Bytes of page contents to drop.
         skip: u64,
     },
-    /// An item. It took that many of the octets shown, and the next call starts behind them.
+    /// An item. It took that many of the bytes shown, and the next call starts behind them.
     Item(Item<'a>, usize),
 }
 
@@ -114,9 +114,9 @@ pub enum Advance {
     Need(usize),
     /// As [`Step::Skip`].
     Skip {
-        /// Octets to show again.
+        /// Bytes to show again.
         keep: usize,
-        /// Octets of page contents to drop.
+        /// Bytes of page contents to drop.
         skip: u64,
     },
     /// The item is whole: [`Framer::take`] gives it.
@@ -153,14 +153,14 @@ pub struct Framer {
     round: u64,
     /// Offset behind the last whole checkpoint.
     checkpoint_end: u64,
-    /// Octets that the driver was told to drop from the current item.
+    /// Bytes that the driver was told to drop from the current item.
     skipped: u64,
     /// What the last [`Step::Need`] was for.
     wanted: (&'static str, u64),
 }
 
 impl Framer {
-    /// A walker at the first octet of a stream.
+    /// A walker at the first byte of a stream.
     pub fn new(options: Options) -> Self {
         let start = match options.mode {
             Some(Mode::Back) => Some(Start::Back),
@@ -180,7 +180,7 @@ impl Framer {
             round: 0,
             checkpoint_end: 0,
             skipped: 0,
-            wanted: ("its first octets", 1),
+            wanted: ("its first bytes", 1),
         }
     }
 
@@ -232,7 +232,7 @@ impl Framer {
         self.index
     }
 
-    /// Who reads the next octets; behind CHECKPOINT_END that is libxl only when the mode was given as COLO. `None` before the first and behind the last record.
+    /// Who reads the next bytes; behind CHECKPOINT_END that is libxl only when the mode was given as COLO. `None` before the first and behind the last record.
     pub const fn owner(&self) -> Option<Layer> {
         match self.state {
             State::Start | State::Tail | State::Done => None,
@@ -301,7 +301,7 @@ impl Framer {
     pub fn advance(&mut self, input: &[u8]) -> Result<Advance, StreamError> {
         let mut ahead = self.clone();
         let advance = match ahead.take(input)? {
-            Step::Need(octets) => Advance::Need(octets),
+            Step::Need(bytes) => Advance::Need(bytes),
             Step::Skip { keep, skip } => Advance::Skip { keep, skip },
             Step::Item(..) => return Ok(Advance::Ready),
         };
@@ -310,12 +310,12 @@ impl Framer {
     }
 
     /// Says what it means that the stream ends here: `rest` is what is there behind the last item taken, less the
-    /// `dropped` octets that [`Step::Skip`] asked to drop. To be called when [`Framer::take`] wants more than there is.
+    /// `dropped` bytes that [`Step::Skip`] asked to drop. To be called when [`Framer::take`] wants more than there is.
     ///
     /// `Ok` behind the last record, and between any two records of a back channel.
     ///
     /// # Errors
-    /// [`FrameError::Truncated`] everywhere else, [`FrameError::OctetsAfterEnd`] behind the last record. Of a record of libxc that was
+    /// [`FrameError::Truncated`] everywhere else, [`FrameError::BytesAfterEnd`] behind the last record. Of a record of libxc that was
     /// wrong already, as far as it is there, what is wrong with it.
     pub fn finish(&self, rest: &[u8], dropped: u64) -> Result<(), StreamError> {
         let got = rest.len() as u64 + dropped;
@@ -364,14 +364,14 @@ impl Framer {
         let (mut rest, mut records) = (input, 0);
         while records < 3 {
             match ahead.take(rest) {
-                Ok(Step::Item(item, octets)) => {
+                Ok(Step::Item(item, bytes)) => {
                     match &item.what {
                         What::Record(frame) if is_known(item.layer, frame) => records += 1,
                         What::Record(_) => return false,
                         What::DomainHeader(header) if header.check().is_err() => return false,
                         _ => return true,
                     }
-                    rest = rest.get(octets..).unwrap_or_default();
+                    rest = rest.get(bytes..).unwrap_or_default();
                 }
                 Ok(Step::Skip { keep, .. }) => {
                     let frame = RecordHeader::parse(rest).zip(rest.get(record::HEADER_LEN..keep));
@@ -387,7 +387,7 @@ impl Framer {
 
     fn take_start<'a>(&mut self, input: &'a [u8]) -> Result<Step<'a>, StreamError> {
         let Some(first) = input.first_chunk::<8>() else {
-            return Ok(self.need("its first 8 octets", 8));
+            return Ok(self.need("its first 8 bytes", 8));
         };
         let word = |at: usize| u32::from_le_bytes([first[at], first[at + 1], first[at + 2], first[at + 3]]);
         let start = if xl::MAGIC.starts_with(first) {
@@ -396,7 +396,7 @@ impl Framer {
             Start::Libxl
         } else if *first == [0xff; 8] {
             Start::Libxc
-        } else if Message::Banner.octets().starts_with(first)
+        } else if Message::Banner.bytes().starts_with(first)
             || (word(0) == libxl::types::CHECKPOINT_STATE && word(4) <= 8)
             || (word(0) == libxc::types::CHECKPOINT_DIRTY_PFN_LIST && word(4) <= self.options.limits.libxc_body)
         {
@@ -558,7 +558,7 @@ impl Framer {
     fn handshake<'a>(&mut self, found: Result<Option<Message>, usize>, layer: Layer, input: &[u8]) -> Step<'a> {
         match found {
             Ok(Some(message)) => {
-                let status = input.get(message.octets().len()).copied().filter(|_| message == Message::Report);
+                let status = input.get(message.bytes().len()).copied().filter(|_| message == Message::Report);
                 self.item(layer, What::Handshake(message, status), message.wire_len())
             }
             Ok(None) => self.need("a message of the migration handshake", input.len() + 1),
@@ -566,29 +566,29 @@ impl Framer {
         }
     }
 
-    fn need<'a>(&mut self, what: &'static str, octets: usize) -> Step<'a> {
-        self.need_of(what, octets, octets as u64)
+    fn need<'a>(&mut self, what: &'static str, bytes: usize) -> Step<'a> {
+        self.need_of(what, bytes, bytes as u64)
     }
 
-    fn need_of<'a>(&mut self, what: &'static str, octets: usize, total: u64) -> Step<'a> {
+    fn need_of<'a>(&mut self, what: &'static str, bytes: usize, total: u64) -> Step<'a> {
         self.wanted = (what, total);
-        Step::Need(octets)
+        Step::Need(bytes)
     }
 
-    fn item<'a>(&mut self, layer: Layer, what: What<'a>, octets: usize) -> Step<'a> {
-        self.item_of(layer, what, octets, octets as u64)
+    fn item<'a>(&mut self, layer: Layer, what: What<'a>, bytes: usize) -> Step<'a> {
+        self.item_of(layer, what, bytes, bytes as u64)
     }
 
-    fn item_of<'a>(&mut self, layer: Layer, what: What<'a>, octets: usize, size: u64) -> Step<'a> {
+    fn item_of<'a>(&mut self, layer: Layer, what: What<'a>, bytes: usize, size: u64) -> Step<'a> {
         let item = Item { index: self.index, offset: self.offset, size, layer, round: self.round, what };
         self.index += 1;
         self.offset += size;
         self.wanted = ("a record header", record::HEADER_LEN as u64);
-        Step::Item(item, octets)
+        Step::Item(item, bytes)
     }
 
     fn after_end(&self, rest: &[u8]) -> StreamError {
-        self.error(FrameError::OctetsAfterEnd { first: rest[..rest.len().min(SHOWN)].to_vec() })
+        self.error(FrameError::BytesAfterEnd { first: rest[..rest.len().min(SHOWN)].to_vec() })
     }
 
     fn error(&self, problem: FrameError) -> StreamError {

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Writers also hold what they write to the grammar; an order that the specification does not allow is an error before
-//! an octet is written. Readers give the records of their own side and then `None`; the hand-over makes the other
+//! a byte is written. Readers give the records of their own side and then `None`; the hand-over makes the other
 //! side's reader, with the source exactly behind the last record.
 //!
 //! ```compile_fail,E0599
@@ -150,7 +150,7 @@ impl<W: Write> LibxlWriter<W> {
         Ok(LibxlWriter { pen })
     }
 
-    /// Octets written since the start of the stream.
+    /// Bytes written since the start of the stream.
     pub const fn written(&self) -> u64 {
         self.pen.out.written()
     }
@@ -233,7 +233,7 @@ impl<W: Write> BetweenCheckpoints<W> {
         Ok(self.next_round())
     }
 
-    /// Octets written since the start of the stream.
+    /// Bytes written since the start of the stream.
     pub const fn written(&self) -> u64 {
         self.pen.out.written()
     }
@@ -257,7 +257,7 @@ impl<W: Write, Home> LibxcWriter<W, Home> {
         Ok(LibxcWriter { pen, home: PhantomData })
     }
 
-    /// Octets written since the start of the stream.
+    /// Bytes written since the start of the stream.
     pub const fn written(&self) -> u64 {
         self.pen.out.written()
     }
@@ -448,7 +448,7 @@ impl<R: Read> LibxlReader<R> {
         self.eye.source.into_inner()
     }
 
-    /// Octets read since the start of the stream.
+    /// Bytes read since the start of the stream.
     pub const fn offset(&self) -> u64 {
         self.eye.source.framer().offset()
     }
@@ -499,7 +499,7 @@ impl<R: Read, Home> LibxcReader<R, Home> {
         }
     }
 
-    /// Octets read since the start of the stream.
+    /// Bytes read since the start of the stream.
     pub const fn offset(&self) -> u64 {
         self.eye.source.framer().offset()
     }

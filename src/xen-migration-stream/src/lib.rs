@@ -1,13 +1,13 @@
 //! Xen's migration-v2 stream: bytes to records and back. No clock, no threads, no policy.
 //!
-//! A migration-v2 stream is one row of octets with up to three owners: `xl` writes a preamble, libxl a header and
+//! A migration-v2 stream is one row of bytes with up to three owners: `xl` writes a preamble, libxl a header and
 //! records, and libxc its own headers and records in the middle. A second row, the back channel, runs from the
 //! receiver to the sender. This crate knows the shape of all four.
 //!
 //! * [`record`] is the frame that libxl and libxc share.
 //! * [`xl`], [`libxl`], [`libxc`] and [`handshake`] hold one file a record family, parse and emit side by side.
 //! * [`framer`] walks a stream item by item without any I/O; [`reader`] puts the three ways in around it: a slice
-//!   (a mapped file), octets pushed in any split, and an exact pull from an [`std::io::Read`].
+//!   (a mapped file), bytes pushed in any split, and an exact pull from an [`std::io::Read`].
 //! * [`grammar`] knows which record may follow which, per layer and mode.
 //! * [`check`] holds one item against all rules at once; `contents` is what records carry, held against each other.
 //! * [`writer`] emits records, page contents as iovecs; [`handover`] makes the change of owner a move of a value.
@@ -147,7 +147,7 @@
 //!
 //! # Contract
 //! No function here panics on any input. Nothing is allocated for a length that a stream merely claims: memory grows
-//! with the octets that have arrived and is bounded by [`framer::Limits`]. What is written follows the specification
+//! with the bytes that have arrived and is bounded by [`framer::Limits`]. What is written follows the specification
 //! to the bit; what is read is taken as widely as the specification allows, and what was tolerated can be asked for.
 //!
 //! Sources: Xen's `docs/specs/libxc-migration-stream.pandoc` (revision 3), `docs/specs/libxl-migration-stream.pandoc`
@@ -244,7 +244,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// The outermost layer of a stream: where its first octet belongs.
+/// The outermost layer of a stream: where its first byte belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Start {

@@ -2,9 +2,9 @@
 //!
 //! * [`SliceReader`]: the whole stream as a slice, usually a mapped file. Items borrow from it; nothing is copied, and
 //!   page contents are not touched.
-//! * [`PushReader`]: octets come in any split; the items are the same for every split.
-//! * [`PullReader`]: reads from an [`std::io::Read`], exactly to the end of the item asked for and not an octet
-//!   further. That is what lets two programs share one fd: the next owner finds its first octet.
+//! * [`PushReader`]: bytes come in any split; the items are the same for every split.
+//! * [`PullReader`]: reads from an [`std::io::Read`], exactly to the end of the item asked for and not a byte
+//!   further. That is what lets two programs share one fd: the next owner finds its first byte.
 //!
 //! All three give items in order, then `None` once the stream has ended properly, or one error, then `None`.
 
@@ -15,7 +15,7 @@ use super::record::RecordHeader;
 use std::io::{self, Read};
 use thiserror::Error;
 
-/// Octets asked for at once while a long item arrives: memory grows with what is there, not with what is claimed.
+/// Bytes asked for at once while a long item arrives: memory grows with what is there, not with what is claimed.
 const GROWTH: usize = 1 << 20;
 /// The longest buffer that is kept for the next item: a real sender's longest records, of 1024 pages, fit in.
 const KEPT: usize = 8 << 20;
@@ -23,7 +23,7 @@ const KEPT: usize = 8 << 20;
 /// Why reading stopped.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// The octets could not be had.
+    /// The bytes could not be had.
     #[error("reading the stream at offset {offset}: {error}")]
     Io {
         /// Offset of the item that was being read.
@@ -31,7 +31,7 @@ pub enum ReadError {
         /// The system's error.
         error: io::Error,
     },
-    /// The octets are no stream.
+    /// The bytes are no stream.
     #[error(transparent)]
     Stream(#[from] StreamError),
 }
@@ -45,7 +45,7 @@ pub struct SliceReader<'a> {
 }
 
 impl<'a> SliceReader<'a> {
-    /// A reader at the first octet.
+    /// A reader at the first byte.
     pub fn new(stream: &'a [u8], options: Options) -> Self {
         SliceReader { framer: Framer::new(options), rest: stream, over: false }
     }
@@ -70,8 +70,8 @@ impl<'a> SliceReader<'a> {
 
     fn step(&mut self) -> Result<Option<Item<'a>>, StreamError> {
         match self.framer.take(self.rest)? {
-            Step::Item(item, octets) => {
-                self.rest = &self.rest[octets..];
+            Step::Item(item, bytes) => {
+                self.rest = &self.rest[bytes..];
                 Ok(Some(item))
             }
             // Everything that there is was shown.
@@ -91,14 +91,14 @@ impl<'a> Iterator for SliceReader<'a> {
 
 impl std::iter::FusedIterator for SliceReader<'_> {}
 
-/// Items of octets that come in pieces.
+/// Items of bytes that come in pieces.
 #[derive(Debug, Clone)]
 pub struct PushReader {
     framer: Framer,
     buffer: Vec<u8>,
-    /// Octets at the front of `buffer` that belong to items already given.
+    /// Bytes at the front of `buffer` that belong to items already given.
     taken: usize,
-    /// Octets of page contents still to drop as they come, and how many were dropped. While there are some to drop, the
+    /// Bytes of page contents still to drop as they come, and how many were dropped. While there are some to drop, the
     /// buffer holds what stands before them and nothing else.
     to_drop: u64,
     dropped: u64,
@@ -106,7 +106,7 @@ pub struct PushReader {
 }
 
 impl PushReader {
-    /// A reader before the first octet.
+    /// A reader before the first byte.
     pub fn new(options: Options) -> Self {
         PushReader { framer: Framer::new(options), buffer: Vec::new(), taken: 0, to_drop: 0, dropped: 0, over: false }
     }
@@ -116,21 +116,21 @@ impl PushReader {
         &self.framer
     }
 
-    /// Hands over the next octets of the stream. Take all items that they complete before pushing more: what is not
+    /// Hands over the next bytes of the stream. Take all items that they complete before pushing more: what is not
     /// taken stays in memory.
-    pub fn push(&mut self, mut octets: &[u8]) {
-        let drop = self.to_drop.min(octets.len() as u64);
-        octets = &octets[drop as usize..];
+    pub fn push(&mut self, mut bytes: &[u8]) {
+        let drop = self.to_drop.min(bytes.len() as u64);
+        bytes = &bytes[drop as usize..];
         self.to_drop -= drop;
         self.dropped += drop;
         if self.taken > 0 {
             self.buffer.drain(..self.taken);
             self.taken = 0;
         }
-        self.buffer.extend_from_slice(octets);
+        self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole item, or `None` when more octets are needed for it.
+    /// The next whole item, or `None` when more bytes are needed for it.
     ///
     /// # Errors
     /// The stream cannot be cut into items any further; every later call gives `None`.
@@ -149,7 +149,7 @@ impl PushReader {
         Ok(None)
     }
 
-    /// Says that no more octets come. All items must have been taken before.
+    /// Says that no more bytes come. All items must have been taken before.
     ///
     /// # Errors
     /// The stream has ended too early.
@@ -167,8 +167,8 @@ impl PushReader {
 
     fn give(&mut self) -> Result<Option<Item<'_>>, StreamError> {
         match self.framer.take(&self.buffer[self.taken..])? {
-            Step::Item(item, octets) => {
-                self.taken += octets;
+            Step::Item(item, bytes) => {
+                self.taken += bytes;
                 self.dropped = 0;
                 Ok(Some(item))
             }
@@ -185,10 +185,10 @@ impl PushReader {
     }
 }
 
-/// Throws away octets of a source; gives how many there were before its end.
+/// Throws away bytes of a source; gives how many there were before its end.
 pub type Discard<R> = fn(&mut R, u64) -> io::Result<u64>;
 
-/// Items pulled from a source, never an octet past the item asked for.
+/// Items pulled from a source, never a byte past the item asked for.
 #[derive(Debug)]
 pub struct PullReader<R> {
     source: R,
@@ -230,15 +230,15 @@ pub struct Contents<'a, R> {
 }
 
 impl<R: Read> Contents<'_, R> {
-    /// Octets that are left.
+    /// Bytes that are left.
     pub const fn left(&self) -> u64 {
         self.held.left
     }
 
-    /// Reads the next octets of the contents to where they belong.
+    /// Reads the next bytes of the contents to where they belong.
     ///
     /// # Errors
-    /// The source fails or ends, after which the reader gives no more items; [`io::ErrorKind::InvalidInput`] for more octets than
+    /// The source fails or ends, after which the reader gives no more items; [`io::ErrorKind::InvalidInput`] for more bytes than
     /// are left, none of which is read then.
     pub fn read_exact(&mut self, mut place: &mut [u8]) -> Result<(), ReadError> {
         if place.len() as u64 > self.held.left {
@@ -262,7 +262,7 @@ impl<R: Read> Contents<'_, R> {
 }
 
 impl<R: Read> PullReader<R> {
-    /// A reader at the first octet.
+    /// A reader at the first byte.
     pub fn new(source: R, options: Options) -> Self {
         PullReader {
             source,
@@ -316,11 +316,11 @@ impl<R: Read> PullReader<R> {
 
     /// The header of the record of libxc that the source has ended in, if it has.
     pub fn torn_record(&self) -> Option<RecordHeader> {
-        let octets = self.buffer.get(..self.filled).filter(|_| self.over)?;
-        self.framer.torn_record(octets)
+        let bytes = self.buffer.get(..self.filled).filter(|_| self.over)?;
+        self.framer.torn_record(bytes)
     }
 
-    /// The next item. Octets behind it stay in the source.
+    /// The next item. Bytes behind it stay in the source.
     ///
     /// # Errors
     /// The source fails, the stream cannot be cut into items any further, or it ends too early. Every later call gives
@@ -396,7 +396,7 @@ impl<R: Read> PullReader<R> {
             Ok(true) => Ok(true),
             Ok(false) => {
                 self.over = true;
-                // The octets that came since the walker last looked may show that it waits in vain: a message of the
+                // The bytes that came since the walker last looked may show that it waits in vain: a message of the
                 // handshake that is none has another error than a torn one.
                 self.framer.advance(&self.buffer[..self.filled])?;
                 self.framer.finish(&self.buffer[..self.filled], self.dropped)?;
@@ -419,7 +419,7 @@ impl<R: Read> PullReader<R> {
                     let skip = std::mem::take(&mut self.held.left);
                     self.drop_contents(skip)
                 }
-                Advance::Need(octets) => self.fill(octets),
+                Advance::Need(bytes) => self.fill(bytes),
                 Advance::Skip { skip, .. } if hold => {
                     self.held.left = skip;
                     Ok(true)
@@ -432,15 +432,15 @@ impl<R: Read> PullReader<R> {
         }
     }
 
-    fn drop_contents(&mut self, octets: u64) -> io::Result<bool> {
+    fn drop_contents(&mut self, bytes: u64) -> io::Result<bool> {
         let discard = self.discard.unwrap_or(read_away);
-        self.dropped = discard(&mut self.source, octets)?;
-        Ok(self.dropped == octets)
+        self.dropped = discard(&mut self.source, bytes)?;
+        Ok(self.dropped == bytes)
     }
 
-    fn fill(&mut self, octets: usize) -> io::Result<bool> {
-        while self.filled < octets {
-            let end = octets.min(self.filled + GROWTH);
+    fn fill(&mut self, bytes: usize) -> io::Result<bool> {
+        while self.filled < bytes {
+            let end = bytes.min(self.filled + GROWTH);
             if self.buffer.len() < end {
                 // Not twice as much, as the vector would have it: a stranger says how long a record is.
                 self.buffer.reserve_exact(end - self.buffer.len());
@@ -457,6 +457,6 @@ impl<R: Read> PullReader<R> {
     }
 }
 
-fn read_away<R: Read>(source: &mut R, octets: u64) -> io::Result<u64> {
-    io::copy(&mut source.take(octets), &mut io::sink())
+fn read_away<R: Read>(source: &mut R, bytes: u64) -> io::Result<u64> {
+    io::copy(&mut source.take(bytes), &mut io::sink())
 }

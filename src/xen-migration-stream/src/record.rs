@@ -5,29 +5,29 @@
 use super::error::BodyError;
 use byteorder::{ByteOrder, LittleEndian};
 
-/// Octets of a record header.
+/// Bytes of a record header.
 pub const HEADER_LEN: usize = 8;
 /// Records start on multiples of this, counted from the start of their layer's records.
 pub const ALIGN: u64 = 8;
 /// Set in a type that a receiver may skip when it does not know it.
 pub const OPTIONAL: u32 = 1 << 31;
 
-/// The first 8 octets of a record.
+/// The first 8 bytes of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RecordHeader {
     /// The record's type; which table it belongs to depends on the layer.
     pub type_id: u32,
-    /// Octets of the body, without the padding.
+    /// Bytes of the body, without the padding.
     pub length: u32,
 }
 
 impl RecordHeader {
-    /// A header for a body of `length` octets.
+    /// A header for a body of `length` bytes.
     pub const fn new(type_id: u32, length: u32) -> Self {
         RecordHeader { type_id, length }
     }
 
-    /// Parses a little-endian header from the front of `input`; `None` when there are fewer than [`HEADER_LEN`] octets.
+    /// Parses a little-endian header from the front of `input`; `None` when there are fewer than [`HEADER_LEN`] bytes.
     pub fn parse(input: &[u8]) -> Option<Self> {
         let header = input.first_chunk::<HEADER_LEN>()?;
         Some(RecordHeader {
@@ -36,7 +36,7 @@ impl RecordHeader {
         })
     }
 
-    /// The header's octets.
+    /// The header's bytes.
     pub fn emit(self) -> [u8; HEADER_LEN] {
         let mut out = [0; HEADER_LEN];
         LittleEndian::write_u32(&mut out[0..4], self.type_id);
@@ -49,12 +49,12 @@ impl RecordHeader {
         self.type_id & OPTIONAL != 0
     }
 
-    /// Octets of zero that follow the body: 0 to 7.
+    /// Bytes of zero that follow the body: 0 to 7.
     pub const fn padding(self) -> u64 {
         (self.length as u64).next_multiple_of(ALIGN) - self.length as u64
     }
 
-    /// Octets of the whole record: header, body and padding.
+    /// Bytes of the whole record: header, body and padding.
     pub const fn total(self) -> u64 {
         HEADER_LEN as u64 + (self.length as u64).next_multiple_of(ALIGN)
     }
@@ -68,7 +68,7 @@ pub struct Frame<'a> {
     /// The body. Shorter than `header.length` when the reader was told to leave out page contents: then it ends behind
     /// the pfn array of a PAGE_DATA record.
     pub body: &'a [u8],
-    /// The octets between the body's end and the next record.
+    /// The bytes between the body's end and the next record.
     pub padding: &'a [u8],
 }
 

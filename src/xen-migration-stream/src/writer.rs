@@ -11,7 +11,7 @@ use std::io::{self, ErrorKind, IoSlice, Write};
 /// Most iovecs that Linux takes in one call (`UIO_MAXIOV`).
 const MAX_IOVECS: usize = 1024;
 
-/// Writes whole records and counts octets.
+/// Writes whole records and counts bytes.
 #[derive(Debug)]
 pub struct RecordWriter<W> {
     sink: W,
@@ -25,7 +25,7 @@ impl<W: Write> RecordWriter<W> {
         RecordWriter { sink, written: 0, head: Vec::new() }
     }
 
-    /// Octets written.
+    /// Bytes written.
     pub const fn written(&self) -> u64 {
         self.written
     }
@@ -53,13 +53,13 @@ impl<W: Write> RecordWriter<W> {
         self.sink.flush()
     }
 
-    /// Writes octets that are no record: a header, a preamble.
+    /// Writes bytes that are no record: a header, a preamble.
     ///
     /// # Errors
     /// The sink's.
-    pub fn raw(&mut self, octets: &[u8]) -> io::Result<()> {
-        self.sink.write_all(octets)?;
-        self.written += octets.len() as u64;
+    pub fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.sink.write_all(bytes)?;
+        self.written += bytes.len() as u64;
         Ok(())
     }
 
@@ -70,9 +70,8 @@ impl<W: Write> RecordWriter<W> {
     pub fn record(&mut self, type_id: u32, parts: &[&[u8]]) -> io::Result<()> {
         let length = parts.iter().map(|part| part.len() as u64).sum();
         let header = header(type_id, length)?;
-        let octets = header.emit();
-        let sent =
-            send(&mut self.sink, [&octets[..]].into_iter().chain(parts.iter().copied()).chain([padding(header)]));
+        let bytes = header.emit();
+        let sent = send(&mut self.sink, [&bytes[..]].into_iter().chain(parts.iter().copied()).chain([padding(header)]));
         self.written += header.total();
         sent
     }
@@ -92,12 +91,12 @@ impl<W: Write> RecordWriter<W> {
         let contents = contents.into_iter();
         let count = entries.len();
         let pages = entries.clone().filter(|entry| entry.page_type.has_contents()).count();
-        let octets: usize = contents.clone().map(<[u8]>::len).sum();
-        if count == 0 || octets != pages * PAGE_SIZE {
-            let text = format!("PAGE_DATA: {count} entries need {pages} pages, {octets} octets given");
+        let bytes: usize = contents.clone().map(<[u8]>::len).sum();
+        if count == 0 || bytes != pages * PAGE_SIZE {
+            let text = format!("PAGE_DATA: {count} entries need {pages} pages, {bytes} bytes given");
             return Err(io::Error::new(ErrorKind::InvalidInput, text));
         }
-        let header = header(types::PAGE_DATA, 8 + count as u64 * 8 + octets as u64)?;
+        let header = header(types::PAGE_DATA, 8 + count as u64 * 8 + bytes as u64)?;
         self.head.clear();
         self.head.extend_from_slice(&header.emit());
         page_data_emit_head(entries, &mut self.head);
@@ -111,7 +110,7 @@ fn header(type_id: u32, length: u64) -> io::Result<RecordHeader> {
     match u32::try_from(length) {
         // The padding must not carry the record over 32 bits either: real receivers round up in 32 bits.
         Ok(length) if length <= u32::MAX - 7 => Ok(RecordHeader::new(type_id, length)),
-        _ => Err(io::Error::new(ErrorKind::InvalidInput, format!("a record body of {length} octets"))),
+        _ => Err(io::Error::new(ErrorKind::InvalidInput, format!("a record body of {length} bytes"))),
     }
 }
 
@@ -154,12 +153,12 @@ mod tests {
     use super::*;
     use crate::libxc::PageType;
 
-    /// Takes a few octets a call, across pieces.
+    /// Takes a few bytes a call, across pieces.
     struct Trickle(Vec<u8>, usize);
 
     impl Write for Trickle {
-        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-            self.write_vectored(&[IoSlice::new(octets)])
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.write_vectored(&[IoSlice::new(bytes)])
         }
 
         fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -194,10 +193,10 @@ mod tests {
         let mut writer = RecordWriter::new(Trickle(Vec::new(), 0));
         writer.page_data(entries.iter().copied(), pages.iter().map(|page| &page[..])).unwrap();
         let written = writer.written();
-        let octets = writer.into_inner().0;
-        assert_eq!(octets.len() as u64, written);
-        assert_eq!(octets.len(), 16 + count * 8 + pages.len() * PAGE_SIZE);
-        assert!(octets.ends_with(pages.as_flattened()));
+        let bytes = writer.into_inner().0;
+        assert_eq!(bytes.len() as u64, written);
+        assert_eq!(bytes.len(), 16 + count * 8 + pages.len() * PAGE_SIZE);
+        assert!(bytes.ends_with(pages.as_flattened()));
     }
 
     #[test]

@@ -9,11 +9,11 @@ use nom::Parser;
 use nom::bytes::complete::take;
 use nom::number::complete::le_u32;
 
-/// The first 32 octets.
+/// The first 32 bytes.
 pub const MAGIC: &[u8; 32] = b"Xen saved domain, xl format\n \0 \r";
 /// The byte order word as a little-endian writer means it.
 pub const BYTEORDER: u32 = 0x0102_0304;
-/// Octets of the fixed part.
+/// Bytes of the fixed part.
 pub const HEADER_LEN: usize = 48;
 /// Mandatory flag: the configuration is JSON.
 pub const MANDATORY_JSON: u32 = 1 << 0;
@@ -29,12 +29,12 @@ pub struct Header {
     pub mandatory_flags: u32,
     /// Flags that a reader may ignore.
     pub optional_flags: u32,
-    /// Octets that follow before the stream proper.
+    /// Bytes that follow before the stream proper.
     pub optional_data_len: u32,
 }
 
 impl Header {
-    /// Parses and checks the 48 octets at the front of `input`; `None` when there are fewer.
+    /// Parses and checks the 48 bytes at the front of `input`; `None` when there are fewer.
     ///
     /// # Errors
     /// A wrong magic, a foreign byte order, a mandatory flag that is not known, or a legacy stream behind it.
@@ -61,7 +61,7 @@ impl Header {
     }
 }
 
-/// The whole preamble: a view over its octets.
+/// The whole preamble: a view over its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preamble<'a> {
     /// The fixed part.
@@ -117,35 +117,35 @@ pub fn emit(json: &str, out: &mut Vec<u8>) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    fn whole(octets: &[u8]) -> Preamble<'_> {
-        let header = Header::parse(octets).unwrap().unwrap();
-        assert_eq!(octets.len(), HEADER_LEN + header.optional_data_len as usize);
-        Preamble { header, optional_data: &octets[HEADER_LEN..] }
+    fn whole(bytes: &[u8]) -> Preamble<'_> {
+        let header = Header::parse(bytes).unwrap().unwrap();
+        assert_eq!(bytes.len(), HEADER_LEN + header.optional_data_len as usize);
+        Preamble { header, optional_data: &bytes[HEADER_LEN..] }
     }
 
     #[test]
     fn round_trip() {
-        let mut octets = Vec::new();
-        emit("{\"a\": 1}", &mut octets).unwrap();
-        assert_eq!(whole(&octets).config().unwrap(), b"{\"a\": 1}\0");
+        let mut bytes = Vec::new();
+        emit("{\"a\": 1}", &mut bytes).unwrap();
+        assert_eq!(whole(&bytes).config().unwrap(), b"{\"a\": 1}\0");
     }
 
     #[test]
     fn empty_config_is_legal() {
-        let mut octets = Vec::new();
-        emit("", &mut octets).unwrap();
-        assert_eq!(whole(&octets).config().unwrap(), b"\0");
-        octets.truncate(HEADER_LEN);
-        octets[44..48].fill(0);
-        assert_eq!(whole(&octets).config().unwrap(), b"");
+        let mut bytes = Vec::new();
+        emit("", &mut bytes).unwrap();
+        assert_eq!(whole(&bytes).config().unwrap(), b"\0");
+        bytes.truncate(HEADER_LEN);
+        bytes[44..48].fill(0);
+        assert_eq!(whole(&bytes).config().unwrap(), b"");
     }
 
     #[test]
     fn refuses_what_it_must() {
-        let mut octets = Vec::new();
-        emit("{}", &mut octets).unwrap();
+        let mut bytes = Vec::new();
+        emit("{}", &mut bytes).unwrap();
         let with = |at: usize, value: u8| {
-            let mut changed = octets.clone();
+            let mut changed = bytes.clone();
             changed[at] = value;
             Header::parse(&changed).unwrap_err()
         };
@@ -153,17 +153,17 @@ mod tests {
         assert_eq!(with(32, 5), FrameError::XlByteOrder(0x0102_0305));
         assert_eq!(with(36, 7), FrameError::XlMandatoryFlags(7));
         assert_eq!(with(36, 1), FrameError::XlLegacy(1));
-        assert_eq!(Header::parse(&octets[..47]), Ok(None));
+        assert_eq!(Header::parse(&bytes[..47]), Ok(None));
     }
 
     #[test]
     fn config_length_must_fit() {
-        let mut octets = Vec::new();
-        emit("{}", &mut octets).unwrap();
+        let mut bytes = Vec::new();
+        emit("{}", &mut bytes).unwrap();
         for wrong in [2, 4, 0xff] {
-            octets[48] = wrong;
+            bytes[48] = wrong;
             assert_eq!(
-                whole(&octets).config(),
+                whole(&bytes).config(),
                 Err(BodyError::ConfigLength { config_len: u32::from(wrong), available: 3 })
             );
         }

@@ -114,40 +114,40 @@ xencall! {
     xencall5: c_int = [a, b, c, d, e];
 }
 
-/// Octets of the buffers that are out, by address.
+/// Bytes of the buffers that are out, by address.
 static BUFFERS: Mutex<Option<HashMap<usize, usize>>> = Mutex::new(None);
 
-/// Small buffers that came back, by address, with their octets: most calls need one or two of the same few sizes again.
+/// Small buffers that came back, by address, with their bytes: most calls need one or two of the same few sizes again.
 static SPARE: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
 
-/// The most spare buffers, and the most octets of each.
+/// The most spare buffers, and the most bytes of each.
 const MOST_SPARE: (usize, usize) = (4, 4 * PAGE_SIZE);
 
-/// A spare buffer of so many octets.
-fn spare(octets: usize) -> Option<usize> {
+/// A spare buffer of so many bytes.
+fn spare(bytes: usize) -> Option<usize> {
     let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-    let index = spare.iter().position(|&(_, size)| size == octets)?;
+    let index = spare.iter().position(|&(_, size)| size == bytes)?;
     Some(spare.swap_remove(index).0)
 }
 
-fn allocate(octets: usize) -> *mut c_void {
-    let octets = octets.max(1).next_multiple_of(PAGE_SIZE);
+fn allocate(bytes: usize) -> *mut c_void {
+    let bytes = bytes.max(1).next_multiple_of(PAGE_SIZE);
     let mut buffers = BUFFERS.lock().unwrap_or_else(PoisonError::into_inner);
     let buffers = buffers.get_or_insert_default();
-    if let Some(address) = spare(octets) {
-        buffers.insert(address, octets);
+    if let Some(address) = spare(bytes) {
+        buffers.insert(address, bytes);
         let address: *mut c_void = std::ptr::with_exposed_provenance_mut(address);
         // SAFETY: a mapping of this size that this function made and `free` took back: nobody uses it.
-        unsafe { std::ptr::write_bytes(address.cast::<u8>(), 0, octets) };
+        unsafe { std::ptr::write_bytes(address.cast::<u8>(), 0, bytes) };
         return address;
     }
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a new mapping at an address of the kernel's choice touches nothing that is there.
-    let address = unsafe { libc::mmap(null_mut(), octets, protection, flags, -1, 0) };
+    let address = unsafe { libc::mmap(null_mut(), bytes, protection, flags, -1, 0) };
     if address == libc::MAP_FAILED {
         return null_mut();
     }
-    buffers.insert(address.expose_provenance(), octets);
+    buffers.insert(address.expose_provenance(), bytes);
     address
 }
 
@@ -155,14 +155,14 @@ fn allocate(octets: usize) -> *mut c_void {
 /// Nobody uses the buffer any more.
 unsafe fn free(address: *mut c_void) {
     let mut buffers = BUFFERS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(octets) = buffers.get_or_insert_default().remove(&address.addr()) {
+    if let Some(bytes) = buffers.get_or_insert_default().remove(&address.addr()) {
         let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < MOST_SPARE.0 && octets <= MOST_SPARE.1 {
-            spare.push((address.addr(), octets));
+        if spare.len() < MOST_SPARE.0 && bytes <= MOST_SPARE.1 {
+            spare.push((address.addr(), bytes));
             return;
         }
         // SAFETY: this is a whole mapping of `allocate`'s, and nobody uses it, by the contract of this function.
-        unsafe { libc::munmap(address, octets) };
+        unsafe { libc::munmap(address, bytes) };
     }
 }
 

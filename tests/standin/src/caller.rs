@@ -2,7 +2,7 @@
 
 use crate::errno::Errno;
 
-/// A type of Xen's interface that can be copied octet by octet.
+/// A type of Xen's interface that can be copied byte by byte.
 ///
 /// # Safety
 /// Every pattern of bits is a value of the type, and it has no pointers of its own.
@@ -46,12 +46,12 @@ impl Caller {
         Ok(())
     }
 
-    /// Puts the first octets of a value at an address, or all of it: what an older release has of a structure.
-    pub fn write_part<T: Plain>(self, address: u64, value: T, octets: usize) -> Result<(), Errno> {
+    /// Puts the first bytes of a value at an address, or all of it: what an older release has of a structure.
+    pub fn write_part<T: Plain>(self, address: u64, value: T, bytes: usize) -> Result<(), Errno> {
         let pointer = pointer::<T>(address)?;
-        let octets = octets.min(size_of::<T>());
-        // SAFETY: as in `write`, of so many octets, which `value` has, all initialised since `T` is `Plain`.
-        unsafe { std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), pointer.cast(), octets) };
+        let bytes = bytes.min(size_of::<T>());
+        // SAFETY: as in `write`, of so many bytes, which `value` has, all initialised since `T` is `Plain`.
+        unsafe { std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), pointer.cast(), bytes) };
         Ok(())
     }
 
@@ -62,12 +62,12 @@ impl Caller {
         }
         let pointer = pointer::<T>(address)?;
         let mut values = Vec::<T>::with_capacity(count);
-        // SAFETY: the memory of so many values is there and still, by what `Caller::new` was told. They are copied as octets,
+        // SAFETY: the memory of so many values is there and still, by what `Caller::new` was told. They are copied as bytes,
         // because the source need not be aligned; any pattern of bits will do, for `T` is `Plain`, so that afterwards as many are
         // initialised.
         unsafe {
-            let octets = count * size_of::<T>();
-            std::ptr::copy_nonoverlapping(pointer.cast::<u8>().cast_const(), values.as_mut_ptr().cast(), octets);
+            let bytes = count * size_of::<T>();
+            std::ptr::copy_nonoverlapping(pointer.cast::<u8>().cast_const(), values.as_mut_ptr().cast(), bytes);
             values.set_len(count);
         }
         Ok(values)
@@ -79,7 +79,7 @@ impl Caller {
             return Ok(());
         }
         let pointer = pointer::<T>(address)?;
-        // SAFETY: as in `write`, for as many values as the interface has room for; they are copied as octets, because the
+        // SAFETY: as in `write`, for as many values as the interface has room for; they are copied as bytes, because the
         // target need not be aligned. The source is a slice of ours and cannot overlap memory that only the caller knows.
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr().cast::<u8>(), pointer.cast(), size_of_val(values)) };
         Ok(())

@@ -137,7 +137,7 @@ fn command<D: SaveDomain + RestoreDomain>(
 
 /// Writes as much of a domain's description as a release has.
 pub fn put_info(caller: Caller, at: u64, release: Release, info: abi::DomainInfo) -> Result<(), Errno> {
-    caller.write_part(at, info, release.domain_info_octets())
+    caller.write_part(at, info, release.domain_info_bytes())
 }
 
 /// What getdomaininfo tells, also of one domain of a list.
@@ -213,9 +213,9 @@ fn log_dirty<D: Domain + LogDirty>(runner: &mut D, on: &mut bool, body: Body) ->
             op.fault_count = u32::try_from(stats.fault_count).unwrap_or(u32::MAX);
             op.dirty_count = u32::try_from(stats.dirty_count).unwrap_or(u32::MAX);
             if op.dirty_bitmap != 0 {
-                let octets: Vec<u8> = bitmap.words().iter().flat_map(|word| word.to_le_bytes()).collect();
-                let length = usize::try_from(op.pages.div_ceil(8)).unwrap_or(usize::MAX).min(octets.len());
-                body.caller.write_array(op.dirty_bitmap, octets.get(..length).unwrap_or_default())?;
+                let bytes: Vec<u8> = bitmap.words().iter().flat_map(|word| word.to_le_bytes()).collect();
+                let length = usize::try_from(op.pages.div_ceil(8)).unwrap_or(usize::MAX).min(bytes.len());
+                body.caller.write_array(op.dirty_bitmap, bytes.get(..length).unwrap_or_default())?;
             }
             body.put(op)
         }

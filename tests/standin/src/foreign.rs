@@ -109,7 +109,7 @@ unsafe fn map(
     let machine = host.frames(dom)?;
     let writable = prot & libc::PROT_WRITE != 0;
     let pages: Vec<Option<usize>> = frames.iter().map(|&frame| machine.page(frame, writable).ok()).collect();
-    let (file, octets) = machine.file();
+    let (file, bytes) = machine.file();
     drop(machine);
     if let (Some(kept), true) = (&host.kept, address.is_null())
         && let Some(place) = kept.place(&pages, writable)
@@ -125,7 +125,7 @@ unsafe fn map(
     }
     let (mut index, mut runs) = (0, 0);
     while let Some(&page) = pages.get(index) {
-        let Some(first) = page.filter(|&first| (first + 1) * PAGE_SIZE <= octets) else {
+        let Some(first) = page.filter(|&first| (first + 1) * PAGE_SIZE <= bytes) else {
             if let Some(error) = errors.get_mut(index) {
                 *error = -libc::EINVAL;
             }
@@ -153,7 +153,7 @@ unsafe fn map(
     Ok(start)
 }
 
-/// Reads of each group of pages that are entered together one octet, so that writing them finds them entered.
+/// Reads of each group of pages that are entered together one byte, so that writing them finds them entered.
 fn touch(start: *const u8, pages: usize) {
     let group = AROUND * PAGE_SIZE;
     let lead = start.addr().next_multiple_of(group) - start.addr();

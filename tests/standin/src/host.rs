@@ -27,7 +27,7 @@ pub struct Host {
     domid: u32,
     /// The guest's memory: page `n` of the file is the page in slot `n`, or a PV guest's frame `n`.
     memory: File,
-    /// The m2p of a PV guest's machine, and octets in it.
+    /// The m2p of a PV guest's machine, and bytes in it.
     m2p: Option<(File, usize)>,
     /// Whether the hypervisor tracks the guest's writes.
     pub log_dirty: bool,
@@ -77,18 +77,18 @@ impl Host {
         let (domid, memory, m2p, guest);
         if config.pv {
             let image: PvImage = serde_json::from_slice(&text).map_err(|error| fails("before.json", &error))?;
-            let (file, pages) = open_pages(&config.folder, "memory", image.memory_octets() as u64)?;
-            let (m2p_file, entries) = open_pages(&config.folder, "m2p", image.m2p_octets() as u64)?;
+            let (file, pages) = open_pages(&config.folder, "memory", image.memory_bytes() as u64)?;
+            let (m2p_file, entries) = open_pages(&config.folder, "m2p", image.m2p_bytes() as u64)?;
             let domain = image.wake(pages, entries).map_err(|error| fails("the domain", &error))?;
             let runner =
                 PvRunner::start(domain, config.steps_per_second).map_err(|error| fails("the guest", &error))?;
-            (domid, memory, m2p) = (image.domid, file, Some((m2p_file, image.m2p_octets())));
+            (domid, memory, m2p) = (image.domid, file, Some((m2p_file, image.m2p_bytes())));
             guest = Guest::Pv(runner);
         } else {
             let mut image: SimImage = serde_json::from_slice(&text).map_err(|error| fails("before.json", &error))?;
             image.config.logs_additions = config.xen.quirks().logs_p2m_additions;
-            let octets = image.config.budget() * PAGE_SIZE as u64;
-            let (file, pages) = open_pages(&config.folder, "memory", octets)?;
+            let bytes = image.config.budget() * PAGE_SIZE as u64;
+            let (file, pages) = open_pages(&config.folder, "memory", bytes)?;
             let domain = image.wake(pages).map_err(|error| fails("the domain", &error))?;
             let pace = config.steps_per_second.map_or(Pace::Free, Pace::StepsPerSecond);
             let runner = Runner::start(domain, pace).map_err(|error| fails("the guest", &error))?;
@@ -154,8 +154,8 @@ impl Host {
 
     /// The frames of the domain, which stands still meanwhile; or Xen's.
     pub fn frames(&self, domid: u32) -> Result<Machine<'_>, Errno> {
-        if let (DOMID_XEN, Some((file, octets))) = (domid, &self.m2p) {
-            return Ok(Machine::M2p(*octets, file));
+        if let (DOMID_XEN, Some((file, bytes))) = (domid, &self.m2p) {
+            return Ok(Machine::M2p(*bytes, file));
         }
         if domid != self.domid {
             return Err(Errno(libc::ESRCH));
@@ -185,13 +185,13 @@ impl Host {
 }
 
 /// Opens a file of the domain's folder, makes it as long as that, and maps it.
-fn open_pages(folder: &Path, name: &str, octets: u64) -> Result<(File, MmapMut), String> {
+fn open_pages(folder: &Path, name: &str, bytes: u64) -> Result<(File, MmapMut), String> {
     let fails = |error: std::io::Error| format!("{}: {name}: {error}", folder.display());
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false);
     let file = options.open(folder.join(name)).map_err(fails)?;
-    file.set_len(octets).map_err(fails)?;
-    // SAFETY: nobody shortens the file while this process lives. Its octets do change behind this mapping, as a guest's
+    file.set_len(bytes).map_err(fails)?;
+    // SAFETY: nobody shortens the file while this process lives. Its bytes do change behind this mapping, as a guest's
     // memory does behind a hypervisor's: by the caller, through foreign mappings. The simulated guest is written to keep
     // its own pages consistent only with writes that come while it stands still, which is when a toolstack writes; it
     // takes every value in them, and checks what it reads.

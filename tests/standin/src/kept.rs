@@ -15,7 +15,7 @@ impl Kept {
     /// Maps the memory, and has all of it in the page tables.
     pub fn new(memory: &File) -> std::io::Result<Self> {
         // SAFETY: as for the mapping that the guest itself has (`host::open_pages`). This program only gives addresses in the two
-        // away, and looks at none of their octets.
+        // away, and looks at none of their bytes.
         unsafe {
             let reading = MmapOptions::new().populate().map(memory)?;
             Ok(Kept { reading, writing: MmapOptions::new().populate().map_mut(memory)? })

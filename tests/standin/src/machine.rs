@@ -13,8 +13,8 @@ use xen_replicate::hypervisor::{PAGE_SIZE, PageType, PvDomain, SaveDomain};
 const M2P_BASE: u64 = 1 << 34;
 
 /// The first frame of each of the m2p's extents.
-pub fn m2p_extents(octets: usize) -> impl Iterator<Item = u64> {
-    (0..octets.div_ceil(M2P_EXTENT)).map(|extent| M2P_BASE + (extent * (M2P_EXTENT / PAGE_SIZE)) as u64)
+pub fn m2p_extents(bytes: usize) -> impl Iterator<Item = u64> {
+    (0..bytes.div_ceil(M2P_EXTENT)).map(|extent| M2P_BASE + (extent * (M2P_EXTENT / PAGE_SIZE)) as u64)
 }
 
 /// Frames that can be mapped, and the file that they are in. A domain stands still while this is there.
@@ -43,17 +43,17 @@ impl Machine<'_> {
                 let mappable = kind[0].has_contents() && !(writable && kind[0].table_level().is_some());
                 usize::try_from(frame).ok().filter(|_| shared_info || mappable)
             }
-            Machine::M2p(octets, _) => {
+            Machine::M2p(bytes, _) => {
                 let page = frame.checked_sub(M2P_BASE).and_then(|page| usize::try_from(page).ok());
-                page.filter(|page| page * PAGE_SIZE < *octets && !writable)
+                page.filter(|page| page * PAGE_SIZE < *bytes && !writable)
             }
         };
         page.ok_or(Errno(libc::EINVAL))
     }
 
-    /// The file's descriptor, and octets in it.
+    /// The file's descriptor, and bytes in it.
     pub fn file(&self) -> (i32, usize) {
-        let (file, octets) = match self {
+        let (file, bytes) = match self {
             Machine::Hvm(domain, file) => {
                 (file, usize::try_from(domain.memory().budget()).unwrap_or(0).saturating_mul(PAGE_SIZE))
             }
@@ -61,8 +61,8 @@ impl Machine<'_> {
                 let frames = domain.nr_mfns().unwrap_or(0);
                 (file, usize::try_from(frames).unwrap_or(0).saturating_mul(PAGE_SIZE))
             }
-            Machine::M2p(octets, file) => (file, *octets),
+            Machine::M2p(bytes, file) => (file, *bytes),
         };
-        (file.as_raw_fd(), octets)
+        (file.as_raw_fd(), bytes)
     }
 }

@@ -62,7 +62,7 @@ fn m2p_extents(host: &mut Host, caller: Caller, op: u64, address: u64) -> Answer
     let Some((_, Guest::Pv(runner))) = host.own() else { return Err(Errno(libc::ENOSYS)) };
     let domain = runner.turn()?;
     let extents: Vec<u64> = if op == xenmem::MACHPHYS_MFN_LIST {
-        machine::m2p_extents(domain.image().m2p_octets()).collect()
+        machine::m2p_extents(domain.image().m2p_bytes()).collect()
     } else {
         vec![domain.compat_m2p_frame()?]
     };

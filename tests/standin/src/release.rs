@@ -48,9 +48,9 @@ impl Release {
         Quirks::of(version, update_of(self.extra_version()), self.domctl())
     }
 
-    /// Octets of a LAPIC entry of a HVM context. `xen/include/public/arch-x86/hvm/save.h`: of 4.20 since its first update.
-    pub fn lapic_octets(self) -> usize {
-        self.quirks().lapic.map_or(32, |octets| octets as usize)
+    /// Bytes of a LAPIC entry of a HVM context. `xen/include/public/arch-x86/hvm/save.h`: of 4.20 since its first update.
+    pub fn lapic_bytes(self) -> usize {
+        self.quirks().lapic.map_or(32, |bytes| bytes as usize)
     }
 
     /// `XEN_DOMCTL_INTERFACE_VERSION`
@@ -70,8 +70,8 @@ impl Release {
         }
     }
 
-    /// Octets of `struct xen_domctl_getdomaininfo`.
-    pub const fn domain_info_octets(self) -> usize {
+    /// Bytes of `struct xen_domctl_getdomaininfo`.
+    pub const fn domain_info_bytes(self) -> usize {
         match self {
             Release::Xen4_14 => 104,
             Release::Xen4_17 | Release::Xen4_20 => 112,

@@ -9,17 +9,17 @@ use xen_replicate::decode::shared_info::Width;
 use xen_replicate::hypervisor::pv::{PvDomain, VcpuRecord};
 use xen_replicate::hypervisor::sim::pv::PvSim;
 
-/// Octets of an extended context at most, and of its two first fields.
+/// Bytes of an extended context at most, and of its two first fields.
 const EXTENDED: std::ops::RangeInclusive<u32> = 32..=128;
-/// Octets of the least xsave state: the two masks before it.
+/// Bytes of the least xsave state: the two masks before it.
 const XSAVE: u64 = 16;
-/// Octets of a MSR.
+/// Bytes of a MSR.
 const MSR: usize = 16;
 
 /// Answers the command; `None` where it is none of these.
 pub fn command(domain: &mut PvSim, cmd: u32, body: Body) -> Option<Result<(), Errno>> {
     Some(match cmd {
-        domctl::GET_ADDRESS_SIZE => width(domain).and_then(|width| body.put(width.octets() as u32 * 8)),
+        domctl::GET_ADDRESS_SIZE => width(domain).and_then(|width| body.put(width.bytes() as u32 * 8)),
         domctl::SET_ADDRESS_SIZE => set_width(domain, body),
         domctl::GET_VCPU_INFO => info(domain, body),
         domctl::GET_VCPU_CONTEXT => get_context(domain, body),
@@ -40,7 +40,7 @@ fn width(domain: &PvSim) -> Result<Width, Errno> {
 
 fn set_width(domain: &mut PvSim, body: Body) -> Result<(), Errno> {
     let bits: u32 = body.get()?;
-    let width = u8::try_from(bits / 8).ok().and_then(Width::from_octets).ok_or(Errno(libc::EINVAL))?;
+    let width = u8::try_from(bits / 8).ok().and_then(Width::from_bytes).ok_or(Errno(libc::EINVAL))?;
     // Nothing to do, or else the domain must be empty: `EACCES` then, as Xen has it.
     if width == domain.guest_width()? {
         return Ok(());
@@ -64,7 +64,7 @@ fn part(domain: &PvSim, vcpu: u32, part: VcpuRecord) -> Result<Vec<u8>, Errno> {
     Ok(blob)
 }
 
-const fn context_octets(width: Width) -> usize {
+const fn context_bytes(width: Width) -> usize {
     match width {
         Width::Bits64 => CONTEXT_64,
         Width::Bits32 => CONTEXT_32,
@@ -82,7 +82,7 @@ fn get_context(domain: &PvSim, body: Body) -> Result<(), Errno> {
 
 fn set_context(domain: &mut PvSim, body: Body) -> Result<(), Errno> {
     let given: abi::VcpuContext = body.get()?;
-    let blob = body.caller.read_array::<u8>(given.context, context_octets(width(domain)?))?;
+    let blob = body.caller.read_array::<u8>(given.context, context_bytes(width(domain)?))?;
     Ok(domain.set_vcpu_part(given.vcpu, VcpuRecord::Basic, &blob)?)
 }
 

@@ -27,10 +27,10 @@ pub fn call(host: &mut Host, caller: Caller, op: u64, address: u64) -> Answer {
 
 /// Fills a buffer of `SIZE` with a text and zeros.
 fn text<const SIZE: usize>(caller: Caller, address: u64, text: &str) -> Answer {
-    let mut octets = [0u8; SIZE];
-    for (octet, &given) in octets.iter_mut().zip(text.as_bytes()) {
-        *octet = given;
+    let mut bytes = [0u8; SIZE];
+    for (byte, &given) in bytes.iter_mut().zip(text.as_bytes()) {
+        *byte = given;
     }
-    caller.write_array(address, &octets)?;
+    caller.write_array(address, &bytes)?;
     Ok(0)
 }

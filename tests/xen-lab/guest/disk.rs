@@ -10,7 +10,7 @@ use std::time::Duration;
 /// `O_DIRECT` and `O_DSYNC` of x86-64: nothing of it stays in the guest's memory.
 const DIRECT: i32 = 0o40000;
 const DSYNC: i32 = 0o10000;
-/// Octets of a block.
+/// Bytes of a block.
 const BLOCK: usize = 4096;
 /// Blocks that are written in turn.
 const BLOCKS: u64 = 32;

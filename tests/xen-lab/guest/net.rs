@@ -28,7 +28,7 @@ const CONVERSATION: u16 = 9001;
 /// The step that the guest is at.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-/// `struct ifreq`: a name, and 24 octets that are a `sockaddr_in` or flags.
+/// `struct ifreq`: a name, and 24 bytes that are a `sockaddr_in` or flags.
 #[repr(C)]
 struct Interface {
     name: [u8; 16],
@@ -54,9 +54,9 @@ impl Outside {
             unsafe { ioctl(socket.as_raw_fd(), request, (&raw mut interface).cast()) == 0 }
         };
         // AF_INET, no port, the address.
-        let address = |octets: [u8; 4]| [&[2, 0, 0, 0][..], &octets].concat();
+        let address = |bytes: [u8; 4]| [&[2, 0, 0, 0][..], &bytes].concat();
         // The card comes when the back end is ready.
-        while !set(SET_ADDRESS, &address(own.octets())) {
+        while !set(SET_ADDRESS, &address(own.bytes())) {
             std::thread::sleep(Duration::from_millis(50));
         }
         set(SET_NETMASK, &address([255, 255, 255, 0]));
@@ -86,7 +86,7 @@ fn converse(stream: TcpStream) -> std::io::Result<()> {
     let mut sum = 0;
     for line in BufReader::new(stream).lines() {
         let line = line?;
-        sum = line.bytes().fold(sum, |sum, octet| add(sum, octet.into()));
+        sum = line.bytes().fold(sum, |sum, byte| add(sum, byte.into()));
         let answer = format!("{line} {sum:016x} {}\n", COUNT.load(Ordering::Relaxed));
         output.write_all(answer.as_bytes())?;
     }

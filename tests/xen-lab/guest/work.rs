@@ -1,7 +1,7 @@
 //! What the guest does to its memory: a pure function of its counter, so that whoever reads its console can tell from the counter alone
 //! what the memory must hold.
 
-/// Octets of a page.
+/// Bytes of a page.
 pub const PAGE: usize = 4096;
 /// Words of a page.
 pub const WORDS: usize = PAGE / 8;

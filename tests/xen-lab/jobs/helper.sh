@@ -22,7 +22,7 @@ for step in $steps; do
   save)
     check "save exits with 0" timed save xl_as "$sender" save $name save.image 2>save.log
     check "the saved domain is gone" absent $name
-    note save_octets "$(stat -c %s save.image)"
+    note save_bytes "$(stat -c %s save.image)"
     before=$(counted $current)
     check "restore exits with 0" timed restore xl_as "$receiver" restore save.image 2>restore.log
     current=$name

@@ -246,7 +246,7 @@ impl PvDomain for PvSim {
 
     fn p2m_entry(&self, pfn: Pfn) -> Option<Mfn> {
         let (frames, width) = self.followed.as_ref()?;
-        let per_frame = 4096 / width.octets();
+        let per_frame = 4096 / width.bytes();
         let pfn = usize::try_from(pfn).ok()?;
         let page = self.machine.page(*frames.get(pfn / per_frame)?)?;
         pv_words::p2m_entry(pv_words::word().nth(pfn % per_frame).get(page, *width), *width)

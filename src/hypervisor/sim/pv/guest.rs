@@ -89,7 +89,7 @@ struct Layout {
 
 impl Layout {
     fn new(config: &PvConfig) -> Self {
-        let per_frame = (PAGE_SIZE / config.width.octets()) as u64;
+        let per_frame = (PAGE_SIZE / config.width.bytes()) as u64;
         let mut next = config.pages;
         let mut take = |count: u64| {
             next -= count;
@@ -200,7 +200,7 @@ impl PvSim {
     }
 
     fn write_p2m(&mut self, frames: &[Pfn], p2m: &[Mfn]) {
-        let per_frame = PAGE_SIZE / self.width.octets();
+        let per_frame = PAGE_SIZE / self.width.bytes();
         for (&frame, entries) in frames.iter().zip(p2m.chunks(per_frame)) {
             let mfn = p2m.get(frame as usize).copied().unwrap_or(INVALID_MFN);
             let Some(page) = self.machine.page_mut(mfn) else { continue };
@@ -245,8 +245,8 @@ impl PvSim {
         let seed = self.config.seed;
         if let Some(page) = self.machine.page_mut(mfn(CONTROL)) {
             let words = [MAGIC, 0].into_iter().chain(Rng::new(seed).0);
-            for (word, octets) in words.zip(page.chunks_exact_mut(8)) {
-                LittleEndian::write_u64(octets, word);
+            for (word, bytes) in words.zip(page.chunks_exact_mut(8)) {
+                LittleEndian::write_u64(bytes, word);
             }
         }
         if let Some(page) = self.machine.page_mut(mfn(ALIASES)) {
@@ -257,8 +257,8 @@ impl PvSim {
     fn build_start_info(&mut self, mfn: &dyn Fn(Pfn) -> Mfn) {
         let (width, pages, shared_info) = (self.width, self.config.pages, self.shared_info);
         if let Some(page) = self.machine.page_mut(mfn(START_INFO)) {
-            for (place, octet) in page.iter_mut().zip(b"xen-3.0-x86_64p\0") {
-                *place = *octet;
+            for (place, byte) in page.iter_mut().zip(b"xen-3.0-x86_64p\0") {
+                *place = *byte;
             }
             pv_words::NR_PAGES.set(page, width, pages);
             pv_words::SHARED_INFO.set(page, width, shared_info << 12);
@@ -272,7 +272,7 @@ impl PvSim {
     /// Tells the toolstack where the p2m is.
     fn publish(&mut self, layout: &Layout, mfn: &dyn Fn(Pfn) -> Mfn) {
         let (width, kind) = (self.width, self.config.p2m);
-        let per_frame = PAGE_SIZE / width.octets();
+        let per_frame = PAGE_SIZE / width.bytes();
         if kind == P2mKind::Tree {
             for (&list, leaves) in layout.lists.iter().zip(layout.p2m.chunks(per_frame)) {
                 let Some(page) = self.machine.page_mut(mfn(list)) else { continue };
@@ -404,7 +404,7 @@ impl PvSim {
     }
 
     fn guests_p2m(&self, layout: &Layout, pfn: Pfn) -> Option<Mfn> {
-        let per_frame = (PAGE_SIZE / self.width.octets()) as u64;
+        let per_frame = (PAGE_SIZE / self.width.bytes()) as u64;
         let leaf = layout.p2m.get((pfn / per_frame) as usize)?;
         let page = self.machine.page(self.reach(*leaf)?)?;
         pv_words::p2m_entry(word().nth((pfn % per_frame) as usize).get(page, self.width), self.width)
@@ -430,7 +430,7 @@ impl PvSim {
         let table_mfn = self.reach(table).ok_or(Error::NotPopulated { pfn: table })?;
         self.machine.set_entry(table_mfn, index, 0);
         self.wrote(table);
-        let per_frame = PAGE_SIZE / self.width.octets();
+        let per_frame = PAGE_SIZE / self.width.bytes();
         if let Some(&leaf) = layout.p2m.get(pfn as usize / per_frame)
             && let Some(page) = self.reach(leaf).and_then(|mfn| self.machine.page_mut(mfn))
         {
@@ -466,7 +466,7 @@ impl PvSim {
         let table = layout.memory.get(table).copied().ok_or(Error::NotPopulated { pfn })?;
         let table_mfn = self.reach(table).ok_or(Error::NotPopulated { pfn: table })?;
         self.populate_frames(&[pfn], &mut frame)?;
-        let per_frame = PAGE_SIZE / self.width.octets();
+        let per_frame = PAGE_SIZE / self.width.bytes();
         if let Some(&leaf) = layout.p2m.get(pfn as usize / per_frame)
             && let Some(page) = self.reach(leaf).and_then(|mfn| self.machine.page_mut(mfn))
         {

@@ -13,7 +13,7 @@ use crate::hypervisor::types::{CpuPolicy, GrantSeed, PAGE_SIZE, PageType, Shutdo
 use memmap2::MmapMut;
 use serde::{Deserialize, Serialize};
 
-/// A vCPU's state, in the octets of its records, frames as mfns.
+/// A vCPU's state, in the bytes of its records, frames as mfns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PvVcpuImage {
@@ -35,11 +35,11 @@ pub struct PvImage {
     pub pages: u64,
     /// [`PvConfig::budget`].
     pub budget: u64,
-    /// [`PvConfig::width`], in octets.
+    /// [`PvConfig::width`], in bytes.
     pub configured_width: u8,
     /// Whether [`PvConfig::p2m`] is [`P2mKind::Tree`].
     pub p2m_tree: bool,
-    /// The domain's width in octets.
+    /// The domain's width in bytes.
     pub width: u8,
     /// The type of each frame of the machine, as streams have it.
     pub types: Vec<u8>,
@@ -53,9 +53,9 @@ pub struct PvImage {
     pub vcpus: Vec<PvVcpuImage>,
     /// The time stamp counter's mode, kHz, nanoseconds and incarnation.
     pub tsc: (u32, u32, u64, u32),
-    /// CPUID leaves in the octets of their record.
+    /// CPUID leaves in the bytes of their record.
     pub cpuid: Vec<u8>,
-    /// MSRs in the octets of their record.
+    /// MSRs in the bytes of their record.
     pub msrs: Vec<u8>,
     /// Who the rings are granted to: console frame and domain, xenstore frame and domain.
     pub grants: (Mfn, u32, Mfn, u32),
@@ -80,9 +80,9 @@ impl PvSim {
             seed: self.config.seed,
             pages: self.config.pages,
             budget: self.config.budget,
-            configured_width: self.config.width.octets() as u8,
+            configured_width: self.config.width.bytes() as u8,
             p2m_tree: self.config.p2m == P2mKind::Tree,
-            width: self.width.octets() as u8,
+            width: self.width.bytes() as u8,
             types: types.iter().map(|page_type| page_type.wire()).collect(),
             free: free.to_vec(),
             shared_info: self.shared_info,
@@ -99,13 +99,13 @@ impl PvSim {
 }
 
 impl PvImage {
-    /// Octets of the machine's memory.
-    pub const fn memory_octets(&self) -> usize {
+    /// Bytes of the machine's memory.
+    pub const fn memory_bytes(&self) -> usize {
         (nr_mfns(self.budget) as usize).saturating_mul(PAGE_SIZE)
     }
 
-    /// Octets of the m2p: whole extents of 2 MiB.
-    pub const fn m2p_octets(&self) -> usize {
+    /// Bytes of the m2p: whole extents of 2 MiB.
+    pub const fn m2p_bytes(&self) -> usize {
         m2p_length(nr_mfns(self.budget))
     }
 
@@ -115,7 +115,7 @@ impl PvImage {
     /// Parts that do not fit each other.
     pub fn wake(&self, memory: MmapMut, m2p: MmapMut) -> Result<PvSim> {
         let bad = |field, value, reason| Error::Config { field, value, reason };
-        let width = |octets| Width::from_octets(octets).ok_or(bad("width", octets.into(), "neither 4 nor 8"));
+        let width = |bytes| Width::from_bytes(bytes).ok_or(bad("width", bytes.into(), "neither 4 nor 8"));
         let type_of = |&wire: &u8| PageType::from_wire(wire).ok_or(bad("types", wire.into(), "no type of a page"));
         let types = self.types.iter().map(type_of).collect::<Result<Vec<_>>>()?;
         if types.len() as u64 != nr_mfns(self.budget) {

@@ -22,9 +22,9 @@ const PRESENT: u64 = 1;
 /// The frame of an entry.
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
 
-/// Octets of an entry of the m2p.
+/// Bytes of an entry of the m2p.
 const ENTRY: usize = size_of::<Pfn>();
-/// The m2p comes in extents of so many octets (`XENMEM_machphys_mfn_list`).
+/// The m2p comes in extents of so many bytes (`XENMEM_machphys_mfn_list`).
 pub const M2P_EXTENT: usize = 2 << 20;
 
 /// Frames of a machine that has so many to give.
@@ -32,7 +32,7 @@ pub(super) const fn nr_mfns(frames: u64) -> u64 {
     frames.saturating_add(XENS)
 }
 
-/// Octets of an m2p for so many frames: whole extents.
+/// Bytes of an m2p for so many frames: whole extents.
 pub(super) const fn m2p_length(nr_mfns: u64) -> usize {
     (nr_mfns as usize).saturating_mul(ENTRY).next_multiple_of(M2P_EXTENT)
 }
@@ -42,7 +42,7 @@ pub(super) const fn m2p_length(nr_mfns: u64) -> usize {
 pub(super) struct Machine {
     memory: MmapMut,
     nr_mfns: u64,
-    /// The pfn of each frame in eight octets, [`INVALID_MFN`] for none. Where others read it too it is a file's.
+    /// The pfn of each frame in eight bytes, [`INVALID_MFN`] for none. Where others read it too it is a file's.
     m2p: MmapMut,
     types: Vec<PageType>,
     /// Frames that are nobody's, in the order in which they are given.
@@ -121,8 +121,8 @@ impl Machine {
 
     fn set_m2p(&mut self, mfn: Mfn, pfn: Pfn) {
         let at = mfn as usize * ENTRY;
-        if let Some(octets) = self.m2p.get_mut(at..at + ENTRY) {
-            LittleEndian::write_u64(octets, pfn);
+        if let Some(bytes) = self.m2p.get_mut(at..at + ENTRY) {
+            LittleEndian::write_u64(bytes, pfn);
         }
     }
 
@@ -164,13 +164,13 @@ impl Machine {
 
     /// An entry of a page table.
     pub(super) fn entry(&self, table: Mfn, index: usize) -> u64 {
-        let octets = self.page(table).and_then(|page| page.get(index * 8..index * 8 + 8));
-        octets.map_or(0, LittleEndian::read_u64)
+        let bytes = self.page(table).and_then(|page| page.get(index * 8..index * 8 + 8));
+        bytes.map_or(0, LittleEndian::read_u64)
     }
 
     pub(super) fn set_entry(&mut self, table: Mfn, index: usize, entry: u64) {
-        if let Some(octets) = self.page_mut(table).and_then(|page| page.get_mut(index * 8..index * 8 + 8)) {
-            LittleEndian::write_u64(octets, entry);
+        if let Some(bytes) = self.page_mut(table).and_then(|page| page.get_mut(index * 8..index * 8 + 8)) {
+            LittleEndian::write_u64(bytes, entry);
         }
     }
 

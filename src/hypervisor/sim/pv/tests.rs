@@ -62,8 +62,8 @@ fn frames_of_others_cannot_be_mapped_nor_pinned() {
 /// The frames and the m2p of a machine, as files would have them.
 fn put_down(guest: &PvSim) -> (PvImage, memmap2::MmapMut, memmap2::MmapMut) {
     let image = guest.image();
-    let mut memory = memmap2::MmapMut::map_anon(image.memory_octets()).unwrap();
-    let mut m2p = memmap2::MmapMut::map_anon(image.m2p_octets()).unwrap();
+    let mut memory = memmap2::MmapMut::map_anon(image.memory_bytes()).unwrap();
+    let mut m2p = memmap2::MmapMut::map_anon(image.m2p_bytes()).unwrap();
     m2p.fill(0xff);
     for mfn in 0..guest.nr_mfns().unwrap() {
         let at = mfn as usize;

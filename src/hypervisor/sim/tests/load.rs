@@ -10,7 +10,7 @@ fn dirty_pages(config: &SimConfig, steps: u64) -> u64 {
     domain.peek_log_dirty(&mut full(&domain)).unwrap().dirty_count
 }
 
-/// Octets of host memory behind the mapping at this address. The page of zeros that all read is not counted.
+/// Bytes of host memory behind the mapping at this address. The page of zeros that all read is not counted.
 fn resident(address: usize) -> u64 {
     let maps = fs::read_to_string("/proc/self/smaps").unwrap();
     let mut inside = false;

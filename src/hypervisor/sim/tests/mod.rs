@@ -74,5 +74,5 @@ fn created(config: &SimConfig, steps: u64) -> SimDomain {
 }
 
 fn packets(domain: &SimDomain) -> Vec<WorkloadPacket> {
-    domain.nic().take_ready().iter().map(|octets| WorkloadPacket::parse(octets).unwrap()).collect()
+    domain.nic().take_ready().iter().map(|bytes| WorkloadPacket::parse(bytes).unwrap()).collect()
 }

@@ -150,8 +150,8 @@ fn packets_belong_to_epochs_and_inbound_ones_are_answered_from_guest_memory() {
     assert_eq!(parsed[1].payload, b"how far?");
     assert_eq!(&domain.memory().page(RECEIVE_PFN).unwrap()[..12], b"\x08\0\0\0how far?");
     let counters = domain.devices().nic;
-    assert_eq!((counters.tx_packets, counters.rx_packets, counters.rx_octets), (3, 1, 8));
-    assert_eq!(counters.tx_octets, 64 + 40 + 64);
+    assert_eq!((counters.tx_packets, counters.rx_packets, counters.rx_bytes), (3, 1, 8));
+    assert_eq!(counters.tx_bytes, 64 + 40 + 64);
 }
 
 #[test]

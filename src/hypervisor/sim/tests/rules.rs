@@ -147,8 +147,8 @@ fn pv_guests_are_not_supported() {
     assert!(matches!(SimDomain::create(&config), Err(Error::Unsupported { backend: "sim", what: "a PV guest" })));
 }
 
-/// Resident octets of the mapping that an address of ours is in.
-fn resident_octets(address: usize) -> usize {
+/// Resident bytes of the mapping that an address of ours is in.
+fn resident_bytes(address: usize) -> usize {
     let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let mut inside = false;
     for line in smaps.lines() {
@@ -167,6 +167,6 @@ fn resident_octets(address: usize) -> usize {
 fn a_big_guest_costs_only_the_pages_it_touches() {
     let domain = created(&SimConfig { memory: 1 << 18, ..SimConfig::default() }, 10);
     assert_eq!(domain.info().unwrap().populated, (1 << 18) + 28);
-    let resident = resident_octets(domain.memory().address());
-    assert!((1 << 20..256 << 20).contains(&resident), "{resident} octets of 1 GiB are resident");
+    let resident = resident_bytes(domain.memory().address());
+    assert!((1 << 20..256 << 20).contains(&resident), "{resident} bytes of 1 GiB are resident");
 }

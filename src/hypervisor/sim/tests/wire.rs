@@ -224,9 +224,9 @@ proptest! {
         // What came, in order: packets, and marks with the number of the operation done before.
         let mut heard: Vec<Result<u64, usize>> = Vec::new();
         let hear = |heard: &mut Vec<Result<u64, usize>>| {
-            let octets = outside.receive();
-            let number = u64::from_le_bytes(octets[octets.len() - 8..].try_into().unwrap());
-            heard.push(if octets.starts_with(MARK) { Err(number as usize) } else { Ok(number) });
+            let bytes = outside.receive();
+            let number = u64::from_le_bytes(bytes[bytes.len() - 8..].try_into().unwrap());
+            heard.push(if bytes.starts_with(MARK) { Err(number as usize) } else { Ok(number) });
         };
         let end = [Op::Free, Op::Send(1), Op::Settle];
         for (at, op) in ops.into_iter().chain(end).enumerate() {

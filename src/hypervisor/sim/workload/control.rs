@@ -4,7 +4,7 @@
 //!
 //! | word | field |
 //! |---|---|
-//! | 0 | magic, the octets `XRworkld` |
+//! | 0 | magic, the bytes `XRworkld` |
 //! | 1 to 14 | seed, vCPUs, steps done, working set's checksum, working set, hot pages, share of hot writes, writes a step, share of whole pages, packet interval, packet size, disk interval, packets sent, packets answered |
 //! | 15 to 20 | three ranges of usable memory: first pfn, pages |
 //! | 21 to 23 | random numbers' interval, whether answers are steady, their sum |
@@ -26,7 +26,7 @@ use crate::hypervisor::types::{Page, Pfn};
 /// Where the control page is.
 pub const CONTROL_PFN: Pfn = 1;
 
-/// Where the card puts an inbound packet: u32 length, then the octets.
+/// Where the card puts an inbound packet: u32 length, then the bytes.
 pub const RECEIVE_PFN: Pfn = 2;
 
 /// Pages at the beginning of memory that are no part of the working set.
@@ -63,8 +63,8 @@ pub struct Control {
     pub whole_page_permille: u64,
     /// Steps from packet to packet, 0 for none.
     pub packets_every: u64,
-    /// Octets of a packet.
-    pub packet_octets: u64,
+    /// Bytes of a packet.
+    pub packet_bytes: u64,
     /// Steps from disk write to disk write, 0 for none.
     pub disk_every: u64,
     /// Packets sent, which is the next one's sequence number.
@@ -105,7 +105,7 @@ impl Control {
             writes_per_step: config.writes_per_step.into(),
             whole_page_permille: config.whole_page_permille.into(),
             packets_every: config.packets_every.into(),
-            packet_octets: config.packet_octets.into(),
+            packet_bytes: config.packet_bytes.into(),
             disk_every: config.disk_every.into(),
             sent: 0,
             answered: 0,
@@ -143,7 +143,7 @@ impl Control {
             writes_per_step: word(8),
             whole_page_permille: word(9),
             packets_every: word(10),
-            packet_octets: word(11),
+            packet_bytes: word(11),
             disk_every: word(12),
             sent: word(13),
             answered: word(14),
@@ -165,8 +165,8 @@ impl Control {
     /// Writes the control page.
     pub(in crate::hypervisor::sim) fn store(&self, page: &mut Page) {
         let mut put = |index: usize, value: u64| {
-            if let Some(octets) = page.get_mut(index * 8..index * 8 + 8) {
-                LittleEndian::write_u64(octets, value);
+            if let Some(bytes) = page.get_mut(index * 8..index * 8 + 8) {
+                LittleEndian::write_u64(bytes, value);
             }
         };
         for (index, value) in self.words().into_iter().enumerate() {
@@ -204,7 +204,7 @@ impl Control {
             self.writes_per_step,
             self.whole_page_permille,
             self.packets_every,
-            self.packet_octets,
+            self.packet_bytes,
             self.disk_every,
             self.sent,
             self.answered,
@@ -258,14 +258,14 @@ mod tests {
     }
 
     #[test]
-    fn every_damaged_octet_that_counts_is_noticed() {
+    fn every_damaged_byte_that_counts_is_noticed() {
         let mut memory = memory(&control());
-        for octet in (0..26 * 8).chain(CHECKSUM * 8..CHECKSUM * 8 + 8).chain(COUNTERS * 8..(COUNTERS + 3) * 8) {
-            memory.toolstack_page(CONTROL_PFN).unwrap()[octet] ^= 0x80;
+        for byte in (0..26 * 8).chain(CHECKSUM * 8..CHECKSUM * 8 + 8).chain(COUNTERS * 8..(COUNTERS + 3) * 8) {
+            memory.toolstack_page(CONTROL_PFN).unwrap()[byte] ^= 0x80;
             let damage = Control::load(&memory).unwrap_err();
-            let expected = if octet < 8 { "NoWorkload" } else { "ControlPage" };
-            assert!(format!("{damage:?}").starts_with(expected), "octet {octet}: {damage:?}");
-            memory.toolstack_page(CONTROL_PFN).unwrap()[octet] ^= 0x80;
+            let expected = if byte < 8 { "NoWorkload" } else { "ControlPage" };
+            assert!(format!("{damage:?}").starts_with(expected), "byte {byte}: {damage:?}");
+            memory.toolstack_page(CONTROL_PFN).unwrap()[byte] ^= 0x80;
         }
         assert_eq!(Control::load(&memory), Ok(control()));
     }

@@ -2,7 +2,7 @@
 
 use crate::hypervisor::types::{PAGE_SIZE, Page, Pfn};
 
-/// Octets of a cache line, the unit of small writes and of the working set's checksum.
+/// Bytes of a cache line, the unit of small writes and of the working set's checksum.
 pub const LINE_SIZE: usize = 64;
 
 /// Cache lines in a page.
@@ -19,10 +19,10 @@ pub fn mix(value: u64) -> u64 {
 }
 
 /// The checksum of one cache line at its place; 0 for a line of zeros, so that untouched memory need not be read.
-pub fn line_sum(pfn: Pfn, line: usize, octets: &[u8]) -> u64 {
+pub fn line_sum(pfn: Pfn, line: usize, bytes: &[u8]) -> u64 {
     let mut hash = 0u64;
     let mut any = 0u64;
-    let mut words = octets.chunks_exact(8);
+    let mut words = bytes.chunks_exact(8);
     for word in &mut words {
         let word = word.try_into().map_or(0, u64::from_le_bytes);
         any |= word;
@@ -34,12 +34,12 @@ pub fn line_sum(pfn: Pfn, line: usize, octets: &[u8]) -> u64 {
 /// The checksum of a page at its place: its lines' sums added up.
 pub fn page_sum(pfn: Pfn, page: &Page) -> u64 {
     let lines = page.chunks_exact(LINE_SIZE).enumerate();
-    lines.map(|(line, octets)| line_sum(pfn, line, octets)).fold(0, u64::wrapping_add)
+    lines.map(|(line, bytes)| line_sum(pfn, line, bytes)).fold(0, u64::wrapping_add)
 }
 
-/// Fills octets with a sequence of numbers that follows from `start`.
-pub fn fill(octets: &mut [u8], start: u64) {
-    for (value, word) in (start..).zip(octets.chunks_exact_mut(8)) {
+/// Fills bytes with a sequence of numbers that follows from `start`.
+pub fn fill(bytes: &mut [u8], start: u64) {
+    for (value, word) in (start..).zip(bytes.chunks_exact_mut(8)) {
         word.copy_from_slice(&mix(value).to_le_bytes());
     }
 }

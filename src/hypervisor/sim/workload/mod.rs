@@ -139,7 +139,7 @@ fn step(machine: &mut Machine<'_>, control: &mut Control) -> Result<(), GuestDam
     if due(control.step, control.packets_every) {
         let packet = packet_of(control, PacketKind::Beacon);
         control.sent = control.sent.wrapping_add(1);
-        send(machine, packet.emit(control.packet_octets));
+        send(machine, packet.emit(control.packet_bytes));
     }
     if due(control.step, control.noise_every) {
         take_noise(machine.memory, control, RandomState::new().build_hasher().finish())?;
@@ -177,10 +177,10 @@ fn write(memory: &mut GuestMemory, control: &mut Control, rng: &mut Rng) -> Resu
         control.sum = control.sum.wrapping_sub(before).wrapping_add(page_sum(pfn, page));
         return Ok((pfn, 0));
     }
-    if let Some(octets) = page.get_mut(line * LINE_SIZE..(line + 1) * LINE_SIZE) {
-        let before = line_sum(pfn, line, octets);
-        fill(octets, contents);
-        control.sum = control.sum.wrapping_sub(before).wrapping_add(line_sum(pfn, line, octets));
+    if let Some(bytes) = page.get_mut(line * LINE_SIZE..(line + 1) * LINE_SIZE) {
+        let before = line_sum(pfn, line, bytes);
+        fill(bytes, contents);
+        control.sum = control.sum.wrapping_sub(before).wrapping_add(line_sum(pfn, line, bytes));
     }
     Ok((pfn, (line * LINE_SIZE) as u64))
 }
@@ -190,10 +190,10 @@ fn take_noise(memory: &mut GuestMemory, control: &mut Control, noise: u64) -> Re
     let index = control.step % control.working_set.max(1);
     let pfn = control.working_pfn(index).ok_or(GuestDamage::Layout { pfn: Pfn::MAX })?;
     let page = memory.guest_page(pfn).ok_or(GuestDamage::Layout { pfn })?;
-    if let Some(octets) = page.get_mut(..LINE_SIZE) {
-        let before = line_sum(pfn, 0, octets);
-        fill(octets, noise);
-        control.sum = control.sum.wrapping_sub(before).wrapping_add(line_sum(pfn, 0, octets));
+    if let Some(bytes) = page.get_mut(..LINE_SIZE) {
+        let before = line_sum(pfn, 0, bytes);
+        fill(bytes, noise);
+        control.sum = control.sum.wrapping_sub(before).wrapping_add(line_sum(pfn, 0, bytes));
     }
     control.chain = mix(control.chain ^ noise);
     Ok(())
@@ -201,24 +201,24 @@ fn take_noise(memory: &mut GuestMemory, control: &mut Control, noise: u64) -> Re
 
 /// Has the card put an inbound packet into guest memory, and answers it from there.
 fn answer(machine: &mut Machine<'_>, control: &mut Control) {
-    let Some(octets) = machine.nic.fetch() else {
+    let Some(bytes) = machine.nic.fetch() else {
         return;
     };
-    let length = octets.len();
+    let length = bytes.len();
     machine.devices.nic.rx_packets = machine.devices.nic.rx_packets.wrapping_add(1);
-    machine.devices.nic.rx_octets = machine.devices.nic.rx_octets.wrapping_add(length as u64);
+    machine.devices.nic.rx_bytes = machine.devices.nic.rx_bytes.wrapping_add(length as u64);
     let Some(page) = machine.memory.device_page(RECEIVE_PFN) else {
         return;
     };
     if let (Some(place), Some(header)) = (page.get_mut(4..4 + length), u32::try_from(length).ok()) {
-        place.copy_from_slice(&octets);
+        place.copy_from_slice(&bytes);
         page[..4].copy_from_slice(&header.to_le_bytes());
     }
     let received = machine.memory.page(RECEIVE_PFN).and_then(|page| page.get(4..4 + length)).unwrap_or_default();
     let mut packet = packet_of(control, PacketKind::Echo);
     packet.payload = received.to_vec();
     if control.steady_answers {
-        control.chain = received.iter().fold(control.chain, |sum, &octet| mix(sum ^ u64::from(octet)));
+        control.chain = received.iter().fold(control.chain, |sum, &byte| mix(sum ^ u64::from(byte)));
         (packet.connection, packet.sequence, packet.step, packet.sum) =
             (STEADY, control.answered, control.answered, control.chain);
     } else {
@@ -243,10 +243,10 @@ fn packet_of(control: &Control, kind: PacketKind) -> WorkloadPacket {
     WorkloadPacket { kind, connection: 0, sequence, step, sum, payload: Vec::new() }
 }
 
-fn send(machine: &mut Machine<'_>, octets: Vec<u8>) {
+fn send(machine: &mut Machine<'_>, bytes: Vec<u8>) {
     machine.devices.nic.tx_packets = machine.devices.nic.tx_packets.wrapping_add(1);
-    machine.devices.nic.tx_octets = machine.devices.nic.tx_octets.wrapping_add(octets.len() as u64);
-    machine.nic.send(octets);
+    machine.devices.nic.tx_bytes = machine.devices.nic.tx_bytes.wrapping_add(bytes.len() as u64);
+    machine.nic.send(bytes);
 }
 
 fn due(step: u64, every: u64) -> bool {

@@ -2,20 +2,20 @@
 //!
 //! | offset | size | field |
 //! |---|---|---|
-//! | 0 | 4 | the octets `XRPK` |
+//! | 0 | 4 | the bytes `XRPK` |
 //! | 4 | 1 | kind: 0 beacon, 1 echo |
 //! | 5 | 1 | connection: 0, but 1 for echoes of a guest with steady answers |
 //! | 6 | 2 | zero |
 //! | 8 | 8 | sequence number in its connection, from 0 (little-endian, as all that follow) |
 //! | 16 | 8 | steps that the guest had run; in connection 1 echoes that it had sent |
 //! | 24 | 8 | checksum of the working set then; in connection 1 a sum over all that was answered |
-//! | 32 | - | echo: the packet answered; beacon: zero octets up to the configured size |
+//! | 32 | - | echo: the packet answered; beacon: zero bytes up to the configured size |
 
 use nom::IResult;
 use nom::bytes::complete::{tag, take};
-use nom::number::complete::{le_u64, u8 as octet};
+use nom::number::complete::{le_u64, u8 as byte};
 
-/// Octets before the payload.
+/// Bytes before the payload.
 pub const HEADER_SIZE: usize = 32;
 
 const MAGIC: &[u8; 4] = b"XRPK";
@@ -48,8 +48,8 @@ pub struct WorkloadPacket {
 
 impl WorkloadPacket {
     /// Reads a packet; `None` for anything that the workload does not send.
-    pub fn parse(octets: &[u8]) -> Option<Self> {
-        let (payload, (kind, connection, [sequence, step, sum])) = header(octets).ok()?;
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let (payload, (kind, connection, [sequence, step, sum])) = header(bytes).ok()?;
         let kind = match kind {
             0 => PacketKind::Beacon,
             1 => PacketKind::Echo,
@@ -58,25 +58,25 @@ impl WorkloadPacket {
         Some(WorkloadPacket { kind, connection, sequence, step, sum, payload: payload.to_vec() })
     }
 
-    /// The packet's octets, filled up with zeros to `size`.
+    /// The packet's bytes, filled up with zeros to `size`.
     pub fn emit(&self, size: u64) -> Vec<u8> {
-        let mut octets = Vec::with_capacity(HEADER_SIZE + self.payload.len());
-        octets.extend_from_slice(MAGIC);
-        octets.extend_from_slice(&[u8::from(self.kind == PacketKind::Echo), self.connection, 0, 0]);
+        let mut bytes = Vec::with_capacity(HEADER_SIZE + self.payload.len());
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&[u8::from(self.kind == PacketKind::Echo), self.connection, 0, 0]);
         for field in [self.sequence, self.step, self.sum] {
-            octets.extend_from_slice(&field.to_le_bytes());
+            bytes.extend_from_slice(&field.to_le_bytes());
         }
-        octets.extend_from_slice(&self.payload);
-        // Configurations allow 9,000 octets; a size out of a damaged control page must not become an allocation.
-        octets.resize(octets.len().max(size.min(9000) as usize), 0);
-        octets
+        bytes.extend_from_slice(&self.payload);
+        // Configurations allow 9,000 bytes; a size out of a damaged control page must not become an allocation.
+        bytes.resize(bytes.len().max(size.min(9000) as usize), 0);
+        bytes
     }
 }
 
 fn header(input: &[u8]) -> IResult<&[u8], (u8, u8, [u64; 3])> {
     let (input, _) = tag(MAGIC.as_slice())(input)?;
-    let (input, kind) = octet(input)?;
-    let (input, connection) = octet(input)?;
+    let (input, kind) = byte(input)?;
+    let (input, connection) = byte(input)?;
     let (input, _) = take(2usize)(input)?;
     let (input, sequence) = le_u64(input)?;
     let (input, step) = le_u64(input)?;
@@ -98,21 +98,21 @@ mod tests {
             sum: u64::MAX,
             payload: b"ping".to_vec(),
         };
-        let octets = packet.emit(0);
-        assert_eq!(octets.len(), 36);
-        assert_eq!(WorkloadPacket::parse(&octets), Some(packet));
+        let bytes = packet.emit(0);
+        assert_eq!(bytes.len(), 36);
+        assert_eq!(WorkloadPacket::parse(&bytes), Some(packet));
     }
 
     #[test]
-    fn other_octets_are_no_packets() {
+    fn other_bytes_are_no_packets() {
         let beacon =
             WorkloadPacket { kind: PacketKind::Beacon, connection: 0, sequence: 0, step: 0, sum: 0, payload: vec![] };
-        let mut octets = beacon.emit(64);
-        assert_eq!(octets.len(), 64);
+        let mut bytes = beacon.emit(64);
+        assert_eq!(bytes.len(), 64);
         for length in 0..HEADER_SIZE {
-            assert_eq!(WorkloadPacket::parse(&octets[..length]), None);
+            assert_eq!(WorkloadPacket::parse(&bytes[..length]), None);
         }
-        octets[4] = 2;
-        assert_eq!(WorkloadPacket::parse(&octets), None);
+        bytes[4] = 2;
+        assert_eq!(WorkloadPacket::parse(&bytes), None);
     }
 }

@@ -122,12 +122,12 @@ pub mod xenver {
     ops! { "XENVER_":
         /// Major in the high half, minor in the low one.
         VERSION = 0 "version";
-        /// What the builder has put behind that: text, ended by a zero, in [`EXTRA_LENGTH`](super::EXTRA_LENGTH) octets.
+        /// What the builder has put behind that: text, ended by a zero, in [`EXTRA_LENGTH`](super::EXTRA_LENGTH) bytes.
         EXTRAVERSION = 1 "extraversion";
     }
 }
 
-/// Octets of `xen_extraversion_t`.
+/// Bytes of `xen_extraversion_t`.
 pub const EXTRA_LENGTH: usize = 16;
 
 /// Operations on page tables.

@@ -125,10 +125,10 @@ impl Interface {
     fn ask_update(&self) -> Result<u32> {
         let mut extra = [0u8; abi::EXTRA_LENGTH];
         let mut argument = Buffer::with(self, &extra)?;
-        // SAFETY: the buffer has as many octets as Xen answers with, and what it is asked for has no address.
+        // SAFETY: the buffer has as many bytes as Xen answers with, and what it is asked for has no address.
         unsafe { self.call2(hypercall::XEN_VERSION, xenver::EXTRAVERSION, 0, &mut argument) }?;
         argument.get(&mut extra);
-        let text = extra.split(|&octet| octet == 0).next().unwrap_or_default();
+        let text = extra.split(|&byte| byte == 0).next().unwrap_or_default();
         Ok(quirks::update_of(&String::from_utf8_lossy(text)))
     }
 

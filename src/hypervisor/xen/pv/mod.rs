@@ -34,13 +34,13 @@ impl PvDomain for XenDomain {
     fn guest_width(&self) -> Result<Width> {
         self.must_be_pv("a guest width")?;
         let bits = self.interface.address_size(self.domid)?;
-        let width = u8::try_from(bits / 8).ok().and_then(Width::from_octets);
+        let width = u8::try_from(bits / 8).ok().and_then(Width::from_bytes);
         width.ok_or(Error::Config { field: "guest width", value: bits.into(), reason: "neither 32 nor 64 bits" })
     }
 
     fn set_guest_width(&mut self, width: Width) -> Result<()> {
         self.must_be_pv("a guest width")?;
-        self.interface.set_address_size(self.domid, 8 * width.octets() as u32)
+        self.interface.set_address_size(self.domid, 8 * width.bytes() as u32)
     }
 
     fn shared_info_frame(&self) -> Result<Mfn> {

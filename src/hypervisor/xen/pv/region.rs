@@ -23,7 +23,7 @@ impl Region {
 
     /// The word of this number, of the width's size; `None` beyond the end.
     pub(super) fn word(&self, index: usize, width: Width) -> Option<u64> {
-        if index >= self.frames.pages() * (PAGE_SIZE / width.octets()) {
+        if index >= self.frames.pages() * (PAGE_SIZE / width.bytes()) {
             return None;
         }
         let base = self.frames.base();

@@ -33,7 +33,7 @@ impl XenDomain {
         }
     }
 
-    fn context_octets(&self) -> Result<usize> {
+    fn context_bytes(&self) -> Result<usize> {
         Ok(match self.guest_width()? {
             Width::Bits64 => CONTEXT_64,
             Width::Bits32 => CONTEXT_32,
@@ -41,14 +41,14 @@ impl XenDomain {
     }
 
     fn read_basic(&self, vcpu: u32, blob: &mut Vec<u8>) -> Result<()> {
-        let length = self.context_octets()?;
+        let length = self.context_bytes()?;
         let context = self.interface.vcpu_context(self.domid, vcpu)?;
         blob.extend_from_slice(context.get(..length).unwrap_or(&context));
         Ok(())
     }
 
     fn write_basic(&self, vcpu: u32, blob: &[u8]) -> Result<()> {
-        if blob.len() != self.context_octets()? {
+        if blob.len() != self.context_bytes()? {
             return Err(bad_length("X86_PV_VCPU_BASIC", blob));
         }
         self.interface.set_vcpu_context(self.domid, vcpu, blob)
@@ -80,5 +80,5 @@ impl XenDomain {
 }
 
 fn bad_length(field: &'static str, blob: &[u8]) -> Error {
-    Error::Config { field, value: blob.len() as u64, reason: "octets, which no such part of a vCPU's state has" }
+    Error::Config { field, value: blob.len() as u64, reason: "bytes, which no such part of a vCPU's state has" }
 }

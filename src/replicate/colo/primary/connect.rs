@@ -1,17 +1,17 @@
-//! From an address to a secondary that suits, on a thread of its own: starting a command and waiting for its first octets may take any
+//! From an address to a secondary that suits, on a thread of its own: starting a command and waiting for its first bytes may take any
 //! time.
 #![forbid(unsafe_code)]
 
 use crate::remus::Rule;
 use crate::replicate::colo::frame::{self, FrameError, Frames, Lane};
 use crate::replicate::colo::hello::Hello;
-use crate::replicate::link::first_octets;
+use crate::replicate::link::first_bytes;
 use crate::stream::handshake::Message as Handshake;
 use crate::transport::{Address, Cancel, LinkReader, LinkWriter, Probe, connect, is_cancelled};
 use std::io::{self, Chain, Cursor, IoSlice};
 use std::thread;
 
-/// What is read, behind octets that have been read already.
+/// What is read, behind bytes that have been read already.
 pub(super) type Source = Frames<Chain<Cursor<Vec<u8>>, LinkReader>>;
 
 /// A connection whose other end is known.
@@ -49,13 +49,13 @@ enum Peer {
     Unknown,
 }
 
-fn recognise(octets: &[u8]) -> Result<Peer, usize> {
-    let banner = Handshake::Banner.octets();
+fn recognise(bytes: &[u8]) -> Result<Peer, usize> {
+    let banner = Handshake::Banner.bytes();
     for (known, peer) in [(&frame::MAGIC[..], Peer::Framed), (banner, Peer::Bare)] {
-        if octets.starts_with(known) {
+        if bytes.starts_with(known) {
             return Ok(peer);
         }
-        if known.starts_with(octets) {
+        if known.starts_with(bytes) {
             return Err(known.len());
         }
     }
@@ -80,7 +80,7 @@ fn reach(
         FrameError::Io(error) => late(error),
         error => io::Error::other(error),
     };
-    let peer = first_octets(&mut reader, &mut first, recognise).map_err(late)?;
+    let peer = first_bytes(&mut reader, &mut first, recognise).map_err(late)?;
     let ended = || io::Error::new(io::ErrorKind::UnexpectedEof, format!("{name} ended before it said hello"));
     let framed = match peer {
         None => return Err(ended()),
@@ -94,7 +94,7 @@ fn reach(
     };
     if !framed {
         // The banner is no part of anything.
-        first.drain(..Handshake::Banner.octets().len().min(first.len()));
+        first.drain(..Handshake::Banner.bytes().len().min(first.len()));
     }
     // Until the hello is there, connecting may be called off.
     let mut source = Frames::new(io::Read::chain(Cursor::new(first), reader), framed);

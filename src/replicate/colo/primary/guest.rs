@@ -55,7 +55,7 @@ pub(super) enum Done {
     Failed(String),
     Sent {
         checkpoint: u64,
-        octets: u64,
+        bytes: u64,
         took: Duration,
     },
     WriteFailed(String),
@@ -159,8 +159,8 @@ impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
                         Ok(between) => {
                             self.failpoints.pass(Step::Sealed);
                             stream.place = Some(Place::Between(between));
-                            let octets = stream.pipe.taken().saturating_sub(before);
-                            done(Done::Sent { checkpoint, octets, took: started.elapsed() });
+                            let bytes = stream.pipe.taken().saturating_sub(before);
+                            done(Done::Sent { checkpoint, bytes, took: started.elapsed() });
                         }
                         Err(error) => failed(stream, error, &mut done),
                     }

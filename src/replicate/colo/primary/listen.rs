@@ -27,13 +27,13 @@ pub(super) fn listen(mut source: Source, mut back: Back, mut hear: impl FnMut(He
     loop {
         let garbled = match source.read_frame() {
             Ok(Some(_)) if !sound => continue,
-            Ok(Some((Lane::Stream, octets))) => match back.take(octets, |message| hear(Heard::Message(message))) {
+            Ok(Some((Lane::Stream, bytes))) => match back.take(bytes, |message| hear(Heard::Message(message))) {
                 Ok(()) => continue,
                 Err(error) => (error, None),
             },
             Ok(Some((Lane::Packet, payload))) => match frame::packet(payload) {
-                Some((epoch, octets)) => {
-                    hear(Heard::Packet(epoch, octets.to_vec()));
+                Some((epoch, bytes)) => {
+                    hear(Heard::Packet(epoch, bytes.to_vec()));
                     continue;
                 }
                 None => (WireError::Framing { offset: back.offset() }, Some("a packet too short to be one".into())),

@@ -178,7 +178,7 @@ impl Run {
             Message::Done(done) => self.done(done)?,
             Message::Heard(heard) => self.heard(heard),
             Message::Sent(sent) => {
-                self.packet(From::Ours, sent.epoch, sent.number, sent.octets);
+                self.packet(From::Ours, sent.epoch, sent.number, sent.bytes);
             }
             Message::Connected(connected) => self.connected(connected),
             Message::WriteFailed(error) => {
@@ -223,15 +223,15 @@ impl Run {
             }
             Done::Collected { checkpoint, pages } => {
                 self.figures.collected(checkpoint, pages);
-                let octets = pages.saturating_mul(crate::hypervisor::PAGE_SIZE as u64);
-                self.feed(Event::Collected { checkpoint, octets });
+                let bytes = pages.saturating_mul(crate::hypervisor::PAGE_SIZE as u64);
+                self.feed(Event::Collected { checkpoint, bytes });
             }
             Done::Failed(error) => {
                 self.words.trouble(format!("taking a checkpoint: {error}"));
                 self.feed(Event::CollectFailed);
             }
-            Done::Sent { checkpoint, octets, took } => {
-                self.figures.sent(octets, took);
+            Done::Sent { checkpoint, bytes, took } => {
+                self.figures.sent(bytes, took);
                 self.feed(Event::StateSent { checkpoint });
             }
             Done::WriteFailed(error) => {
@@ -264,7 +264,7 @@ impl Run {
                 }
                 self.feed(Event::Message(message));
             }
-            Heard::Packet(epoch, octets) => self.packet(From::Theirs, epoch, 0, octets),
+            Heard::Packet(epoch, bytes) => self.packet(From::Theirs, epoch, 0, bytes),
             Heard::Refused(text) => {
                 let text = text.escape_debug().to_string();
                 self.words.trouble(format!("the secondary refuses: {text}"));
@@ -285,12 +285,12 @@ impl Run {
     }
 
     /// A packet of either guest.
-    fn packet(&mut self, from: From, epoch: u64, number: u64, octets: Vec<u8>) {
+    fn packet(&mut self, from: From, epoch: u64, number: u64, bytes: Vec<u8>) {
         if !self.compares {
             return;
         }
-        let connection = self.card(|card| card.connection(&octets));
-        let packet = Packet { connection, number, octets };
+        let connection = self.card(|card| card.connection(&bytes));
+        let packet = Packet { connection, number, bytes };
         let mut found = Vec::new();
         self.compare.take(self.clock.now(), from, epoch, packet, &mut found);
         self.found(&found);
@@ -351,8 +351,8 @@ impl Run {
                 card.capture(Box::new(move |sent| {
                     let _ = post.send(Message::Sent(sent));
                 }));
-                card.mirror(Box::new(move |epoch, octets| {
-                    pipe.post(Lane::Packet, frame::packet_payload(epoch, octets));
+                card.mirror(Box::new(move |epoch, bytes| {
+                    pipe.post(Lane::Packet, frame::packet_payload(epoch, bytes));
                 }));
             });
         }

@@ -174,8 +174,8 @@ impl Rounds {
         self.round = RoundFigures { number, dirty_pages, ..RoundFigures::default() };
     }
 
-    pub(super) fn sent(&mut self, octets: u64, took: Duration) {
-        (self.round.octets, self.round.transmission) = (octets, took);
+    pub(super) fn sent(&mut self, bytes: u64, took: Duration) {
+        (self.round.bytes, self.round.transmission) = (bytes, took);
         self.sent = Some(Instant::now());
     }
 

@@ -56,7 +56,7 @@ pub(super) enum Said<G> {
     Received {
         checkpoint: u64,
         pages: u64,
-        octets: u64,
+        bytes: u64,
     },
     Damaged(String),
     Loaded {
@@ -89,20 +89,20 @@ impl<D> std::fmt::Debug for Housed<D> {
     }
 }
 
-/// The stream's octets, for readers that come and go: what was read ahead, then what comes.
+/// The stream's bytes, for readers that come and go: what was read ahead, then what comes.
 #[derive(Debug, Clone)]
-struct Octets(Rc<RefCell<Ahead>>);
+struct Bytes(Rc<RefCell<Ahead>>);
 
 #[derive(Debug)]
 struct Ahead {
     inlet: Inlet<Order>,
     again: Vec<u8>,
     failpoints: Failpoints,
-    /// Passed behind the next octets.
+    /// Passed behind the next bytes.
     step: Option<Step>,
 }
 
-impl Read for Octets {
+impl Read for Bytes {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let mut ahead = self.0.borrow_mut();
         if !ahead.again.is_empty() {
@@ -140,7 +140,7 @@ struct Copy<D> {
     domain: D,
     restorer: Restorer,
     /// `None` once it cannot be read any further.
-    reader: Option<LibxlReader<Octets>>,
+    reader: Option<LibxlReader<Bytes>>,
     dirty: DirtyBitmap,
     /// The guest has run since it was loaded.
     ran: bool,
@@ -153,14 +153,14 @@ pub(super) fn run<T: LockstepTarget, O: Observer<T::Domain>>(
     mut say: impl FnMut(Said<Housed<T::Domain>>),
 ) {
     let ahead = Ahead { inlet: inlet.clone(), again: Vec::new(), failpoints: work.failpoints.clone(), step: None };
-    let octets = Octets(Rc::new(RefCell::new(ahead)));
+    let bytes = Bytes(Rc::new(RefCell::new(ahead)));
     let mut copy = None;
-    octets.0.borrow_mut().step = Some(Step::ImageArriving);
-    match work.image(&octets) {
+    bytes.0.borrow_mut().step = Some(Step::ImageArriving);
+    match work.image(&bytes) {
         Ok(image) => {
             work.failpoints.pass(Step::Received);
             copy = Some(image);
-            say(Said::Received { checkpoint: 1, pages: 0, octets: 0 });
+            say(Said::Received { checkpoint: 1, pages: 0, bytes: 0 });
         }
         Err(error) => damaged(&error, &mut say),
     }
@@ -169,7 +169,7 @@ pub(super) fn run<T: LockstepTarget, O: Observer<T::Domain>>(
     loop {
         match inlet.next() {
             Next::Ended => say(Said::Ended),
-            Next::Octets => message(&octets, &mut decoder, &mut heard, &mut say),
+            Next::Bytes => message(&bytes, &mut decoder, &mut heard, &mut say),
             Next::Order(Order::Quit) => break,
             Next::Order(Order::Activate) => {
                 work.activate(copy.take(), &mut say);
@@ -190,7 +190,7 @@ pub(super) fn run<T: LockstepTarget, O: Observer<T::Domain>>(
             }
             Next::Order(order) => {
                 let Some(here) = &mut copy else { continue };
-                if let Err(text) = work.obey(order, here, &octets, &mut say) {
+                if let Err(text) = work.obey(order, here, &bytes, &mut say) {
                     copy = None;
                     say(Said::Failed(text));
                 }
@@ -202,8 +202,8 @@ pub(super) fn run<T: LockstepTarget, O: Observer<T::Domain>>(
 
 impl<T: LockstepTarget, O: Observer<T::Domain>> Work<T, O> {
     /// The first image, into a domain of its own.
-    fn image(&mut self, octets: &Octets) -> Result<Copy<T::Domain>, RestoreError> {
-        let (reader, config) = Restorer::open(octets.clone(), self.options)?;
+    fn image(&mut self, bytes: &Bytes) -> Result<Copy<T::Domain>, RestoreError> {
+        let (reader, config) = Restorer::open(bytes.clone(), self.options)?;
         let mut domain = self
             .target
             .create(config.as_deref())
@@ -218,12 +218,12 @@ impl<T: LockstepTarget, O: Observer<T::Domain>> Work<T, O> {
         &mut self,
         order: Order,
         copy: &mut Copy<T::Domain>,
-        octets: &Octets,
+        bytes: &Bytes,
         say: &mut impl FnMut(Said<Housed<T::Domain>>),
     ) -> Result<(), String> {
         match order {
             Order::Send(message) => {
-                let sent = encode(Dialect::Libxl, message).map_or(Ok(()), |octets| self.pipe.stream(&octets));
+                let sent = encode(Dialect::Libxl, message).map_or(Ok(()), |bytes| self.pipe.stream(&bytes));
                 written(sent, say);
             }
             Order::List => match self.list(copy) {
@@ -231,7 +231,7 @@ impl<T: LockstepTarget, O: Observer<T::Domain>> Work<T, O> {
                 Err(ListError::Io(error)) => written(Err(error), say),
                 Err(error) => return Err(error.to_string()),
             },
-            Order::Receive { checkpoint } => self.receive(checkpoint, copy, octets, say),
+            Order::Receive { checkpoint } => self.receive(checkpoint, copy, bytes, say),
             Order::Drop => copy.reader = None,
             Order::Load { checkpoint } => {
                 let started = Instant::now();
@@ -263,7 +263,7 @@ impl<T: LockstepTarget, O: Observer<T::Domain>> Work<T, O> {
             }
             copy.domain.clean_log_dirty(&mut copy.dirty, CleanMode::Final).map_err(io::Error::other)?;
         }
-        self.lists.send(&copy.dirty, |octets| self.pipe.stream(octets))?;
+        self.lists.send(&copy.dirty, |bytes| self.pipe.stream(bytes))?;
         copy.dirty.clear_all();
         copy.ran = false;
         Ok(())
@@ -273,12 +273,12 @@ impl<T: LockstepTarget, O: Observer<T::Domain>> Work<T, O> {
         &self,
         checkpoint: u64,
         copy: &mut Copy<T::Domain>,
-        octets: &Octets,
+        bytes: &Bytes,
         say: &mut impl FnMut(Said<Housed<T::Domain>>),
     ) {
         let Some(reader) = copy.reader.take() else { return };
-        octets.0.borrow_mut().step = Some(Step::Arriving);
-        match sync_point(octets) {
+        bytes.0.borrow_mut().step = Some(Step::Arriving);
+        match sync_point(bytes) {
             Ok(None) => {}
             Ok(Some(Ok(message))) => return say(Said::Message(message)),
             Ok(Some(Err(error))) => return say(Said::Garbled(error)),
@@ -288,9 +288,9 @@ impl<T: LockstepTarget, O: Observer<T::Domain>> Work<T, O> {
         match copy.restorer.receive_colo(reader, &copy.domain) {
             Ok(reader) => {
                 copy.reader = Some(reader);
-                let (pages, octets) = (copy.restorer.round_pages() as u64, copy.restorer.round_octets());
+                let (pages, bytes) = (copy.restorer.round_pages() as u64, copy.restorer.round_bytes());
                 self.failpoints.pass(Step::Received);
-                say(Said::Received { checkpoint, pages, octets });
+                say(Said::Received { checkpoint, pages, bytes });
             }
             Err(error) => damaged(&error, say),
         }
@@ -380,11 +380,11 @@ fn written<G>(written: io::Result<()>, say: &mut impl FnMut(Said<G>)) {
 }
 
 /// Reads a message, as far as it is there: whatever comes outside of a state is one. NEW is put back for who reads the state.
-fn message<G>(octets: &Octets, decoder: &mut Option<Decoder>, heard: &mut Vec<u8>, say: &mut impl FnMut(Said<G>)) {
+fn message<G>(bytes: &Bytes, decoder: &mut Option<Decoder>, heard: &mut Vec<u8>, say: &mut impl FnMut(Said<G>)) {
     let mut room = [0; 16];
     let wanted = decoder.as_ref().map_or(room.len(), Decoder::wanted);
     let room = room.get_mut(..wanted).unwrap_or_default();
-    let got = octets.0.borrow_mut().inlet.read(room);
+    let got = bytes.0.borrow_mut().inlet.read(room);
     let Ok(got) = got else { return };
     let room = room.get(..got).unwrap_or_default();
     // Behind what is no message nothing can be told apart.
@@ -394,7 +394,7 @@ fn message<G>(octets: &Octets, decoder: &mut Option<Decoder>, heard: &mut Vec<u8
         Ok((_, None)) => {}
         Ok((_, Some(message))) => {
             if message == Message::New {
-                octets.0.borrow_mut().again.append(heard);
+                bytes.0.borrow_mut().again.append(heard);
             }
             heard.clear();
             say(Said::Message(message));
@@ -408,8 +408,8 @@ fn message<G>(octets: &Octets, decoder: &mut Option<Decoder>, heard: &mut Vec<u8
 
 /// Looks whether a message stands where a state should begin; what was read of a state is put back. The
 /// outer error is the source's, the inner the message's.
-fn sync_point(octets: &Octets) -> io::Result<Option<Result<Message, WireError>>> {
-    let mut ahead = octets.0.borrow_mut();
+fn sync_point(bytes: &Bytes) -> io::Result<Option<Result<Message, WireError>>> {
+    let mut ahead = bytes.0.borrow_mut();
     let mut head = [0; HEADER_LEN];
     ahead.inlet.read_exact(&mut head)?;
     if let Some(step) = ahead.step.take() {

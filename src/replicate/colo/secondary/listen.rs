@@ -1,4 +1,4 @@
-//! What the primary says, read on a thread of its own: the stream's octets to the copy, packets to its card.
+//! What the primary says, read on a thread of its own: the stream's bytes to the copy, packets to its card.
 #![forbid(unsafe_code)]
 
 use super::SharedCard;
@@ -31,18 +31,18 @@ pub(super) fn listen(
     loop {
         match source.read_frame() {
             Ok(Some(_)) if !sound => {}
-            Ok(Some((Lane::Stream, octets))) => {
-                offset = offset.saturating_add(octets.len() as u64);
-                arrived(octets);
+            Ok(Some((Lane::Stream, bytes))) => {
+                offset = offset.saturating_add(bytes.len() as u64);
+                arrived(bytes);
                 // Nobody reads: its end is still news.
-                inlet.put(octets);
+                inlet.put(bytes);
             }
             Ok(Some((Lane::Packet, payload))) => {
-                if let (Some((epoch, octets)), Some(card)) = (frame::packet(payload), &mut *super::lock(card)) {
-                    card.deliver_in(epoch, octets);
+                if let (Some((epoch, bytes)), Some(card)) = (frame::packet(payload), &mut *super::lock(card)) {
+                    card.deliver_in(epoch, bytes);
                 }
             }
-            Ok(Some((Lane::Hello, octets))) => hear(Heard::Hello(octets.to_vec())),
+            Ok(Some((Lane::Hello, bytes))) => hear(Heard::Hello(bytes.to_vec())),
             Ok(Some((Lane::Refuse, text))) => hear(Heard::Refused(String::from_utf8_lossy(text).into_owned())),
             Ok(Some((Lane::Beat, _))) => {}
             Ok(Some((Lane::Goodbye, _))) => hear(Heard::Goodbye),

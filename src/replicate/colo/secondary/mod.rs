@@ -228,7 +228,7 @@ where
             session: None,
         };
         if bare {
-            writer.write_all_vectored(&mut [IoSlice::new(Handshake::Banner.octets())])?;
+            writer.write_all_vectored(&mut [IoSlice::new(Handshake::Banner.bytes())])?;
         } else {
             let hello = ours.emit();
             let header = frame::header(Lane::Hello, &hello);
@@ -246,7 +246,7 @@ where
         options.stream.mode = Some(Mode::Colo);
         let packets = pipe.clone();
         let on_sent: OnSent =
-            Box::new(move |sent| packets.post(Lane::Packet, frame::packet_payload(sent.epoch, &sent.octets)));
+            Box::new(move |sent| packets.post(Lane::Packet, frame::packet_payload(sent.epoch, &sent.bytes)));
         let work = Work {
             target,
             options,
@@ -264,13 +264,13 @@ where
                 let _ = post.send(Message::Said(said));
             });
         })?;
-        let (post, octets, counted) = (self.post.clone(), inlet.clone(), Arc::clone(&arrived));
+        let (post, bytes, counted) = (self.post.clone(), inlet.clone(), Arc::clone(&arrived));
         let mut record = settings.record;
         thread::Builder::new().name("colo-in".into()).spawn(move || {
             let mut hear = |heard| {
                 let _ = post.send(Message::Heard(heard));
             };
-            listen::listen(Frames::new(reader, !bare), &octets, &card, &mut hear, |stream| {
+            listen::listen(Frames::new(reader, !bare), &bytes, &card, &mut hear, |stream| {
                 counted.fetch_add(stream.len() as u64, Ordering::Relaxed);
                 if let Some(file) = &mut record
                     && let Err(error) = file.write_all(stream)

@@ -44,7 +44,7 @@ pub(super) struct Run<D> {
     pub reading: Cancel,
     pub probe: Probe,
     pub times: Times,
-    /// Octets of the stream that have arrived.
+    /// Bytes of the stream that have arrived.
     pub arrived: Arc<AtomicU64>,
     pub witness: Option<WitnessThread>,
     pub fence: Option<Fence>,
@@ -158,7 +158,7 @@ impl<D: Send + 'static> Run<D> {
     fn take(&mut self, message: Message<D>) -> Result<Option<Outcome<D>>, Trouble> {
         match message {
             Message::Said(said) => return self.said(said),
-            Message::Heard(Heard::Hello(octets)) => self.hello(&octets),
+            Message::Heard(Heard::Hello(bytes)) => self.hello(&bytes),
             Message::Heard(Heard::Refused(text)) => {
                 if self.machine.is_none() {
                     self.unsuited = Some(format!("the primary refuses: {}", text.escape_debug()));
@@ -204,12 +204,12 @@ impl<D: Send + 'static> Run<D> {
         Ok(None)
     }
 
-    fn hello(&mut self, octets: &[u8]) {
+    fn hello(&mut self, bytes: &[u8]) {
         if self.machine.is_some() {
             return;
         }
         let agreed =
-            self.ours.suits(octets, self.config.rule).and_then(|theirs| theirs.session.ok_or(Unsuited::Session));
+            self.ours.suits(bytes, self.config.rule).and_then(|theirs| theirs.session.ok_or(Unsuited::Session));
         match agreed {
             Ok(session) => {
                 self.config.mode = session.mode();
@@ -255,8 +255,8 @@ impl<D: Send + 'static> Run<D> {
                 }
                 self.feed(Event::LinkLost);
             }
-            Said::Received { checkpoint, pages, octets } => {
-                self.words.statistics.arrived(pages, octets);
+            Said::Received { checkpoint, pages, bytes } => {
+                self.words.statistics.arrived(pages, bytes);
                 self.feed(Event::StateReceived { checkpoint });
             }
             Said::Damaged(text) => {

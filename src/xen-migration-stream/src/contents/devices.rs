@@ -108,12 +108,12 @@ fn bad_state(context: &EmulatorContext<'_>) -> Option<String> {
         Ok(decoded) => {
             let ambiguous = decoded.stopped.is_some_and(|stopped| stopped.reason == qevm::AMBIGUOUS);
             if decoded.sections.is_empty() && !ambiguous {
-                return Some(format!("no device's state in {} octets", state.len()));
+                return Some(format!("no device's state in {} bytes", state.len()));
             }
             let stopped = decoded.stopped?;
             // More than one way to read it is the reader's trouble, not QEMU's.
             matches!(stopped.reason, qevm::CUT_MARK | qevm::CUT_SECTION)
-                .then(|| format!("the state of {} octets is cut: {}", state.len(), stopped.reason))
+                .then(|| format!("the state of {} bytes is cut: {}", state.len(), stopped.reason))
         }
     }
 }

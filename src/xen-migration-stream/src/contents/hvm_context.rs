@@ -19,11 +19,11 @@ const LAPIC_REGS: u16 = 6;
 const CPU_XSAVE: u16 = 16;
 const CPU_MSR: u16 = 20;
 
-/// Octets of a HEADER entry's data, and the first of them: magic and version.
+/// Bytes of a HEADER entry's data, and the first of them: magic and version.
 const HEADER_LEN: usize = 24;
 const HEADER_START: [[u8; 4]; 2] = [HVM_FILE_MAGIC.to_le_bytes(), HVM_FILE_VERSION.to_le_bytes()];
 
-/// Octets of XSAVE's legacy region and header.
+/// Bytes of XSAVE's legacy region and header.
 const XSAVE_MIN: usize = 576;
 
 /// An entry's lengths.
@@ -67,7 +67,7 @@ const LAYOUTS: &[Layout] = &[
     exact(19, 8),
 ];
 
-/// Octets of the fields in `struct hvm_hw_cpu`.
+/// Bytes of the fields in `struct hvm_hw_cpu`.
 mod at {
     pub(super) const CR0: usize = 656;
     pub(super) const CR3: usize = 672;
@@ -257,7 +257,7 @@ fn registers(entry: &Entry<'_>, policy: &Policy, remarks: bool, report: &mut dyn
             report(ContentProblem::RegisterDepends { vcpu, register, value, why });
         }
     }
-    // The layout of 1,016 octets has none.
+    // The layout of 1,016 bytes has none.
     if entry.data.len() > 1016 && at(at::TSC_AUX) >> 32 != 0 {
         let why = "bits 32 to 63 are set: newer releases of Xen refuse it";
         report(ContentProblem::RegisterDepends { vcpu, register: "TSC_AUX", value: at(at::TSC_AUX), why });

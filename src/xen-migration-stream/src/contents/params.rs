@@ -23,7 +23,7 @@ const CONSOLE_PFN: u64 = 17;
 const NR_IOREQ_SERVER_PAGES: u64 = 33;
 const X87_FIP_WIDTH: u64 = 36;
 const VM86_TSS_SIZED: u64 = 37;
-/// Octets of a TSS of 32 bits, which the guest's must have room for.
+/// Bytes of a TSS of 32 bits, which the guest's must have room for.
 const TSS32: u64 = 104;
 
 /// The parameters that a restored guest needs to be reached by.
@@ -76,7 +76,7 @@ const fn refused(index: u64, value: u64) -> Option<&'static str> {
         ACPI_S_STATE if value != 0 && value != 3 => Some("there are S0 and S3"),
         NR_IOREQ_SERVER_PAGES if value == 0 || value > 64 => Some("there are 1 to 64"),
         X87_FIP_WIDTH if value != 0 && value != 4 && value != 8 => Some("there are 0, 4 and 8"),
-        VM86_TSS_SIZED if value >> 32 < TSS32 => Some("its size is less than 104 octets"),
+        VM86_TSS_SIZED if value >> 32 < TSS32 => Some("its size is less than 104 bytes"),
         _ => None,
     }
 }

@@ -114,13 +114,13 @@ pub enum ContentProblem {
         vcpu: u32,
     },
     /// A part of a vCPU's state of a length that none has.
-    #[error("{record} of vCPU {vcpu}: {length} octets of state, at most {most} exist")]
+    #[error("{record} of vCPU {vcpu}: {length} bytes of state, at most {most} exist")]
     PartTooLong {
         /// The record.
         record: &'static str,
         /// The vCPU.
         vcpu: u32,
-        /// Its octets.
+        /// Its bytes.
         length: usize,
         /// The longest that Xen takes.
         most: usize,
@@ -153,25 +153,25 @@ pub enum ContentProblem {
         instance: u16,
     },
     /// An entry longer than any that is known.
-    #[error("HVM_CONTEXT: {entry}:{instance} has {length} octets: Xen up to 4.22 has at most {most} and refuses it")]
+    #[error("HVM_CONTEXT: {entry}:{instance} has {length} bytes: Xen up to 4.22 has at most {most} and refuses it")]
     HvmEntryTooLong {
         /// Its name.
         entry: &'static str,
         /// The instance.
         instance: u16,
-        /// Its octets.
+        /// Its bytes.
         length: usize,
         /// The longest layout known.
         most: usize,
     },
     /// An entry of a length that newer releases have.
-    #[error("HVM_CONTEXT: {entry}:{instance} has {length} octets: Xen before {since} has {older} and refuses it")]
+    #[error("HVM_CONTEXT: {entry}:{instance} has {length} bytes: Xen before {since} has {older} and refuses it")]
     HvmEntryNewer {
         /// Its name.
         entry: &'static str,
         /// The instance.
         instance: u16,
-        /// Its octets.
+        /// Its bytes.
         length: usize,
         /// The length of older releases.
         older: usize,
@@ -179,25 +179,25 @@ pub enum ContentProblem {
         since: &'static str,
     },
     /// An entry shorter than any that Xen takes.
-    #[error("HVM_CONTEXT: {entry}:{instance} has {length} octets, at least {least} needed: every Xen refuses it")]
+    #[error("HVM_CONTEXT: {entry}:{instance} has {length} bytes, at least {least} needed: every Xen refuses it")]
     HvmEntryTooShort {
         /// Its name.
         entry: &'static str,
         /// The instance.
         instance: u16,
-        /// Its octets.
+        /// Its bytes.
         length: usize,
         /// The least that Xen takes.
         least: usize,
     },
     /// An entry shorter than any layout, which Xen fills up with zeros.
-    #[error("HVM_CONTEXT: {entry}:{instance} has {length} octets, no known layout: Xen takes the rest for zeros")]
+    #[error("HVM_CONTEXT: {entry}:{instance} has {length} bytes, no known layout: Xen takes the rest for zeros")]
     HvmEntryShort {
         /// Its name.
         entry: &'static str,
         /// The instance.
         instance: u16,
-        /// Its octets.
+        /// Its bytes.
         length: usize,
     },
     /// A register with a value that no Xen loads.

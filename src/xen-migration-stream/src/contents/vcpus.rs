@@ -7,7 +7,7 @@ use byteorder::{ByteOrder, LittleEndian};
 
 /// Most vCPUs that any domain has: those of a PV domain.
 const MAX_VCPUS: usize = 8192;
-/// Octets of X86_PV_VCPU_EXTENDED's state that a domctl has room for.
+/// Bytes of X86_PV_VCPU_EXTENDED's state that a domctl has room for.
 const EXTENDED: usize = 128;
 
 /// vCPUs by number.

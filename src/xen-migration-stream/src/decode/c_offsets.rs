@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-/// Sets one octet at each field's offset and checks that the field, and no other, shows it.
+/// Sets one byte at each field's offset and checks that the field, and no other, shows it.
 pub(crate) fn check(size: usize, fields: &[(&str, usize)], decode: impl Fn(&[u8]) -> Value) {
     let zero = decode(&vec![0; size]);
     for (name, offset) in fields {
@@ -17,7 +17,7 @@ pub(crate) fn check(size: usize, fields: &[(&str, usize)], decode: impl Fn(&[u8]
             .filter(|(key, value)| zero.get(key.as_str()) != Some(value))
             .map(|(key, _)| key)
             .collect();
-        assert_eq!(changed, [*name], "octet {offset}");
+        assert_eq!(changed, [*name], "byte {offset}");
     }
 }
 

@@ -5,22 +5,22 @@ use thiserror::Error;
 
 /// Why an opaque blob could not be decoded.
 ///
-/// Every `offset` counts octets from the start of the blob handed to the decoder; callers that know
+/// Every `offset` counts bytes from the start of the blob handed to the decoder; callers that know
 /// where the blob lies in a stream add that position themselves. `what` names the structure or
 /// field in the terms of Xen's public headers. As JSON an error is its message.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// Fewer octets than the structure has.
-    #[error("{what} at offset {offset}: needs {needed} octets, has {got}")]
+    /// Fewer bytes than the structure has.
+    #[error("{what} at offset {offset}: needs {needed} bytes, has {got}")]
     TooShort {
         /// Structure or field.
         what: &'static str,
         /// Where it starts.
         offset: usize,
-        /// Octets it needs.
+        /// Bytes it needs.
         needed: usize,
-        /// Octets that are there.
+        /// Bytes that are there.
         got: usize,
     },
     /// The length lies between two real layouts and fits none of them.
@@ -36,19 +36,19 @@ pub enum DecodeError {
         accepted: &'static str,
     },
     /// An array whose length is not a whole number of elements.
-    #[error("{what} at offset {offset}: {length} octets are no whole number of {unit}-octet elements")]
+    #[error("{what} at offset {offset}: {length} bytes are no whole number of {unit}-byte elements")]
     NotMultiple {
         /// Array.
         what: &'static str,
         /// Where the array starts.
         offset: usize,
-        /// Its length in octets.
+        /// Its length in bytes.
         length: usize,
-        /// Octets of one element.
+        /// Bytes of one element.
         unit: usize,
     },
-    /// A counted array that promises more elements than there are octets for.
-    #[error("{what} at offset {offset}: count {count} needs {needed} octets, has {got}")]
+    /// A counted array that promises more elements than there are bytes for.
+    #[error("{what} at offset {offset}: count {count} needs {needed} bytes, has {got}")]
     CountTooLarge {
         /// Array.
         what: &'static str,
@@ -56,9 +56,9 @@ pub enum DecodeError {
         offset: usize,
         /// Count found.
         count: u64,
-        /// Octets that many elements need (saturating).
+        /// Bytes that many elements need (saturating).
         needed: u64,
-        /// Octets that are there.
+        /// Bytes that are there.
         got: usize,
     },
     /// A field with a value that the format does not allow.
@@ -73,17 +73,17 @@ pub enum DecodeError {
         /// What the format allows.
         expected: &'static str,
     },
-    /// The octets left at the end of a HVM context are too few for an entry's descriptor.
-    #[error("HVM context at offset {offset}: {remaining} octets left, an entry descriptor needs 8")]
+    /// The bytes left at the end of a HVM context are too few for an entry's descriptor.
+    #[error("HVM context at offset {offset}: {remaining} bytes left, an entry descriptor needs 8")]
     ChainTorn {
         /// Where the descriptor would start.
         offset: usize,
-        /// Octets left.
+        /// Bytes left.
         remaining: usize,
     },
     /// An entry of a HVM context says it is longer than what is left.
     #[error(
-        "HVM context entry at offset {offset} (type {typecode}, instance {instance}): length {length} runs past the end, {remaining} octets left"
+        "HVM context entry at offset {offset} (type {typecode}, instance {instance}): length {length} runs past the end, {remaining} bytes left"
     )]
     EntryPastEnd {
         /// Where the entry's descriptor starts.
@@ -94,7 +94,7 @@ pub enum DecodeError {
         instance: u16,
         /// Length of its data as said by the descriptor.
         length: u32,
-        /// Octets left behind the descriptor.
+        /// Bytes left behind the descriptor.
         remaining: usize,
     },
     /// The first entry of a HVM context is not HEADER.
@@ -125,16 +125,16 @@ pub enum DecodeError {
         /// Length found.
         length: u32,
     },
-    /// Octets behind the END entry.
-    #[error("HVM context at offset {offset}: {count} octets after END")]
+    /// Bytes behind the END entry.
+    #[error("HVM context at offset {offset}: {count} bytes after END")]
     AfterEnd {
-        /// First octet behind END.
+        /// First byte behind END.
         offset: usize,
         /// How many there are.
         count: usize,
     },
     /// More data than the 32-bit length of an entry can say; only when emitting.
-    #[error("HVM context entry of type {typecode}: {length} octets do not fit a 32-bit length")]
+    #[error("HVM context entry of type {typecode}: {length} bytes do not fit a 32-bit length")]
     EntryTooLong {
         /// Type code of the entry.
         typecode: u16,
@@ -146,7 +146,7 @@ pub enum DecodeError {
     NotText {
         /// Field.
         what: &'static str,
-        /// First octet that is not UTF-8.
+        /// First byte that is not UTF-8.
         offset: usize,
     },
     /// Text that is not JSON.
@@ -160,7 +160,7 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// The same error with its offset counted from a blob that starts `by` octets earlier.
+    /// The same error with its offset counted from a blob that starts `by` bytes earlier.
     pub fn shifted(mut self, by: usize) -> Self {
         match &mut self {
             DecodeError::TooShort { offset, .. }
@@ -197,7 +197,7 @@ mod tests {
         let error = DecodeError::EntryPastEnd { offset: 16, typecode: 2, instance: 1, length: 1032, remaining: 10 };
         assert_eq!(
             error.clone().shifted(100).to_string(),
-            "HVM context entry at offset 116 (type 2, instance 1): length 1032 runs past the end, 10 octets left"
+            "HVM context entry at offset 116 (type 2, instance 1): length 1032 runs past the end, 10 bytes left"
         );
         assert_eq!(serde_json::to_value(&error).unwrap(), error.to_string());
         let far = DecodeError::MissingEnd { offset: 1 }.shifted(usize::MAX);

@@ -1,4 +1,4 @@
-//! How numbers and opaque octets look in JSON: registers, addresses and bit masks as `"0x..."`
+//! How numbers and opaque bytes look in JSON: registers, addresses and bit masks as `"0x..."`
 //! strings (a JSON number above 2^53 does not survive most readers), opaque areas as a preview.
 
 use std::fmt;
@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::wire::Wire;
 
-/// Octets of an opaque area that its JSON preview shows.
+/// Bytes of an opaque area that its JSON preview shows.
 pub const PREVIEW: usize = 16;
 
 /// A number that is shown in hexadecimal.
@@ -55,7 +55,7 @@ impl<T: Wire> Wire for Hex<T> {
     }
 }
 
-/// Lower-case hexadecimal digits of a short run of octets, two per octet, no prefix.
+/// Lower-case hexadecimal digits of a short run of bytes, two per byte, no prefix.
 pub struct HexDigits<'a>(pub &'a [u8]);
 
 impl fmt::Display for HexDigits<'_> {
@@ -64,7 +64,7 @@ impl fmt::Display for HexDigits<'_> {
     }
 }
 
-/// A short opaque field of exactly `N` octets, shown whole as hexadecimal digits.
+/// A short opaque field of exactly `N` bytes, shown whole as hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct HexBytes<const N: usize>(pub [u8; N]);
 
@@ -93,7 +93,7 @@ impl<const N: usize> Wire for HexBytes<N> {
     }
 }
 
-/// Reserved or padding octets: kept, so that emission is exact, and shown only when not all zero.
+/// Reserved or padding bytes: kept, so that emission is exact, and shown only when not all zero.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Reserved<const N: usize>(pub [u8; N]);
 
@@ -132,7 +132,7 @@ impl<const N: usize> Wire for Reserved<N> {
     }
 }
 
-/// An area of exactly `N` octets that is kept but not interpreted, shown as a preview.
+/// An area of exactly `N` bytes that is kept but not interpreted, shown as a preview.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Area<const N: usize>(pub [u8; N]);
 
@@ -162,7 +162,7 @@ impl<const N: usize> Wire for Area<N> {
 }
 
 /// A long opaque area whose content this crate does not interpret, shown as a preview:
-/// `{"length", "head", "all_zero"}` with the first [`PREVIEW`] octets as `head`.
+/// `{"length", "head", "all_zero"}` with the first [`PREVIEW`] bytes as `head`.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Opaque(pub Vec<u8>);
 
@@ -189,7 +189,7 @@ impl Preview<'_> {
 
 impl fmt::Debug for Preview<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} octets: {}..", self.0.len(), HexDigits(self.head()))
+        write!(f, "{} bytes: {}..", self.0.len(), HexDigits(self.head()))
     }
 }
 
@@ -203,12 +203,12 @@ impl Serialize for Preview<'_> {
     }
 }
 
-/// Whether every octet is zero (true for none).
+/// Whether every byte is zero (true for none).
 pub fn all_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|b| *b == 0)
 }
 
-/// Takes `N` octets as an array.
+/// Takes `N` bytes as an array.
 pub(crate) fn take_array<const N: usize>(input: &[u8]) -> Option<(&[u8], [u8; N])> {
     input.split_first_chunk().map(|(array, rest)| (rest, *array))
 }
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_octets_show_only_when_set() {
+    fn reserved_bytes_show_only_when_set() {
         assert!(Reserved([0u8; 8]).hidden());
         let odd = Reserved([0, 1, 0xff]);
         assert!(!odd.hidden());

@@ -1,7 +1,7 @@
 //! The chain of entries that Xen saves a HVM domain's state in, the body of HVM_CONTEXT.
 //!
 //! Source: `struct hvm_save_descriptor` in `xen/include/public/hvm/save.h`: `u16 typecode`,
-//! `u16 instance`, `u32 length`, then that many octets; HEADER (1) first, END (0) last. There is no
+//! `u16 instance`, `u32 length`, then that many bytes; HEADER (1) first, END (0) last. There is no
 //! padding between entries.
 
 use byteorder::{ByteOrder, LittleEndian};
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::error::DecodeError;
 use super::hvm_entry::{END, EntryBody, HEADER, entry_name};
 
-/// Octets of an entry's descriptor.
+/// Bytes of an entry's descriptor.
 pub const DESCRIPTOR: usize = 8;
 
 /// One entry of the chain, its data not looked at.
@@ -139,9 +139,9 @@ pub struct DecodedEntry {
     pub name: Option<&'static str>,
     /// vCPU or device number.
     pub instance: u16,
-    /// Octets of data.
+    /// Bytes of data.
     pub length: usize,
-    /// Octets behind the longest layout known, if any.
+    /// Bytes behind the longest layout known, if any.
     #[serde(skip_serializing_if = "is_zero")]
     pub extra: usize,
     /// The data; absent for END, for unknown type codes, and where it does not decode (the

@@ -117,7 +117,7 @@ pub enum Meaning {
     Tss {
         /// Guest physical address.
         address: Hex64,
-        /// Octets.
+        /// Bytes.
         size: u64,
     },
     /// A guest physical address.
@@ -250,7 +250,7 @@ fn pairs(blob: &[u8], offset: usize) -> Result<Vec<HvmParam>, DecodeError> {
 /// Decodes the body of HVM_PARAMS: `u32 count, u32 reserved`, and `count` pairs.
 ///
 /// # Errors
-/// A body under 8 octets, a count that promises more than there is, or a length that is not that
+/// A body under 8 bytes, a count that promises more than there is, or a length that is not that
 /// of whole pairs. More pairs than `count` says are not given out, as a receiver does not read
 /// them.
 pub fn decode_hvm_params(body: &[u8]) -> Result<Vec<HvmParam>, DecodeError> {

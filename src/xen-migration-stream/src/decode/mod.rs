@@ -2,7 +2,7 @@
 //!
 //! Independent of the stream's framing: every function takes the blob without its record header
 //! and gives a value that serialises to JSON, or a [`DecodeError`] that says what and where. Nothing
-//! here panics on any octets, and memory stays proportional to the input. In JSON, registers,
+//! here panics on any bytes, and memory stays proportional to the input. In JSON, registers,
 //! addresses and masks are `"0x..."` strings; counts, sizes and ids are numbers; reserved fields
 //! appear only when they are not zero. Structures from C are declared once, field by field, and can
 //! be emitted as well ([`wire`]).

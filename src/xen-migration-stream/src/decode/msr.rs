@@ -167,7 +167,7 @@ pub fn msr_bits(index: u32, value: u64) -> Option<Vec<String>> {
     Some(bit_names(value, names))
 }
 
-/// One MSR with its value: 16 octets.
+/// One MSR with its value: 16 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MsrEntry {
     /// MSR index.

@@ -9,7 +9,7 @@ use byteorder::{ByteOrder, LittleEndian};
 
 /// Most entries that a guest's GDT may have (`FIRST_RESERVED_GDT_ENTRY`).
 pub const GDT_ENTRIES: u64 = 14 * 512;
-/// Octets of [`Field`]s' structures: the vCPU context of a 64-bit and of a 32-bit guest.
+/// Bytes of [`Field`]s' structures: the vCPU context of a 64-bit and of a 32-bit guest.
 pub const CONTEXT_64: usize = 5168;
 /// As above.
 pub const CONTEXT_32: usize = 2800;
@@ -58,7 +58,7 @@ pub const CLOCK: Field = field(3072, 2304);
 pub const ARCH_END: Field = field(3136, 2344);
 /// `vcpu_info.evtchn_pending_sel`, in each of the slots.
 pub const PENDING_SEL: Field = field(8, 4);
-/// Octets of a slot of `shared_info.vcpu_info`.
+/// Bytes of a slot of `shared_info.vcpu_info`.
 pub const VCPU_SLOT: usize = 64;
 
 /// `start_info.nr_pages`, behind the magic.
@@ -82,7 +82,7 @@ pub const fn word() -> Field {
 }
 
 impl Field {
-    /// Where it is, in octets.
+    /// Where it is, in bytes.
     pub const fn offset(self, width: Width) -> usize {
         match width {
             Width::Bits64 => self.at64,
@@ -97,27 +97,27 @@ impl Field {
 
     /// Its value; 0 beyond the structure's end.
     pub fn get(self, structure: &[u8], width: Width) -> u64 {
-        let octets = structure.get(self.offset(width)..).unwrap_or_default();
+        let bytes = structure.get(self.offset(width)..).unwrap_or_default();
         match width {
-            Width::Bits64 => octets.get(..8).map_or(0, LittleEndian::read_u64),
-            Width::Bits32 => octets.get(..4).map_or(0, LittleEndian::read_u32).into(),
+            Width::Bits64 => bytes.get(..8).map_or(0, LittleEndian::read_u64),
+            Width::Bits32 => bytes.get(..4).map_or(0, LittleEndian::read_u32).into(),
         }
     }
 
     /// Sets it, as much of the value as it holds.
     pub fn set(self, structure: &mut [u8], width: Width, value: u64) {
-        self.set_octets(structure, width, &value.to_le_bytes()[..width.octets()]);
+        self.set_bytes(structure, width, &value.to_le_bytes()[..width.bytes()]);
     }
 
     /// Sets a field that has 32 bits in either width.
     pub fn set_u32(self, structure: &mut [u8], width: Width, value: u32) {
-        self.set_octets(structure, width, &value.to_le_bytes());
+        self.set_bytes(structure, width, &value.to_le_bytes());
     }
 
-    fn set_octets(self, structure: &mut [u8], width: Width, octets: &[u8]) {
+    fn set_bytes(self, structure: &mut [u8], width: Width, bytes: &[u8]) {
         let start = self.offset(width);
-        if let Some(place) = structure.get_mut(start..start + octets.len()) {
-            place.copy_from_slice(octets);
+        if let Some(place) = structure.get_mut(start..start + bytes.len()) {
+            place.copy_from_slice(bytes);
         }
     }
 }
@@ -198,9 +198,9 @@ mod tests {
                 (CLOCK, "wc_version"),
                 (PENDING_SEL, "vcpu_info"),
             ] {
-                let mut octets = [0; 4096];
-                field.set_u32(&mut octets, width, 1);
-                assert_eq!(changed(&zero, &page(&octets)), [name], "{width:?}");
+                let mut bytes = [0; 4096];
+                field.set_u32(&mut bytes, width, 1);
+                assert_eq!(changed(&zero, &page(&bytes)), [name], "{width:?}");
             }
             let mut end = [0; 4096];
             end[ARCH_END.offset(width) - 1] = 1;

@@ -74,9 +74,9 @@ impl<T: Wire> VcpuSlots<T> {
     /// sets in every slot when it makes the page.
     pub fn used(&self) -> impl Iterator<Item = (usize, &T)> {
         self.0.iter().enumerate().filter(|(vcpu, slot)| {
-            let mut octets = Vec::with_capacity(T::SIZE);
-            slot.emit(&mut octets);
-            *vcpu == 0 || octets.iter().enumerate().any(|(at, octet)| at != UPCALL_MASK && *octet != 0)
+            let mut bytes = Vec::with_capacity(T::SIZE);
+            slot.emit(&mut bytes);
+            *vcpu == 0 || bytes.iter().enumerate().any(|(at, byte)| at != UPCALL_MASK && *byte != 0)
         })
     }
 }
@@ -113,7 +113,7 @@ impl<T: Wire> Wire for VcpuSlots<T> {
     }
 }
 
-/// A bitmap of event channel ports, `N` octets; JSON gives the number of ports set and their
+/// A bitmap of event channel ports, `N` bytes; JSON gives the number of ports set and their
 /// inclusive ranges, so that a fully masked bitmap stays one line.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Ports<const N: usize>(pub [u8; N]);
@@ -121,7 +121,7 @@ pub struct Ports<const N: usize>(pub [u8; N]);
 impl<const N: usize> Ports<N> {
     /// Whether a port's bit is set; false beyond the bitmap.
     pub fn contains(&self, port: usize) -> bool {
-        self.0.get(port / 8).is_some_and(|octet| octet >> (port % 8) & 1 == 1)
+        self.0.get(port / 8).is_some_and(|byte| byte >> (port % 8) & 1 == 1)
     }
 
     /// The ports that are set, ascending.
@@ -163,8 +163,8 @@ impl<const N: usize> Wire for Ports<N> {
     const SIZE: usize = N;
 
     fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
-        let (rest, octets) = super::hex::take_array(input)?;
-        Some((rest, Ports(octets)))
+        let (rest, bytes) = super::hex::take_array(input)?;
+        Some((rest, Ports(bytes)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -243,16 +243,16 @@ pub enum Width {
 
 impl Width {
     /// From X86_PV_INFO's `guest_width`.
-    pub fn from_octets(octets: u8) -> Option<Width> {
-        match octets {
+    pub fn from_bytes(bytes: u8) -> Option<Width> {
+        match bytes {
             4 => Some(Width::Bits32),
             8 => Some(Width::Bits64),
             _ => None,
         }
     }
 
-    /// Octets of a guest word, as X86_PV_INFO has it.
-    pub const fn octets(self) -> usize {
+    /// Bytes of a guest word, as X86_PV_INFO has it.
+    pub const fn bytes(self) -> usize {
         match self {
             Width::Bits32 => 4,
             Width::Bits64 => 8,
@@ -282,7 +282,7 @@ impl SharedInfo {
     /// Decodes a page in the layout of the guest's width.
     ///
     /// # Errors
-    /// [`DecodeError::TooShort`] under 4096 octets; [`DecodeError::BadLength`] above.
+    /// [`DecodeError::TooShort`] under 4096 bytes; [`DecodeError::BadLength`] above.
     pub fn decode(page: &[u8], width: Width) -> Result<SharedInfo, DecodeError> {
         let (info, extra) = match width {
             Width::Bits64 => {
@@ -385,8 +385,8 @@ mod tests {
                 "SHARED_INFO at offset 0: length 4097 is no known layout (4096)"
             );
         }
-        assert_eq!(Width::from_octets(8), Some(Width::Bits64));
-        assert_eq!(Width::from_octets(5), None);
+        assert_eq!(Width::from_bytes(8), Some(Width::Bits64));
+        assert_eq!(Width::from_bytes(5), None);
     }
 
     proptest! {

@@ -10,14 +10,14 @@ use super::error::DecodeError;
 
 /// A value with a fixed size on the wire, in the byte order of x86.
 pub trait Wire: Sized {
-    /// Octets on the wire.
+    /// Bytes on the wire.
     const SIZE: usize;
 
     /// Takes the value from the front of `input`, and gives what follows it; `None` only where `input` is shorter than
     /// [`Self::SIZE`].
     fn parse(input: &[u8]) -> Option<(&[u8], Self)>;
 
-    /// Appends the value, exactly [`Self::SIZE`] octets.
+    /// Appends the value, exactly [`Self::SIZE`] bytes.
     fn emit(&self, out: &mut Vec<u8>);
 
     /// Whether JSON leaves the value out: padding that is zero.
@@ -31,14 +31,14 @@ pub trait Blob: Sized {
     /// Name for error messages.
     const NAME: &'static str;
 
-    /// Decodes `blob`; the number is how many octets follow the longest known layout (a newer
+    /// Decodes `blob`; the number is how many bytes follow the longest known layout (a newer
     /// Xen's additions), 0 as a rule.
     ///
     /// # Errors
     /// Where `blob` is shorter than the shortest real layout, or between two of them.
     fn decode(blob: &[u8]) -> Result<(Self, usize), DecodeError>;
 
-    /// Emits the value in the layout it was decoded from, without the octets that were extra.
+    /// Emits the value in the layout it was decoded from, without the bytes that were extra.
     fn encode(&self) -> Vec<u8>;
 }
 
@@ -208,9 +208,9 @@ macro_rules! layout {
         }
 
         impl $name {
-            /// Octets of the shorter layout.
+            /// Bytes of the shorter layout.
             pub const SHORT: usize = 0 $(+ <$type as $crate::decode::wire::Wire>::SIZE)*;
-            /// Octets of the longer layout.
+            /// Bytes of the longer layout.
             pub const LONG: usize = Self::SHORT $(+ <$ltype as $crate::decode::wire::Wire>::SIZE)*;
         }
 

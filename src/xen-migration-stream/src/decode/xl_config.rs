@@ -40,12 +40,12 @@ pub struct XlConfig {
 }
 
 impl XlConfig {
-    /// Decodes the configuration text. No octets at all, or just the NUL, is an empty
+    /// Decodes the configuration text. No bytes at all, or just the NUL, is an empty
     /// configuration. Deep nesting is refused by the JSON parser (128 levels), so the stack is
     /// bounded.
     ///
     /// # Errors
-    /// [`DecodeError::NotText`] for octets that are not UTF-8, [`DecodeError::NotJson`] for text that
+    /// [`DecodeError::NotText`] for bytes that are not UTF-8, [`DecodeError::NotJson`] for text that
     /// is not one JSON value.
     pub fn decode(blob: &[u8]) -> Result<XlConfig, DecodeError> {
         let (text, nul_terminated) = match blob.split_last() {
@@ -135,7 +135,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_octets_are_safe(blob in proptest::collection::vec(any::<u8>(), 0..100)) {
+        fn any_bytes_are_safe(blob in proptest::collection::vec(any::<u8>(), 0..100)) {
             let _ = XlConfig::decode(&blob).map(|config| serde_json::to_string(&config).unwrap());
         }
     }

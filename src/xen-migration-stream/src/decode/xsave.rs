@@ -11,7 +11,7 @@ use super::hex::{Area, Hex8, Hex16, Hex32, Hex64, Opaque, Reserved};
 use super::wire::{Wire, layout, parse_at};
 
 layout! {
-    /// The 512-octet FXSAVE image: control words by name, register files in raw form.
+    /// The 512-byte FXSAVE image: control words by name, register files in raw form.
     pub struct Fxsave = "FXSAVE image" {
         /// x87 control word.
         fcw: Hex16,
@@ -28,17 +28,17 @@ layout! {
         fdp: Hex64,
         mxcsr: Hex32,
         mxcsr_mask: Hex32,
-        /// ST0 to ST7, 16 octets each.
+        /// ST0 to ST7, 16 bytes each.
         st: Area<128>,
         /// XMM0 to XMM15.
         xmm: Area<256>,
-        /// Reserved and software-available octets.
+        /// Reserved and software-available bytes.
         reserved1: Reserved<96>,
     }
 }
 
 layout! {
-    /// The 64-octet header of an XSAVE area.
+    /// The 64-byte header of an XSAVE area.
     pub struct XsaveHeader = "XSAVE header" {
         /// Components that the area holds.
         xstate_bv: Bits<u64, Xstate>,
@@ -60,13 +60,13 @@ pub struct XsaveArea {
 }
 
 impl XsaveArea {
-    /// Octets of legacy region and header.
+    /// Bytes of legacy region and header.
     pub const MIN: usize = Fxsave::SIZE + XsaveHeader::SIZE;
 
     /// Decodes the area that starts at `offset` of a blob and fills it; `input` is what is there.
     ///
     /// # Errors
-    /// [`DecodeError::TooShort`] below 576 octets.
+    /// [`DecodeError::TooShort`] below 576 bytes.
     pub fn decode_at(input: &[u8], offset: usize) -> Result<Self, DecodeError> {
         if input.len() < Self::MIN {
             return Err(DecodeError::TooShort { what: "XSAVE area", offset, needed: Self::MIN, got: input.len() });

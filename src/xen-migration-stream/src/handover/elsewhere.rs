@@ -7,7 +7,7 @@
 //! ```
 //!
 //! An `AwayWriter` cannot write and an `AwayReader` cannot read: all they give is the sink or the source, for its descriptor.
-//! What the other process does to the stream is not seen here, so from then on offsets count libxl's own octets alone, and
+//! What the other process does to the stream is not seen here, so from then on offsets count libxl's own bytes alone, and
 //! libxc's records are held to the grammar by whoever reads them.
 
 use super::{BetweenCheckpoints, Eye, LibxlReader, LibxlWriter, Pen, WriteError};
@@ -106,7 +106,7 @@ impl<R: Read> AwayReader<R> {
         self.back(false)
     }
 
-    /// Octets of libxl's that were read.
+    /// Bytes of libxl's that were read.
     pub const fn offset(&self) -> u64 {
         self.eye.source.framer().offset()
     }
@@ -126,7 +126,7 @@ impl<R: Read> AwayReader<R> {
 }
 
 impl<R: Read> LibxlReader<R> {
-    /// Hands the source to a libxc in another process. It stands at libxc's first octet: nothing behind the record that hands
+    /// Hands the source to a libxc in another process. It stands at libxc's first byte: nothing behind the record that hands
     /// over has been read.
     ///
     /// # Errors
@@ -176,10 +176,10 @@ mod tests {
     }
 
     /// What the other process does to a source.
-    fn take(reader: &mut AwayReader<Cursor<Vec<u8>>>, octets: &[u8]) {
+    fn take(reader: &mut AwayReader<Cursor<Vec<u8>>>, bytes: &[u8]) {
         let at = reader.get_ref().position() as usize;
-        assert_eq!(&reader.get_ref().get_ref()[at..at + octets.len()], octets, "the source stands elsewhere");
-        let mut passed = vec![0; octets.len()];
+        assert_eq!(&reader.get_ref().get_ref()[at..at + bytes.len()], bytes, "the source stands elsewhere");
+        let mut passed = vec![0; bytes.len()];
         reader.eye.source.get_mut().read_exact(&mut passed).unwrap();
     }
 

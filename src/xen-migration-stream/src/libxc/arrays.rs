@@ -49,13 +49,13 @@ impl<'a> HvmParams<'a> {
 
     /// The parameters, in stream order.
     pub fn params(&self) -> impl ExactSizeIterator<Item = HvmParam> + 'a {
-        self.params.chunks_exact(16).map(|octets| HvmParam {
-            index: LittleEndian::read_u64(&octets[..8]),
-            value: LittleEndian::read_u64(&octets[8..]),
+        self.params.chunks_exact(16).map(|bytes| HvmParam {
+            index: LittleEndian::read_u64(&bytes[..8]),
+            value: LittleEndian::read_u64(&bytes[8..]),
         })
     }
 
-    pub(crate) const fn octets(&self) -> &'a [u8] {
+    pub(crate) const fn bytes(&self) -> &'a [u8] {
         self.params
     }
 
@@ -90,7 +90,7 @@ fn whole_entries<'a>(record: &'static str, unit: usize, body: &'a [u8]) -> Resul
     }
 }
 
-/// An X86_CPUID_POLICY body: at least one leaf of 24 octets.
+/// An X86_CPUID_POLICY body: at least one leaf of 24 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuidPolicy<'a> {
     /// The leaves as they stand there: `xen_cpuid_leaf_t[]`.
@@ -98,7 +98,7 @@ pub struct CpuidPolicy<'a> {
 }
 
 impl<'a> CpuidPolicy<'a> {
-    /// Octets of a leaf.
+    /// Bytes of a leaf.
     pub const LEAF: usize = 24;
 
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, BodyError> {
@@ -111,7 +111,7 @@ impl<'a> CpuidPolicy<'a> {
     }
 }
 
-/// An X86_MSR_POLICY body: at least one entry of 16 octets.
+/// An X86_MSR_POLICY body: at least one entry of 16 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MsrPolicy<'a> {
     /// The entries as they stand there: `xen_msr_entry_t[]`.
@@ -119,7 +119,7 @@ pub struct MsrPolicy<'a> {
 }
 
 impl<'a> MsrPolicy<'a> {
-    /// Octets of an entry.
+    /// Bytes of an entry.
     pub const ENTRY: usize = 16;
 
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, BodyError> {
@@ -156,7 +156,7 @@ impl<'a> DirtyPfnList<'a> {
         self.pfns.chunks_exact(8).map(LittleEndian::read_u64)
     }
 
-    pub(crate) const fn octets(&self) -> &'a [u8] {
+    pub(crate) const fn bytes(&self) -> &'a [u8] {
         self.pfns
     }
 }

@@ -6,7 +6,7 @@ use nom::IResult;
 use nom::Parser;
 use nom::number::complete::{be_u16, be_u32, be_u64, le_u16, le_u32};
 
-/// The first 8 octets of every stream since Xen 4.6.
+/// The first 8 bytes of every stream since Xen 4.6.
 pub const MARKER: u64 = u64::MAX;
 /// "XENF".
 pub const ID: u32 = 0x5845_4e46;
@@ -20,12 +20,12 @@ pub struct ImageHeader {
     pub version: u32,
     /// The option bits as they stand there; reserved ones may be set.
     pub options: u16,
-    /// The 6 reserved octets behind them.
+    /// The 6 reserved bytes behind them.
     pub reserved: u64,
 }
 
 impl ImageHeader {
-    /// Octets on the wire.
+    /// Bytes on the wire.
     pub const LEN: usize = 24;
 
     /// A header of the given version without options.
@@ -33,7 +33,7 @@ impl ImageHeader {
         ImageHeader { version, options: 0, reserved: 0 }
     }
 
-    /// Parses and checks the octets at the front of `input`; `None` when there are fewer.
+    /// Parses and checks the bytes at the front of `input`; `None` when there are fewer.
     ///
     /// # Errors
     /// Another marker or id, a version other than 2 and 3, or big-endian records.
@@ -57,7 +57,7 @@ impl ImageHeader {
         Ok(Some(ImageHeader { version, options, reserved: u64::from(high) << 32 | u64::from(low) }))
     }
 
-    /// The header's octets, reserved fields zero.
+    /// The header's bytes, reserved fields zero.
     pub fn emit(self) -> [u8; Self::LEN] {
         let mut out = [0; Self::LEN];
         BigEndian::write_u64(&mut out[0..8], MARKER);
@@ -124,7 +124,7 @@ pub struct DomainHeader {
 }
 
 impl DomainHeader {
-    /// Octets on the wire.
+    /// Bytes on the wire.
     pub const LEN: usize = 16;
 
     /// A header for pages of 4 KiB.
@@ -132,14 +132,14 @@ impl DomainHeader {
         DomainHeader { type_id: domain.wire(), page_shift: 12, reserved: 0, xen_major, xen_minor }
     }
 
-    /// Parses the octets at the front of `input`; `None` when there are fewer.
+    /// Parses the bytes at the front of `input`; `None` when there are fewer.
     pub fn parse(input: &[u8]) -> Option<Self> {
         let parsed: IResult<&[u8], _> = (le_u32, le_u16, le_u16, le_u32, le_u32).parse(input);
         let (_, (type_id, page_shift, reserved, xen_major, xen_minor)) = parsed.ok()?;
         Some(DomainHeader { type_id, page_shift, reserved, xen_major, xen_minor })
     }
 
-    /// The header's octets, reserved fields zero.
+    /// The header's bytes, reserved fields zero.
     pub fn emit(self) -> [u8; Self::LEN] {
         let mut out = [0; Self::LEN];
         LittleEndian::write_u32(&mut out[0..4], self.type_id);
@@ -189,14 +189,14 @@ mod tests {
     #[test]
     fn image_header_round_trip_and_refusals() {
         for version in [2, 3] {
-            let octets = ImageHeader::new(version).emit();
-            assert_eq!(ImageHeader::parse(&octets), Ok(Some(ImageHeader::new(version))));
-            assert_eq!(ImageHeader::parse(&octets[..23]), Ok(None));
+            let bytes = ImageHeader::new(version).emit();
+            assert_eq!(ImageHeader::parse(&bytes), Ok(Some(ImageHeader::new(version))));
+            assert_eq!(ImageHeader::parse(&bytes[..23]), Ok(None));
         }
         let with = |at: usize, value: u8| {
-            let mut octets = ImageHeader::new(3).emit();
-            octets[at] = value;
-            ImageHeader::parse(&octets)
+            let mut bytes = ImageHeader::new(3).emit();
+            bytes[at] = value;
+            ImageHeader::parse(&bytes)
         };
         assert_eq!(with(7, 0xfe), Err(FrameError::Marker(u64::MAX - 1)));
         assert_eq!(with(11, 0), Err(FrameError::LibxcId(0x5845_4e00)));
@@ -218,12 +218,12 @@ mod tests {
     #[test]
     fn domain_header_round_trip_and_refusals() {
         let header = DomainHeader::new(DomainType::Hvm, 4, 17);
-        let mut octets = header.emit();
-        assert_eq!(DomainHeader::parse(&octets), Some(header));
+        let mut bytes = header.emit();
+        assert_eq!(DomainHeader::parse(&bytes), Some(header));
         assert_eq!(header.check(), Ok(DomainType::Hvm));
-        octets[4] = 16;
-        assert_eq!(DomainHeader::parse(&octets).unwrap().check(), Err(BodyError::PageShift(16)));
-        octets[0] = 3;
-        assert_eq!(DomainHeader::parse(&octets).unwrap().check(), Err(BodyError::DomainType(3)));
+        bytes[4] = 16;
+        assert_eq!(DomainHeader::parse(&bytes).unwrap().check(), Err(BodyError::PageShift(16)));
+        bytes[0] = 3;
+        assert_eq!(DomainHeader::parse(&bytes).unwrap().check(), Err(BodyError::DomainType(3)));
     }
 }

@@ -17,7 +17,7 @@ pub use pv::{P2mFrames, PvInfo, VcpuBlob, VcpuRecord, emit_p2m_frames};
 pub use record::{Record, TscInfo};
 pub(crate) use torn::judge as judge_torn;
 
-/// Octets of a guest page; the only size that x86 has.
+/// Bytes of a guest page; the only size that x86 has.
 pub const PAGE_SIZE: usize = 4096;
 /// Pages that Xen's saver puts into one PAGE_DATA record.
 pub const BATCH: usize = 1024;

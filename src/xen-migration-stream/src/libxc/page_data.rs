@@ -9,9 +9,9 @@ use nom::number::complete::le_u32;
 use std::fmt;
 
 const RECORD: &str = "PAGE_DATA";
-/// Octets before the pfn array.
+/// Bytes before the pfn array.
 const FIXED: usize = 8;
-/// Octets of one entry of the pfn array.
+/// Bytes of one entry of the pfn array.
 const ENTRY: usize = 8;
 const PFN_MASK: u64 = (1 << 52) - 1;
 const RESERVED_MASK: u64 = 0xff << 52;
@@ -138,7 +138,7 @@ pub struct PageData<'a> {
     contents: Option<&'a [u8]>,
 }
 
-/// Octets of a body of `length` up to the end of its pfn array, as far as the first 8 of them tell.
+/// Bytes of a body of `length` up to the end of its pfn array, as far as the first 8 of them tell.
 ///
 /// Never more than `length`.
 pub fn head_len(length: u32, first: &[u8; FIXED]) -> u64 {
@@ -147,7 +147,7 @@ pub fn head_len(length: u32, first: &[u8; FIXED]) -> u64 {
 }
 
 impl<'a> PageData<'a> {
-    /// Checks a body of `length` octets, of which `body` holds all, or those up to the end of the pfn array when the
+    /// Checks a body of `length` bytes, of which `body` holds all, or those up to the end of the pfn array when the
     /// reader left the contents out.
     pub(super) fn parse(body: &'a [u8], length: u32) -> Result<Self, BodyError> {
         let length = u64::from(length);
@@ -204,8 +204,8 @@ impl<'a> PageData<'a> {
 
     /// The entries, in stream order. Reserved bits are masked out.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = PageEntry> + Clone + use<'a> {
-        self.entries.chunks_exact(ENTRY).map(|octets| {
-            let value = LittleEndian::read_u64(octets);
+        self.entries.chunks_exact(ENTRY).map(|bytes| {
+            let value = LittleEndian::read_u64(bytes);
             // The types were checked when the view was made.
             PageEntry { page_type: PageType((value >> 60) as u8), pfn: value & PFN_MASK }
         })
@@ -234,14 +234,14 @@ impl<'a> PageData<'a> {
         if self.bits & RESERVED_MASK == 0 {
             return;
         }
-        let mut bits = self.entries.chunks_exact(ENTRY).map(|octets| LittleEndian::read_u64(octets) & RESERVED_MASK);
+        let mut bits = self.entries.chunks_exact(ENTRY).map(|bytes| LittleEndian::read_u64(bytes) & RESERVED_MASK);
         if let Some(value) = bits.find(|&bits| bits != 0) {
             report(Problem::Reserved { record: RECORD, field: "pfn bits 52-59", value: value >> 52 });
         }
     }
 }
 
-/// Judges a body of `length` octets by those that have arrived: by its length, its count, and its entries as far as they go.
+/// Judges a body of `length` bytes by those that have arrived: by its length, its count, and its entries as far as they go.
 pub(super) fn judge(length: u32, arrived: &[u8]) -> Result<(), BodyError> {
     let got = u64::from(length);
     let Some(room) = got.checked_sub(FIXED as u64) else {
@@ -257,7 +257,7 @@ pub(super) fn judge(length: u32, arrived: &[u8]) -> Result<(), BodyError> {
     let entries = arrived.get(FIXED..).unwrap_or_default();
     let (entries, _) = entries.split_at(entries.len().min((count as usize).saturating_mul(ENTRY)));
     check_entries(entries)?;
-    let types = entries.chunks_exact(ENTRY).map(|octets| PageType((LittleEndian::read_u64(octets) >> 60) as u8));
+    let types = entries.chunks_exact(ENTRY).map(|bytes| PageType((LittleEndian::read_u64(bytes) >> 60) as u8));
     let known = types.len() as u64;
     let least = types.filter(|page_type| page_type.has_contents()).count() as u64;
     let most = least + (u64::from(count) - known);
@@ -310,20 +310,20 @@ mod tests {
         out
     }
 
-    fn parse(octets: &[u8]) -> Result<PageData<'_>, BodyError> {
-        PageData::parse(octets, octets.len() as u32)
+    fn parse(bytes: &[u8]) -> Result<PageData<'_>, BodyError> {
+        PageData::parse(bytes, bytes.len() as u32)
     }
 
     #[test]
     fn contents_go_to_the_entries_that_have_some() {
-        let octets = body(&[5, 0xf << 60 | 6, 0x9 << 60 | 7, 0xe << 60 | 8], 2);
-        let view = parse(&octets).unwrap();
+        let bytes = body(&[5, 0xf << 60 | 6, 0x9 << 60 | 7, 0xe << 60 | 8], 2);
+        let view = parse(&bytes).unwrap();
         let got: Vec<_> = view.pages().map(|(e, page)| (e.pfn, e.page_type.name(), page.map(|p| p[0]))).collect();
         assert_eq!(got, [(5, "NOTAB", Some(1)), (6, "XTAB", None), (7, "L1TAB_PIN", Some(2)), (8, "XALLOC", None)]);
         let mut head = Vec::new();
         emit_head(view.entries(), &mut head);
-        assert_eq!(head, octets[..head.len()]);
-        assert_eq!(head_len(octets.len() as u32, octets[..8].try_into().unwrap()), head.len() as u64);
+        assert_eq!(head, bytes[..head.len()]);
+        assert_eq!(head_len(bytes.len() as u32, bytes[..8].try_into().unwrap()), head.len() as u64);
     }
 
     #[test]
@@ -338,8 +338,8 @@ mod tests {
     #[test]
     fn what_occurs_among_the_types_is_known() {
         for page_type in (0..=255).filter_map(PageType::from_wire) {
-            let octets = body(&[7, u64::from(page_type.wire()) << 60 | 8], 1 + usize::from(page_type.has_contents()));
-            let view = parse(&octets).unwrap();
+            let bytes = body(&[7, u64::from(page_type.wire()) << 60 | 8], 1 + usize::from(page_type.has_contents()));
+            let view = parse(&bytes).unwrap();
             assert_eq!(view.has_tables(), page_type.table_level().is_some(), "{page_type:?}");
             let without = page_type.is_populated() && !page_type.has_contents();
             assert_eq!(view.populates_with_contents(), !without, "{page_type:?}");
@@ -348,11 +348,11 @@ mod tests {
 
     #[test]
     fn without_contents_the_size_is_still_checked() {
-        let octets = body(&[5, 6], 2);
-        let view = PageData::parse(&octets[..24], octets.len() as u32).unwrap();
+        let bytes = body(&[5, 6], 2);
+        let view = PageData::parse(&bytes[..24], bytes.len() as u32).unwrap();
         assert_eq!((view.contents(), view.count()), (None, 2));
         assert!(view.pages().all(|(_, page)| page.is_none()));
-        assert!(matches!(PageData::parse(&octets[..24], 24 + 4096), Err(BodyError::PageDataSize { .. })));
+        assert!(matches!(PageData::parse(&bytes[..24], 24 + 4096), Err(BodyError::PageDataSize { .. })));
     }
 
     #[test]
@@ -371,18 +371,18 @@ mod tests {
         for (entry, pages) in [(0xf << 60, 1), (0, 0)] {
             assert!(matches!(parse(&body(&[entry], pages)), Err(BodyError::PageDataSize { .. })));
         }
-        // 0x2000_0001 entries of 8 octets are 8 when counted in 32 bits.
-        let mut octets = body(&[0], 1);
-        octets[..4].copy_from_slice(&0x2000_0001u32.to_le_bytes());
-        let length = octets.len() as u64;
+        // 0x2000_0001 entries of 8 bytes are 8 when counted in 32 bits.
+        let mut bytes = body(&[0], 1);
+        bytes[..4].copy_from_slice(&0x2000_0001u32.to_le_bytes());
+        let length = bytes.len() as u64;
         let room = (length - 8) / 8;
-        assert_eq!(parse(&octets), Err(BodyError::Count { record: RECORD, count: 0x2000_0001, length, room }));
+        assert_eq!(parse(&bytes), Err(BodyError::Count { record: RECORD, count: 0x2000_0001, length, room }));
     }
 
     #[test]
     fn reserved_bits_are_reported_and_masked() {
-        let octets = body(&[0x21 << 52 | 9], 1);
-        let view = parse(&octets).unwrap();
+        let bytes = body(&[0x21 << 52 | 9], 1);
+        let view = parse(&bytes).unwrap();
         assert_eq!(view.entries().next().unwrap().pfn, 9);
         let mut problems = Vec::new();
         view.strict(&mut |p| problems.push(p));

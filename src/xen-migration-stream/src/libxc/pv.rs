@@ -10,15 +10,15 @@ use nom::number::complete::{le_u8, le_u16, le_u32};
 /// An X86_PV_INFO body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PvInfo {
-    /// Octets of a guest word: 8 or 4.
+    /// Bytes of a guest word: 8 or 4.
     pub guest_width: u8,
-    /// Levels of its page tables: 4 with 8 octets, 3 with 4.
+    /// Levels of its page tables: 4 with 8 bytes, 3 with 4.
     pub pt_levels: u8,
     reserved: u64,
 }
 
 impl PvInfo {
-    /// Octets of the body.
+    /// Bytes of the body.
     pub const LEN: usize = 8;
 
     /// The body of a 64-bit guest.
@@ -40,7 +40,7 @@ impl PvInfo {
         }
     }
 
-    /// The body's octets, reserved fields zero.
+    /// The body's bytes, reserved fields zero.
     pub const fn emit(self) -> [u8; Self::LEN] {
         [self.guest_width, self.pt_levels, 0, 0, 0, 0, 0, 0]
     }
@@ -100,7 +100,7 @@ impl<'a> P2mFrames<'a> {
         self.frames.chunks_exact(8).map(LittleEndian::read_u64)
     }
 
-    pub(crate) const fn octets(&self) -> &'a [u8] {
+    pub(crate) const fn bytes(&self) -> &'a [u8] {
         self.frames
     }
 
@@ -222,13 +222,13 @@ mod tests {
         };
         // 511..=512 touches two frames of 512 entries and one of 1024.
         for frames in [1, 2] {
-            let octets = body(511, 512, frames);
-            let view = P2mFrames::parse(&octets).unwrap();
+            let bytes = body(511, 512, frames);
+            let view = P2mFrames::parse(&bytes).unwrap();
             assert_eq!(view.pfns().len(), frames);
             assert_eq!((view.frames_for_width(8), view.frames_for_width(4)), (2, 1));
         }
         assert!(matches!(P2mFrames::parse(&body(511, 512, 3)), Err(BodyError::P2mFrames { got: 3, .. })));
-        // 16 octets that claim all pfns there are.
+        // 16 bytes that claim all pfns there are.
         assert!(matches!(P2mFrames::parse(&body(0, u32::MAX, 1)), Err(BodyError::P2mFrames { .. })));
         assert_eq!(P2mFrames::parse(&body(2, 1, 1)), Err(BodyError::P2mRange { start: 2, end: 1 }));
     }

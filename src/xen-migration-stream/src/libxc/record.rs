@@ -25,7 +25,7 @@ pub struct TscInfo {
 }
 
 impl TscInfo {
-    /// Octets of the body.
+    /// Bytes of the body.
     pub const LEN: usize = 24;
 
     fn parse(body: &[u8]) -> Result<Self, BodyError> {
@@ -39,7 +39,7 @@ impl TscInfo {
         }
     }
 
-    /// The body's octets, the reserved field zero.
+    /// The body's bytes, the reserved field zero.
     pub fn emit(self) -> [u8; Self::LEN] {
         let mut out = [0; Self::LEN];
         LittleEndian::write_u32(&mut out[0..4], self.mode);

@@ -8,7 +8,7 @@ use super::{CpuidPolicy, MsrPolicy, PAGE_SIZE, PvInfo, TscInfo, VcpuRecord, page
 use crate::error::{BodyError, Problem};
 use crate::record::RecordHeader;
 
-/// Judges a record by its header and by the octets of its body that are there.
+/// Judges a record by its header and by the bytes of its body that are there.
 ///
 /// # Errors
 /// What is wrong with it whatever follows.
@@ -91,7 +91,7 @@ fn params(got: u64, arrived: &[u8]) -> Result<(), BodyError> {
     }
 }
 
-/// A chain of entries of `length` octets, of which these have arrived.
+/// A chain of entries of `length` bytes, of which these have arrived.
 #[cfg(feature = "decode")]
 fn context(length: usize, arrived: &[u8]) -> Result<(), crate::decode::DecodeError> {
     use crate::decode::DecodeError;
@@ -156,16 +156,16 @@ mod tests {
     }
 
     proptest! {
-        /// What is refused by its first octets is refused as a whole.
+        /// What is refused by its first bytes is refused as a whole.
         #[test]
         fn nothing_is_refused_that_could_have_come_right((type_id, body) in nearly(), cut in any::<prop::sample::Index>()) {
             let header = RecordHeader::new(type_id, body.len() as u32);
             let arrived = &body[..cut.index(body.len() + 1)];
             let whole = Record::parse(&Frame { header, body: &body, padding: &[] });
             if let Err(problem) = judge(header, arrived) && type_id != types::HVM_CONTEXT {
-                prop_assert!(whole.is_err(), "{problem} of {type_id:#x}, {} octets", arrived.len());
+                prop_assert!(whole.is_err(), "{problem} of {type_id:#x}, {} bytes", arrived.len());
             }
-            // And with all of it there, nothing escapes but what only the last octets show.
+            // And with all of it there, nothing escapes but what only the last bytes show.
             if arrived.len() == body.len() && matches!(type_id, types::PAGE_DATA | types::HVM_PARAMS | types::END) {
                 prop_assert_eq!(judge(header, arrived).is_err(), whole.is_err());
             }
@@ -191,13 +191,13 @@ mod tests {
         magic[8] ^= 1;
         let first = [entry(2, &[0; 40]), good.clone()].concat();
         let long = [&good[..32], &[2, 0, 0, 0, 0, 0, 1, 0][..]].concat();
-        for (what, length, octets) in [
+        for (what, length, bytes) in [
             ("another magic", good.len(), &magic[..40]),
             ("another entry first", first.len(), &first[..48]),
             ("an entry beyond the record", good.len(), &long[..]),
-            ("octets behind END", good.len() + 8, &good[..]),
+            ("bytes behind END", good.len() + 8, &good[..]),
         ] {
-            assert!(judge(length, octets).is_err(), "{what}");
+            assert!(judge(length, bytes).is_err(), "{what}");
         }
     }
 }

@@ -8,7 +8,7 @@ use nom::IResult;
 use nom::Parser;
 use nom::number::complete::le_u32;
 
-/// Octets of the sub-header.
+/// Bytes of the sub-header.
 const SUBHEADER_LEN: usize = 8;
 
 /// Which device model.
@@ -62,7 +62,7 @@ pub struct EmulatorHeader {
 }
 
 impl EmulatorHeader {
-    /// The sub-header's octets.
+    /// The sub-header's bytes.
     pub fn emit(self) -> [u8; SUBHEADER_LEN] {
         let mut out = [0; SUBHEADER_LEN];
         LittleEndian::write_u32(&mut out[0..4], self.id.wire());
@@ -111,9 +111,9 @@ impl<'a> XenstoreData<'a> {
     /// A body too short, strings unterminated or without a partner, a key that [`check_key`] refuses.
     pub fn parse(body: &'a [u8]) -> Result<Self, BodyError> {
         let (header, data) = EmulatorHeader::parse("EMULATOR_XENSTORE_DATA", body)?;
-        let tail = data.iter().rev().take_while(|&&octet| octet != 0).count();
+        let tail = data.iter().rev().take_while(|&&byte| byte != 0).count();
         if tail != 0 {
-            return Err(BodyError::XenstoreUnterminated { at: (data.len() - tail) as u64, octets: tail as u64 });
+            return Err(BodyError::XenstoreUnterminated { at: (data.len() - tail) as u64, bytes: tail as u64 });
         }
         let view = XenstoreData { header, data };
         let mut strings = view.strings();
@@ -129,11 +129,11 @@ impl<'a> XenstoreData<'a> {
 
     fn strings(&self) -> impl Iterator<Item = &'a [u8]> {
         // The data ends with a NUL, so the last piece of the split is empty and is no string.
-        let pieces = self.data.iter().filter(|&&octet| octet == 0).count();
-        self.data.split(|&octet| octet == 0).take(pieces)
+        let pieces = self.data.iter().filter(|&&byte| byte == 0).count();
+        self.data.split(|&byte| byte == 0).take(pieces)
     }
 
-    pub(crate) const fn octets(&self) -> &'a [u8] {
+    pub(crate) const fn bytes(&self) -> &'a [u8] {
         self.data
     }
 
@@ -153,7 +153,7 @@ pub fn check_key(key: &[u8]) -> Result<(), &'static str> {
         Err("empty")
     } else if key.starts_with(b"/") {
         Err("absolute")
-    } else if !key.iter().all(|octet| octet.is_ascii_alphanumeric() || b"-/_@".contains(octet)) {
+    } else if !key.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-/_@".contains(byte)) {
         Err("not of letters, digits and -/_@")
     } else {
         Ok(())
@@ -196,8 +196,8 @@ mod tests {
         let pairs = [("physmap/1/name", "vga.vram"), ("state", "")];
         let mut data = Vec::new();
         emit_xenstore_data(pairs, &mut data).unwrap();
-        let octets = body(&data);
-        let view = XenstoreData::parse(&octets).unwrap();
+        let bytes = body(&data);
+        let view = XenstoreData::parse(&bytes).unwrap();
         assert_eq!(view.header, EmulatorHeader { id: EmulatorId::QemuUpstream, index: 3 });
         let got: Vec<_> = view.pairs().collect();
         assert_eq!(got, pairs.map(|(key, value)| (key.as_bytes(), value.as_bytes())));
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn bad_data_is_named() {
         let error = |data: &[u8]| XenstoreData::parse(&body(data)).unwrap_err();
-        assert_eq!(error(b"a\0b"), BodyError::XenstoreUnterminated { at: 2, octets: 1 });
+        assert_eq!(error(b"a\0b"), BodyError::XenstoreUnterminated { at: 2, bytes: 1 });
         assert_eq!(error(b"a\0b\0c\0"), BodyError::XenstoreOdd { key: "c".into() });
         assert_eq!(error(b"/a\0b\0"), BodyError::XenstoreKey { key: "/a".into(), why: "absolute" });
         assert!(matches!(error(b"\0b\0"), BodyError::XenstoreKey { why: "empty", .. }));

@@ -17,7 +17,7 @@ use nom::number::complete::{be_u32, be_u64, le_u32};
 pub const IDENT: u64 = 0x4c69_6278_6c46_6d74;
 /// The only version there is.
 pub const VERSION: u32 = 2;
-/// Octets of the header.
+/// Bytes of the header.
 pub const HEADER_LEN: usize = 16;
 /// Option: records are big-endian.
 pub const OPTION_BIG_ENDIAN: u32 = 1 << 0;
@@ -32,7 +32,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Parses and checks the 16 octets at the front of `input`; `None` when there are fewer.
+    /// Parses and checks the 16 bytes at the front of `input`; `None` when there are fewer.
     ///
     /// # Errors
     /// Another ident or version, or big-endian records.
@@ -53,7 +53,7 @@ impl Header {
         Ok(Some(Header { options }))
     }
 
-    /// The header's octets.
+    /// The header's bytes.
     pub fn emit(self) -> [u8; HEADER_LEN] {
         let mut out = [0; HEADER_LEN];
         BigEndian::write_u64(&mut out[0..8], IDENT);
@@ -152,12 +152,12 @@ impl ControlId {
     }
 }
 
-/// A CHECKPOINT_STATE body. The specification draws 8 octets, libxl writes 4; both are read, 4 are written.
+/// A CHECKPOINT_STATE body. The specification draws 8 bytes, libxl writes 4; both are read, 4 are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointState {
     /// The sync point.
     pub control_id: ControlId,
-    /// The field that the specification draws behind it; zero when the body has 4 octets.
+    /// The field that the specification draws behind it; zero when the body has 4 bytes.
     pub padding: u32,
 }
 
@@ -256,16 +256,16 @@ mod tests {
 
     #[test]
     fn header_round_trip_and_refusals() {
-        let octets = Header { options: OPTION_LEGACY }.emit();
-        assert_eq!(&octets[..8], b"LibxlFmt");
-        assert_eq!(Header::parse(&octets), Ok(Some(Header { options: 2 })));
-        assert_eq!(Header::parse(&octets[..15]), Ok(None));
+        let bytes = Header { options: OPTION_LEGACY }.emit();
+        assert_eq!(&bytes[..8], b"LibxlFmt");
+        assert_eq!(Header::parse(&bytes), Ok(Some(Header { options: 2 })));
+        assert_eq!(Header::parse(&bytes[..15]), Ok(None));
         let big = Header { options: OPTION_BIG_ENDIAN }.emit();
         assert_eq!(Header::parse(&big), Err(FrameError::BigEndian(1)));
     }
 
     #[test]
-    fn checkpoint_state_takes_4_or_8_octets() {
+    fn checkpoint_state_takes_4_or_8_bytes() {
         for (body, padding) in [(&[2, 0, 0, 0][..], 0), (&[2, 0, 0, 0, 9, 0, 0, 0], 9)] {
             let record = Record::parse(&frame(types::CHECKPOINT_STATE, body)).unwrap();
             assert_eq!(record, Record::CheckpointState(CheckpointState { control_id: ControlId::SvmReady, padding }));

@@ -1,6 +1,6 @@
 //! X86_CPUID_POLICY: what CPU the guest saw.
 //!
-//! Source: `struct xen_cpuid_leaf` in `xen/include/public/arch-x86/xen.h` (24 octets: leaf, subleaf,
+//! Source: `struct xen_cpuid_leaf` in `xen/include/public/arch-x86/xen.h` (24 bytes: leaf, subleaf,
 //! EAX, EBX, ECX, EDX); meaning of the leaves as in the Intel SDM volume 2 and AMD APM volume 3;
 //! hypervisor leaves as in `xen/include/public/arch-x86/cpuid.h`.
 
@@ -115,7 +115,7 @@ pub fn family_model_stepping(signature: u32) -> (u32, u32, u32) {
     (family, model, signature & 0xf)
 }
 
-/// Printable ASCII of registers in order; NUL ends the text, other octets become `.`.
+/// Printable ASCII of registers in order; NUL ends the text, other bytes become `.`.
 fn text(registers: &[u32]) -> String {
     registers
         .iter()

@@ -92,15 +92,12 @@ fn problems_come_as_values_in_place() {
     blob.extend_from_slice(&[9; 5]);
     assert_eq!(
         errors(&blob),
-        [
-            "HVM context entry at offset 59: END has length 2, expected 0",
-            "HVM context at offset 69: 3 octets after END",
-        ]
+        ["HVM context entry at offset 59: END has length 2, expected 0", "HVM context at offset 69: 3 bytes after END",]
     );
     blob[end] = 200;
     assert_eq!(
         errors(&blob),
-        ["HVM context entry at offset 59 (type 0, instance 0): length 200 runs past the end, 5 octets left"]
+        ["HVM context entry at offset 59 (type 0, instance 0): length 200 runs past the end, 5 bytes left"]
     );
     assert_eq!(errors(&[]), ["HVM context at offset 0: no END entry"]);
 }
@@ -120,7 +117,7 @@ fn a_bad_entry_does_not_hide_the_others() {
 
 proptest! {
     #[test]
-    fn any_octets_end_the_walk(blob in proptest::collection::vec(prop_oneof![Just(0u8), 0u8..25, any::<u8>()], 0..400)) {
+    fn any_bytes_end_the_walk(blob in proptest::collection::vec(prop_oneof![Just(0u8), 0u8..25, any::<u8>()], 0..400)) {
         let context = HvmContext::inspect(&blob);
         prop_assert!(context.entries.len() <= blob.len() / DESCRIPTOR);
         let covered: usize = context.entries.iter().map(|e| e.length + DESCRIPTOR).sum();

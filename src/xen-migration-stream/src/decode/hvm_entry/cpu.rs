@@ -190,31 +190,31 @@ impl Serialize for PendingEvent {
     }
 }
 
-/// `struct hvm_hw_cpu`, or one of its two shorter predecessors: without the flags (1024 octets,
-/// before Xen 4.7), and without TSC_AUX as well (1016 octets, `struct hvm_hw_cpu_compat`, before
-/// Xen 3.4). Xen's own layout is 1032 octets.
+/// `struct hvm_hw_cpu`, or one of its two shorter predecessors: without the flags (1024 bytes,
+/// before Xen 4.7), and without TSC_AUX as well (1016 bytes, `struct hvm_hw_cpu_compat`, before
+/// Xen 3.4). Xen's own layout is 1032 bytes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cpu {
     /// Registers common to all layouts.
     #[serde(flatten)]
     pub regs: CpuRegs,
-    /// TSC_AUX MSR; not in the 1016-octet layout.
+    /// TSC_AUX MSR; not in the 1016-byte layout.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub msr_tsc_aux: Option<Hex64>,
     /// TSC and pending event.
     #[serde(flatten)]
     pub tail: CpuTail,
-    /// Flags; only in the 1032-octet layout.
+    /// Flags; only in the 1032-byte layout.
     #[serde(flatten)]
     pub end: Option<CpuEnd>,
 }
 
 impl Cpu {
-    /// Octets of the layout without TSC_AUX and flags.
+    /// Bytes of the layout without TSC_AUX and flags.
     pub const COMPAT: usize = CpuRegs::SIZE + CpuTail::SIZE;
-    /// Octets of the layout without flags.
+    /// Bytes of the layout without flags.
     pub const NO_FLAGS: usize = Self::COMPAT + 8;
-    /// Octets of today's layout.
+    /// Bytes of today's layout.
     pub const NATIVE: usize = Self::NO_FLAGS + CpuEnd::SIZE;
 }
 

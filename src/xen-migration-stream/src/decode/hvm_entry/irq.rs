@@ -29,7 +29,7 @@ layout! {
     }
 }
 
-/// The octet of `hvm_hw_vpic` with the bit fields `init_state` and `priority_add`.
+/// The byte of `hvm_hw_vpic` with the bit fields `init_state` and `priority_add`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PicState(pub u8);
 
@@ -60,8 +60,8 @@ impl Wire for PicState {
     const SIZE: usize = 1;
 
     fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
-        let (rest, octet) = u8::parse(input)?;
-        Some((rest, PicState(octet)))
+        let (rest, byte) = u8::parse(input)?;
+        Some((rest, PicState(byte)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -70,7 +70,7 @@ impl Wire for PicState {
 }
 
 crate::decode::bits::register_bits! {
-    /// The octet of one-bit fields in `hvm_hw_vpic`.
+    /// The byte of one-bit fields in `hvm_hw_vpic`.
     PicModeBits {
         0 "readsel_isr", 1 "poll", 2 "auto_eoi", 3 "rotate_on_auto_eoi",
         4 "special_fully_nested_mode", 5 "special_mask_mode", 6 "is_master",
@@ -174,14 +174,14 @@ impl Wire for RedirEntry {
     }
 }
 
-/// A bitmap of `N` octets, bit 0 of the first octet being line 0; in JSON the list of set lines.
+/// A bitmap of `N` bytes, bit 0 of the first byte being line 0; in JSON the list of set lines.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Lines<const N: usize>(pub [u8; N]);
 
 impl<const N: usize> Lines<N> {
     /// The lines that are set, ascending.
     pub fn set(&self) -> Vec<usize> {
-        (0..N * 8).filter(|line| self.0.get(line / 8).is_some_and(|octet| octet >> (line % 8) & 1 == 1)).collect()
+        (0..N * 8).filter(|line| self.0.get(line / 8).is_some_and(|byte| byte >> (line % 8) & 1 == 1)).collect()
     }
 }
 
@@ -201,8 +201,8 @@ impl<const N: usize> Wire for Lines<N> {
     const SIZE: usize = N;
 
     fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
-        let (rest, octets) = crate::decode::hex::take_array(input)?;
-        Some((rest, Lines(octets)))
+        let (rest, bytes) = crate::decode::hex::take_array(input)?;
+        Some((rest, Lines(bytes)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {

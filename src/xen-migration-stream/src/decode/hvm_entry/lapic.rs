@@ -17,7 +17,7 @@ register_bits! {
 }
 
 layout! {
-    /// `struct hvm_hw_lapic`: 24 octets in Xen 4.17, 32 since Xen kept pending errors (4.18).
+    /// `struct hvm_hw_lapic`: 24 bytes in Xen 4.17, 32 since Xen kept pending errors (4.18).
     pub struct Lapic = "LAPIC" {
         /// APIC base MSR: base address, bit 8 BSP, bit 10 x2APIC, bit 11 enabled.
         apic_base_msr: Hex64,
@@ -33,8 +33,8 @@ layout! {
     }
 }
 
-/// `struct hvm_hw_lapic_regs`: the first 1024 octets of the APIC register page. A register has 16
-/// octets of which the first four count.
+/// `struct hvm_hw_lapic_regs`: the first 1024 bytes of the APIC register page. A register has 16
+/// bytes of which the first four count.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LapicRegs {
     data: Box<[u8; Self::LENGTH]>,
@@ -107,10 +107,10 @@ pub struct Lvt {
 }
 
 impl LapicRegs {
-    /// Octets in the blob.
+    /// Bytes in the blob.
     pub const LENGTH: usize = 1024;
 
-    /// A register page from its octets.
+    /// A register page from its bytes.
     pub fn new(data: [u8; Self::LENGTH]) -> Self {
         LapicRegs { data: Box::new(data) }
     }
@@ -118,7 +118,7 @@ impl LapicRegs {
     /// The register at `offset` of the page; 0 outside of it.
     pub fn register(&self, offset: usize) -> u32 {
         match self.data.get(offset..).and_then(|at| at.first_chunk::<4>()) {
-            Some(octets) => u32::from_le_bytes(*octets),
+            Some(bytes) => u32::from_le_bytes(*bytes),
             None => 0,
         }
     }

@@ -48,7 +48,7 @@ macro_rules! entries {
 
         impl EntryBody {
             /// Decodes the data of an entry. `None` for END and for type codes that are not known;
-            /// the number counts the octets behind the longest layout known.
+            /// the number counts the bytes behind the longest layout known.
             ///
             /// # Errors
             /// Where the data is shorter than, or between, the real layouts.

@@ -37,7 +37,7 @@ layout! {
 }
 
 layout! {
-    /// `struct hvm_viridian_vcpu_context`: a vCPU's Hyper-V MSRs; 16 octets before Xen 4.13 had the
+    /// `struct hvm_viridian_vcpu_context`: a vCPU's Hyper-V MSRs; 16 bytes before Xen 4.13 had the
     /// synthetic interrupt controller and timers, 216 since.
     pub struct ViridianVcpu = "VIRIDIAN_VCPU" {
         vp_assist_msr: Hex64,
@@ -52,7 +52,7 @@ layout! {
 }
 
 layout! {
-    /// `struct hvm_vmce_vcpu`: virtual machine-check banks; 24 octets before Xen 4.10, 32 since.
+    /// `struct hvm_vmce_vcpu`: virtual machine-check banks; 24 bytes before Xen 4.10, 32 since.
     pub struct VmceVcpu = "VMCE_VCPU" {
         /// MCG_CAP MSR.
         caps: Hex64,
@@ -106,11 +106,11 @@ impl Blob for CpuXsave {
     }
 }
 
-/// `struct hvm_msr`: a vCPU's MSRs that have no field elsewhere, `u32 count`, four octets of
+/// `struct hvm_msr`: a vCPU's MSRs that have no field elsewhere, `u32 count`, four bytes of
 /// padding, and `count` entries.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CpuMsr {
-    /// Octets between count and entries; zero when written by Xen.
+    /// Bytes between count and entries; zero when written by Xen.
     #[serde(skip_serializing_if = "Wire::hidden")]
     pub pad0: Reserved<4>,
     /// The MSRs.

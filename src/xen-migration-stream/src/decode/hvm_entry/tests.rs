@@ -26,7 +26,7 @@ const REAL_LENGTHS: &[(u16, &[usize])] = &[
     (19, &[8]),
 ];
 
-/// Octets without two alike in a row, so that a shifted field shows.
+/// Bytes without two alike in a row, so that a shifted field shows.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 37 + i / 256 + 11) as u8).collect()
 }
@@ -173,7 +173,7 @@ fn interrupt_lines_are_numbered_from_the_lowest_bit() {
 
 proptest! {
     #[test]
-    fn any_octets_decode_or_fail_but_never_panic(typecode in 0u16..24, data in proptest::collection::vec(any::<u8>(), 0..1300)) {
+    fn any_bytes_decode_or_fail_but_never_panic(typecode in 0u16..24, data in proptest::collection::vec(any::<u8>(), 0..1300)) {
         if let Ok(Some((body, extra))) = EntryBody::decode(typecode, &data) {
             prop_assert_eq!(&body.encode(), &data[..data.len() - extra]);
             prop_assert!(serde_json::to_string(&body).is_ok());

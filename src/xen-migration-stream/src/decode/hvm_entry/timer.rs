@@ -38,7 +38,7 @@ layout! {
     }
 }
 
-/// The 14 CMOS octets of the RTC's clock, alarm and control registers.
+/// The 14 CMOS bytes of the RTC's clock, alarm and control registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cmos(pub [u8; 14]);
 
@@ -70,11 +70,11 @@ impl Cmos {
         self.0[11]
     }
 
-    /// Date and time; `None` where an octet is no date or time in the mode that register B sets.
+    /// Date and time; `None` where a byte is no date or time in the mode that register B sets.
     pub fn time(&self) -> Option<CmosTime> {
         let binary = self.reg_b() & 4 != 0;
-        let number = |octet: u8| match (binary, octet >> 4, octet & 0xf) {
-            (true, ..) => Some(octet),
+        let number = |byte: u8| match (binary, byte >> 4, byte & 0xf) {
+            (true, ..) => Some(byte),
             (false, tens @ 0..=9, ones @ 0..=9) => Some(tens * 10 + ones),
             _ => None,
         };
@@ -142,8 +142,8 @@ impl Wire for Cmos {
     const SIZE: usize = 14;
 
     fn parse(input: &[u8]) -> Option<(&[u8], Self)> {
-        let (rest, octets) = crate::decode::hex::take_array(input)?;
-        Some((rest, Cmos(octets)))
+        let (rest, bytes) = crate::decode::hex::take_array(input)?;
+        Some((rest, Cmos(bytes)))
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -152,7 +152,7 @@ impl Wire for Cmos {
 }
 
 layout! {
-    /// `struct hvm_hw_rtc`: 16 octets before Xen 4.14, 24 since.
+    /// `struct hvm_hw_rtc`: 16 bytes before Xen 4.14, 24 since.
     pub struct Rtc = "RTC" {
         cmos: Cmos,
         /// Selected CMOS register.

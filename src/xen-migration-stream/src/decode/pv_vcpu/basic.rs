@@ -57,7 +57,7 @@ layout! {
 }
 
 layout! {
-    /// `struct vcpu_guest_context` of a 64-bit guest: 5168 octets.
+    /// `struct vcpu_guest_context` of a 64-bit guest: 5168 bytes.
     pub struct VcpuContext64 = "X86_PV_VCPU_BASIC" {
         fpu_ctxt: Fxsave,
         flags: Bits<u64, VcpuFlags>,
@@ -84,7 +84,7 @@ layout! {
 }
 
 layout! {
-    /// `struct vcpu_guest_context` of a 32-bit guest: 2800 octets.
+    /// `struct vcpu_guest_context` of a 32-bit guest: 2800 bytes.
     pub struct VcpuContext32 = "X86_PV_VCPU_BASIC" {
         fpu_ctxt: Fxsave,
         flags: Bits<u32, VcpuFlags>,
@@ -122,7 +122,7 @@ impl Basic {
     /// Decodes the blob of X86_PV_VCPU_BASIC in the layout of the guest's width.
     ///
     /// # Errors
-    /// [`DecodeError::TooShort`] or [`DecodeError::BadLength`] unless it is exactly 5168 octets
+    /// [`DecodeError::TooShort`] or [`DecodeError::BadLength`] unless it is exactly 5168 bytes
     /// (64-bit) or 2800 (32-bit): the structure never changed, and Xen takes no other size.
     pub fn decode(blob: &[u8], width: Width) -> Result<Basic, DecodeError> {
         let (basic, extra, accepted) = match width {

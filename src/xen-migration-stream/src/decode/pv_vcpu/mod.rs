@@ -26,10 +26,10 @@ use super::xsave::XsaveArea;
 
 layout! {
     /// `struct xen_domctl_ext_vcpucontext`: callbacks of 32-bit system calls and the virtual
-    /// machine-check banks; 56 octets before Xen 4.10, 64 since.
+    /// machine-check banks; 56 bytes before Xen 4.10, 64 since.
     pub struct Extended = "X86_PV_VCPU_EXTENDED" {
         vcpu: u32,
-        /// Octets of this structure that Xen filled in.
+        /// Bytes of this structure that Xen filled in.
         size: u32,
         syscall32_callback_eip: Hex64,
         sysenter_callback_eip: Hex64,
@@ -62,7 +62,7 @@ impl Xsave {
     /// Decodes the blob of X86_PV_VCPU_XSAVE.
     ///
     /// # Errors
-    /// [`DecodeError::TooShort`] under 592 octets.
+    /// [`DecodeError::TooShort`] under 592 bytes.
     pub fn decode(blob: &[u8]) -> Result<Xsave, DecodeError> {
         let (rest, xcr0) = parse_at("X86_PV_VCPU_XSAVE.xcr0", blob, 0)?;
         let (rest, xcr0_accum) = parse_at("X86_PV_VCPU_XSAVE.xcr0_accum", rest, 8)?;

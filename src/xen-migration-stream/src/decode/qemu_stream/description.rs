@@ -2,7 +2,7 @@
 //!
 //! A device's section carries no length, but the description behind the last of them gives the size of every field. Nothing is
 //! searched for: a description ends where the image does, so it is read backwards from its last brace to the one that matches;
-//! the four octets in front must be its length, and the two before these the marks of the end and of a description. From the
+//! the four bytes in front must be its length, and the two before these the marks of the end and of a description. From the
 //! front, the sizes must then lead from section to section, each with the number, name and footer that it should have, up to
 //! that mark.
 #![forbid(unsafe_code)]
@@ -11,7 +11,7 @@ use super::error::WalkError;
 use crate::decode::qevm::{MAGIC, QemuState, Section, VERSION};
 use serde::{Deserialize, Serialize};
 
-/// Longest description that is read, in octets. QEMU's of a PC has 100,000.
+/// Longest description that is read, in bytes. QEMU's of a PC has 100,000.
 const MOST_DESCRIPTION: usize = 4 << 20;
 /// Longest blob of a checkpoint that is looked into.
 pub const MOST_INFERRED: usize = 4 << 20;
@@ -44,7 +44,7 @@ pub struct Devices {
 
 impl Devices {
     /// The devices of a blob without description, with or without a header in front of its sections: what vmstate-size counts.
-    /// Blobs over [`MOST_INFERRED`] octets are not looked into.
+    /// Blobs over [`MOST_INFERRED`] bytes are not looked into.
     pub fn infer(blob: &[u8]) -> Devices {
         let nothing = Devices { sections: Vec::new(), extents: Extents::Inference, complete: false };
         if blob.len() > MOST_INFERRED {
@@ -71,7 +71,7 @@ impl Devices {
     /// # Errors
     /// [`WalkError::Description`]: there is none, or it does not fit the sections, which do not fit together without it either.
     pub fn described(state: &[u8], at: u64, footers: bool) -> Result<Devices, WalkError> {
-        let wrong = |why| WalkError::Description { offset: at, octets: state.len(), why };
+        let wrong = |why| WalkError::Description { offset: at, bytes: state.len(), why };
         let (sections, description) = split(state).map_err(wrong)?;
         if let Some(sections) = by_sizes(sections, &description.devices, footers) {
             return Ok(Devices { sections, extents: Extents::Description, complete: true });
@@ -118,7 +118,7 @@ struct Field {
 
 /// The sections with their end-of-file mark, and the description behind it.
 fn split(state: &[u8]) -> Result<(&[u8], Description), &'static str> {
-    let start = json_start(state).ok_or("the last octets are no JSON object")?;
+    let start = json_start(state).ok_or("the last bytes are no JSON object")?;
     let (front, json) = state.split_at_checked(start).ok_or("no description")?;
     let (front, length) = front.split_last_chunk::<4>().ok_or("no length in front of it")?;
     if usize::try_from(u32::from_be_bytes(*length)) != Ok(json.len()) {
@@ -131,12 +131,12 @@ fn split(state: &[u8]) -> Result<(&[u8], Description), &'static str> {
     Ok((sections, description))
 }
 
-/// Where the object begins that ends with the last octet.
+/// Where the object begins that ends with the last byte.
 fn json_start(state: &[u8]) -> Option<usize> {
     let mut depth = 0_usize;
     let mut text = false;
-    for (at, octet) in state.iter().enumerate().rev().take(MOST_DESCRIPTION) {
-        match octet {
+    for (at, byte) in state.iter().enumerate().rev().take(MOST_DESCRIPTION) {
+        match byte {
             b'"' => text = !text,
             _ if text => {}
             b'}' => depth += 1,
@@ -191,7 +191,7 @@ fn by_sizes(state: &[u8], devices: &[Device], footers: bool) -> Option<Vec<Secti
             return None;
         }
         let mut subsections = Vec::new();
-        let size = octets(&device.fields, &device.subsections, &mut subsections)?;
+        let size = bytes(&device.fields, &device.subsections, &mut subsections)?;
         let size = usize::try_from(size).ok()?;
         let (_, mut after) = after.split_at_checked(size)?;
         if footers {
@@ -212,8 +212,8 @@ fn by_sizes(state: &[u8], devices: &[Device], footers: bool) -> Option<Vec<Secti
     (rest == [EOF]).then_some(sections)
 }
 
-/// Octets of fields and subsections; the names of the latter are noted.
-fn octets(fields: &[Field], subsections: &[Subsection], names: &mut Vec<String>) -> Option<u64> {
+/// Bytes of fields and subsections; the names of the latter are noted.
+fn bytes(fields: &[Field], subsections: &[Subsection], names: &mut Vec<String>) -> Option<u64> {
     let mut sum = 0_u64;
     for field in fields {
         sum = sum.checked_add(field.size.checked_mul(field.array_len.unwrap_or(1))?)?;
@@ -222,7 +222,7 @@ fn octets(fields: &[Field], subsections: &[Subsection], names: &mut Vec<String>)
         names.push(subsection.vmsd_name.clone());
         // Mark, length of the name, name, version.
         let header = 6 + subsection.vmsd_name.len() as u64;
-        let body = octets(&subsection.fields, &subsection.subsections, names)?;
+        let body = bytes(&subsection.fields, &subsection.subsections, names)?;
         sum = sum.checked_add(header)?.checked_add(body)?;
     }
     Some(sum)
@@ -272,7 +272,7 @@ mod tests {
         let state = state(JSON);
         for length in 0..state.len() {
             let error = Devices::described(&state[..length], 100, true).unwrap_err();
-            assert!(matches!(error, WalkError::Description { offset: 100, octets, .. } if octets == length), "{error}");
+            assert!(matches!(error, WalkError::Description { offset: 100, bytes, .. } if bytes == length), "{error}");
         }
     }
 

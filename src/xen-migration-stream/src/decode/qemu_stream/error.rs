@@ -3,11 +3,11 @@
 
 use thiserror::Error;
 
-/// Why a stream cannot be followed. Every `offset` counts octets of the stream's direction from its start.
+/// Why a stream cannot be followed. Every `offset` counts bytes of the stream's direction from its start.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum WalkError {
-    /// The first octets are not `QEVM`.
+    /// The first bytes are not `QEVM`.
     #[error("offset {offset}: magic {value:#x}, expected 0x5145564d (QEVM)")]
     Magic {
         /// Of the magic.
@@ -23,10 +23,10 @@ pub enum WalkError {
         /// What stands there.
         value: u32,
     },
-    /// An octet that begins no unit.
+    /// A byte that begins no unit.
     #[error("offset {offset}: {value:#x} begins no unit")]
     Unit {
-        /// Of the octet.
+        /// Of the byte.
         offset: u64,
         /// Its value.
         value: u8,
@@ -74,7 +74,7 @@ pub enum WalkError {
         flags: u64,
     },
     /// A page of a block that no list has named, or behind its end.
-    #[error("offset {offset}: page at {address:#x} of RAM block {block:?}, which has {length:#x} octets")]
+    #[error("offset {offset}: page at {address:#x} of RAM block {block:?}, which has {length:#x} bytes")]
     Page {
         /// Of the page's header.
         offset: u64,
@@ -82,11 +82,11 @@ pub enum WalkError {
         address: u64,
         /// The block's name; empty when none was ever named.
         block: String,
-        /// Octets of the block; 0 when it is not known.
+        /// Bytes of the block; 0 when it is not known.
         length: u64,
     },
     /// A list of RAM blocks whose lengths do not add up.
-    #[error("offset {offset}: RAM block of {length:#x} octets, {left:#x} of the sum are left")]
+    #[error("offset {offset}: RAM block of {length:#x} bytes, {left:#x} of the sum are left")]
     BlockLength {
         /// Of the block in the list.
         offset: u64,
@@ -131,8 +131,8 @@ pub enum WalkError {
         /// Its number.
         id: u32,
     },
-    /// More octets of device state than this decoder holds.
-    #[error("offset {offset}: more than {most} octets of device state")]
+    /// More bytes of device state than this decoder holds.
+    #[error("offset {offset}: more than {most} bytes of device state")]
     TooMuch {
         /// Where the device state begins.
         offset: u64,
@@ -140,12 +140,12 @@ pub enum WalkError {
         most: usize,
     },
     /// Device state that does not end with its description.
-    #[error("offset {offset}: {octets} octets of device state do not end with a description: {why}")]
+    #[error("offset {offset}: {bytes} bytes of device state do not end with a description: {why}")]
     Description {
         /// Where the device state begins.
         offset: u64,
-        /// Octets of it.
-        octets: usize,
+        /// Bytes of it.
+        bytes: usize,
         /// What is in the way.
         why: &'static str,
     },

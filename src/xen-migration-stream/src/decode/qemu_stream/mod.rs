@@ -1,8 +1,8 @@
-//! QEMU's migration stream as it is read from a connection: pushed in octet by octet, walked by its own marks.
+//! QEMU's migration stream as it is read from a connection: pushed in byte by byte, walked by its own marks.
 //!
 //! Source: QEMU's `migration/savevm.c` and `ram.c` (7.2); all numbers big-endian.
 //!
-//! | unit | octets |
+//! | unit | bytes |
 //! |---|---|
 //! | header | u32 `QEVM`, u32 version 3 |
 //! | configuration | 7, u32 length, machine type; subsections: 5, u8 length, name, u32 version, contents |
@@ -19,7 +19,7 @@
 //! | flags | follows |
 //! |---|---|
 //! | ZERO 0x02 | u8: what the page is filled with |
-//! | MEM_SIZE 0x04 | blocks until the address, their sum, is used up: u8 length, name, u64 octets (u64 address, with x-ignore-shared) |
+//! | MEM_SIZE 0x04 | blocks until the address, their sum, is used up: u8 length, name, u64 bytes (u64 address, with x-ignore-shared) |
 //! | PAGE 0x08 | the page |
 //! | EOS 0x10 | the section's end |
 //! | XBZRLE 0x40 | u8 1, u16 length, the difference |
@@ -27,7 +27,7 @@
 //! | COMPRESS_PAGE 0x100 | u32 length, the packed page |
 //! | MULTIFD_FLUSH 0x200 | nothing: the pages on the multifd channels, up to one SYNC each, belong in front of it |
 //!
-//! * [`Walker`] takes these apart up to the first device's section. That one has no length: from there on the octets are
+//! * [`Walker`] takes these apart up to the first device's section. That one has no length: from there on the bytes are
 //!   held, until somebody who knows the order of events says that the image is whole.
 //! * [`Devices`] then finds the devices' extents: by the description at the end of an image ([`Devices::described`]), or in a
 //!   blob of known length by inference ([`Devices::infer`]).
@@ -36,7 +36,7 @@
 //! packages, RAM blocks of huge pages with postcopy's capability.
 //!
 //! # Contract
-//! No input makes anything here panic. Held are at most a unit's header, 1,024 RAM blocks and [`MOST_DEVICE_STATE`] octets of
+//! No input makes anything here panic. Held are at most a unit's header, 1,024 RAM blocks and [`MOST_DEVICE_STATE`] bytes of
 //! device state; no length in the stream is allocated for.
 #![forbid(unsafe_code)]
 

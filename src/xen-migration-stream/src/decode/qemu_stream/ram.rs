@@ -27,7 +27,7 @@ const ENCODING_XBZRLE: u8 = 1;
 pub struct Ram {
     /// With their contents.
     pub full: u64,
-    /// Filled with one octet.
+    /// Filled with one byte.
     pub zero: u64,
     /// As a difference to what was sent before.
     pub xbzrle: u64,
@@ -99,10 +99,10 @@ impl PageKind {
         matches!(self, PageKind::Full | PageKind::Zero | PageKind::Xbzrle | PageKind::Compressed)
     }
 
-    /// Octets of the header behind address and block.
+    /// Bytes of the header behind address and block.
     const fn more(self) -> usize {
         match self {
-            // Which octet it is filled with.
+            // Which byte it is filled with.
             PageKind::Zero => 1,
             // Encoding and length.
             PageKind::Xbzrle => 3,
@@ -119,12 +119,12 @@ pub(super) struct Header {
     pub(super) kind: PageKind,
     /// Where the page is in its block; with [`PageKind::Sizes`] the sum of the blocks.
     pub(super) address: u64,
-    /// Octets of contents.
+    /// Bytes of contents.
     pub(super) follows: u64,
 }
 
 impl Header {
-    /// Octets of the header that begins with `held`, as far as those tell.
+    /// Bytes of the header that begins with `held`, as far as those tell.
     pub(super) fn needed(held: &[u8]) -> usize {
         let Some((first, rest)) = held.split_first_chunk() else { return 8 };
         let flags = u64::from_be_bytes(*first) & FLAGS;
@@ -169,7 +169,7 @@ impl Header {
                     at_most(length, blocks.page(), offset)?
                 }
                 PageKind::Compressed => {
-                    let length = more.first_chunk().map_or(0, |octets| u32::from_be_bytes(*octets));
+                    let length = more.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
                     at_most(length.into(), packed_bound(blocks.page()), offset)?
                 }
                 _ => 0,
@@ -189,8 +189,8 @@ const fn at_most(value: u64, most: u64, offset: u64) -> Result<u64, WalkError> {
 }
 
 /// Text behind an 8-bit length, and what follows it.
-fn short_text(octets: &[u8]) -> (&[u8], &[u8]) {
-    octets.split_first().and_then(|(length, rest)| rest.split_at_checked((*length).into())).unwrap_or_default()
+fn short_text(bytes: &[u8]) -> (&[u8], &[u8]) {
+    bytes.split_first().and_then(|(length, rest)| rest.split_at_checked((*length).into())).unwrap_or_default()
 }
 
 /// The guest's RAM blocks: from the list at the start of the first image.
@@ -219,7 +219,7 @@ impl Blocks {
         self.addresses = true;
     }
 
-    /// Octets of a list's entry behind the name.
+    /// Bytes of a list's entry behind the name.
     pub(super) const fn tail(&self) -> usize {
         if self.addresses { 16 } else { 8 }
     }
@@ -235,7 +235,7 @@ impl Blocks {
     /// Takes an entry of the list. Gives what is left of the sum.
     pub(super) fn list(&mut self, held: &[u8], left: u64, offset: u64) -> Result<u64, WalkError> {
         let (name, rest) = short_text(held);
-        let length = rest.first_chunk().map_or(0, |octets| u64::from_be_bytes(*octets));
+        let length = rest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
         let less = left.checked_sub(length).ok_or(WalkError::BlockLength { offset, length, left })?;
         if let Some((_, known)) = self.list.iter_mut().find(|(known, _)| known == name) {
             *known = length;

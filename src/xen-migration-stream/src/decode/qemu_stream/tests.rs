@@ -64,21 +64,21 @@ fn image() -> Vec<u8> {
     out
 }
 
-fn walk(octets: &[u8], step: usize) -> Result<Walker, WalkError> {
+fn walk(bytes: &[u8], step: usize) -> Result<Walker, WalkError> {
     let mut walker = Walker::new(0);
-    for part in octets.chunks(step) {
+    for part in bytes.chunks(step) {
         walker.push(part)?;
     }
     Ok(walker)
 }
 
 #[test]
-fn pages_are_walked_however_the_octets_come() {
-    let mut octets = image();
-    let ram = octets.len() as u64;
-    octets.extend([4, 0, 0, 0, 1, 1, b't', 0, 0]);
-    for step in [1, 2, 3, 7, 4096, octets.len()] {
-        let walker = walk(&octets, step).unwrap();
+fn pages_are_walked_however_the_bytes_come() {
+    let mut bytes = image();
+    let ram = bytes.len() as u64;
+    bytes.extend([4, 0, 0, 0, 1, 1, b't', 0, 0]);
+    for step in [1, 2, 3, 7, 4096, bytes.len()] {
+        let walker = walk(&bytes, step).unwrap();
         assert_eq!(walker.ram(), Ram { full: 1, zero: 2, xbzrle: 1, compressed: 1, sections: 3, flushes: 0 }, "{step}");
         assert!(walker.head().colo);
         assert_eq!((walker.progress(), walker.footers()), (Progress::Walking, Some(true)));
@@ -95,26 +95,26 @@ fn pages_are_walked_however_the_octets_come() {
 fn a_checkpoints_ram_ends_with_its_mark() {
     let mut walker = walk(&image(), 5).unwrap();
     walker.live(50_000);
-    let mut octets = section(3, 2);
-    octets.extend(word(0x5000, 0x20 | 2));
-    octets.push(0);
-    octets.extend(word(0, 0x10));
-    octets.extend(footer(2));
-    octets.extend([0, 0xff]);
+    let mut bytes = section(3, 2);
+    bytes.extend(word(0x5000, 0x20 | 2));
+    bytes.push(0);
+    bytes.extend(word(0, 0x10));
+    bytes.extend(footer(2));
+    bytes.extend([0, 0xff]);
     // "The same block": the last one of the image, which has one page.
-    let error = walker.clone().push(&octets).unwrap_err();
+    let error = walker.clone().push(&bytes).unwrap_err();
     assert_eq!(error, WalkError::Page { offset: 50_005, address: 0x5000, block: "rom".into(), length: 0x1000 });
-    octets.splice(5..13, word(0, 0x20 | 2));
-    assert_eq!(walker.push(&octets).unwrap(), octets.len() - 1);
+    bytes.splice(5..13, word(0, 0x20 | 2));
+    assert_eq!(walker.push(&bytes).unwrap(), bytes.len() - 1);
     assert_eq!((walker.progress(), walker.ram().pages()), (Progress::Done, 1));
 }
 
 #[test]
-fn wrong_octets_are_told_with_offset_and_value() {
+fn wrong_bytes_are_told_with_offset_and_value() {
     let whole = image();
-    let wrong = |at: usize, octets: &[u8]| {
+    let wrong = |at: usize, bytes: &[u8]| {
         let mut image = whole.clone();
-        image.splice(at..at + octets.len(), octets.iter().copied());
+        image.splice(at..at + bytes.len(), bytes.iter().copied());
         walk(&image, image.len()).unwrap_err()
     };
     assert_eq!(wrong(0, b"X"), WalkError::Magic { offset: 0, value: 0x5845_564d });
@@ -143,13 +143,13 @@ fn wrong_octets_are_told_with_offset_and_value() {
 }
 
 #[test]
-fn no_octet_changed_makes_it_panic() {
+fn no_byte_changed_makes_it_panic() {
     let image = image();
     for at in 0..image.len() {
         // The page's contents are not looked at.
-        for octet in [0, 1, 4, 0x7f, 0xff] {
+        for byte in [0, 1, 4, 0x7f, 0xff] {
             let mut changed = image.clone();
-            changed[at] = octet;
+            changed[at] = byte;
             let _ = walk(&changed, 1000);
         }
     }

@@ -1,4 +1,4 @@
-//! The stream's units, octet by octet.
+//! The stream's units, byte by byte.
 #![forbid(unsafe_code)]
 
 use super::error::WalkError;
@@ -6,7 +6,7 @@ use super::ram::{Blocks, Header, PageKind, Ram};
 use crate::decode::qevm::{MAGIC, VERSION};
 use arrayvec::ArrayVec;
 
-/// Most octets of device state that are held: the first image's devices with their description.
+/// Most bytes of device state that are held: the first image's devices with their description.
 pub const MOST_DEVICE_STATE: usize = 16 << 20;
 
 /// Room for the longest unit header: a RAM page's with a block's name, or a section's with a device's.
@@ -58,7 +58,7 @@ enum Place {
     Unit,
     /// A page's header, or another mark in a RAM section.
     Page,
-    /// A block of the list; octets of the sum that are left.
+    /// A block of the list; bytes of the sum that are left.
     Block(u64),
     /// A footer, or the next unit.
     Footer,
@@ -100,7 +100,7 @@ pub struct Head {
     pub switchovers: u64,
 }
 
-/// Walks a primary's octets: an image, or the RAM of a checkpoint.
+/// Walks a primary's bytes: an image, or the RAM of a checkpoint.
 ///
 /// A walker is used for all of a direction: what the first image says (numbers, footers, RAM blocks) holds in its
 /// checkpoints.
@@ -168,7 +168,7 @@ impl Walker {
         self.devices_at = offset;
     }
 
-    /// Where the next octet is in the direction.
+    /// Where the next byte is in the direction.
     pub const fn offset(&self) -> u64 {
         self.offset
     }
@@ -203,9 +203,9 @@ impl Walker {
     }
 
     /// Cuts the device state that is held; what was cut off is no part of it.
-    pub fn cut_devices(&mut self, octets: usize) {
-        let more = self.devices.len().saturating_sub(octets);
-        self.devices.truncate(octets);
+    pub fn cut_devices(&mut self, bytes: usize) {
+        let more = self.devices.len().saturating_sub(bytes);
+        self.devices.truncate(bytes);
         self.offset = self.offset.saturating_sub(more as u64);
     }
 
@@ -219,7 +219,7 @@ impl Walker {
         (&self.devices, self.devices_at)
     }
 
-    /// Takes octets from the front of `input`, all of them unless the end comes first ([`Progress::Done`]). Gives how many.
+    /// Takes bytes from the front of `input`, all of them unless the end comes first ([`Progress::Done`]). Gives how many.
     ///
     /// # Errors
     /// The first thing wrong. The walker must be brought to a known place then ([`Walker::live`], [`Walker::whole`]).
@@ -232,18 +232,18 @@ impl Walker {
                 break;
             }
             if self.skip > 0 {
-                let octets = usize::try_from(self.skip).unwrap_or(usize::MAX).min(rest.len());
-                rest = self.advance(rest, octets);
-                self.skip -= octets as u64;
+                let bytes = usize::try_from(self.skip).unwrap_or(usize::MAX).min(rest.len());
+                rest = self.advance(rest, bytes);
+                self.skip -= bytes as u64;
                 continue;
             }
             if self.held.is_empty() {
                 self.unit = self.offset;
             }
             let needed = self.needed()?.min(HELD);
-            let octets = needed.saturating_sub(self.held.len()).min(rest.len());
-            self.held.extend(rest.iter().copied().take(octets));
-            rest = self.advance(rest, octets);
+            let bytes = needed.saturating_sub(self.held.len()).min(rest.len());
+            self.held.extend(rest.iter().copied().take(bytes));
+            rest = self.advance(rest, bytes);
             // What is held may tell of more.
             if self.held.len() >= self.needed()?.min(HELD) {
                 let held = std::mem::take(&mut self.held);
@@ -253,23 +253,23 @@ impl Walker {
         Ok(input.len() - rest.len())
     }
 
-    fn advance<'a>(&mut self, rest: &'a [u8], octets: usize) -> &'a [u8] {
-        self.offset = self.offset.saturating_add(octets as u64);
-        rest.get(octets..).unwrap_or_default()
+    fn advance<'a>(&mut self, rest: &'a [u8], bytes: usize) -> &'a [u8] {
+        self.offset = self.offset.saturating_add(bytes as u64);
+        rest.get(bytes..).unwrap_or_default()
     }
 
-    fn keep(&mut self, octets: &[u8]) -> Result<(), WalkError> {
-        if self.devices.len().saturating_add(octets.len()) > MOST_DEVICE_STATE {
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), WalkError> {
+        if self.devices.len().saturating_add(bytes.len()) > MOST_DEVICE_STATE {
             return Err(WalkError::TooMuch { offset: self.devices_at, most: MOST_DEVICE_STATE });
         }
-        self.devices.extend_from_slice(octets);
-        self.offset = self.offset.saturating_add(octets.len() as u64);
+        self.devices.extend_from_slice(bytes);
+        self.offset = self.offset.saturating_add(bytes.len() as u64);
         Ok(())
     }
 
-    /// Octets of the unit in `held`, as far as those tell.
+    /// Bytes of the unit in `held`, as far as those tell.
     fn needed(&self) -> Result<usize, WalkError> {
-        let octet = |at: usize| self.held.get(at).copied();
+        let byte = |at: usize| self.held.get(at).copied();
         Ok(match self.place {
             Place::Start => 8,
             Place::PageBits | Place::Capabilities => 4,
@@ -283,19 +283,19 @@ impl Walker {
             },
             Place::Uuid => 16,
             // The mark itself is gone already.
-            Place::Subsection => octet(0).map_or(1, |length| 1 + usize::from(length) + 4),
-            Place::Capability(_) => octet(0).map_or(1, |length| 1 + usize::from(length)),
-            Place::Unit => match octet(0) {
+            Place::Subsection => byte(0).map_or(1, |length| 1 + usize::from(length) + 4),
+            Place::Capability(_) => byte(0).map_or(1, |length| 1 + usize::from(length)),
+            Place::Unit => match byte(0) {
                 None => 1,
-                Some(START | FULL) => octet(5).map_or(6, |length| 6 + usize::from(length) + 8),
+                Some(START | FULL) => byte(5).map_or(6, |length| 6 + usize::from(length) + 8),
                 // Its number is looked at too.
                 Some(COMMAND) if self.held.get(1..5) == Some([0, 2, 0, 4].as_slice()) => 9,
                 Some(PART | END | COMMAND) => 5,
                 Some(_) => 1,
             },
             Place::Page => Header::needed(&self.held),
-            Place::Block(_) => octet(0).map_or(1, |length| 1 + usize::from(length) + self.blocks.tail()),
-            Place::Footer => match octet(0) {
+            Place::Block(_) => byte(0).map_or(1, |length| 1 + usize::from(length) + self.blocks.tail()),
+            Place::Footer => match byte(0) {
                 Some(FOOTER) => 5,
                 _ => 1,
             },
@@ -313,7 +313,7 @@ impl Walker {
             Place::Start => self.start(held)?,
             Place::Header if held.first() == Some(&CONFIGURATION) => self.place = Place::Machine,
             Place::AfterMachine if held.first() == Some(&SUBSECTION) => self.place = Place::Subsection,
-            // The first octet of a unit.
+            // The first byte of a unit.
             Place::Header | Place::AfterMachine => self.back_to(Place::Unit, held)?,
             Place::Machine => {
                 self.head.machine = text(held.get(4..).unwrap_or_default());
@@ -469,8 +469,8 @@ impl Walker {
 }
 
 /// Text of the stream, with what could disturb a terminal replaced.
-fn text(octets: &[u8]) -> String {
-    String::from_utf8_lossy(octets).chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 const fn capability(left: u32) -> Place {
@@ -483,5 +483,5 @@ const fn block(left: u64) -> Place {
 
 /// The big-endian word at `at`; 0 where there is none.
 fn word(held: &[u8], at: usize) -> u32 {
-    held.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |octets| u32::from_be_bytes(*octets))
+    held.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }

@@ -34,7 +34,7 @@ const END: u8 = 3;
 const FULL: u8 = 4;
 /// `QEMU_VM_SECTION_FOOTER`.
 const FOOTER_MARK: u8 = 0x7e;
-/// Octets of a footer: mark and section id.
+/// Bytes of a footer: mark and section id.
 const FOOTER: usize = 5;
 
 /// Why the chain of sections stops before the end of file.
@@ -51,11 +51,11 @@ pub(super) enum Stop {
 /// A place of header form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header<'a> {
-    /// Offset of the type octet.
+    /// Offset of the type byte.
     pub(super) offset: usize,
-    /// Octets of the header.
+    /// Bytes of the header.
     pub(super) length: usize,
-    /// Type octet.
+    /// Type byte.
     pub(super) kind: u8,
     /// Section id.
     pub(super) id: u32,
@@ -251,7 +251,7 @@ fn forward<'a>(blob: &[u8], headers: &[Header<'a>], eof: Option<usize>) -> Chain
     Chain { sections, footers: true, stop: Some(stop) }
 }
 
-/// Octets of the state of devices that QEMU has under Xen, without subsections: version, name or its end, and the least
+/// Bytes of the state of devices that QEMU has under Xen, without subsections: version, name or its end, and the least
 /// size. Without footers the last section ends where the blob ends, also where that was cut.
 ///
 /// Source: the states of QEMU 7.2 and 10.0 in real streams.
@@ -322,15 +322,15 @@ fn is_cut(blob: &[u8], header: &Header<'_>) -> bool {
     least > 0 && data.get(end..).is_none_or(|behind| behind.is_empty() || is_cut_header(behind))
 }
 
-/// Whether octets are the beginning of a section's header and no more.
-fn is_cut_header(octets: &[u8]) -> bool {
-    let Some((kind, rest)) = octets.split_first() else { return false };
+/// Whether bytes are the beginning of a section's header and no more.
+fn is_cut_header(bytes: &[u8]) -> bool {
+    let Some((kind, rest)) = bytes.split_first() else { return false };
     let (id, name) = rest.split_at(rest.len().min(4));
-    let id_fits = id.iter().take(2).all(|octet| *octet == 0);
+    let id_fits = id.iter().take(2).all(|byte| *byte == 0);
     let (length, name) = name.split_first().map_or((None, name), |(length, name)| (Some(usize::from(*length)), name));
     let named = length.is_none_or(|length| {
         let behind = name.len().saturating_sub(length);
-        let printable = name.iter().take(length).all(|octet| (b' '..=b'~').contains(octet));
+        let printable = name.iter().take(length).all(|byte| (b' '..=b'~').contains(byte));
         // A length alone is cut behind a zero too.
         (length == 0 && name.is_empty()) || (length >= MIN_NAME && printable && behind < 8)
     });

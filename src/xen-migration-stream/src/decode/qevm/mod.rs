@@ -1,7 +1,7 @@
 //! QEMU's savevm container (`QEVM`), the blob of EMULATOR_CONTEXT: machine type and sections.
 //!
 //! Source: QEMU's `migration/savevm.c`, all numbers big-endian: magic, version 3, then units by
-//! their first octet: CONFIGURATION (7), SECTION_START (1), PART (2), END (3), FULL (4), FOOTER
+//! their first byte: CONFIGURATION (7), SECTION_START (1), PART (2), END (3), FULL (4), FOOTER
 //! (0x7e), COMMAND (8), EOF (0), and behind EOF VMDESCRIPTION (6). What QEMU writes for Xen
 //! (`xen-save-devices-state`) is FULL sections and EOF alone: the Xen accelerator turns configuration
 //! and footers off. How the sections' extents are found although none carries a length is told in
@@ -81,7 +81,7 @@ pub struct Section {
     pub version: Option<u32>,
     /// Where the section header starts in the blob.
     pub offset: usize,
-    /// Octets of device state, without header and footer.
+    /// Bytes of device state, without header and footer.
     pub size: usize,
     /// Names of subsections, found by their form in the device state.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -123,7 +123,7 @@ pub struct Command {
 /// The JSON description behind EOF.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VmDescription {
-    /// Octets of JSON.
+    /// Bytes of JSON.
     pub length: usize,
     /// Names of the devices described, in order; absent where the text is not the JSON it should
     /// be.
@@ -133,7 +133,7 @@ pub struct VmDescription {
 /// Why the sections end early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Stopped {
-    /// Octet up to which the sections are certain.
+    /// Byte up to which the sections are certain.
     pub offset: usize,
     /// What is in the way.
     pub reason: &'static str,
@@ -260,7 +260,7 @@ fn subsections(data: &[u8]) -> Vec<String> {
     found
 }
 
-/// Where the EOF mark is: the last octet, or right before a description that reaches to the end.
+/// Where the EOF mark is: the last byte, or right before a description that reaches to the end.
 fn end_of_file(blob: &[u8], from: usize) -> (Option<usize>, Option<VmDescription>) {
     let found = (from..blob.len()).find_map(|offset| {
         let text = blob.get(offset..)?.strip_prefix(&[EOF, VMDESCRIPTION])?;
@@ -328,8 +328,8 @@ impl<'a> Cursor<'a> {
 
     fn text(&mut self, what: &'static str, length: usize) -> Result<String, DecodeError> {
         let offset = self.offset;
-        let octets = self.take(what, length)?;
-        match std::str::from_utf8(octets) {
+        let bytes = self.take(what, length)?;
+        match std::str::from_utf8(bytes) {
             Ok(text) => Ok(text.to_owned()),
             Err(error) => Err(DecodeError::NotText { what, offset: offset + error.valid_up_to() }),
         }

@@ -223,7 +223,7 @@ fn many_imitations_cost_linear_time() {
     assert!(!QemuState::decode(&blob).unwrap().complete);
 }
 
-/// Octets that cannot imitate a header or a footer.
+/// Bytes that cannot imitate a header or a footer.
 fn inert() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(0x80u8..=0xff, 0..40)
 }
@@ -253,7 +253,7 @@ proptest! {
     }
 
     #[test]
-    fn any_octets_are_safe(tail in proptest::collection::vec(prop_oneof![0u8..9, Just(0x7e), Just(b'a'), any::<u8>()], 0..300)) {
+    fn any_bytes_are_safe(tail in proptest::collection::vec(prop_oneof![0u8..9, Just(0x7e), Just(b'a'), any::<u8>()], 0..300)) {
         let mut blob = start();
         blob.extend_from_slice(&tail);
         if let Ok(state) = QemuState::decode(&blob) {
