@@ -65,8 +65,6 @@ struct Looking {
     populated: u64,
     /// Where the look that goes round goes on.
     cursor: Pfn,
-    /// Types asked for, in pfns.
-    looked_up: u64,
 }
 
 /// Pages that a look has found to have come, and to have gone.
@@ -93,7 +91,7 @@ impl Added {
         }
         let (empty, had) = (DirtyBitmap::new(nr_pfns), DirtyBitmap::new(nr_pfns));
         let populated = domain.info()?.populated;
-        let mut looking = Looking { empty, had, populated, cursor: 0, looked_up: 0 };
+        let mut looking = Looking { empty, had, populated, cursor: 0 };
         match pv {
             Some(pv) => {
                 (0..nr_pfns).filter(|&pfn| !pv.has_frame(domain, pfn)).for_each(|pfn| {
@@ -146,12 +144,6 @@ impl Added {
             None => looking.find(domain, info, dirty)?,
         }
         Ok(())
-    }
-
-    /// How many types have been asked for in looks so far.
-    #[cfg(test)]
-    pub(super) fn looked_up(&self) -> u64 {
-        self.looking.as_ref().map_or(0, |looking| looking.looked_up)
     }
 }
 
@@ -249,7 +241,6 @@ impl Looking {
             types.clear();
             types.resize(batch.len(), PageType::XTAB);
             domain.page_types(&batch, &mut types)?;
-            self.looked_up += batch.len() as u64;
             for (&pfn, &kind) in batch.iter().zip(&types) {
                 if kind == PageType::XTAB {
                     found.went += u64::from(!self.empty.contains(pfn));
