@@ -47,7 +47,7 @@ pub fn write(image: &Image, container: Container, out: impl Write) -> Result<(),
 /// The same, with other bodies for some records.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_with(
     image: &Image,
     container: Container,
@@ -60,7 +60,7 @@ pub fn write_with(
 /// The same without any page: for whoever judges the rest.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_state(
     image: &Image,
     container: Container,
