@@ -20,8 +20,8 @@ type Table = [u32; TABLE_ENTRIES];
 /// Pages live in one mapping, in the order in which they were populated, and the kernel backs them as they are touched.
 /// A two-level table leads from the pfn to the page, so that sparse layouts cost little and lookups do not depend on the size.
 ///
-/// The memory map may change while the guest lives: [`GuestMemory::give_back`], [`GuestMemory::move_page`]. Whether the dirty log tells
-/// of that depends on the hypervisor: [`GuestMemory::set_logs_additions`].
+/// The memory map may change while the guest lives: pages are given back, and moved. Whether the dirty log tells
+/// of that depends on the hypervisor.
 #[derive(Debug)]
 pub struct GuestMemory {
     pages: MmapMut,
