@@ -13,10 +13,23 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use xen_replicate::control::Status;
+use xen_replicate::host_info::HostInfo;
 use xen_replicate::replicate::status::{Kept, LockStep};
 
-const SCHEMAS: [&str; 9] =
-    ["diff", "disk-status", "dump", "info", "session", "stats", "stats-session", "status", "verify"];
+const SCHEMAS: [&str; 12] = [
+    "diff",
+    "diff-hosts",
+    "disk-status",
+    "dump",
+    "fit",
+    "host-info",
+    "info",
+    "session",
+    "stats",
+    "stats-session",
+    "status",
+    "verify",
+];
 
 fn schema(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schema").join(format!("{name}.json"));
@@ -110,6 +123,56 @@ fn differences_are_told_as_published() {
     diff.printed(&["diff", "--json", "--checkpoints", "1", "12", &remus]);
     diff.printed(&["diff", "--json", "--checkpoints", "2", "2", &remus]);
     diff.printed(&["diff", "--json", &remus, &file("helper/hvm-plain-libxl.xz")]);
+}
+
+/// What this host is, and one of which all is known.
+fn hosts(held: &mut Held) -> [Value; 2] {
+    let printed = || {
+        let out = command(&["host-info", "--path", "/dev/null"]).output().unwrap();
+        serde_json::from_slice::<Value>(&out.stdout).unwrap()
+    };
+    let here = printed();
+    held.value("this host", &here);
+    let stream = fixture("xen/4.17.7stock-hvm64-live.xz");
+    let dumped = command(&["dump", "--json", "--type", "X86_CPUID_POLICY", stream.to_str().unwrap()]).output().unwrap();
+    let policy = serde_json::from_slice::<Value>(&dumped.stdout).unwrap();
+    let mut known = here.clone();
+    known["host"] = json!("b");
+    known["xen"] = json!({"version": "4.17", "extra": ".7"});
+    known["toolstack"] = json!({"libxl": ["4.17"]});
+    for which in ["host", "pv_max", "pv_default", "hvm_max", "hvm_default"] {
+        known["cpu_policies"][which] = json!({"cpuid": policy["body"], "msrs": []});
+    }
+    known["xsave"] = json!({"pv": {"xcr0": "0x7", "size": 832}, "hvm": {"xcr0": "0x7", "size": 832}});
+    known["hvm_context"] = json!({"LAPIC": 24, "CPU": null});
+    known["qemu"] = json!({"path": "/usr/bin/qemu", "version": "7.2.22", "machines": ["pc"]});
+    known["memory"] = json!({"total": 1 << 33, "free": 1 << 32});
+    known["bridges"] = json!({"linux": ["xenbr0"], "interfaces": ["eth0", "xenbr0"]});
+    let known = HostInfo::parse(known.to_string().as_bytes()).unwrap();
+    let known = serde_json::to_value(known).unwrap();
+    held.value("a host of which all is known", &known);
+    [here, known]
+}
+
+#[test]
+fn hosts_and_what_fits_them_are_told_as_published() {
+    let [mut info, mut fit, mut diff] = ["host-info", "fit", "diff-hosts"].map(Held::new);
+    let folder = TempDir::new().unwrap();
+    let hosts = hosts(&mut info);
+    let files = [("a", &hosts[0]), ("b", &hosts[1])].map(|(name, host)| {
+        let path = folder.path().join(name);
+        fs::write(&path, host.to_string()).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    diff.printed(&["diff", "--json", &files[0], &files[1]]);
+    diff.printed(&["diff", "--json", &files[0], &files[0]]);
+    let streams = ["xen/4.17.7stock-hvm64-live.xz", "xen/4.20stock-hvm64-save.xz", "helper/pv-plain-libxc.xz"];
+    for stream in streams.map(|name| fixture(name).to_str().unwrap().to_owned()) {
+        for target in ["xen-4.14", "xen-4.17", "xen-4.18", "xen-4.22", &files[0], &files[1]] {
+            fit.printed(&["verify", "--json", "--for", target, &stream]);
+        }
+    }
+    assert_eq!((info.values, fit.values, diff.values), (2, 18, 2));
 }
 
 #[test]

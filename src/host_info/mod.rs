@@ -18,6 +18,7 @@ mod xen;
 pub use policy::Policy;
 pub use system::Sources;
 
+use crate::hypervisor::xen::hypercall::quirks::update_of;
 use crate::stream::fit::release::Release;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -114,9 +115,7 @@ impl Xen {
     /// The release, with its update where the text behind the version begins with a number. `None` for one that is not known.
     pub fn release(&self) -> Option<Release> {
         let mut release: Release = self.version.parse().ok()?;
-        let digits =
-            |text: &str| text.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok());
-        release.update = self.extra.known().and_then(|extra| digits(extra.strip_prefix('.')?));
+        release.update = self.extra.known().filter(|extra| extra.starts_with('.')).map(|extra| update_of(extra));
         Some(release)
     }
 }
@@ -306,7 +305,7 @@ mod tests {
     fn the_update_is_what_the_extra_version_begins_with() {
         let release = |version, extra| xen(version, extra).release().map(|release| release.to_string());
         assert_eq!(release("4.17", ".7"), Some("4.17.7".into()));
-        assert_eq!(release("4.20", ".4-pre"), Some("4.20.4".into()));
+        assert_eq!(release("4.20", ".5-pre"), Some("4.20.4".into()), "what is under way counts as the one before");
         assert_eq!(release("4.20", "-unstable"), Some("4.20".into()));
         assert_eq!(release("4.20", ""), Some("4.20".into()));
         assert_eq!(release("4.23", ".1"), None);

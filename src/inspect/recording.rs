@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::input::Input;
-use super::session_stats::Collector;
+use super::session_stats::{Collector, Follow, Visit};
 use super::verify::{Finding, MAX_FINDINGS, Report};
 use crate::tap::event::Channel;
 use crate::tap::recording::{MAGIC, ReadError, Reader};
@@ -51,9 +51,6 @@ pub fn recognise(input: Input) -> io::Result<Source> {
         _ => Source::Stream(Input::Compressed(whole)),
     })
 }
-
-/// What is given every event.
-pub type Visit<'a> = &'a mut dyn FnMut(&Event) -> io::Result<()>;
 
 /// Follows what a primary has sent on one connection to its end.
 ///
@@ -123,9 +120,6 @@ pub fn dump<R: Read>(reader: &mut Reader<R>, json: bool, verbose: bool, out: &mu
 pub fn dump_primary(reader: &mut impl Read, json: bool, verbose: bool, out: &mut dyn Write) -> io::Result<bool> {
     dump_events(&mut |visit| primary_events(reader, visit), json, verbose, out)
 }
-
-/// What calls it with every event of a session, up to its end or where it was cut.
-pub type Follow<'a> = &'a mut dyn FnMut(Visit<'_>) -> io::Result<(Session, Option<ReadError>)>;
 
 fn dump_events(follow: Follow<'_>, json: bool, verbose: bool, out: &mut dyn Write) -> io::Result<bool> {
     let mut good = true;

@@ -1,13 +1,18 @@
 //! What came on which connection of a recorded COLO session.
 #![forbid(unsafe_code)]
 
-use super::recording::Follow;
 use crate::tap::recording::ReadError;
 use crate::tap::{Direction, Event, Session, What};
 use serde::Serialize;
 use std::fmt;
 use std::io;
 use std::time::Duration;
+
+/// What is given every event.
+pub type Visit<'a> = &'a mut dyn FnMut(&Event) -> io::Result<()>;
+
+/// What calls it with every event of a session, up to its end or where it was cut.
+pub type Follow<'a> = &'a mut dyn FnMut(Visit<'_>) -> io::Result<(Session, Option<ReadError>)>;
 
 /// A connection's share.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
