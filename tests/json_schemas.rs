@@ -146,7 +146,7 @@ fn hosts(held: &mut Held) -> [Value; 2] {
     known["xsave"] = json!({"pv": {"xcr0": "0x7", "size": 832}, "hvm": {"xcr0": "0x7", "size": 832}});
     known["hvm_context"] = json!({"LAPIC": 24, "CPU": null});
     known["qemu"] = json!({"path": "/usr/bin/qemu", "version": "7.2.22", "machines": ["pc"]});
-    known["memory"] = json!({"total": 1 << 33, "free": 1 << 32});
+    known["memory"] = json!({"total": 1_u64 << 33, "free": 1_u64 << 32});
     known["bridges"] = json!({"linux": ["xenbr0"], "interfaces": ["eth0", "xenbr0"]});
     let known = HostInfo::parse(known.to_string().as_bytes()).unwrap();
     let known = serde_json::to_value(known).unwrap();

@@ -6,7 +6,7 @@ use super::session_stats::{Collector, Follow, Visit};
 use super::verify::{Finding, MAX_FINDINGS, Report};
 use crate::tap::event::Channel;
 use crate::tap::recording::{MAGIC, ReadError, Reader};
-use crate::tap::{Direction, Event, Form, Session, What};
+use crate::tap::{Direction, Form, Session, What};
 use std::io::{self, Cursor, Read, Write};
 use std::time::Duration;
 
