@@ -317,7 +317,7 @@ transmission (ms)           12.000        20.500     1,234.567
 acknowledgement (ms)         0.310         0.999         1.000
 output delay (ms)           60.000        70.000        80.000
 pages/checkpoint             1,000         1,100       262,144
-bytes/checkpoint         4.00 MiB      5.00 MiB      1.00 GiB
+bytes/checkpoint          4.00 MiB      5.00 MiB      1.00 GiB
 rate         20.0 checkpoints/s, 20,000 pages/s, 82.98 MiB/s
 in all       1,234 checkpoints, 1,234,000 pages, 5.00 GiB
     1 min ago  info      protected
