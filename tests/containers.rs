@@ -196,7 +196,7 @@ fn xapis_suspend_image() {
     assert_eq!(code, Some(0), "{said}");
     let qemu = start + libxc.len() + 16;
     let words = format!(
-        "XAPI suspend image, the stream at offset {start}, xenops at 31 ({} bytes), qemu (traditional) at {qemu} (25 bytes)",
+        "XAPI suspend image, the stream at offset {start}, xenops at 31 ({} bytes), qemu (traditional) at {qemu} (24 bytes)",
         XENOPS.len()
     );
     assert!(said.contains(&words) && said.contains("valid: plain libxc stream"), "{words}\n{said}");
