@@ -13,7 +13,8 @@ use Program::{Debians, Ours};
 
 /// Gives one page back and takes another one at every third step; a checkpoint has 20 steps.
 fn config() -> SimConfig {
-    SimConfig { balloon_pages: 24, balloon_every: 3, ..SimConfig::small(5) }
+    // A live image that no pipe holds.
+    SimConfig { memory: 512, balloon_pages: 24, balloon_every: 3, ..SimConfig::small(5) }
 }
 
 /// Pages that the guest has and the copy has not, or with other contents. The rings' are cleared.
