@@ -38,6 +38,10 @@
 //! changed. The second kind is found when 3 comes to it, behind at most one checkpoint for each 1,024 pfns. The first kind is not found;
 //! Linux' balloon does not do it, as it clears a page before it gives it back.
 //!
+//! While the guest runs, in the rounds of a live image: a page that goes in the interval before a taking of the log, and comes back between
+//! that and the look at the page. It is sent as it is then; what is written to it from then on until the log is taken again is lost. In
+//! checkpoints the guest stands still at this point.
+//!
 //! Of a PV guest the p2m is mapped: all its holes are looked at each time, without a hypercall.
 #![forbid(unsafe_code)]
 

@@ -1,10 +1,14 @@
 //! A guest that gives memory back, takes it again and writes to it between two checkpoints, under the save helpers; on hypervisors whose
 //! dirty log does not tell of what comes to a guest, as of 4.14 and 4.17, and on one whose log does, as of 4.20.4.
 
+use crate::control::Control;
 use crate::helper;
 use crate::home::{Home, Program, fifo, guest};
-use crate::ours::{protect, save_while_it_runs, take_over};
+use crate::message::Message;
+use crate::ours::{protect_and, take_over};
 use std::fs::{self, File};
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use xen_replicate::hypervisor::sim::{SimConfig, SimDomain};
 use xen_replicate::hypervisor::{Domain, Pfn, SaveDomain, hvm_param};
@@ -26,13 +30,28 @@ fn lost(original: &SimDomain, copy: &SimDomain) -> Vec<Pfn> {
     pages.filter(|&pfn| original.page(pfn) != copy.page(pfn)).collect()
 }
 
+/// The stock helper fails where a page goes between its look and its mapping, which a balloon does in live rounds: for it the guest stands
+/// still until its first checkpoint.
+fn stand_still_for(saving: Program) -> impl Fn(&Message, &mut Control) {
+    let begun = AtomicBool::new(saving == Ours);
+    move |message, control| match message {
+        Message::SwitchQemuLogdirty { enable: true } if !begun.load(Ordering::SeqCst) => {
+            control.tell("pause");
+        }
+        Message::Suspend if !begun.swap(true, Ordering::SeqCst) => {
+            control.tell("unpause");
+        }
+        _ => {}
+    }
+}
+
 /// The guest and its copy behind a failover.
 fn failed_over(saving: (Program, &'static str), restoring: (Program, &'static str)) -> (Home, SimDomain, SimDomain) {
     let primary = Home::of(&guest(&config(), 50)).with(saving.0).on(saving.1);
     let secondary = Home::empty(&config()).with(restoring.0).on(restoring.1);
     let stream = fifo(&primary.path(""), "stream");
     thread::scope(|scope| {
-        let protecting = scope.spawn(|| protect(&primary, &stream, 4));
+        let protecting = scope.spawn(|| protect_and(&primary, &stream, 4, stand_still_for(saving.0)));
         let reading = scope.spawn(|| File::open(&stream).unwrap());
         assert_eq!(take_over(&secondary, &stream, reading.join().unwrap()), 4);
         protecting.join().unwrap();
@@ -69,8 +88,12 @@ fn our_primary_loses_nothing_of_a_guest_that_balloons_into_either_secondary() {
 #[test]
 #[ignore = "long"]
 fn their_primary_loses_what_comes_to_a_guest_of_4_17_and_nothing_on_4_20() {
-    let (_, original, copy) = failed_over((Debians, "4.17"), (Debians, "4.17"));
-    assert!(!lost(&original, &copy).is_empty());
+    // What came and was written to again later is in the log: it takes a few runs at most until something was not.
+    let loses = || {
+        let (_, original, copy) = failed_over((Debians, "4.17"), (Debians, "4.17"));
+        (!lost(&original, &copy).is_empty()).then_some(copy)
+    };
+    let copy = (0..50).find_map(|_| loses()).expect("nothing is lost");
     assert!(copy.self_check().is_err());
     let (_, original, copy) = failed_over((Debians, "4.20"), (Debians, "4.20"));
     assert_eq!(lost(&original, &copy), [0; 0]);
@@ -85,12 +108,36 @@ fn the_look_is_made_on_4_17_and_not_on_4_20() {
     assert_eq!([looks(Ours, "4.14"), looks(Ours, "4.17"), looks(Ours, "4.20"), looks(Debians, "4.17")], [1, 1, 0, 0]);
 }
 
+/// The guest runs while its first round waits to be read, and stands still from then on to its suspension: what goes and comes between a
+/// taking of the log and the look at the pages in it is not told by anything (`libxc/added.rs`).
+fn save_what_came_in_the_first_round(home: &Home) {
+    let pipe = fifo(&home.path(""), "pipe");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut from = File::open(&pipe).unwrap();
+            let mut file = File::create(home.path("stream")).unwrap();
+            io::copy(&mut (&mut from).take(1 << 16), &mut file).unwrap();
+            let mut control = Control::connect(&home.path("control"));
+            control.wait_for_steps(200);
+            control.tell("pause");
+            io::copy(&mut from, &mut file).unwrap();
+        });
+        let outcome = helper::Helper::save(home, &pipe, None, 1, helper::PLAIN).run(|message, control| {
+            if *message == Message::Suspend {
+                control.tell("unpause");
+            }
+            None
+        });
+        assert_eq!(outcome.retval, 0, "{outcome:?}");
+    });
+}
+
 #[test]
 #[ignore = "long"]
 fn a_live_image_has_what_came_meanwhile() {
     for xen in ["4.14", "4.17", "4.20"] {
         let home = Home::of(&guest(&config(), 50)).with(Ours).on(xen);
-        save_while_it_runs(&home);
+        save_what_came_in_the_first_round(&home);
         let copy = Home::empty(&config()).with(Debians).on("4.20");
         helper::Helper::restore(&copy, &home.path("stream"), None, helper::PLAIN).run_well();
         assert_eq!(lost(&home.after(), &copy.after()), [0; 0], "{xen}");

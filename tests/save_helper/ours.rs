@@ -137,8 +137,13 @@ fn a_save_that_is_called_off_leaves_the_guest_untracked_and_running() {
 
 /// Takes so many checkpoints; libxl's part of each is written when libxl is told that libxc's is.
 pub fn protect(home: &Home, stream: &Path, checkpoints: u32) {
+    protect_and(home, stream, checkpoints, |_, _| {});
+}
+
+/// The same; `see` hears of each message before it is answered.
+pub fn protect_and(home: &Home, stream: &Path, checkpoints: u32, see: impl Fn(&Message, &mut Control)) {
     let mut number = 0;
-    let outcome = Helper::save(home, stream, None, 1, REMUS).run(|message, control| match message {
+    let mut answer = |message: &Message, control: &mut Control| match message {
         Message::Postcopy => {
             number += 1;
             if number < checkpoints {
@@ -155,6 +160,10 @@ pub fn protect(home: &Home, stream: &Path, checkpoints: u32) {
             Some(1)
         }
         _ => None,
+    };
+    let outcome = Helper::save(home, stream, None, 1, REMUS).run(|message, control| {
+        see(message, control);
+        answer(message, control)
     });
     assert_eq!((outcome.retval, number), (0, checkpoints), "{outcome:?}");
     assert_eq!(outcome.count(|message| *message == Message::Suspend), checkpoints as usize);

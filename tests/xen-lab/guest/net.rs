@@ -56,7 +56,7 @@ impl Outside {
         // AF_INET, no port, the address.
         let address = |bytes: [u8; 4]| [&[2, 0, 0, 0][..], &bytes].concat();
         // The card comes when the back end is ready.
-        while !set(SET_ADDRESS, &address(own.bytes())) {
+        while !set(SET_ADDRESS, &address(own.octets())) {
             std::thread::sleep(Duration::from_millis(50));
         }
         set(SET_NETMASK, &address([255, 255, 255, 0]));
