@@ -20,6 +20,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+/// How long what a primary sent last may take to be read, once nothing can be written to it: its end comes at once where it has closed.
+const DRAIN: Duration = Duration::from_secs(1);
+
 /// A domain that may run: nobody else is active.
 #[derive(Debug)]
 pub struct Survivor<D> {
@@ -307,6 +310,8 @@ pub(in crate::replicate) struct Run<P: Protocol> {
     pub over: Option<Over<P>>,
     /// Told to end; when to insist on it.
     terminated: Option<Instant>,
+    /// Nothing can be written any more: until when what is still to be read is waited for.
+    unread: Option<Instant>,
 }
 
 /// A way to a replica's thread that frees the replica when it is dropped.
@@ -353,6 +358,7 @@ impl<P: Protocol + 'static> Run<P> {
             held: None,
             over: None,
             terminated: None,
+            unread: None,
         })
     }
 
@@ -427,11 +433,14 @@ impl<P: Protocol + 'static> Run<P> {
     fn wait(&self) -> Option<Duration> {
         let timer = self.timers.next().map(|at| self.clock.until(at));
         let greeting = Some(self.greeting).filter(|_| self.is_greeting());
-        let moments = greeting.into_iter().chain(self.terminated.filter(|_| self.may_stop()));
+        let moments = greeting.into_iter().chain(self.terminated.filter(|_| self.may_stop())).chain(self.unread);
         timer.into_iter().chain(moments.map(|at| at.saturating_duration_since(Instant::now()))).min()
     }
 
     fn expire(&mut self) {
+        if self.unread.take_if(|at| *at <= Instant::now()).is_some() {
+            self.reading.cancel();
+        }
         if self.is_greeting() && Instant::now() >= self.greeting {
             return P::unmet(self, false);
         }
@@ -480,8 +489,8 @@ impl<P: Protocol + 'static> Run<P> {
         if !is_cancelled(error) {
             log::warn!("{}: writing to the primary: {error}", self.told.domain);
         }
-        // What has been read already comes first, and so does the end that reading will find.
-        self.reading.cancel();
+        // A primary that has closed its end may have said goodbye before, and that is still to be read, as is the end.
+        self.unread.get_or_insert(Instant::now() + DRAIN);
     }
 
     fn last(&mut self, last: Last<P::Domain>) -> Result<(), Trouble> {
