@@ -234,7 +234,7 @@ fn changed(pieces: &[Piece], connection: u16, at: usize, bytes: &[u8]) -> Vec<Pi
     pieces
 }
 
-/// With a third channel's beginning in front of the last answer, or behind it.
+/// With a third channel's beginning before the last answer, or after it.
 fn third(pieces: &[Piece], late: bool) -> Vec<Piece> {
     let mut pieces = pieces.to_vec();
     let (entry, bytes) = pieces.iter().find(|(entry, _)| entry.connection == 1).unwrap().clone();

@@ -47,7 +47,7 @@ fn a_primary_that_waits_for_an_acknowledgement_gets_one_and_no_more() {
     for (rounds, acks) in [(200, 0), (300, 1), (700, 1)] {
         let part = [(begin.clone(), 8), (round.repeat(rounds), acks * ack.len()), (end.clone(), 12)];
         let done = answered(Form::Qemu, &part, true, LONG);
-        // It goes away behind its image.
+        // It goes away after its image.
         one_trouble(&done, &["the primary ended without any checkpoint"]);
         let answers: [&[u8]; 4] = [&pong, &ack[..acks * ack.len()], &shut, &[0; 4]];
         assert_eq!(done.answers, answers.concat(), "{rounds}");

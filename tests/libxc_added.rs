@@ -54,7 +54,7 @@ impl Acting {
         Acting { guest: RefCell::new(guest), acts: RefCell::new(acts), moment, trusted, looked_up, refused }
     }
 
-    /// One more moment has come. What a guest would do while it stands still it does when it runs again.
+    /// One more moment has come. What a guest would do while it is suspended it does when it runs again.
     fn moment(&self) {
         self.moment.set(self.moment.get() + 1);
         let mut guest = self.guest.borrow_mut();

@@ -156,7 +156,7 @@ fn a_lost_connection_leaves_one_copy() {
     let host = HostB::new();
     let primary = host.protect();
     kill_process(ssh_of(&primary), Signal::KILL).unwrap();
-    // The one that the witness gave the generation runs on. The other one was denied: a primary stands still, a receiver keeps its replica.
+    // The one that the witness gave the generation runs on. The other one was denied: a primary pauses its guest, a receiver keeps its replica.
     let begun = Instant::now();
     let sides = || host.sockets().map(|socket| status(&socket)).into_iter().flatten().collect::<Vec<_>>();
     loop {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// Options of the command.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
-One JSON object on standard output, for `verify --for FILE`, `convert --for FILE` and `diff`. What cannot be known has its reason in its place: \
+One JSON object on standard output, for `verify --for FILE` and `diff`. What cannot be known has its reason in its place: \
 that is no error. Exit codes: 0 done, 2 wrong usage, or nobody reads the output.")]
 pub struct Args {
     /// Say what is at this path as well: a disk of the guest that is to come. Can be given several times

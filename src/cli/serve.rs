@@ -139,7 +139,7 @@ fn serve<H: Home>(
     received
 }
 
-/// What of a command line for this side's operator comes before the command.
+/// The part of this side's operator's command line in front of the command.
 fn ctl(args: &Args) -> String {
     let domain = args.domain();
     match (&args.protection.control, args.protection.no_control) {

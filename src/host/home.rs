@@ -9,7 +9,7 @@ use crate::remus::pacing::Pacing;
 use crate::replicate::failpoint::Failpoints;
 use crate::replicate::held::Facts;
 use crate::replicate::primary::{Ending, Resolve};
-use crate::replicate::secondary::Copies;
+use crate::replicate::secondary::{Copies, Outcome, Survivor, Trouble};
 use crate::transport::{Cancel, Link};
 use std::io;
 use std::path::PathBuf;
@@ -66,7 +66,7 @@ pub struct Job<H> {
     pub record: Option<PathBuf>,
     /// Whether one primary is enough.
     pub once: bool,
-    /// What of a command line for this side's operator comes before the command: `xen-replicate ctl web`.
+    /// The part of this side's operator's command line in front of the command: `xen-replicate ctl web`.
     pub ctl: String,
     /// The control socket of another process of this host that keeps a denied replica of the domain until this one has its own.
     pub beside: Option<PathBuf>,
@@ -120,6 +120,41 @@ pub enum Served<H> {
     Denied(Kept<H>),
 }
 
+impl<H: 'static> Served<H> {
+    /// By how the session ended, whatever the protocol; a survivor goes on by `live`, which says whether it left as it should. `well`: whether
+    /// a session that ended so went as it should.
+    pub(super) fn of<D: Send + 'static, E: Copy>(
+        outcome: Outcome<D, E>,
+        well: impl Fn(E) -> bool,
+        live: fn(Survivor<D>, &Job<H>, &Desk) -> io::Result<bool>,
+        job: &Job<H>,
+        desk: &Desk,
+    ) -> Self {
+        match outcome {
+            Outcome::Ended(end) if well(end) => Served::Well,
+            Outcome::Ended(_) => Served::Badly,
+            Outcome::Unsuited(text) => {
+                log::error!("{}: {text}", job.protection.domain);
+                Served::Badly
+            }
+            Outcome::Denied(held) => Served::Denied(Kept {
+                facts: held.facts.clone(),
+                go_on: Box::new(move |generation, job, desk| {
+                    let (checkpoint, lost) = (held.facts.checkpoint, Instant::now());
+                    let unfit = |text| Trouble::Unfit(text, generation);
+                    let domain = held.activate().map_err(unfit).map_err(io::Error::other)?;
+                    live(Survivor { domain, checkpoint, generation, lost }, job, desk)
+                }),
+            }),
+            // The guest lives here, whatever becomes of its protection: this side takes no primary's image any more.
+            Outcome::Survivor(survivor) => Served::Survived(live(survivor, job, desk).unwrap_or_else(|error| {
+                log::error!("{}: {error}", job.protection.domain);
+                false
+            })),
+        }
+    }
+}
+
 /// A connection of a primary's.
 pub struct Session {
     /// The connection.
@@ -139,4 +174,60 @@ pub struct Kept<H> {
     pub facts: Facts,
     /// How it goes on. Dropping it frees the replica.
     pub go_on: GoOn<H>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::remus::config::Config;
+    use crate::witness::Holder;
+
+    fn job() -> Job<()> {
+        Job {
+            protection: Protection {
+                domain: "web".into(),
+                config: Config::default(),
+                witness: None,
+                fence: None,
+                holder: Holder::new(),
+            },
+            home: (),
+            restore: Options::default(),
+            record: None,
+            once: false,
+            ctl: String::new(),
+            beside: None,
+            resolve: Box::new(|| Box::new(|_, _, _| Err("nowhere".into()))),
+            pacing: None,
+            staging_limit: 0,
+            failpoints: Failpoints::default(),
+        }
+    }
+
+    /// An error there would have the receiver take the next primary's image of a domain that lives here.
+    #[test]
+    fn a_survivor_whose_life_fails_has_survived() {
+        let desk = Desk::new("web", true).unwrap();
+        let survivor = || {
+            Outcome::<_, ()>::Survivor(Survivor {
+                domain: 7,
+                checkpoint: 3,
+                generation: Generation(2),
+                lost: Instant::now(),
+            })
+        };
+        let served = |live| Served::of(survivor(), |()| true, live, &job(), &desk);
+        assert!(matches!(served(|of, _, _| Ok(of.domain == 7 && of.checkpoint == 3)), Served::Survived(true)));
+        assert!(matches!(served(|_, _, _| Ok(false)), Served::Survived(false)));
+        assert!(matches!(served(|_, _, _| Err(io::Error::other("no card"))), Served::Survived(false)));
+    }
+
+    #[test]
+    fn how_a_session_ended_is_the_protocols_to_say() {
+        let desk = Desk::new("web", true).unwrap();
+        let served = |outcome: Outcome<(), bool>| Served::of(outcome, |well| well, |_, _, _| Ok(true), &job(), &desk);
+        assert!(matches!(served(Outcome::Ended(true)), Served::Well));
+        assert!(matches!(served(Outcome::Ended(false)), Served::Badly));
+        assert!(matches!(served(Outcome::Unsuited("other rules".into())), Served::Badly));
+    }
 }

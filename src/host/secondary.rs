@@ -2,18 +2,16 @@
 
 use super::beside;
 use super::custody::{Custody, Decided};
-use super::home::Kept;
 pub use super::home::{Home, Job, Served, Session};
 use super::lookout::look_out;
 use super::operator::Desk;
 use crate::replicate::link::Record;
 use crate::replicate::primary::Ending;
-use crate::replicate::secondary::{Copies, Driver, End, Outcome, Settings, Survivor, Trouble};
+use crate::replicate::secondary::{Copies, Driver, End, Settings, Survivor};
 use crate::transport::{Cancel, Link, Listener, is_cancelled};
 use std::io;
 use std::path::PathBuf;
 use std::thread;
-use std::time::Instant;
 
 /// Where primaries come from.
 pub enum Source {
@@ -168,28 +166,8 @@ fn one<H: Home>(session: Session, job: &Job<H>, record: &mut Option<Record>, des
     };
     let outcome = driver.run(link, cancel, job.home.copies(), settings);
     desk.retire(None);
-    match outcome.map_err(io::Error::other)? {
-        Outcome::Ended(End::Dismissed | End::Stopped) => Ok(Served::Well),
-        Outcome::Ended(_) => Ok(Served::Badly),
-        Outcome::Unsuited(text) => {
-            log::error!("{}: {text}", job.protection.domain);
-            Ok(Served::Badly)
-        }
-        Outcome::Denied(held) => Ok(Served::Denied(Kept {
-            facts: held.facts.clone(),
-            go_on: Box::new(move |generation, job, desk| {
-                let (checkpoint, lost) = (held.facts.checkpoint, Instant::now());
-                let unfit = |text| Trouble::Unfit(text, generation);
-                let domain = held.activate().map_err(unfit).map_err(io::Error::other)?;
-                live(Survivor { domain, checkpoint, generation, lost }, job, desk)
-            }),
-        })),
-        // The guest lives here, whatever becomes of its protection: this side takes no primary's image any more.
-        Outcome::Survivor(survivor) => Ok(Served::Survived(live(survivor, job, desk).unwrap_or_else(|error| {
-            log::error!("{}: {error}", job.protection.domain);
-            false
-        }))),
-    }
+    let outcome = outcome.map_err(io::Error::other)?;
+    Ok(Served::of(outcome, |end| matches!(end, End::Dismissed | End::Stopped), live, job, desk))
 }
 
 /// The guest's life on this host.

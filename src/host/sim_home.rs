@@ -2,7 +2,7 @@
 
 use super::colo::{Lockstep, SimLockstep};
 use super::digests::Digests;
-use super::home::{Home, Job, Kept, Served, Session};
+use super::home::{Home, Job, Served, Session};
 use super::kept::WithDisks;
 use super::operator::Desk;
 use super::primary::{self, protect_simulated};
@@ -12,7 +12,7 @@ use crate::disk::Device;
 use crate::hypervisor::Domain;
 use crate::hypervisor::sim::{Runner, SimDomain};
 use crate::remus::Generation;
-use crate::replicate::colo::secondary::{Driver, Outcome, Settings, Survivor, Trouble};
+use crate::replicate::colo::secondary::{Driver, Settings, Survivor};
 use crate::replicate::primary::Ending;
 use std::fs::File;
 use std::io;
@@ -100,24 +100,8 @@ fn one_in_lockstep(
     let digests = job.home.digests.as_deref().map(|path| Digests::open(path, true)).transpose()?;
     let outcome = driver.run(link, cancel, target, digests, settings);
     desk.retire(None);
-    match outcome.map_err(io::Error::other)? {
-        Outcome::Ended(End::Stopped | End::Dismissed) => Ok(Served::Well),
-        Outcome::Ended(_) => Ok(Served::Badly),
-        Outcome::Unsuited(text) => {
-            log::error!("{}: {text}", protection.domain);
-            Ok(Served::Badly)
-        }
-        Outcome::Denied(held) => Ok(Served::Denied(Kept {
-            facts: held.facts.clone(),
-            go_on: Box::new(move |generation, job, desk| {
-                let (checkpoint, lost) = (held.facts.checkpoint, Instant::now());
-                let unfit = |text| Trouble::Unfit(text, generation);
-                let domain = held.activate().map_err(unfit).map_err(io::Error::other)?;
-                live(Survivor { domain, checkpoint, generation, lost }, job, desk)
-            }),
-        })),
-        Outcome::Survivor(survivor) => live(survivor, job, desk).map(Served::Survived),
-    }
+    let outcome = outcome.map_err(io::Error::other)?;
+    Ok(Served::of(outcome, |end| matches!(end, End::Stopped | End::Dismissed), live, job, desk))
 }
 
 /// The guest runs here already; now its card is plugged in.

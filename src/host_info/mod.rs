@@ -107,7 +107,7 @@ pub struct HostInfo {
 pub struct Xen {
     /// As `4.17`.
     pub version: String,
-    /// What it says behind that, as `.7` (`XENVER_extraversion`).
+    /// What follows, as `.7` (`XENVER_extraversion`).
     pub extra: Part<String>,
 }
 

@@ -26,7 +26,7 @@ impl Policy {
     }
 }
 
-/// What of the JSON form is read: the rest follows from it.
+/// The part of the JSON form that is read: the rest follows from it.
 #[derive(Deserialize)]
 struct Written {
     cpuid: Leaves,

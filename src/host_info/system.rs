@@ -24,7 +24,7 @@ const QEMUS: [&str; 8] = [
 ];
 /// Where libraries lie.
 const LIBRARIES: [&str; 5] = ["usr/lib/x86_64-linux-gnu", "usr/lib64", "usr/lib", "usr/local/lib", "usr/local/lib64"];
-/// libxl, with its release behind it: each has a name of its own.
+/// libxl; its release follows: each has a name of its own.
 const LIBXL: &str = "libxenlight.so.";
 /// How long a device model may take to say what it is.
 const PATIENCE: Duration = Duration::from_secs(20);

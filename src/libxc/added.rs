@@ -6,18 +6,18 @@
 //! good. Of a PV guest no Xen does: the p2m's own page is logged, and not the frame that the guest was given.
 //!
 //! So whatever had no page at the last look and has one now counts as written. What had no page is known from the look at all of them
-//! behind which the log is begun ([`Added::begin`]), and from then on from the types that are looked up for each page sent
+//! after which the log is begun ([`Added::begin`]), and from then on from the types that are looked up for each page sent
 //! ([`Added::note`]). Two things follow:
 //!
-//! * Only a look at a guest that stands still makes a page known as present. One seen to have a page while the guest runs may have got it
-//!   behind the last taking of the log, and what is written to it from then on is not tracked. Counting it when the guest stands still is
-//!   enough: behind that moment the log was taken, so its writes are tracked.
+//! * Only a look at a suspended guest makes a page known as present. One seen to have a page while the guest runs may have got it
+//!   after the last taking of the log, and what is written to it from then on is not tracked. Counting it when the guest is suspended is
+//!   enough: the log is taken after it is suspended, so its writes are tracked.
 //! * A page that comes before the look at the beginning is tracked from the log's beginning on.
 //!
 //! ## What is looked at
 //!
 //! The types of all holes would be the certain answer, and may be a million of hypercall entries (a PC's hole below 4 GiB) while the guest
-//! stands still. The number of the domain's pages and its highest gfn cost nothing, and are no proof that nothing has changed: a balloon
+//! is suspended. The number of the domain's pages and its highest gfn cost nothing, and are no proof that nothing has changed: a balloon
 //! that gives one page and takes another leaves both as they are. Therefore, of a HVM guest, in this order:
 //!
 //! 1. What was once seen to go, always: a balloon takes what it has given. As many as are away.
@@ -35,12 +35,12 @@
 //!
 //! A page that goes and another one that comes in the same interval, where the first was not written to in this interval and the second
 //! comes to the same pfn, or to one that never had a page: neither the number of pages nor the types of the pages that are looked at have
-//! changed. The second kind is found when 3 comes to it, behind at most one checkpoint for each 1,024 pfns. The first kind is not found;
+//! changed. The second kind is found when 3 comes to it, after at most one checkpoint for each 1,024 pfns. The first kind is not found;
 //! Linux' balloon does not do it, as it clears a page before it gives it back.
 //!
 //! While the guest runs, in the rounds of a live image: a page that goes in the interval before a taking of the log, and comes back between
 //! that and the look at the page. It is sent as it is then; what is written to it from then on until the log is taken again is lost. In
-//! checkpoints the guest stands still at this point.
+//! checkpoints the guest is suspended at this point.
 //!
 //! Of a PV guest the p2m is mapped: all its holes are looked at each time, without a hypercall.
 #![forbid(unsafe_code)]
@@ -65,6 +65,8 @@ struct Looking {
     empty: DirtyBitmap,
     /// Those of them that have had one since the log began.
     had: DirtyBitmap,
+    /// How many those are.
+    away: u64,
     /// The domain's number of pages at the last look.
     populated: u64,
     /// Where the look that goes round goes on.
@@ -95,7 +97,7 @@ impl Added {
         }
         let (empty, had) = (DirtyBitmap::new(nr_pfns), DirtyBitmap::new(nr_pfns));
         let populated = domain.info()?.populated;
-        let mut looking = Looking { empty, had, populated, cursor: 0 };
+        let mut looking = Looking { empty, had, away: 0, populated, cursor: 0 };
         match pv {
             Some(pv) => {
                 (0..nr_pfns).filter(|&pfn| !pv.has_frame(domain, pfn)).for_each(|pfn| {
@@ -106,6 +108,7 @@ impl Added {
                 looking.look(domain, 0..nr_pfns, |_| {})?;
                 // Seen for the first time: nobody knows whether they have had one.
                 looking.had.clear_all();
+                looking.away = 0;
             }
         }
         log::debug!("{} of {nr_pfns:#x} pfns are without a page", looking.empty.count());
@@ -130,7 +133,7 @@ impl Added {
         }
     }
 
-    /// Adds the pages that have come since the last time to `dirty`, the log just taken of a domain that stands still, of which `info` was
+    /// Adds the pages that have come since the last time to `dirty`, the log just taken of a suspended domain, of which `info` was
     /// said by then.
     ///
     /// # Errors
@@ -154,14 +157,14 @@ impl Added {
 impl Looking {
     /// A pfn has no page.
     fn gone(&mut self, pfn: Pfn) {
-        if self.empty.set(pfn) {
-            self.had.set(pfn);
+        if self.empty.set(pfn) && self.had.set(pfn) {
+            self.away += 1;
         }
     }
 
-    /// A pfn has a page, by a look at a guest that stands still; gives whether it had none.
+    /// A pfn has a page, by a look at a suspended guest; gives whether it had none.
     fn came(&mut self, pfn: Pfn) -> bool {
-        self.had.clear(pfn);
+        self.away -= u64::from(self.had.clear(pfn));
         self.empty.clear(pfn)
     }
 
@@ -176,8 +179,10 @@ impl Looking {
             }
             self.look_into(domain, known..info.nr_pfns, dirty, &mut found)?;
         }
-        let away: Vec<Pfn> = self.had.iter().collect();
-        self.look_into(domain, away, dirty, &mut found)?;
+        if self.away > 0 {
+            let away: Vec<Pfn> = self.had.iter().collect();
+            self.look_into(domain, away, dirty, &mut found)?;
+        }
 
         let end = self.cursor.saturating_add(BATCH as u64).min(known);
         self.look_into(domain, self.cursor..end, dirty, &mut found)?;

@@ -57,7 +57,7 @@ pub struct Saver {
     round: Round,
     /// Pfns whose page went while it was being sent: looked at once more when the guest stands still.
     pub(super) vanished: Vec<Pfn>,
-    /// What of the domain's memory map the log does not tell.
+    /// Changes of the domain's memory map of which the log does not tell.
     pub(super) added: Added,
     /// What a PV domain takes besides.
     pub(super) pv: Option<PvSaver>,

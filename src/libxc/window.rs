@@ -121,7 +121,7 @@ impl Window {
             if went {
                 told(pfn);
             }
-            // What has become a page meanwhile is in the log, or found when the guest stands still.
+            // What has become a page meanwhile is in the log, or found when the guest is suspended.
             *now = if went { PageType::XTAB } else { before };
         }
         added.note(&self.pfns, &self.frames, &self.types);

@@ -133,7 +133,7 @@ impl<C: Codec> Outbox<C> {
     /// # Errors
     /// The link's; [`Outbox::stop`] or [`Outbox::close`] was called.
     pub fn data(&self, parts: &[IoSlice<'_>], bytes: usize) -> io::Result<()> {
-        // What is being closed has no use for more, and who says goodbye waits behind it.
+        // What is being closed has no use for more, and who says goodbye waits for it.
         if self.is_stopped() {
             return Err(io::ErrorKind::NotConnected.into());
         }

@@ -225,7 +225,7 @@ impl Summary {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LockStep {
-    /// The secondary's guest stands still between checkpoints; nothing is compared then.
+    /// The secondary's guest is paused between checkpoints; nothing is compared then.
     pub periodic: bool,
     /// Packets that both guests have sent, and that left at once.
     pub agreed: u64,

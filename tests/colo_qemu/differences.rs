@@ -100,7 +100,7 @@ fn channels_that_differ_are_told() {
     refused(TWO, Setup { compression: "zstd", ..TWO }, "the secondary closed channel");
 }
 
-/// The primary has sent all, and its guest stands still, when it shows that its secondary waits for two channels more.
+/// The primary has sent all, and its guest is stopped, when it shows that its secondary waits for two channels more.
 #[test]
 #[ignore = "fetches QEMU 11.1"]
 fn a_secondary_of_sid_that_waits_for_more_channels_is_told() {

@@ -30,9 +30,9 @@ fn lost(original: &SimDomain, copy: &SimDomain) -> Vec<Pfn> {
     pages.filter(|&pfn| original.page(pfn) != copy.page(pfn)).collect()
 }
 
-/// The stock helper fails where a page goes between its look and its mapping, which a balloon does in live rounds: for it the guest stands
-/// still until its first checkpoint.
-fn stand_still_for(saving: Program) -> impl Fn(&Message, &mut Control) {
+/// The stock helper fails where a page goes between its look and its mapping, which a balloon does in live rounds: for it the guest is
+/// paused until its first checkpoint.
+fn paused_for(saving: Program) -> impl Fn(&Message, &mut Control) {
     let begun = AtomicBool::new(saving == Ours);
     move |message, control| match message {
         Message::SwitchQemuLogdirty { enable: true } if !begun.load(Ordering::SeqCst) => {
@@ -51,7 +51,7 @@ fn failed_over(saving: (Program, &'static str), restoring: (Program, &'static st
     let secondary = Home::empty(&config()).with(restoring.0).on(restoring.1);
     let stream = fifo(&primary.path(""), "stream");
     thread::scope(|scope| {
-        let protecting = scope.spawn(|| protect_and(&primary, &stream, 4, stand_still_for(saving.0)));
+        let protecting = scope.spawn(|| protect_and(&primary, &stream, 4, paused_for(saving.0)));
         let reading = scope.spawn(|| File::open(&stream).unwrap());
         assert_eq!(take_over(&secondary, &stream, reading.join().unwrap()), 4);
         protecting.join().unwrap();
@@ -108,7 +108,7 @@ fn the_look_is_made_on_4_17_and_not_on_4_20() {
     assert_eq!([looks(Ours, "4.14"), looks(Ours, "4.17"), looks(Ours, "4.20"), looks(Debians, "4.17")], [1, 1, 0, 0]);
 }
 
-/// The guest runs while its first round waits to be read, and stands still from then on to its suspension: what goes and comes between a
+/// The guest runs while its first round waits to be read, and is paused from then on to its suspension: what goes and comes between a
 /// taking of the log and the look at the pages in it is not told by anything (`libxc/added.rs`).
 fn save_what_came_in_the_first_round(home: &Home) {
     let pipe = fifo(&home.path(""), "pipe");

@@ -1,4 +1,4 @@
-//! What of a stream matters to another host: its static records, and the state of its last round.
+//! The part of a stream that matters to another host: its static records, and the state of its last round.
 
 use crate::decode::cpuid::CpuidPolicy;
 use crate::decode::msr::{MsrEntry, decode_msrs};

@@ -5,5 +5,6 @@
 //! told, and how all of it ends.
 
 pub(in crate::replicate) mod guest;
+mod mailbox;
 pub(in crate::replicate) mod primary;
 pub(in crate::replicate) mod secondary;

@@ -9,14 +9,14 @@ use crate::remus::wire::Capabilities;
 use crate::replicate::capability::{Capability, Setting};
 use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::{Failpoints, Step};
-use crate::replicate::operator::{self, Answer, Ask, Command, Handle, Notices, Refused, figures, millis_since};
+use crate::replicate::operator::{self, Answer, Ask, Command, Notices, Refused, figures, millis_since};
 use crate::replicate::stats::{RoundFigures, Statistics};
 use crate::replicate::status::{Role, Status};
 use crate::replicate::witness::{Alarm, Said, WitnessThread};
 use crate::transport::Probe;
 use crate::witness::Witness;
 use std::io;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 pub enum Ending {
     /// The guest runs on the other side, as asked.
     SwitchedOver,
-    /// The guest stands still: the other side is, or may be, active.
+    /// The guest is paused: the other side is, or may be, active.
     Fenced,
     /// Protection has ended; the guest runs, its output is free.
     Unprotected,
@@ -153,34 +153,14 @@ pub(in crate::replicate) enum Message<P: Protocol> {
     Ask(Ask),
 }
 
+impl<P: Protocol> From<Ask> for Message<P> {
+    fn from(ask: Ask) -> Self {
+        Message::Ask(ask)
+    }
+}
+
 /// Where the loop's messages come in.
-pub(in crate::replicate) struct Mailbox<P: Protocol> {
-    pub inbox: Receiver<Message<P>>,
-    pub post: Sender<Message<P>>,
-}
-
-impl<P: Protocol> Default for Mailbox<P> {
-    fn default() -> Self {
-        let (post, inbox) = channel();
-        Mailbox { inbox, post }
-    }
-}
-
-impl<P: Protocol + 'static> Mailbox<P> {
-    /// A way for the operator to talk to the loop.
-    pub fn handle(&self) -> Handle {
-        let post = self.post.clone();
-        Handle::new(move |ask| post.send(Message::Ask(ask)).is_ok())
-    }
-
-    /// Something that can be sent to the loop. Where that has ended, nothing matters any more.
-    pub fn post<T>(&self, message: impl Fn(T) -> Message<P> + Send + 'static) -> impl Fn(T) + Send + 'static {
-        let post = self.post.clone();
-        move |value| {
-            let _ = post.send(message(value));
-        }
-    }
-}
+pub(in crate::replicate) type Mailbox<P> = super::mailbox::Mailbox<Message<P>>;
 
 /// What a loop needs to know.
 pub(in crate::replicate) struct Setup<P: Protocol> {

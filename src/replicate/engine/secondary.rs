@@ -9,14 +9,14 @@ use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::fence::{Fence, FenceContext};
 use crate::replicate::held::{Facts, Finished, Held};
-use crate::replicate::operator::{self, Answer, Ask, Command, Handle, Notices, Refused, figures, millis_since};
+use crate::replicate::operator::{self, Answer, Ask, Command, Notices, Refused, figures, millis_since};
 use crate::replicate::stats::Statistics;
 use crate::replicate::status::{Output, Role, Status};
 use crate::replicate::witness::{Alarm, Said, WitnessThread};
 use crate::transport::{Cancel, Probe, is_cancelled};
 use crate::witness::Witness;
 use std::io;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -188,34 +188,14 @@ pub(in crate::replicate) enum Message<P: Protocol> {
     Ask(Ask),
 }
 
+impl<P: Protocol> From<Ask> for Message<P> {
+    fn from(ask: Ask) -> Self {
+        Message::Ask(ask)
+    }
+}
+
 /// Where the loop's messages come in.
-pub(in crate::replicate) struct Mailbox<P: Protocol> {
-    pub inbox: Receiver<Message<P>>,
-    pub post: Sender<Message<P>>,
-}
-
-impl<P: Protocol> Default for Mailbox<P> {
-    fn default() -> Self {
-        let (post, inbox) = channel();
-        Mailbox { inbox, post }
-    }
-}
-
-impl<P: Protocol + 'static> Mailbox<P> {
-    /// A way for the operator to talk to the loop.
-    pub fn handle(&self) -> Handle {
-        let post = self.post.clone();
-        Handle::new(move |ask| post.send(Message::Ask(ask)).is_ok())
-    }
-
-    /// Something that can be sent to the loop. Where that has ended, nothing matters any more.
-    pub fn post<T>(&self, message: impl Fn(T) -> Message<P> + Send + 'static) -> impl Fn(T) + Send + 'static {
-        let post = self.post.clone();
-        move |value| {
-            let _ = post.send(message(value));
-        }
-    }
-}
+pub(in crate::replicate) type Mailbox<P> = super::mailbox::Mailbox<Message<P>>;
 
 /// What a loop needs to know.
 pub(in crate::replicate) struct Setup {

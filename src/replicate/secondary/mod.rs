@@ -74,7 +74,7 @@ impl std::fmt::Debug for Settings {
 }
 
 /// How it ended.
-pub type Outcome<D> = crate::replicate::engine::secondary::Outcome<D, End>;
+pub type Outcome<D, E = End> = super::engine::secondary::Outcome<D, E>;
 
 /// A secondary that has not begun.
 pub struct Driver<T: Copies>(Mailbox<Remus<T::Domain>>);

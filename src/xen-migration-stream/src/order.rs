@@ -28,7 +28,7 @@ pub enum OrderError {
         /// The record.
         record: &'static str,
     },
-    /// Static data behind its end.
+    /// Static data after its end.
     #[error("{record} behind the static data")]
     AfterStaticDataEnd {
         /// The record.

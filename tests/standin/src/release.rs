@@ -48,9 +48,9 @@ impl Release {
         Quirks::of(version, update_of(self.extra_version()), self.domctl())
     }
 
-    /// Bytes of a LAPIC entry of a HVM context. `xen/include/public/arch-x86/hvm/save.h`: of 4.20 since its first update.
+    /// Bytes of a LAPIC entry of a HVM context.
     pub fn lapic_bytes(self) -> usize {
-        self.quirks().lapic.map_or(32, |bytes| bytes as usize)
+        self.quirks().lapic
     }
 
     /// `XEN_DOMCTL_INTERFACE_VERSION`

@@ -16,7 +16,7 @@ struct Memory {
     loads: [u64; 3],
     total: u64,
     free: u64,
-    /// What is behind that, which nobody looks at here.
+    /// The rest, which nobody looks at here.
     rest: [u64; 10],
 }
 

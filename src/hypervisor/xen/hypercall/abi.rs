@@ -146,7 +146,7 @@ pub mod xenver {
     ops! { "XENVER_":
         /// Major in the high half, minor in the low one.
         VERSION = 0 "version";
-        /// What the builder has put behind that: text, ended by a zero, in [`EXTRA_LENGTH`](super::EXTRA_LENGTH) bytes.
+        /// What the builder has added: text, ended by a zero, in [`EXTRA_LENGTH`](super::EXTRA_LENGTH) bytes.
         EXTRA_VERSION = 1 "extraversion";
     }
 }

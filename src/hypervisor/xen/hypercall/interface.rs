@@ -10,13 +10,14 @@ use crate::hypervisor::error::{Error, Result};
 use crate::hypervisor::types::XenVersion;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// Versions of the domctl interface that are tried: Xen 4.14's, and 16 more.
-const DOMCTL_VERSIONS: std::ops::Range<u32> = quirks::OLDEST_DOMCTL..quirks::OLDEST_DOMCTL + 17;
+const DOMCTL_VERSIONS: Range<u32> = quirks::OLDEST_DOMCTL..quirks::OLDEST_DOMCTL + 17;
 /// Versions of the sysctl interface that are tried: Xen 4.14's, and 16 more.
-const SYSCTL_VERSIONS: std::ops::Range<u32> = 0x13..0x13 + 17;
+const SYSCTL_VERSIONS: Range<u32> = 0x13..0x13 + 17;
 /// Whom a question about the host is about, in messages: the domain that the toolstack is in.
 pub(super) const HOST: u32 = 0;
 /// How often a call whose buffers the kernel may move is repeated when Xen could not reach them, as libxenctrl does.
@@ -81,6 +82,28 @@ impl Drop for Open {
     }
 }
 
+/// The version of an interface that a Xen takes, by asking: a request of another one gets EACCES, and does nothing. The one that its release
+/// has is tried first.
+fn by_trial(
+    xen: XenVersion,
+    expected: Option<u32>,
+    versions: Range<u32>,
+    mut ask: impl FnMut(u32) -> Result<()>,
+) -> Result<u32> {
+    let mut refused = None;
+    for version in expected.into_iter().chain(versions.filter(|&version| Some(version) != expected)) {
+        match ask(version) {
+            Ok(()) => return Ok(version),
+            Err(Error::Hypercall { source, .. }) if source.raw_os_error() == Some(libc::EACCES) => {
+                refused = Some(source)
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let source = refused.unwrap_or_else(|| io::ErrorKind::PermissionDenied.into());
+    Err(Error::OtherInterface { xen, source })
+}
+
 impl Interface {
     /// Opens the libraries and finds out which Xen this is. The first thing that is asked with privilege is a domctl.
     ///
@@ -126,28 +149,15 @@ impl Interface {
         }
     }
 
-    /// The version of domctls that this Xen takes: a request of another one gets EACCES, and does nothing. The one that its release has is
-    /// tried first. What is asked is who a domain is; that there is none is an answer too.
+    /// The version of domctls that this Xen takes. What is asked is who a domain is; that there is none is an answer too.
     fn find_domctl(&mut self, domid: u32) -> Result<u32> {
-        let expected = quirks::domctl_of(self.version);
-        let others = DOMCTL_VERSIONS.filter(|&version| Some(version) != expected);
-        let mut refused = None;
-        for version in expected.into_iter().chain(others) {
+        by_trial(self.version, quirks::domctl_of(self.version), DOMCTL_VERSIONS, |version| {
             self.domctl = version;
-            let mut info = abi::DomainInfo::default();
-            match self.domctl(domctl::GET_DOMAIN_INFO, domid, &mut info) {
-                Ok(()) => return Ok(version),
-                Err(Error::Hypercall { source, .. }) if source.raw_os_error() == Some(libc::EACCES) => {
-                    refused = Some(source);
-                }
-                Err(Error::Hypercall { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => {
-                    return Ok(version);
-                }
-                Err(error) => return Err(error),
+            match self.domctl(domctl::GET_DOMAIN_INFO, domid, &mut abi::DomainInfo::default()) {
+                Err(Error::Hypercall { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+                answer => answer,
             }
-        }
-        let source = refused.unwrap_or_else(|| io::ErrorKind::PermissionDenied.into());
-        Err(Error::OtherInterface { xen: self.version, source })
+        })
     }
 
     /// Judges what a call returned whose failure is a negative number and an errno. To be called before anything else can change errno.
@@ -212,24 +222,13 @@ impl Interface {
         Ok(())
     }
 
-    /// The version of sysctls that this Xen takes, found as that of domctls is. What is asked is how large a policy can be.
+    /// The version of sysctls that this Xen takes. What is asked is how large a policy can be.
     pub(super) fn find_sysctl(&self) -> Result<u32> {
-        let expected = quirks::sysctl_of(self.version);
-        let others = SYSCTL_VERSIONS.filter(|&version| Some(version) != expected);
-        let mut refused = None;
-        for version in expected.into_iter().chain(others) {
+        by_trial(self.version, quirks::sysctl_of(self.version), SYSCTL_VERSIONS, |version| {
             let mut sizes = abi::SysctlCpuPolicy { index: abi::cpu_policy::HOST, ..Default::default() };
             // SAFETY: both addresses are 0: without buffers only the sizes are told.
-            match unsafe { self.sysctl_with_addresses(sysctl::GET_CPU_POLICY, version, &mut sizes, &mut []) } {
-                Ok(()) => return Ok(version),
-                Err(Error::Hypercall { source, .. }) if source.raw_os_error() == Some(libc::EACCES) => {
-                    refused = Some(source);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let source = refused.unwrap_or_else(|| io::ErrorKind::PermissionDenied.into());
-        Err(Error::OtherInterface { xen: self.version, source })
+            unsafe { self.sysctl_with_addresses(sysctl::GET_CPU_POLICY, version, &mut sizes, &mut []) }
+        })
     }
 
     /// Has Xen answer a sysctl of a version. The buffers that the structure leads to are borrowed for the call.

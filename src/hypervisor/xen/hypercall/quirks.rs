@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | each release | the version of the domctl interface | `XEN_DOMCTL_INTERFACE_VERSION` of `xen/include/public/domctl.h` |
 //! | 4.16 | [`DomainInfo`](super::abi::DomainInfo) has 112 bytes instead of 104; what is read of it lies at the same offsets | the same header |
-//! | 4.18.5, 4.19.2, 4.20.1, 4.21 | a LAPIC entry of the HVM context has 32 bytes (`pending_esr`) instead of 24; a longer one than its own is refused by every Xen | `struct hvm_hw_lapic` of `hvm/save.h` |
+//! | [`LAPIC_ESR`] | a LAPIC entry of the HVM context has 32 bytes (`pending_esr`) instead of 24; a longer one than its own is refused by every Xen | `struct hvm_hw_lapic` of `hvm/save.h` |
 //! | 4.19.5, 4.20.3, 4.21.1, 4.22 | pages that are added to a translated guest's p2m are in its dirty log | commit 98fccdf0ac, `docs/features/migration.pandoc` |
 //! | 4.21 | a restored console page begins with `connection = XENCONSOLE_DISCONNECTED` instead of zeros | `tools/libs/guest/xg_sr_restore_x86_hvm.c` |
 //! | 4.21 | a domctl of version 0 is taken of operations that are declared stable; this program uses none of them | `xen/common/domctl.c` |
@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 use crate::hypervisor::types::XenVersion;
+use crate::stream::fit::release::{LAPIC_ESR, LAPIC_LENGTHS, Release};
 
 /// The version of Xen 4.14's domctls, the oldest that is known.
 pub const OLDEST_DOMCTL: u32 = 0x12;
@@ -72,8 +73,8 @@ pub fn update_of(extra: &str) -> u32 {
 /// What a Xen is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quirks {
-    /// Bytes of a LAPIC entry in its HVM contexts. `None`: that depends on the update.
-    pub lapic: Option<u32>,
+    /// Bytes of a LAPIC entry in its HVM contexts.
+    pub lapic: usize,
     /// Whether its dirty log has the pages that are added to a translated guest's p2m.
     pub logs_p2m_additions: bool,
     /// Whether its own restorer begins a console page with the word for "disconnected".
@@ -85,13 +86,10 @@ pub struct Quirks {
 impl Quirks {
     /// Those of an update of a release with this version of domctls.
     pub fn of(version: XenVersion, update: u32, domctl: u32) -> Self {
-        let lapic = match version {
-            _ if version >= xen(21) => Some(32),
-            _ if version >= xen(18) => None,
-            _ => Some(24),
-        };
+        let longer =
+            version.major > 4 || LAPIC_ESR.is_in(Release { minor: version.minor, update: Some(update) }) == Some(true);
         Quirks {
-            lapic,
+            lapic: if longer { LAPIC_LENGTHS.1 } else { LAPIC_LENGTHS.0 },
             logs_p2m_additions: version >= xen(22)
                 || LOGS_ADDITIONS.iter().any(|&(release, first)| version == release && update >= first),
             disconnected_console: version >= xen(21),
@@ -129,7 +127,11 @@ mod tests {
 
     #[test]
     fn quirks_begin_with_the_releases_of_the_table() {
-        assert_eq!([17, 18, 20, 21].map(|minor| Quirks::of(xen(minor), 0, 0).lapic), [Some(24), None, None, Some(32)]);
+        assert_eq!([17, 18, 20, 21].map(|minor| Quirks::of(xen(minor), 0, 0).lapic), [24, 24, 24, 32]);
+        assert_eq!(
+            [(17, 9), (18, 4), (18, 5), (20, 1)].map(|(minor, update)| Quirks::of(xen(minor), update, 0).lapic),
+            [24, 24, 32, 32]
+        );
         assert_eq!([20, 21, 22].map(|minor| Quirks::of(xen(minor), 0, 0).disconnected_console), [false, true, true]);
         assert_eq!([17, 21, 22].map(|minor| Quirks::of(xen(minor), 0, 0).logs_p2m_additions), [false, false, true]);
     }

@@ -11,6 +11,7 @@ use super::vcpus::{VcpuSet, xsave};
 use crate::decode::DecodeError;
 use crate::decode::hvm_context::{DESCRIPTOR, Entries, Entry};
 use crate::decode::hvm_entry::{END, EntryBody, HEADER, HVM_FILE_MAGIC, HVM_FILE_VERSION, entry_name};
+use crate::fit::release::{Change, LAPIC_ESR, LAPIC_LENGTHS};
 use byteorder::{ByteOrder, LittleEndian};
 
 const CPU: u16 = 2;
@@ -33,8 +34,8 @@ struct Layout {
     longest: usize,
     /// Xen fills shorter ones up with zeros; where not, it takes this length alone.
     zero_extended: bool,
-    /// The length of older releases, and those that have the longest.
-    newer: Option<(usize, &'static str)>,
+    /// The length of older releases, and which have the longest.
+    newer: Option<(usize, &'static Change)>,
 }
 
 const fn exact(typecode: u16, longest: usize) -> Layout {
@@ -51,7 +52,7 @@ const LAYOUTS: &[Layout] = &[
     extended(CPU, 1032),
     exact(3, 8),
     exact(4, 400),
-    Layout { newer: Some((24, "4.18.5, 4.19.2, 4.20.1 or 4.21")), ..extended(LAPIC, 32) },
+    Layout { newer: Some((LAPIC_LENGTHS.0, &LAPIC_ESR)), ..extended(LAPIC, LAPIC_LENGTHS.1) },
     exact(LAPIC_REGS, 1024),
     exact(7, 16),
     exact(8, 8),

@@ -1,6 +1,7 @@
 //! What the contents of records can have wrong with them, and who refuses it.
 
 use crate::error::Severity;
+use crate::fit::release::Change;
 use thiserror::Error;
 
 /// Who turns a stream away that has a problem of this sort.
@@ -165,7 +166,7 @@ pub enum ContentProblem {
         most: usize,
     },
     /// An entry of a length that newer releases have.
-    #[error("HVM_CONTEXT: {entry}:{instance} has {length} bytes: Xen before {since} has {older} and refuses it")]
+    #[error("HVM_CONTEXT: {entry}:{instance} has {length} bytes: Xen before {} has {older} and refuses it", since.since())]
     HvmEntryNewer {
         /// Its name.
         entry: &'static str,
@@ -175,8 +176,8 @@ pub enum ContentProblem {
         length: usize,
         /// The length of older releases.
         older: usize,
-        /// The releases that have the longer form.
-        since: &'static str,
+        /// Which releases have the longer form.
+        since: &'static Change,
     },
     /// An entry shorter than any that Xen takes.
     #[error("HVM_CONTEXT: {entry}:{instance} has {length} bytes, at least {least} needed: every Xen refuses it")]
