@@ -229,7 +229,7 @@ proptest! {
         let options = Options { skip_contents, ..Options::default() };
         let (items, error) = by_slice(stream, options);
         let error = error.unwrap();
-        prop_assert!(error.is_truncation());
+        prop_assert!(error.is_truncation(), "{error:?} at {}", stream.len());
         prop_assert_eq!(error.offset, items.last().map_or(0, |item| item.offset + item.size));
         let expected = (items, Some(error));
         prop_assert!(expected == by_push(stream, options, || 77));

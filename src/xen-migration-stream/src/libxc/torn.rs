@@ -8,11 +8,12 @@ use super::{CpuidPolicy, MsrPolicy, PAGE_SIZE, PvInfo, TscInfo, VcpuRecord, page
 use crate::error::{BodyError, Problem};
 use crate::record::RecordHeader;
 
-/// Judges a record by its header and by the bytes of its body that are there.
+/// Judges a record by its header and by the bytes behind it that are there: of its body, and of the padding where the body is whole.
 ///
 /// # Errors
 /// What is wrong with it whatever follows.
 pub(crate) fn judge(header: RecordHeader, arrived: &[u8]) -> Result<(), Problem> {
+    let arrived = &arrived[..arrived.len().min(header.length as usize)];
     #[cfg(feature = "decode")]
     if header.type_id == types::HVM_CONTEXT && header.length > 0 {
         return context(header.length as usize, arrived)
@@ -184,8 +185,13 @@ mod tests {
         let good = [entry(1, &header), entry(2, &[0; 40]), entry(0, &[])].concat();
         let judge =
             |length: usize, arrived: &[u8]| judge(RecordHeader::new(types::HVM_CONTEXT, length as u32), arrived);
-        for cut in 0..=good.len() {
-            assert_eq!(judge(good.len(), &good[..cut]), Ok(()), "cut at {cut}");
+        // Of any length behind the 8 bytes of alignment, and cut within its padding too.
+        for odd in 0..8 {
+            let good = [&good[..good.len() - 8], &entry(900, &vec![0; odd]), &entry(0, &[])].concat();
+            let padded = [&good[..], &vec![0; good.len().next_multiple_of(8) - good.len()]].concat();
+            for cut in 0..=padded.len() {
+                assert_eq!(judge(good.len(), &padded[..cut]), Ok(()), "cut at {cut} of {}", padded.len());
+            }
         }
         let mut magic = good.clone();
         magic[8] ^= 1;
