@@ -38,14 +38,14 @@
 //! changed. The second kind is found when 3 comes to it, after at most one checkpoint for each 1,024 pfns. The first kind is not found;
 //! Linux' balloon does not do it, as it clears a page before it gives it back.
 //!
-//! While the guest runs, in the rounds of a live image: a page that goes in the interval before a taking of the log, and comes back between
-//! that and the look at the page. It is sent as it is then; what is written to it from then on until the log is taken again is lost. In
-//! checkpoints the guest is suspended at this point.
+//! What is sent by a log that was taken while the guest runs is another matter: a page may have gone before the taking and be back when it
+//! is looked at ([`super::returning`]).
 //!
 //! Of a PV guest the p2m is mapped: all its holes are looked at each time, without a hypercall.
 #![forbid(unsafe_code)]
 
 use super::pv::PvSaver;
+use super::returning::Returning;
 use crate::hypervisor::types::{DomainInfo, PageType, Pfn};
 use crate::hypervisor::{self, DirtyBitmap, INVALID_MFN, Mfn, SaveDomain};
 
@@ -71,6 +71,8 @@ struct Looking {
     populated: u64,
     /// Where the look that goes round goes on.
     cursor: Pfn,
+    /// Of a PV guest there is none: the writes to a frame are tracked from the first on.
+    returning: Option<Returning>,
 }
 
 /// Pages that a look has found to have come, and to have gone.
@@ -97,7 +99,8 @@ impl Added {
         }
         let (empty, had) = (DirtyBitmap::new(nr_pfns), DirtyBitmap::new(nr_pfns));
         let populated = domain.info()?.populated;
-        let mut looking = Looking { empty, had, away: 0, populated, cursor: 0 };
+        let returning = pv.is_none().then(|| Returning::new(nr_pfns, populated));
+        let mut looking = Looking { empty, had, away: 0, populated, cursor: 0, returning };
         match pv {
             Some(pv) => {
                 (0..nr_pfns).filter(|&pfn| !pv.has_frame(domain, pfn)).for_each(|pfn| {
@@ -109,11 +112,52 @@ impl Added {
                 // Seen for the first time: nobody knows whether they have had one.
                 looking.had.clear_all();
                 looking.away = 0;
+                if let Some(returning) = &mut looking.returning {
+                    returning.counted(domain.info()?.populated);
+                }
             }
         }
         log::debug!("{} of {nr_pfns:#x} pfns are without a page", looking.empty.count());
         self.looking = Some(looking);
         Ok(())
+    }
+
+    /// The log has begun.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub(super) fn begun(&mut self, domain: &impl SaveDomain) -> hypervisor::Result<()> {
+        if let Some(returning) = self.returning() {
+            returning.begun(domain.info()?.populated);
+        }
+        Ok(())
+    }
+
+    /// The log of a running domain is about to be taken.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub(super) fn taking(&mut self, domain: &impl SaveDomain) -> hypervisor::Result<()> {
+        if let Some(returning) = self.returning() {
+            returning.counted(domain.info()?.populated);
+        }
+        Ok(())
+    }
+
+    /// `log` was taken of a running domain. What of earlier ones has to be sent again is added.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub(super) fn taken(&mut self, domain: &impl SaveDomain, log: &mut DirtyBitmap) -> hypervisor::Result<()> {
+        if let Some(returning) = self.returning() {
+            returning.counted(domain.info()?.populated);
+            returning.taken(log);
+        }
+        Ok(())
+    }
+
+    fn returning(&mut self) -> Option<&mut Returning> {
+        self.looking.as_mut()?.returning.as_mut()
     }
 
     /// Forgets all: the log is off.
@@ -126,7 +170,12 @@ impl Added {
         let Some(looking) = &mut self.looking else { return };
         if frames.is_empty() {
             let gone = pfns.iter().zip(types).filter(|(_, kind)| **kind == PageType::XTAB);
-            gone.for_each(|(&pfn, _)| looking.gone(pfn));
+            for (&pfn, _) in gone {
+                looking.gone(pfn);
+                if let Some(returning) = &mut looking.returning {
+                    returning.absent(pfn);
+                }
+            }
         } else {
             let gone = pfns.iter().zip(frames).filter(|(_, frame)| **frame == INVALID_MFN);
             gone.for_each(|(&pfn, _)| looking.gone(pfn));
@@ -148,7 +197,12 @@ impl Added {
         let Some(looking) = &mut self.looking else { return Ok(()) };
         match pv {
             Some(pv) => looking.find_frames(domain, pv, dirty),
-            None => looking.find(domain, info, dirty)?,
+            None => {
+                let found = looking.find(domain, info, dirty)?;
+                if let Some(returning) = &mut looking.returning {
+                    returning.suspended(info.populated, found != Found::default(), dirty);
+                }
+            }
         }
         Ok(())
     }
@@ -168,7 +222,13 @@ impl Looking {
         self.empty.clear(pfn)
     }
 
-    fn find(&mut self, domain: &impl SaveDomain, info: &DomainInfo, dirty: &mut DirtyBitmap) -> hypervisor::Result<()> {
+    /// As [`Added::find`]; gives what was found.
+    fn find(
+        &mut self,
+        domain: &impl SaveDomain,
+        info: &DomainInfo,
+        dirty: &mut DirtyBitmap,
+    ) -> hypervisor::Result<Found> {
         let known = self.empty.nr_pfns();
         let mut found = Found::default();
         if info.nr_pfns > known {
@@ -190,7 +250,7 @@ impl Looking {
 
         let before = std::mem::replace(&mut self.populated, info.populated);
         if found == Found::default() && before == info.populated && known == info.nr_pfns {
-            return Ok(());
+            return Ok(found);
         }
         let logged: Vec<Pfn> = dirty.iter().filter(|&pfn| !self.empty.contains(pfn)).collect();
         self.look_into(domain, logged, dirty, &mut found)?;
@@ -204,7 +264,7 @@ impl Looking {
             self.look_into(domain, left, dirty, &mut found)?;
         }
         log::debug!("{} pages have come that the log does not tell of, {} have gone", found.came, found.went);
-        Ok(())
+        Ok(found)
     }
 
     fn find_frames(&mut self, domain: &impl SaveDomain, pv: &PvSaver, dirty: &mut DirtyBitmap) {

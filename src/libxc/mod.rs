@@ -14,6 +14,7 @@ mod error;
 pub mod precopy;
 pub mod pv;
 pub mod restore;
+mod returning;
 pub mod round;
 pub mod save;
 mod stage;

@@ -7,7 +7,7 @@
 use super::SaveError;
 use super::save::Saver;
 use crate::hypervisor::SaveDomain;
-use crate::hypervisor::types::{CleanMode, PAGE_SIZE};
+use crate::hypervisor::types::PAGE_SIZE;
 use crate::stream::handover::LibxcWriter;
 use std::fmt;
 use std::io::Write;
@@ -220,7 +220,7 @@ impl Saver {
             sent.rounds += 1;
             // What is dirty behind the last round stays in the log until the guest stands still.
             let last = sent.rounds >= limits.rounds;
-            let dirty = if last { self.peek(domain)? } else { self.read_log(domain, CleanMode::Ongoing)? };
+            let dirty = if last { self.peek(domain)? } else { self.read_log(domain)? };
             let total = watch.now().saturating_sub(begun);
             let report = RoundSent { round, pages, took, held, total, dirty };
             watch.round(&report);

@@ -124,7 +124,8 @@ impl Saver {
     /// The hypervisor's.
     pub fn start_log(&mut self, domain: &mut impl SaveDomain) -> Result<(), SaveError> {
         self.added.begin(domain, self.dirty.nr_pfns(), self.pv.as_ref())?;
-        Ok(domain.enable_log_dirty()?)
+        domain.enable_log_dirty()?;
+        Ok(self.added.begun(domain)?)
     }
 
     /// Ends the tracking.
@@ -163,7 +164,7 @@ impl Saver {
     /// [`SaveError::NotSuspended`], or the hypervisor's.
     pub fn collect(&mut self, domain: &mut impl SaveDomain) -> Result<u64, SaveError> {
         let info = self.must_be_suspended(domain)?;
-        self.read_log(domain, CleanMode::Final)?;
+        self.take_log(domain, CleanMode::Final)?;
         self.added.find(domain, &info, &mut self.dirty, self.pv.as_ref())?;
         for pfn in self.vanished.drain(..) {
             self.dirty.set(pfn);
@@ -175,8 +176,16 @@ impl Saver {
         Ok(self.dirty.count())
     }
 
+    /// Takes the dirty log of a running guest, with what has to be sent again; gives the number of pages that it has written.
+    pub(super) fn read_log(&mut self, domain: &mut impl SaveDomain) -> Result<u64, SaveError> {
+        self.added.taking(domain)?;
+        let dirty = self.take_log(domain, CleanMode::Ongoing)?;
+        self.added.taken(domain, &mut self.dirty)?;
+        Ok(dirty)
+    }
+
     /// Takes the dirty log; gives the number of dirty pages.
-    pub(super) fn read_log(&mut self, domain: &mut impl SaveDomain, mode: CleanMode) -> Result<u64, SaveError> {
+    fn take_log(&mut self, domain: &mut impl SaveDomain, mode: CleanMode) -> Result<u64, SaveError> {
         let known = self.dirty.nr_pfns();
         match domain.clean_log_dirty(&mut self.dirty, mode) {
             // Xen logs what is written, and a page that has just come need not have been.

@@ -10,7 +10,6 @@
 use super::save::Saver;
 use super::window::entries;
 use super::{Round, SaveError};
-use crate::hypervisor::types::CleanMode;
 use crate::hypervisor::{self, SaveDomain};
 
 impl Saver {
@@ -44,7 +43,7 @@ impl Saver {
     /// The hypervisor's. What was dirty is lost to the log then: the replica needs a whole image.
     pub fn stage_ahead<D: SaveDomain>(&mut self, domain: &mut D, round: &mut Round) -> Result<(), SaveError> {
         round.clear();
-        round.reserve(usize::try_from(self.read_log(domain, CleanMode::Ongoing)?).unwrap_or(0));
+        round.reserve(usize::try_from(self.read_log(domain)?).unwrap_or(0));
         let mut next = Some(0);
         while let Some(from) = next {
             next = self.next_window(domain, from, false)?;
