@@ -18,6 +18,7 @@ pub mod foreign;
 pub mod info;
 pub mod input;
 mod mapped;
+pub mod meter;
 mod packing;
 pub mod progress;
 pub mod recording;
@@ -27,6 +28,7 @@ pub mod stats;
 mod summary;
 mod text;
 pub mod verify;
+pub mod versions;
 mod walk;
 
 pub use dump::{Dumper, dump};
