@@ -19,6 +19,7 @@ mod protect;
 mod protection;
 mod receive;
 mod remus;
+mod report;
 mod resume;
 mod serve;
 mod sim_client;
@@ -82,6 +83,8 @@ enum Command {
     Info(info::Args),
     /// Count a stream's pages
     Stats(stats::Args),
+    /// Make one page for a browser of a stream, or of a log of statuses
+    Report(report::Args),
     /// Write an image of a stream, at any checkpoint, as a plain one
     Convert(convert::Args),
     /// Say what is different between two images
@@ -132,6 +135,7 @@ pub fn run() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Extract(args) => extract::run(&args),

@@ -212,7 +212,7 @@ const fn severity(error: &StreamError) -> &'static str {
 }
 
 /// Name, type number and length of an item. Headers have no type number; their length is their size.
-fn identity(item: &Item<'_>) -> (String, Option<u32>, u64) {
+pub(super) fn identity(item: &Item<'_>) -> (String, Option<u32>, u64) {
     let name = match &item.what {
         What::XlPreamble(_) => "XL_PREAMBLE",
         What::LibxlHeader(_) => "LIBXL_HEADER",
