@@ -177,7 +177,7 @@ pub fn verify(input: &Steered<'_>) {
 pub fn dump(input: &Steered<'_>) {
     let mut items = None;
     for (json, verbose) in [(true, false), (false, true)] {
-        let options = inspect::dump::Options { json, verbose };
+        let options = inspect::dump::Options { json, verbose, ..Default::default() };
         let mut out = Vec::new();
         let dumped =
             inspect::dump(memory(input.stream), input.framing(true), options, &mut Progress::none(), &mut out).unwrap();

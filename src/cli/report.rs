@@ -11,7 +11,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 const EXAMPLES: &str = "\
 Examples:
   xen-replicate report guest.save -o guest.html
-  xen-replicate report fixtures/xen/4.20stock-pvh32small-remus.xz -o remus.html
+  xen-replicate report fixtures/xen/4.20stock-pvh32small-remus.xz -o r.html
   xen-replicate ctl web status --watch --json > web.log
   xen-replicate report web.log -o web.html";
 

@@ -20,6 +20,8 @@ pub const MAX_FINDINGS: usize = 1000;
 pub struct StreamReport {
     /// What `info` says.
     pub info: Info,
+    /// The same in words, where a list would be long.
+    pub said: Said,
     /// What `verify --all` finds, the errors first: the first [`MAX_FINDINGS`].
     pub findings: Vec<Finding>,
     /// Findings beyond those.
@@ -42,6 +44,20 @@ pub struct StreamReport {
     pub records: Records,
     /// The decoded state.
     pub state: State,
+}
+
+/// As `info` prints them.
+#[derive(Debug, Default, Serialize)]
+pub struct Said {
+    /// What the stream is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// What stands where the stream could not be followed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<String>,
+    /// The releases that take the guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fits: Option<String>,
 }
 
 /// Reads a stream.
@@ -76,8 +92,14 @@ pub(super) fn read(input: Input, options: &Options, progress: &mut Progress) -> 
     findings.sort_by_key(|finding| !finding.is_error());
     let more = findings.len().saturating_sub(MAX_FINDINGS);
     findings.truncate(MAX_FINDINGS);
+    let said = Said {
+        container: info.container.as_ref().map(ToString::to_string),
+        foreign: info.foreign.as_ref().map(ToString::to_string),
+        fits: info.fits.as_ref().map(ToString::to_string),
+    };
     Ok(StreamReport {
         info,
+        said,
         findings,
         findings_left_out: left_out + more as u64,
         total,
