@@ -177,7 +177,10 @@ fn a_terminal_has_colours_and_a_pager_as_the_usual_variables_say() {
     assert!(!on_terminal("--no-pager", &[("PAGER", "sed s/^/paged:/")]).contains("paged:"));
     // An operator who has seen enough, and a pager that is not there: what is said at the end is said.
     let enough = on_terminal("--color never", &[("PAGER", "head -n 2")]);
-    assert!(enough.replace('\r', "").starts_with(plain.split_inclusive('\n').take(2).collect::<String>().as_str()), "{enough}");
+    assert!(
+        enough.replace('\r', "").starts_with(plain.split_inclusive('\n').take(2).collect::<String>().as_str()),
+        "{enough}"
+    );
     on_terminal("", &[("PAGER", "/no/such/pager")]);
     // Into a file there are colours only when they are asked for, and no pager.
     let asked = run(&["dump", "--color", "always"], "inputs/E5-tsc-mode-7.bin");

@@ -240,10 +240,12 @@ mod tests {
         for name in ["dump", "verify", "info", "stats", "report"] {
             let command = format!("xen-replicate {name} ");
             let help = &all.iter().find(|(of, _)| *of == command.trim_end()).unwrap().1;
-            let examples: Vec<_> = help.lines().filter_map(|line| line.strip_prefix("  ")?.strip_prefix(&command)).collect();
+            let examples: Vec<_> =
+                help.lines().filter_map(|line| line.strip_prefix("  ")?.strip_prefix(&command)).collect();
             assert!(examples.len() >= 2, "{help}");
             // The files of the project's that they name are there.
-            let files = examples.iter().flat_map(|line| line.split_whitespace()).filter(|word| word.starts_with("fixtures/"));
+            let files =
+                examples.iter().flat_map(|line| line.split_whitespace()).filter(|word| word.starts_with("fixtures/"));
             let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
             assert_eq!(files.clone().find(|file| !root.join(file).exists()), None);
             assert!(files.count() > 0, "{help}");

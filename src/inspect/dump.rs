@@ -16,7 +16,6 @@ use crate::stream::framer::{Item, Options as FramerOptions, What, record_name};
 use crate::stream::reader::ReadError;
 use crate::stream::{libxc, libxl};
 use serde::Serialize;
-use std::borrow::Cow;
 use std::io::{self, Write};
 
 /// A terminal's bold, dim, cyan, yellow and red, which are readable on light and on dark.
@@ -123,7 +122,7 @@ impl Dumper {
             "{:>6} {:>12} {:<5} {:>5} {:<26} {:>10}  summary",
             "index", "offset", "layer", "round", "type", "length"
         );
-        writeln!(out, "{}", self.painted(HEADING, &heading))
+        writeln!(out, "{}", self.painted(HEADING, heading))
     }
 
     /// Writes one item.
@@ -143,14 +142,15 @@ impl Dumper {
             return self.json(item, parsed.as_ref(), &problems, out);
         }
         let summary = summary(item, parsed.as_ref());
-        let name = self.painted(NAME, &format!("{name:<26}"));
-        let layer = self.painted(ASIDE, &format!("{:<5}", item.layer.name()));
-        let line = format!("{:>6} {:>12} {layer} {:>5} {name} {length:>10}  {summary}", item.index, item.offset, item.round);
+        let name = self.painted(NAME, format!("{name:<26}"));
+        let layer = self.painted(ASIDE, format!("{:<5}", item.layer.name()));
+        let line =
+            format!("{:>6} {:>12} {layer} {:>5} {name} {length:>10}  {summary}", item.index, item.offset, item.round);
         writeln!(out, "{}", line.trim_end())?;
         for problem in &problems {
             let paint = if severity(problem) == "remark" { REMARK } else { ERROR };
             let text = format!("{:>6} {}: {}", "!", severity(problem), problem.problem);
-            writeln!(out, "{}", self.painted(paint, &text))?;
+            writeln!(out, "{}", self.painted(paint, text))?;
         }
         if self.options.verbose {
             let body = body::decoded(item, parsed.as_ref(), &self.context).shown();
@@ -161,8 +161,8 @@ impl Dumper {
         Ok(())
     }
 
-    fn painted<'a>(&self, paint: &str, text: &'a str) -> Cow<'a, str> {
-        if self.options.color { format!("\x1b[{paint}m{text}\x1b[0m").into() } else { text.into() }
+    fn painted(&self, paint: &str, text: String) -> String {
+        if self.options.color { format!("\x1b[{paint}m{text}\x1b[0m") } else { text }
     }
 
     fn json<'a>(

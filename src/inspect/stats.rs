@@ -222,7 +222,10 @@ impl Stats {
         writeln!(out, "sent again   {} pages, {} differ from the version before{changed}", total.again, total.changed)?;
         if let Some(share) = self.compressible_share {
             let (saves, sampled) = (share * 100.0, total.sampled);
-            writeln!(out, "compressible {saves:.1} % of the bytes that are not in zero pages, by {sampled} pages and LZ4")?;
+            writeln!(
+                out,
+                "compressible {saves:.1} % of the bytes that are not in zero pages, by {sampled} pages and LZ4"
+            )?;
         }
         if self.untracked > 0 {
             writeln!(out, "not tracked  {} pages beyond {MAX_PFNS} different ones", self.untracked)?;

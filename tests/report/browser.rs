@@ -34,17 +34,21 @@ impl Browser {
         let profile = TempDir::new().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "exec \"$@\" 3<&0 4>&1 </dev/null >/dev/null 2>&1", "sh", "chromium"]);
-        command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"]);
+        command.args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--remote-debugging-pipe",
+        ]);
         command.args(["--no-first-run", "--disable-background-networking", "--window-size=1280,1000"]);
         command.arg(format!("--user-data-dir={}", profile.path().display())).arg("about:blank");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (to, from) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         let (asked, complaints) = (Vec::new(), Vec::new());
-        let mut browser =
-            Browser { child, to, from, number: 0, session: None, asked, complaints, _profile: profile };
+        let mut browser = Browser { child, to, from, number: 0, session: None, asked, complaints, _profile: profile };
         let target = browser.tell("Target.createTarget", json!({"url": "about:blank"}));
-        let attached =
-            browser.tell("Target.attachToTarget", json!({"targetId": target["targetId"], "flatten": true}));
+        let attached = browser.tell("Target.attachToTarget", json!({"targetId": target["targetId"], "flatten": true}));
         browser.session = Some(attached["sessionId"].as_str().unwrap().to_owned());
         for domain in ["Page", "Runtime", "Network", "Log"] {
             browser.tell(&format!("{domain}.enable"), json!({}));
@@ -91,11 +95,16 @@ impl Browser {
     pub fn open(&mut self, file: &Path) {
         self.asked.clear();
         self.complaints.clear();
-        let name: String = file.display().to_string().bytes().map(|byte| match byte {
-            b'/' | b'.' | b'-' | b'_' => char::from(byte).to_string(),
-            byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
-            byte => format!("%{byte:02X}"),
-        }).collect();
+        let name: String = file
+            .display()
+            .to_string()
+            .bytes()
+            .map(|byte| match byte {
+                b'/' | b'.' | b'-' | b'_' => char::from(byte).to_string(),
+                byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+                byte => format!("%{byte:02X}"),
+            })
+            .collect();
         let gone = self.tell("Page.navigate", json!({"url": format!("file://{name}")}));
         assert!(gone["errorText"].is_null(), "{gone}");
         while self.hear()["method"] != "Page.loadEventFired" {}
@@ -126,7 +135,12 @@ impl Browser {
         if key == "Enter" {
             down["text"] = "\r".into();
         }
-        if let Some(code) = match key { "Enter" => Some(13), "Tab" => Some(9), " " => Some(32), _ => None } {
+        if let Some(code) = match key {
+            "Enter" => Some(13),
+            "Tab" => Some(9),
+            " " => Some(32),
+            _ => None,
+        } {
             down["windowsVirtualKeyCode"] = code.into();
         }
         self.tell("Input.dispatchKeyEvent", down);

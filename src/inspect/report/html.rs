@@ -97,8 +97,23 @@ mod tests {
         }
         assert!(FRAME.contains("default-src 'none'"), "the policy");
         for part in SCRIPT.iter().chain([&FRAME, &STYLE]) {
-            for word in ["http:", "https:", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "url(", "@import", "src=", "fetch("] {
-                assert!(!part.contains(word) || part.contains("http://www.w3.org/2000/svg") && word == "http:", "{word}");
+            for word in [
+                "http:",
+                "https:",
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+                "url(",
+                "@import",
+                "src=",
+                "fetch(",
+            ] {
+                assert!(
+                    !part.contains(word) || part.contains("http://www.w3.org/2000/svg") && word == "http:",
+                    "{word}"
+                );
             }
         }
         assert!(SCRIPT.iter().all(|part| !part.contains("</script")));

@@ -185,7 +185,8 @@ impl LogReport {
     /// A notice is in as many statuses as it stays among the last ones.
     fn notice(&mut self, at: u64, level: Loudness, text: &str) {
         let text = cut(text);
-        let recent = self.later.iter().rev().chain(self.events.iter().rev()).take(4 * crate::replicate::status::MAX_NOTICES);
+        let recent =
+            self.later.iter().rev().chain(self.events.iter().rev()).take(4 * crate::replicate::status::MAX_NOTICES);
         let mut same = recent.filter(|event| event.text == text && event.level == level);
         if !same.any(|event| event.at.abs_diff(at) <= SAME_MOMENT) {
             self.event(at, level, text);

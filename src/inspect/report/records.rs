@@ -89,8 +89,11 @@ impl Records {
         }
         let Item { index, offset, round, .. } = *item;
         let line = Line { index, offset, layer: item.layer.name(), round, name, length, summary };
-        let ends =
-            if matches!(parsed, Some(Parsed::Libxc(Record::PageData(_)))) { &mut self.memory } else { &mut self.others };
+        let ends = if matches!(parsed, Some(Parsed::Libxc(Record::PageData(_)))) {
+            &mut self.memory
+        } else {
+            &mut self.others
+        };
         self.left_out += u64::from(ends.add(line));
     }
 

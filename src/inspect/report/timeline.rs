@@ -47,8 +47,7 @@ impl Timeline {
         let Step { round, iteration, figures } = step;
         let of_group = self.steps % self.steps_per_group;
         self.steps += 1;
-        let group =
-            Group { round, iteration, last_round: round, steps: 1, most_pages: figures.pages, figures };
+        let group = Group { round, iteration, last_round: round, steps: 1, most_pages: figures.pages, figures };
         match self.groups.last_mut() {
             Some(last) if of_group > 0 => last.join(&group),
             _ => {

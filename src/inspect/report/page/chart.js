@@ -25,14 +25,18 @@ class Axis {
   all() { this.show(0, this.length); }
   get zoomed() { return this.to - this.from < this.length; }
 }
-function nice(most) {
+function nice(most, ofBytes) {
   if (!(most > 0)) return 1;
+  if (ofBytes && most >= 1024) {
+    const unit = 1024 ** Math.floor(Math.log(most) / Math.log(1024));
+    return nice(most / unit) * unit;
+  }
   const power = 10 ** Math.floor(Math.log10(most));
   return [1, 2, 2.5, 5, 10].map((step) => step * power).find((step) => step >= most);
 }
 const WIDTH = 1000, HEIGHT = 190, LEFT = 62, RIGHT = 12, TOP = 10, BOTTOM = 24, COLUMNS = 240;
 // series: {name, color, of(group)}; joined(groups) makes one of neighbours; kind: "columns" (stacked) or "lines".
-function chart({ id, title, about, kind, axis, groups, join, series, format, label, max, told }) {
+function chart({ id, title, about, kind, axis, groups, join, series, format, label, max, told, marks }) {
   const svg = draw("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", id, tabindex: "0", role: "img", "aria-label": `${title}. Arrow keys read it step by step, plus and minus zoom.` });
   const readout = make("div", { class: "readout hint", id: `${id}-readout`, "aria-live": "polite" });
   let shown = [];
@@ -51,7 +55,7 @@ function chart({ id, title, about, kind, axis, groups, join, series, format, lab
     shown = parts();
     const values = shown.map((group) => series.map((one) => one.of(group)));
     const tops = values.map((row) => kind === "columns" ? row.reduce((a, b) => a + (b || 0), 0) : Math.max(0, ...row.filter((v) => v !== null)));
-    const top = max || nice(Math.max(0, ...tops));
+    const top = max || nice(tops.reduce((a, b) => Math.max(a, b), 0), format === bytes);
     const [w, h] = [width - LEFT - RIGHT, HEIGHT - TOP - BOTTOM];
     const y = (value) => TOP + h - (value / top) * h;
     const slot = w / Math.max(shown.length, 1);
@@ -63,8 +67,12 @@ function chart({ id, title, about, kind, axis, groups, join, series, format, lab
     }
     const steps = Math.max(1, Math.ceil(shown.length / Math.max(2, Math.floor(w / 110))));
     shown.forEach((group, at) => {
-      if (at % steps === 0) nodes.push(draw("text", { x: LEFT + slot * (at + (kind === "columns" ? 0.5 : 0.5)), y: HEIGHT - 6, "text-anchor": "middle", text: label(group) }));
+      if (at % steps === 0) nodes.push(draw("text", { x: LEFT + slot * (at + 0.5), y: HEIGHT - 6, "text-anchor": "middle", text: label(group) }));
     });
+    for (const mark of marks ? marks(shown) : []) {
+      const x = LEFT + slot * (mark.at + 0.5);
+      nodes.push(draw("line", { x1: x, x2: x, y1: TOP, y2: y(0), class: `mark ${mark.level}` }));
+    }
     if (kind === "columns") {
       const thick = Math.max(1, Math.min(slot - (slot > 4 ? 2 : slot > 2 ? 0.5 : 0), 28));
       values.forEach((row, at) => {
@@ -133,7 +141,7 @@ function chart({ id, title, about, kind, axis, groups, join, series, format, lab
   })) : null;
   return { element: make("figure", {}, make("h3", { text: title }), legend, svg, readout), show };
 }
-function zoomTools(id, axis) {
+function zoomTools(id, axis, more) {
   const readout = make("span", { class: "readout", id: `${id}-range`, "aria-live": "polite" });
   const button = (name, text, act) => make("button", { type: "button", id: `${id}-${name}`, text, onclick: act });
   const all = button("all", "All", () => axis.all());
@@ -146,5 +154,5 @@ function zoomTools(id, axis) {
   };
   axis.watchers.push(show);
   show();
-  return make("div", { class: "tools" }, button("in", "Zoom in", () => axis.zoom(0.5)), button("out", "Zoom out", () => axis.zoom(2)), all, left, right, readout);
+  return make("div", { class: "tools" }, button("in", "Zoom in", () => axis.zoom(0.5)), button("out", "Zoom out", () => axis.zoom(2)), all, left, right, more ? button("more", more[0], more[1]) : null, readout);
 }

@@ -7,7 +7,7 @@ function make(name, attributes, ...children) {
     else if (value === true) element.setAttribute(key, "");
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(key, value);
   }
-  for (const child of children.flat()) if (child !== null && child !== undefined) element.append(child);
+  for (const child of children.flat(Infinity)) if (child !== null && child !== undefined) element.append(child);
   return element;
 }
 function draw(name, attributes) {
@@ -28,6 +28,7 @@ function bytes(value) {
   return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
 }
 function millis(us) {
+  if (us === 0) return "0 ms";
   if (us >= 1e6) return `${(us / 1e6).toFixed(2)} s`;
   return us >= 1e5 ? `${Math.round(us / 1e3)} ms` : `${(us / 1e3).toFixed(us >= 1e4 ? 1 : 2)} ms`;
 }
@@ -41,7 +42,7 @@ const percent = (value) => `${(value * 100).toFixed(value > 0 && value < 0.1 ? 1
 const short = (value) => {
   if (value >= 1e9) return `${+(value / 1e9).toPrecision(3)} G`;
   if (value >= 1e6) return `${+(value / 1e6).toPrecision(3)} M`;
-  return value >= 1e4 ? `${+(value / 1e3).toPrecision(3)} k` : String(+value.toPrecision(3));
+  return value >= 1e3 ? `${+(value / 1e3).toPrecision(3)} k` : String(+value.toPrecision(3));
 };
 function section(id, title, ...children) {
   const element = make("section", { id, "aria-labelledby": `${id}-title` }, make("h2", { id: `${id}-title`, text: title }), children);
@@ -53,7 +54,7 @@ const badge = (kind, text) => make("span", { class: `badge ${kind}`, text });
 const hint = (text) => make("p", { class: "hint", text });
 function tiles(list) {
   const box = make("div", { class: "tiles" });
-  for (const [value, name] of list) box.append(make("div", { class: "tile" }, make("b", { text: value }), make("span", { text: name })));
+  for (const [value, name] of list.filter(Boolean)) box.append(make("div", { class: "tile" }, make("b", { text: value }), make("span", { text: name })));
   return box;
 }
 function facts(list) {

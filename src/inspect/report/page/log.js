@@ -28,7 +28,13 @@ function logPage(data) {
     const axis = new Axis(groups.length, (axis) => `${axis.zoomed ? "shown" : "all"}: ${moment(groups[Math.floor(axis.from)].from)} to ${moment(groups[Math.ceil(axis.to) - 1].at)}`);
     const rate = (key) => (g) => g.seconds > 0 && g.d[key] !== null ? g.d[key] / g.seconds : null;
     const color = (name) => `var(--${name})`;
-    const common = { axis, groups, join, kind: "lines", label: (g) => moment(g.at), told: (g) => `${moment(g.from)} to ${moment(g.at)}` };
+    // Where the guest lost its protection, and what comes near to it.
+    const loudest = data.events.filter((event) => event.level !== "info");
+    const marks = (shown) => shown.flatMap((group, at) => {
+      const inside = loudest.filter((event) => event.at > group.from && event.at <= group.at);
+      return inside.length ? [{ at, level: inside.some((event) => event.level === "critical") ? "critical" : "warning" }] : [];
+    });
+    const common = { marks, axis, groups, join, kind: "lines", label: (g) => moment(g.at), told: (g) => `${moment(g.from)} to ${moment(g.at)}` };
     const times = (key) => [["median", "p50", "s1"], ["99 %", "p99", "s2"]].map(([name, field, of]) => ({ name, color: color(of), of: (g) => g[key][field] }));
     const charts = [
       chart({ ...common, id: "chart-pause", title: "Pauses of the guest", format: millis, about: "From the request to suspend to the resume; since the process began.", series: times("pause") }),
@@ -38,14 +44,14 @@ function logPage(data) {
       chart({ ...common, id: "chart-checkpoints", title: "Checkpoints a second", format: short, about: "Acknowledged, between two statuses.", series: [{ name: "checkpoints/s", color: color("s1"), of: rate("checkpoints") }] }),
       chart({ ...common, id: "chart-bytes", title: "Bytes a second", format: bytes, about: "Of stream, between two statuses.", series: [{ name: "bytes/s", color: color("s1"), of: rate("bytes") }] }),
     ];
-    section("times", "Over time", hint(`Minutes and seconds since the first process began.${data.statuses_per_sample > 1 ? ` Of ${data.statuses_per_sample} statuses each, the last is here.` : ""}`), zoomTools("times", axis), charts.map((chart) => chart.element));
+    section("times", "Over time", hint(`Minutes and seconds since the first process began.${data.statuses_per_sample > 1 ? ` Of ${data.statuses_per_sample} statuses each, the last is here.` : ""} Upright lines are events: whole ones critical, dotted ones warnings.`), zoomTools("times", axis), charts.map((chart) => chart.element));
     shows.push(...charts.map((chart) => chart.show));
   }
   const loud = { info: "plain", warning: "note", critical: "bad" };
   const words = make("input", { id: "events-search", class: "grow", type: "search", placeholder: "words …", "aria-label": "Search events" });
   const level = make("select", { id: "events-level", "aria-label": "Level" }, [["", "all"], ["warning", "warning, critical"], ["critical", "critical"]].map(([value, text]) => make("option", { value, text })));
   const events = [...data.events].sort((a, b) => a.at - b.at);
-  const shown = table("events-table", [["at", "n"], ["level"], ["event"]], events, (event) => make("tr", {}, make("td", { class: "n nowrap", text: moment(event.at) }), make("td", {}, badge(loud[event.level], event.level)), make("td", { class: "wide", text: event.text })), "no event is like that");
+  const shown = table("events-table", [["at", "n"], ["level", "s"], ["event"]], events, (event) => make("tr", {}, make("td", { class: "n", text: moment(event.at) }), make("td", { class: "s" }, badge(loud[event.level], event.level)), make("td", { class: "wide", text: event.text })), "no event is like that");
   const filter = () => shown.set(events.filter((event) => event.text.toLowerCase().includes(words.value.trim().toLowerCase()) && (!level.value || event.level === "critical" || event.level === level.value)));
   words.addEventListener("input", filter);
   level.addEventListener("input", filter);

@@ -1,4 +1,5 @@
 // Which page frames were sent, when, and how often: rows are page frames, columns are steps.
+const MAP_LEFT = 78, MAP_BOTTOM = 22;
 function pageMap(grid, axis, stepsPerGroup) {
   const canvas = make("canvas", { id: "map", tabindex: "0", role: "img", "aria-label": "Page map: page frames from top to bottom, steps from left to right. Arrow keys move, plus and minus zoom, 0 shows all, page keys zoom the steps alone." });
   const readout = make("div", { class: "readout hint", id: "map-readout", "aria-live": "polite" });
@@ -17,7 +18,7 @@ function pageMap(grid, axis, stepsPerGroup) {
   function colors() {
     const style = getComputedStyle(document.documentElement);
     const parse = (name) => [1, 3, 5].map((at) => parseInt(style.getPropertyValue(name).trim().slice(at, at + 2), 16));
-    return [parse("--heat-0"), parse("--heat-1"), style.getPropertyValue("--line"), style.getPropertyValue("--ink-3")];
+    return [parse("--heat-0"), parse("--heat-1"), style.getPropertyValue("--sunken"), style.getPropertyValue("--ink-2")];
   }
   function show() {
     const box = canvas.getBoundingClientRect();
@@ -25,12 +26,17 @@ function pageMap(grid, axis, stepsPerGroup) {
     const [width, height] = [Math.max(1, Math.round((box.width || 1000) * scale)), Math.max(1, Math.round((box.height || 420) * scale))];
     if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
     const pen = canvas.getContext("2d");
+    pen.setTransform(1, 0, 0, 1, 0, 0);
     pen.clearRect(0, 0, width, height);
-    const [low, high, line, ink] = colors();
+    const [low, high, surface, ink] = colors();
     const [from, to] = columns();
-    const tall = height / (view.to - view.from);
-    const wide = width / (to - from);
+    const [left, bottom] = [MAP_LEFT * scale, MAP_BOTTOM * scale];
+    const [inner, depth] = [width - left, height - bottom];
+    const tall = depth / (view.to - view.from);
+    const wide = inner / (to - from);
     const scaleOf = Math.log(1 + most);
+    pen.fillStyle = surface;
+    pen.fillRect(left, 0, inner, depth);
     // Rows that are less than a pixel high: the fullest one is seen.
     const lines = new Map();
     for (let at = Math.floor(view.from); at < Math.min(rows.length, Math.ceil(view.to)); at += 1) {
@@ -42,13 +48,17 @@ function pageMap(grid, axis, stepsPerGroup) {
       }
       lines.set(top, cells);
     }
+    pen.save();
+    pen.beginPath();
+    pen.rect(left, 0, inner, depth);
+    pen.clip();
     for (const [top, cells] of lines) {
       for (const [column, sent] of cells) {
         const share = Math.log(1 + sent) / scaleOf;
         pen.fillStyle = `rgb(${low.map((value, which) => Math.round(value + (high[which] - value) * share)).join(",")})`;
-        const left = Math.floor((column - from) * wide);
+        const start = Math.floor(left + (column - from) * wide);
         const gap = wide > 6 * scale ? scale : 0;
-        pen.fillRect(left, top, Math.max(1, Math.ceil((column + 1 - from) * wide) - left - gap), Math.max(1, Math.ceil(tall) - (tall > 6 * scale ? scale : 0)));
+        pen.fillRect(start, top, Math.max(1, Math.ceil(left + (column + 1 - from) * wide) - start - gap), Math.max(1, Math.ceil(tall) - (tall > 6 * scale ? scale : 0)));
       }
     }
     // Where page frames that were never sent are left out between two rows.
@@ -62,9 +72,26 @@ function pageMap(grid, axis, stepsPerGroup) {
       if (top - drawn < 6 * scale) continue;
       drawn = top;
       pen.beginPath();
-      pen.moveTo(0, top);
+      pen.moveTo(left, top);
       pen.lineTo(width, top);
       pen.stroke();
+    }
+    pen.restore();
+    pen.fillStyle = ink;
+    pen.font = `${11.5 * scale}px ${getComputedStyle(document.body).fontFamily}`;
+    pen.textAlign = "right";
+    const labels = Math.max(2, Math.floor(depth / (60 * scale)));
+    for (let label = 0; label <= labels; label += 1) {
+      const at = view.from + ((view.to - view.from) * label) / labels;
+      const row = rows[Math.min(rows.length - 1, Math.floor(at))];
+      const y = Math.min(depth - 2 * scale, Math.max(10 * scale, (label / labels) * depth + 4 * scale));
+      pen.fillText(hex(label === labels ? last(rows[Math.min(rows.length, Math.ceil(view.to)) - 1]) : row.pfn), left - 8 * scale, y);
+    }
+    pen.textAlign = "center";
+    const each = Math.max(1, Math.ceil((to - from) / Math.max(2, Math.floor(inner / (90 * scale)))));
+    for (let column = Math.ceil(from); column < to; column += each) {
+      const x = left + (column + 0.5 - from) * wide;
+      if (x < width - 16 * scale) pen.fillText(axis.short(column, grid), x, height - 6 * scale);
     }
     canvas.dataset.rows = `${view.from.toFixed(2)}-${view.to.toFixed(2)}`;
     readout.textContent = about();
@@ -96,7 +123,7 @@ function pageMap(grid, axis, stepsPerGroup) {
   });
   const place = (event) => {
     const box = canvas.getBoundingClientRect();
-    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((share) => Math.max(0, Math.min(0.9999, share)));
+    return [(event.clientX - box.left - MAP_LEFT) / (box.width - MAP_LEFT), (event.clientY - box.top) / (box.height - MAP_BOTTOM)].map((share) => Math.max(0, Math.min(0.9999, share)));
   };
   let grabbed = null;
   canvas.addEventListener("pointerdown", (event) => { grabbed = place(event); canvas.setPointerCapture(event.pointerId); });

@@ -8,10 +8,10 @@ function recordTable(records) {
   });
   for (const line of lines) line.text = line.gap ? "" : `${line.index} ${hex(line.offset)} ${line.layer} ${line.type} ${line.summary}`.toLowerCase();
   const cell = (text, kind) => make("td", { class: kind || false, text });
-  const shown = table("records-table", [["index", "n"], ["offset", "n"], ["layer"], ["round", "n"], ["type"], ["length", "n"], ["summary"]], lines, (line) => {
+  const shown = table("records-table", [["index", "n"], ["offset", "n"], ["layer", "s"], ["round", "n"], ["type", "s"], ["length", "n"], ["summary"]], lines, (line) => {
     if (line.gap) return make("tr", { class: "gap" }, make("td", { colspan: "7", text: `${many(line.gap, "record")} not listed here: dump --round or --from shows them` }));
-    return make("tr", { id: `record-${line.index}` }, cell(count(line.index), "n"), cell(hex(line.offset), "n mono"), cell(line.layer), cell(count(line.round), "n"),
-      cell(line.type, "mono nowrap"), cell(count(line.length), "n"), cell(line.summary, "wide"));
+    return make("tr", { id: `record-${line.index}` }, cell(count(line.index), "n"), cell(hex(line.offset), "n mono"), cell(line.layer, "s"), cell(count(line.round), "n"),
+      cell(line.type, "s mono"), cell(count(line.length), "n"), cell(line.summary, "wide"));
   }, "no record is like that");
   const words = make("input", { id: "records-search", class: "grow", type: "search", placeholder: "type, offset, words of the summary …", "aria-label": "Search records" });
   const type = make("select", { id: "records-type", "aria-label": "Type" }, make("option", { value: "", text: "all types" }),

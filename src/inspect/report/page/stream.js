@@ -6,13 +6,12 @@ function streamPage(data) {
   const checkpoints = info.checkpoints > 0 || timeline.groups.some((group) => group.round > 0);
   const summary = section("summary", "Summary");
   if (info.start) {
-    const lz4 = total.sampled > 0 ? percent(1 - total.compressed / (total.sampled * 4096)) : "–";
     summary.append(
       make("p", { text: info.valid ? `A receiver can take it; ${many(info.remarks, "remark")}.` : `A receiver must refuse it: ${many(info.errors, "error")}, ${many(info.remarks, "remark")}.` }),
       tiles([[bytes(info.bytes), `in ${many(info.records, "record")}`], [count(total.pages), `pages, ${bytes(total.pages * 4096)}`],
         [total.pages ? percent(total.zero / total.pages) : "–", "of them zero"],
         [total.again ? percent(total.unchanged / total.again) : "–", `of ${count(total.again)} sent again unchanged`],
-        [lz4, "LZ4 would save of the rest"], checkpoints ? [count(info.checkpoints), "whole checkpoints"] : [count(timeline.steps), timeline.steps === 1 ? "pass over memory" : "passes over memory"]]));
+        total.sampled > 0 ? [percent(1 - total.compressed / (total.sampled * 4096)), "LZ4 would save of the rest"] : null, checkpoints ? [count(info.checkpoints), "whole checkpoints"] : [count(timeline.steps), timeline.steps === 1 ? "pass over memory" : "passes over memory"]]));
   } else {
     summary.append(make("p", { text: "No stream that is known." }));
   }
@@ -63,11 +62,12 @@ function streamPage(data) {
     const part = join(groups.slice(Math.floor(axis.from), Math.ceil(axis.to)));
     return `${axis.zoomed ? "shown" : "all"}: ${long(part)}`;
   });
-  axis.column = (column, grid) => {
+  const part = (column, grid) => {
     const each = grid.steps_per_column / timeline.steps_per_group;
-    const part = groups.slice(Math.floor(column * each), Math.max(Math.floor(column * each) + 1, Math.floor((column + 1) * each)));
-    return part.length ? long(join(part)) : "nothing";
+    return join(groups.slice(Math.floor(column * each), Math.max(Math.floor(column * each) + 1, Math.floor((column + 1) * each))));
   };
+  axis.column = (column, grid) => { const one = part(column, grid); return one ? long(one) : "nothing"; };
+  axis.short = (column, grid) => { const one = part(column, grid); return one ? name(one) : ""; };
   const color = (name) => `var(--${name})`;
   const common = { axis, groups, join, label: name, told: long };
   const charts = [
@@ -81,9 +81,10 @@ function streamPage(data) {
       { name: "unchanged, of those sent again", color: color("s3"), of: (g) => g.again ? g.unchanged / g.again : null },
       { name: "saved by LZ4", color: color("s4"), of: (g) => g.sampled ? 1 - g.compressed / (g.sampled * 4096) : null }] }),
   ];
+  const first = groups.findIndex((group) => group.round > 0);
   const steps = section("rounds", checkpoints ? "Rounds" : "Passes",
     hint(`A pass goes over the guest's memory once; round 0 is the first image, with as many passes as the live save took, and each further round is a checkpoint.${timeline.steps_per_group > 1 ? ` ${count(timeline.steps)} passes, ${timeline.steps_per_group} of them in each group here.` : ""}`),
-    zoomTools("rounds", axis), charts.map((chart) => chart.element));
+    zoomTools("rounds", axis, first > 0 ? ["Without the first image", () => axis.show(first, groups.length)] : null), charts.map((chart) => chart.element));
   shows.push(...charts.map((chart) => chart.show));
   const figures = table("rounds-table", [[timeline.steps_per_group > 1 ? "rounds" : "round"], ["passes", "n"], ["bytes", "n"], ["pages", "n"], ["zero", "n"], ["again", "n"], ["changed", "n"], ["unchanged", "n"], ["LZ4 saves", "n"]], groups, (g) =>
     make("tr", {}, make("td", { text: name(g) }), [g.steps, g.bytes, g.pages, g.zero, g.again, g.changed, g.unchanged].map((value) => make("td", { class: "n", text: count(value) })),
