@@ -58,7 +58,8 @@ function pageMap(grid, axis, stepsPerGroup) {
         pen.fillStyle = `rgb(${low.map((value, which) => Math.round(value + (high[which] - value) * share)).join(",")})`;
         const start = Math.floor(left + (column - from) * wide);
         const gap = wide > 6 * scale ? scale : 0;
-        pen.fillRect(start, top, Math.max(1, Math.ceil(left + (column + 1 - from) * wide) - start - gap), Math.max(1, Math.ceil(tall) - (tall > 6 * scale ? scale : 0)));
+        const end = Math.floor(left + (column + 1 - from) * wide);
+        pen.fillRect(start, top, Math.max(1, end - start - gap), Math.max(1, tall > 6 * scale ? Math.floor(tall) - scale : Math.ceil(tall)));
       }
     }
     // Where page frames that were never sent are left out between two rows.
