@@ -3,16 +3,16 @@
 //! * [`stream`] is a migration stream's page, [`log`] that of a log of statuses (`ctl status --watch --json`).
 //! * [`timeline`], [`page_map`], [`records`] and [`state`] are the parts of a stream's page; each has a bound, whatever the stream's length,
 //!   and says what it left out.
-//! * [`html`] puts the data into the page.
+//! * `html` puts the data into the page.
 #![forbid(unsafe_code)]
 
 mod html;
-mod log;
-mod page_map;
-mod records;
-mod state;
-mod stream;
-mod timeline;
+pub mod log;
+pub mod page_map;
+pub mod records;
+pub mod state;
+pub mod stream;
+pub mod timeline;
 
 use super::input::Input;
 use super::progress::Progress;

@@ -6,7 +6,7 @@ function logPage(data) {
   if (!last) { summary.append(make("p", { text: `No status in it. ${data.first_bad || ""}` })); return []; }
   const figures = last.statistics;
   const span = samples[samples.length - 1].at - samples[0].at;
-  summary.append(make("p", { text: `${many(data.statuses, "status").replace("statuss", "statuses")} of ${data.domain || "a domain"} over ${moment(span)}; the last one: ${last.role}, ${last.phase}, ${last.protected ? "protected" : "NOT protected"}.` }),
+  summary.append(make("p", { text: `${many(data.statuses, "status").replace("statuss", "statuses")} of ${data.domain || "a domain"} over ${moment(span)}; the last one: ${[last.role, ...new Set([last.phase, last.protected ? "protected" : "NOT protected"])].join(", ")}.` }),
     tiles([[count(figures.checkpoints), "checkpoints"], [millis(figures.pause.p50), `pause (median); ${millis(figures.pause.p99)} for 99 %`], [millis(figures.output_delay.p50), `output delay (median); ${millis(figures.output_delay.p99)} for 99 %`],
       [bytes(figures.bytes), "of stream"], [count(figures.pages), "pages"], [count(figures.refused), "checkpoints refused"]]),
     facts([["peer", last.peer || "none"], ["rule", `${last.rule}, witness ${last.witness}, generation ${last.generation}`], ["interval", `${last.interval_ms} ms${last.adaptive ? ` (${last.adaptive})` : ""}`], ["alarm", last.alarm]]));
