@@ -340,9 +340,11 @@ fn a_page_of_a_real_stream_opens_filters_and_zooms() {
     assert_eq!(rows(&mut browser, "changes-table"), 0);
     let open = "(() => { const it = [...document.querySelectorAll('#state > details')].find((it) => it.textContent.startsWith('HVM_CONTEXT')); it.open = true; return true; })()";
     assert_eq!(browser.run(open), true);
-    // A level is made when it is opened, which the browser tells in its own time.
-    let made = "new Promise((done) => setTimeout(() => done(document.querySelectorAll('#state .tree').length), 0))";
-    let made = browser.wait_for(made);
+    // A level is made when it is opened, of which the page hears a little later.
+    let made = browser.wait_for(
+        "new Promise((done) => { let tries = 0; const look = () => { const made = document.querySelectorAll('#state .tree').length; \
+         tries += 1; if (made || tries > 5000) done(made); else setTimeout(look, 2); }; look(); })",
+    );
     assert!(made.as_u64().unwrap() > 0);
 
     // Light and dark, by the system's wish and by the button.
