@@ -229,9 +229,43 @@ fn stats_count_pages() {
     assert_eq!((&total["pages"], &total["zero"]), (&4.into(), &1.into()));
     assert_eq!((&total["again"], &total["changed"]), (&3.into(), &2.into()));
     assert_eq!((&stats["distinct_pages"], &stats["sent_more_than_once"]), (&1.into(), &1.into()));
+    // Each record begins where the one before ended: four passes, and the first page of three is worth a trial.
+    let passes = stats["rounds"][0]["iterations"].as_array().unwrap();
+    assert_eq!(passes.iter().map(|pass| pass["unchanged"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 0, 0]);
+    assert_eq!((passes.len(), &total["sampled"]), (4, &3.into()));
+    assert!(stats["compressible_share"].as_f64().unwrap() > 0.99, "pages of one octet");
     let text_output = run(&["stats", "-"], &stream);
     assert!(text(&text_output.stdout).contains("3 pages, 2 differ from the version before (66.7 %)"));
     assert_eq!(run(&["stats", "-"], &stream[..70]).status.code(), Some(1));
+}
+
+#[test]
+fn stats_tell_the_iterations_of_a_live_save_apart() {
+    let stats = |file: &str| -> Value {
+        serde_json::from_slice(&on_file(&["stats", "--json"], &fixture(file)).stdout).unwrap()
+    };
+    let figures = |round: &Value, key: &str| -> Vec<u64> {
+        round["iterations"].as_array().unwrap().iter().map(|pass| pass[key].as_u64().unwrap()).collect()
+    };
+    // A real host's: all of memory, what was written meanwhile, and again, and what was left when the guest stood still.
+    let live = stats("xen/4.17.7stock-hvm64-live.xz");
+    assert_eq!(figures(&live["rounds"][0], "pages"), [16379, 291, 39, 427]);
+    assert_eq!(figures(&live["rounds"][0], "again"), [0, 291, 39, 427]);
+    assert_eq!(figures(&live["rounds"][0], "bytes").iter().sum::<u64>(), 78_580_479);
+    assert_eq!(live["compressible_share"], Value::Null, "its pages are blanked");
+    // A save of a domain that stands still has one pass, and so has each further checkpoint.
+    assert_eq!(stats("xen/4.20stock-hvm64-save.xz")["rounds"][0]["iterations"], Value::Null);
+    let remus = stats("xen/4.20stock-pvh32small-remus.xz");
+    assert_eq!(figures(&remus["rounds"][0], "pages"), [8142, 148, 86, 35, 305]);
+    let rounds = remus["rounds"].as_array().unwrap();
+    assert!(rounds.len() == 13 && rounds.iter().skip(1).all(|round| round["iterations"].is_null()));
+    // One whose contents are there.
+    let helper = stats("helper/hvm-live-libxc.xz");
+    let round = &helper["rounds"][0];
+    assert_eq!(figures(round, "changed"), [0, 80, 46]);
+    assert_eq!(figures(round, "unchanged"), [0, 41, 0]);
+    assert_eq!(figures(round, "sampled"), [8, 8, 3]);
+    assert!(helper["compressible_share"].as_f64().is_some_and(|share| share > 0.9 && share < 1.0));
 }
 
 #[test]

@@ -138,6 +138,56 @@ fn a_filter_hides_nothing_of_the_verdict_and_bad_ones_are_wrong_usage() {
     }
 }
 
+/// What `dump` shows on a terminal of its own, with these variables.
+fn on_terminal(arguments: &str, variables: &[(&str, &str)]) -> String {
+    let program = env!("CARGO_BIN_EXE_xen-replicate");
+    let line = format!("{program} dump {arguments} {}", fixture("inputs/E5-tsc-mode-7.bin").display());
+    let mut script = Command::new("script");
+    for name in ["NO_COLOR", "PAGER", "LESS", "TERM"] {
+        script.env_remove(name);
+    }
+    script.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").envs(variables.iter().copied());
+    let output = script.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "the stream is not valid: {output:?}");
+    text(&output)
+}
+
+#[test]
+fn a_terminal_has_colours_and_a_pager_as_the_usual_variables_say() {
+    let plain = String::from_utf8(run(&["dump"], "inputs/E5-tsc-mode-7.bin").stdout).unwrap();
+    assert!(!plain.contains('\x1b') && plain.contains("X86_TSC_INFO"), "{plain}");
+    let uncoloured = |text: &str| {
+        let codes = ["0", "1", "2", "31", "33", "36"].map(|code| format!("\x1b[{code}m"));
+        codes.iter().fold(text.replace('\r', ""), |text, code| text.replace(code, ""))
+    };
+    let coloured = on_terminal("", &[("PAGER", "cat")]);
+    assert!(coloured.contains("\x1b[31m     ! error: ") && coloured.contains("\x1b[36mX86_TSC_INFO "), "{coloured:?}");
+    assert!(uncoloured(&coloured).starts_with(&plain), "{coloured:?}");
+    for (arguments, variables) in [
+        ("", &[("PAGER", ""), ("NO_COLOR", "1")][..]),
+        ("", &[("PAGER", "cat"), ("TERM", "dumb")]),
+        ("--color never --no-pager", &[]),
+    ] {
+        let shown = on_terminal(arguments, variables);
+        assert!(!shown.contains('\x1b') && shown.replace('\r', "").starts_with(&plain), "{arguments}: {shown:?}");
+    }
+    let paged = on_terminal("--color never", &[("PAGER", "sed s/^/paged:/")]);
+    let expected: String = plain.lines().map(|line| format!("paged:{line}\n")).collect();
+    assert!(paged.replace('\r', "").starts_with(&expected), "{paged}");
+    assert!(!on_terminal("--no-pager", &[("PAGER", "sed s/^/paged:/")]).contains("paged:"));
+    // An operator who has seen enough, and a pager that is not there: what is said at the end is said.
+    let enough = on_terminal("--color never", &[("PAGER", "head -n 2")]);
+    assert!(
+        enough.replace('\r', "").starts_with(plain.split_inclusive('\n').take(2).collect::<String>().as_str()),
+        "{enough}"
+    );
+    on_terminal("", &[("PAGER", "/no/such/pager")]);
+    // Into a file there are colours only when they are asked for, and no pager.
+    let asked = run(&["dump", "--color", "always"], "inputs/E5-tsc-mode-7.bin");
+    assert_eq!(uncoloured(&text(&asked)), plain);
+    assert!(text(&asked).contains("\x1b[36m"));
+}
+
 /// What `verify --deep` says of bytes.
 fn deep(stream: &[u8]) -> (Option<i32>, Value) {
     let mut program = Command::cargo_bin("xen-replicate").unwrap();

@@ -16,7 +16,7 @@ use xen_replicate::control::Status;
 use xen_replicate::host_info::HostInfo;
 use xen_replicate::replicate::status::{Kept, LockStep};
 
-const SCHEMAS: [&str; 12] = [
+const SCHEMAS: [&str; 13] = [
     "diff",
     "diff-hosts",
     "disk-status",
@@ -24,6 +24,7 @@ const SCHEMAS: [&str; 12] = [
     "fit",
     "host-info",
     "info",
+    "report",
     "session",
     "stats",
     "stats-session",
@@ -102,7 +103,8 @@ fn schemas_are_sound_and_know_no_other_key() {
 
 #[test]
 fn streams_are_told_as_published() {
-    let [mut dump, mut verify, mut info, mut stats] = ["dump", "verify", "info", "stats"].map(Held::new);
+    let [mut dump, mut verify, mut info, mut stats, mut report] =
+        ["dump", "verify", "info", "stats", "report"].map(Held::new);
     for file in streams() {
         // Text, zeros and images of other formats have no items.
         if command(&["dump", "--json", &file]).output().unwrap().stdout.first() == Some(&b'{') {
@@ -111,8 +113,13 @@ fn streams_are_told_as_published() {
         verify.printed(&["verify", "--json", "--all", "--deep", &file]);
         info.printed(&["info", "--json", &file]);
         stats.printed(&["stats", "--json", &file]);
+        report.printed(&["report", "--json", &file]);
     }
     assert!(dump.values > 3000 && verify.values > 30 && info.values > 30 && stats.values > 30);
+    let log = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&log, format!("{}\nno status\n", serde_json::to_string(&Status::default()).unwrap())).unwrap();
+    report.printed(&["report", "--json", log.path().to_str().unwrap()]);
+    assert_eq!(report.values, stats.values + 1);
 }
 
 #[test]

@@ -259,7 +259,7 @@ proptest! {
         for json in [false, true] {
             let input = Input::Compressed(Box::new(Cursor::new(stream.clone())));
             let mut out = Vec::new();
-            dump(input, Options::default(), dump::Options { json, verbose: true }, &mut Progress::none(), &mut out).unwrap();
+            dump(input, Options::default(), dump::Options { json, verbose: true, ..dump::Options::default() }, &mut Progress::none(), &mut out).unwrap();
             prop_assert!(json || !out.is_empty());
         }
     }

@@ -171,13 +171,36 @@ pub fn verify(input: &Steered<'_>) {
     let stats = inspect::stats(memory(input.stream), input.framing(false), &mut Progress::none()).unwrap();
     assert_eq!((stats.bytes, stats.checkpoints, stats.mode), (all.bytes, all.checkpoints, all.mode));
     assert!(stats.total.changed <= stats.total.again && stats.total.zero <= stats.total.pages);
+    page(input, &stats);
+}
+
+/// A page has the figures of stats, and nothing of the stream in it is markup.
+fn page(input: &Steered<'_>, stats: &inspect::Stats) {
+    use inspect::report::{Of, report};
+    let (start, mode, limits) = (input.start(), input.mode(), input.limits());
+    let options = inspect::verify::Options { start, mode, limits, ..Default::default() };
+    let made = match report(memory(input.stream), "<f>".into(), &options, &mut Progress::none()) {
+        Ok(made) => made,
+        Err(error) => return assert_eq!(error.kind(), io::ErrorKind::Unsupported),
+    };
+    if let Of::Stream(stream) = &made.of {
+        assert_eq!((stream.total, stream.distinct_pages), (stats.total, stats.distinct_pages));
+        let groups = &stream.timeline.groups;
+        assert_eq!(groups.iter().map(|group| group.figures.pages).sum::<u64>(), stats.total.pages);
+        let cells = stream.map.rows.iter().flat_map(|row| &row.cells);
+        assert_eq!(cells.map(|(_, count)| u64::from(*count)).sum::<u64>(), stats.total.pages);
+    }
+    let mut out = Vec::new();
+    made.write_page(&mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert_eq!((text.matches("<script").count(), text.matches("</script").count()), (2, 2));
 }
 
 /// Every output of dump: one JSON object an item, and no control character for the terminal.
 pub fn dump(input: &Steered<'_>) {
     let mut items = None;
     for (json, verbose) in [(true, false), (false, true)] {
-        let options = inspect::dump::Options { json, verbose };
+        let options = inspect::dump::Options { json, verbose, ..Default::default() };
         let mut out = Vec::new();
         let dumped =
             inspect::dump(memory(input.stream), input.framing(true), options, &mut Progress::none(), &mut out).unwrap();

@@ -1,5 +1,6 @@
 //! `xen-replicate dump`.
 
+use super::screen::{Color, Screen};
 use super::stream_options::StreamArgs;
 use crate::inspect::Input;
 use crate::inspect::dump::{Options, dump_some};
@@ -11,10 +12,20 @@ use crate::stream::{Layer, Mode, Severity};
 use crate::tap::recording::Reader;
 use crate::tap::{Direction, Form};
 use clap::{Args as ClapArgs, ValueEnum};
-use std::io::{self, BufWriter, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
+
+const EXAMPLES: &str = "\
+On a terminal the output goes through PAGER (less without one; none where it is empty or cat), in colours unless NO_COLOR is set.
+
+Examples:
+  xen-replicate dump fixtures/xen/4.17.7stock-hvm64-live.xz
+  xen-replicate dump -v --type HVM_PARAMS --type X86_TSC_INFO guest.save
+  xen-replicate dump --round 3- fixtures/xen/4.17.5shadow-pv48-remus.xz
+  xen-replicate dump --json --pfn 0x10-0x1f guest.save | jq .offset";
 
 /// Options of the command.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
     stream: StreamArgs,
@@ -24,6 +35,12 @@ pub struct Args {
     /// One JSON object a line, with everything
     #[arg(long)]
     json: bool,
+    /// When to colour
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", conflicts_with = "json")]
+    color: Color,
+    /// Print to the terminal directly
+    #[arg(long)]
+    no_pager: bool,
     /// Only records of this type: PAGE_DATA, HVM_CONTEXT ... as dump names them, or a number
     #[arg(long = "type", value_name = "TYPE", help_heading = "What to print")]
     types: Vec<TypeIs>,
@@ -81,9 +98,9 @@ pub fn run(args: &Args) -> io::Result<bool> {
     match recording::recognise(args.stream.open()?).map_err(|error| args.stream.named(error))? {
         Source::Stream(input) => one(args, input, args.stream.framing()),
         Source::Primary(mut reader) => {
-            let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+            let mut out = Screen::new(!args.no_pager);
             let good = recording::dump_primary(&mut reader, args.json, args.verbose, &mut out);
-            out.flush()?;
+            out.close()?;
             good.map_err(|error| args.stream.named(error))
         }
         Source::Recording(reader) => recorded(args, args.stream.recording(reader)?),
@@ -93,9 +110,9 @@ pub fn run(args: &Args) -> io::Result<bool> {
 /// A recording: a session of QEMU's event by event, of libxl's one direction behind the other.
 fn recorded(args: &Args, mut reader: Reader<Box<dyn Read + Send>>) -> io::Result<bool> {
     if reader.form() != Form::Libxl {
-        let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+        let mut out = Screen::new(!args.no_pager);
         let good = recording::dump(&mut reader, args.json, args.verbose, &mut out);
-        out.flush()?;
+        out.close()?;
         return good.map_err(|error| args.stream.named(error));
     }
     let mut good = true;
@@ -108,14 +125,13 @@ fn recorded(args: &Args, mut reader: Reader<Box<dyn Read + Send>>) -> io::Result
 }
 
 fn one(args: &Args, input: Input, framing: FramerOptions) -> io::Result<bool> {
-    let stdout = io::stdout();
     // A bar would fight with the lines for the terminal.
-    let mut progress = if stdout.is_terminal() { Progress::none() } else { Progress::new(input.len()) };
-    let mut out = BufWriter::with_capacity(1 << 16, stdout.lock());
-    let options = Options { json: args.json, verbose: args.verbose };
+    let mut progress = if io::stdout().is_terminal() { Progress::none() } else { Progress::new(input.len()) };
+    let mut out = Screen::new(!args.no_pager);
+    let options = Options { json: args.json, verbose: args.verbose, color: !args.json && args.color.is_wanted() };
     let dumped = dump_some(input, framing, options, args.filter(), &mut progress, &mut out);
     drop(progress);
-    out.flush()?;
+    out.close()?;
     let dumped = dumped.map_err(|error| args.stream.named(error))?;
     let file = args.stream.file.display();
     if let Some(container) = &dumped.container {

@@ -9,8 +9,14 @@ use crate::inspect::verify::Options;
 use clap::Args as ClapArgs;
 use std::io;
 
+const EXAMPLES: &str = "\
+Examples:
+  xen-replicate info fixtures/xen/4.17.7stock-hvm64-live.xz
+  xen-replicate info --json guest.save | jq .fits";
+
 /// Options of the command.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
     stream: StreamArgs,

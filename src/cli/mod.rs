@@ -19,7 +19,9 @@ mod protect;
 mod protection;
 mod receive;
 mod remus;
+mod report;
 mod resume;
+mod screen;
 mod serve;
 mod sim_client;
 mod stats;
@@ -66,7 +68,7 @@ impl From<bool> for Exit {
 
 /// Keeps a running Xen domain alive across the death of its host, and reads the streams that Xen's toolstack speaks.
 #[derive(Debug, Parser)]
-#[command(name = "xen-replicate", version, about, max_term_width = 100)]
+#[command(name = "xen-replicate", version, about, max_term_width = 80)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -82,6 +84,8 @@ enum Command {
     Info(info::Args),
     /// Count a stream's pages
     Stats(stats::Args),
+    /// Make one page for a browser of a stream, or of a log of statuses
+    Report(report::Args),
     /// Write an image of a stream, at any checkpoint, as a plain one
     Convert(convert::Args),
     /// Say what is different between two images
@@ -132,6 +136,7 @@ pub fn run() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Extract(args) => extract::run(&args),
@@ -208,6 +213,43 @@ mod tests {
             assert!(usual.contains("--help-sim") && !special.contains("--witness"));
         }
         assert_eq!((helped(&["remus", "--help"]), helped(&["ctl", "--help-sim"])), (None, None));
+    }
+
+    /// Help of a command and of those below it.
+    fn helps(command: &mut clap::Command, name: &str, out: &mut Vec<(String, String)>) {
+        out.push((name.to_owned(), command.render_long_help().to_string()));
+        out.push((format!("{name} -h"), command.render_help().to_string()));
+        for subcommand in command.get_subcommands_mut() {
+            let name = format!("{name} {}", subcommand.get_name());
+            helps(subcommand, &name, out);
+        }
+    }
+
+    #[test]
+    fn help_fits_80_columns_and_has_examples() {
+        let mut program = Cli::command();
+        program.build();
+        let mut all = Vec::new();
+        helps(&mut program, "xen-replicate", &mut all);
+        assert!(all.len() > 60, "{}", all.len());
+        for (name, help) in &all {
+            // A word that is longer than that cannot be helped.
+            let long = help.lines().find(|line| line.chars().count() > 80 && line.split_whitespace().count() > 1);
+            assert_eq!(long, None, "{name}");
+        }
+        for name in ["dump", "verify", "info", "stats", "report"] {
+            let command = format!("xen-replicate {name} ");
+            let help = &all.iter().find(|(of, _)| *of == command.trim_end()).unwrap().1;
+            let examples: Vec<_> =
+                help.lines().filter_map(|line| line.strip_prefix("  ")?.strip_prefix(&command)).collect();
+            assert!(examples.len() >= 2, "{help}");
+            // The files of the project's that they name are there.
+            let files =
+                examples.iter().flat_map(|line| line.split_whitespace()).filter(|word| word.starts_with("fixtures/"));
+            let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+            assert_eq!(files.clone().find(|file| !root.join(file).exists()), None);
+            assert!(files.count() > 0, "{help}");
+        }
     }
 
     #[test]

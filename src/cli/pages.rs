@@ -79,6 +79,7 @@ fn pages(command: &Command, section: &str, folder: &Path) -> io::Result<()> {
 /// What `--help` shows of a command: completion would offer the rest as well.
 fn shown(command: &Command) -> Command {
     let mut out = Command::new(command.get_name().to_owned())
+        .max_term_width(80)
         .args(command.get_arguments().filter(|argument| !argument.is_hide_set()).cloned())
         .subcommands(command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()).map(shown))
         .subcommand_required(command.is_subcommand_required_set());
@@ -87,6 +88,9 @@ fn shown(command: &Command) -> Command {
     }
     if let Some(about) = command.get_long_about() {
         out = out.long_about(about.clone());
+    }
+    if let Some(text) = command.get_after_help() {
+        out = out.after_help(text.clone());
     }
     if let Some(version) = command.get_version() {
         out = out.version(version.to_owned());

@@ -9,8 +9,16 @@ use crate::inspect::stats::stats;
 use clap::Args as ClapArgs;
 use std::io;
 
+const EXAMPLES: &str = "\
+Of a live save each pass over memory has a line below its round: .0 sent all of it, .1 what was written meanwhile, and so on. lz4 is what LZ4 would save of the pages that are not zero, by a sample of one in 16.
+
+Examples:
+  xen-replicate stats fixtures/helper/hvm-live-libxc.xz
+  xen-replicate stats --json guest.save | jq .compressible_share";
+
 /// Options of the command.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
     stream: StreamArgs,

@@ -19,7 +19,13 @@ use std::io::{self, BufWriter, Read, Write};
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Exit codes: 0 valid, with --for: it fits, with remarks or without; 1 not valid, with --for: it does not fit; 2 wrong usage, the stream or the \
-target could not be read or asked.")]
+target could not be read or asked.
+
+Examples:
+  xen-replicate verify fixtures/inputs/E5-tsc-mode-7.bin
+  xen-replicate verify --all --deep guest.save
+  xen-replicate verify --for xen-4.17 guest.save
+  xen-replicate verify --for ssh:host-b guest.save")]
 pub struct Args {
     #[command(flatten)]
     stream: StreamArgs,

@@ -280,7 +280,7 @@ fn words(list: &[Value]) -> Option<BTreeSet<&str>> {
     (words.len() == list.len()).then_some(words)
 }
 
-fn compare_values(path: &str, first: &Value, second: &Value, found: &mut Vec<FieldDiff>) {
+pub(super) fn compare_values(path: &str, first: &Value, second: &Value, found: &mut Vec<FieldDiff>) {
     if first == second {
         return;
     }

@@ -18,6 +18,13 @@ use crate::stream::{libxc, libxl};
 use serde::Serialize;
 use std::io::{self, Write};
 
+/// A terminal's bold, dim, cyan, yellow and red, which are readable on light and on dark.
+const HEADING: &str = "1";
+const ASIDE: &str = "2";
+const NAME: &str = "36";
+const REMARK: &str = "33";
+const ERROR: &str = "31";
+
 /// How to print.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
@@ -25,6 +32,8 @@ pub struct Options {
     pub json: bool,
     /// Bodies decoded, below each line.
     pub verbose: bool,
+    /// Text in a terminal's colours.
+    pub color: bool,
 }
 
 /// How a dump ended.
@@ -109,11 +118,11 @@ impl Dumper {
         if self.options.json {
             return Ok(());
         }
-        writeln!(
-            out,
+        let heading = format!(
             "{:>6} {:>12} {:<5} {:>5} {:<26} {:>10}  summary",
             "index", "offset", "layer", "round", "type", "length"
-        )
+        );
+        writeln!(out, "{}", self.painted(HEADING, heading))
     }
 
     /// Writes one item.
@@ -133,16 +142,15 @@ impl Dumper {
             return self.json(item, parsed.as_ref(), &problems, out);
         }
         let summary = summary(item, parsed.as_ref());
-        let line = format!(
-            "{:>6} {:>12} {:<5} {:>5} {name:<26} {length:>10}  {summary}",
-            item.index,
-            item.offset,
-            item.layer.name(),
-            item.round
-        );
+        let name = self.painted(NAME, format!("{name:<26}"));
+        let layer = self.painted(ASIDE, format!("{:<5}", item.layer.name()));
+        let line =
+            format!("{:>6} {:>12} {layer} {:>5} {name} {length:>10}  {summary}", item.index, item.offset, item.round);
         writeln!(out, "{}", line.trim_end())?;
         for problem in &problems {
-            writeln!(out, "{:>6} {}: {}", "!", severity(problem), problem.problem)?;
+            let paint = if severity(problem) == "remark" { REMARK } else { ERROR };
+            let text = format!("{:>6} {}: {}", "!", severity(problem), problem.problem);
+            writeln!(out, "{}", self.painted(paint, text))?;
         }
         if self.options.verbose {
             let body = body::decoded(item, parsed.as_ref(), &self.context).shown();
@@ -151,6 +159,10 @@ impl Dumper {
             }
         }
         Ok(())
+    }
+
+    fn painted(&self, paint: &str, text: String) -> String {
+        if self.options.color { format!("\x1b[{paint}m{text}\x1b[0m") } else { text }
     }
 
     fn json<'a>(
@@ -212,7 +224,7 @@ const fn severity(error: &StreamError) -> &'static str {
 }
 
 /// Name, type number and length of an item. Headers have no type number; their length is their size.
-fn identity(item: &Item<'_>) -> (String, Option<u32>, u64) {
+pub(super) fn identity(item: &Item<'_>) -> (String, Option<u32>, u64) {
     let name = match &item.what {
         What::XlPreamble(_) => "XL_PREAMBLE",
         What::LibxlHeader(_) => "LIBXL_HEADER",

@@ -151,13 +151,25 @@ pub struct Devices {
 /// # Errors
 /// The input cannot be read.
 pub fn info(input: Input, options: &verify::Options, progress: &mut Progress) -> io::Result<Info> {
+    info_with(input, options, false, progress, &mut |_, _| {}).map(|(info, ..)| info)
+}
+
+/// The same, with what was found and how much more; shows every item, with `contents` the pages' contents too.
+pub(super) fn info_with(
+    input: Input,
+    options: &verify::Options,
+    contents: bool,
+    progress: &mut Progress,
+    observe: &mut dyn FnMut(&Item<'_>, Option<&Parsed<'_>>),
+) -> io::Result<(Info, Vec<Finding>, u64)> {
     let mut info = Info::default();
     let mut round = BTreeSet::new();
     let options = verify::Options { all: true, ..*options };
     let mut guest = FitGuest::default();
-    let report = verify_with(input, &options, progress, &mut |item, parsed| {
+    let report = verify_with(input, &options, contents, progress, &mut |item, parsed| {
         info.learn(item, parsed, &mut round);
         guest.learn(item, parsed);
+        observe(item, parsed);
     })?;
     info.start = report.start;
     info.mode = report.mode;
@@ -168,10 +180,10 @@ pub fn info(input: Input, options: &verify::Options, progress: &mut Progress) ->
     info.fits = (report.valid && guest.is_whole()).then(|| fit::releases(&guest));
     info.errors = report.findings.iter().filter(|finding| finding.is_error()).count() as u64;
     info.remarks = report.findings.len() as u64 - info.errors + report.left_out;
-    info.first_error = report.findings.into_iter().find(Finding::is_error);
+    info.first_error = report.findings.iter().find(|finding| finding.is_error()).cloned();
     info.container = report.container;
     info.foreign = report.foreign;
-    Ok(info)
+    Ok((info, report.findings, report.left_out))
 }
 
 impl Info {

@@ -5,7 +5,7 @@
 //!   [`foreign`] says what stands there.
 //! * [`recording`] does both for sessions that the tap has recorded.
 //! * [`verify()`] holds a stream against every rule; [`dump()`] prints it record by record; [`stats()`] counts pages;
-//!   [`info()`] says on one screen what a file is. [`fit`] holds a guest against another release of Xen, or another host.
+//!   [`info()`] says on one screen what a file is; [`report`] makes a page of it for a browser. [`fit`] holds a guest against another release of Xen, or another host.
 
 pub mod body;
 pub mod container;
@@ -18,15 +18,18 @@ pub mod foreign;
 pub mod info;
 pub mod input;
 mod mapped;
+pub mod meter;
 mod packing;
 pub mod progress;
 pub mod recording;
+pub mod report;
 pub mod seekable;
 pub mod session_stats;
 pub mod stats;
 mod summary;
 mod text;
 pub mod verify;
+pub mod versions;
 mod walk;
 
 pub use dump::{Dumper, dump};

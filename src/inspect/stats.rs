@@ -3,18 +3,17 @@
 use super::container::Container;
 use super::foreign::Foreign;
 use super::input::Input;
+use super::meter::{Figures, Meter, Step};
 use super::progress::Progress;
+use super::versions::MAX_PFNS;
 use super::walk::{Flow, walk};
 use crate::stream::Severity;
-use crate::stream::check::{Checker, Parsed};
-use crate::stream::framer::{Item, Options};
+use crate::stream::check::Checker;
+use crate::stream::framer::Options;
 use crate::stream::libxc::{self, PAGE_SIZE};
 use crate::stream::reader::ReadError;
 use serde::{Serialize, Serializer};
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io::{self, Write};
-use xxhash_rust::xxh3::xxh3_64;
 
 /// Rounds that are listed one by one.
 pub const MAX_ROUNDS: usize = 100_000;
@@ -23,25 +22,23 @@ fn is_zero_count(count: &u64) -> bool {
     *count == 0
 }
 
+/// Iterations of a round that are listed one by one; the last one holds those that follow, too.
+pub const MAX_ITERATIONS: usize = 64;
+
+/// Iterations that are listed in all; rounds behind those have none.
+pub const MAX_LISTED: usize = 100_000;
+
 /// Pages of one round.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Round {
     /// The round; 0 is the first image.
     pub round: u64,
-    /// Bytes of the stream that belong to it.
-    pub bytes: u64,
-    /// PAGE_DATA records.
-    pub page_records: u64,
-    /// Entries of PAGE_DATA records.
-    pub entries: u64,
-    /// Pages of contents.
-    pub pages: u64,
-    /// Pages of contents that are all zero.
-    pub zero: u64,
-    /// Pages whose pfn had contents in the stream before.
-    pub again: u64,
-    /// Of those, the pages whose contents differ from the version sent before.
-    pub changed: u64,
+    /// All of it.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// The passes over memory in it, where there is more than one: those of a live save. At most [`MAX_ITERATIONS`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub iterations: Vec<Figures>,
 }
 
 /// Figures of a whole stream.
@@ -56,13 +53,18 @@ pub struct Stats {
     /// Entries of PAGE_DATA records by page type.
     pub types: Types,
     /// Sums over all rounds.
-    pub total: Round,
+    pub total: Figures,
     /// Different pfns with contents.
     pub distinct_pages: u64,
     /// Pfns whose contents were sent more than once.
     pub sent_more_than_once: u64,
     /// The share of pages sent again that differ from the version sent before, 0 to 1; `None` when none was sent again.
     pub changed_share: Option<f64>,
+    /// The share of bytes that LZ4 saves of the pages that are not all zero, 0 to 1, by a sample; `None` without any.
+    pub compressible_share: Option<f64>,
+    /// Pages of which nobody knows whether they were sent before: there were more others than are kept.
+    #[serde(skip_serializing_if = "is_zero_count")]
+    pub untracked: u64,
     /// Each of the first [`MAX_ROUNDS`] rounds for itself.
     pub rounds: Vec<Round>,
     /// Further rounds, which only the sums know.
@@ -101,19 +103,33 @@ impl Serialize for Types {
     }
 }
 
-/// Counts a stream's pages. Memory: 16 bytes and some for each different pfn, 64 for each of the first [`MAX_ROUNDS`] rounds.
+/// Counts a stream's pages. Memory: that of [`super::versions::Versions`], 100 bytes for each of the first [`MAX_ROUNDS`] rounds, and
+/// as much for each iteration of those that have several, [`MAX_LISTED`] in all.
 ///
 /// # Errors
 /// The input cannot be read. A stream that cannot be followed to its end gives the figures up to there.
 pub fn stats(input: Input, options: Options, progress: &mut Progress) -> io::Result<Stats> {
-    let checker = Checker::new(options.mode);
-    let mut count = Count { stats: Stats::default(), round: Round::default(), seen: HashMap::new(), checker };
+    let mut checker = Checker::new(options.mode);
+    let (mut meter, mut count) = (Meter::default(), Count::default());
     let walked = walk(input, Options { skip_contents: false, ..options }, progress, &mut |item| {
-        count.item(item);
+        let Count { refused, types, rounds } = &mut count;
+        let parsed = checker.item(item, &mut |error| {
+            if refused.is_none() && error.is_refused() {
+                *refused = Some(error.to_string());
+            }
+        });
+        meter.item(item, parsed.as_ref(), &mut |step| rounds.end(step), &mut |sent| {
+            if let Some(count) = types.0.get_mut(usize::from(sent.page_type)) {
+                *count += 1;
+            }
+        });
         Flow::Next
     });
-    count.end_round();
-    let mut stats = count.stats;
+    count.rounds.end(meter.finish());
+    count.rounds.close();
+    let Count { refused, types, rounds } = count;
+    let mut stats = Stats { refused, types, total: rounds.total, rounds: rounds.list, ..Stats::default() };
+    stats.rounds_left_out = rounds.left_out;
     match walked.end {
         Ok(()) => stats.followed = true,
         Err(ReadError::Io { error, .. }) => return Err(error),
@@ -128,85 +144,62 @@ pub fn stats(input: Input, options: Options, progress: &mut Progress) -> io::Res
     stats.mode = walked.framer.mode_name();
     stats.bytes = walked.framer.offset();
     stats.checkpoints = walked.framer.checkpoints();
-    stats.distinct_pages = count.seen.len() as u64;
-    stats.sent_more_than_once = count.seen.values().filter(|page| page.again).count() as u64;
-    let Round { again, changed, .. } = stats.total;
+    stats.distinct_pages = meter.distinct();
+    stats.sent_more_than_once = meter.often();
+    stats.untracked = meter.untracked();
+    let Figures { again, changed, .. } = stats.total;
     stats.changed_share = (again > 0).then(|| changed as f64 / again as f64);
+    stats.compressible_share = stats.total.compressible();
     Ok(stats)
 }
 
-struct Page {
-    hash: u64,
-    again: bool,
-}
-
+#[derive(Default)]
 struct Count {
-    stats: Stats,
+    refused: Option<String>,
+    types: Types,
+    rounds: Rounds,
+}
+
+/// Rounds, out of steps.
+#[derive(Default)]
+struct Rounds {
+    list: Vec<Round>,
+    left_out: u64,
+    total: Figures,
+    /// Iterations in the list.
+    listed: usize,
     /// The round under way.
-    round: Round,
-    seen: HashMap<u64, Page>,
-    checker: Checker,
+    round: Option<Round>,
 }
 
-impl Count {
-    fn item(&mut self, item: &Item<'_>) {
-        while self.round.round < item.round {
-            self.end_round();
+impl Rounds {
+    fn end(&mut self, step: Step) {
+        self.total.add(&step.figures);
+        if self.round.as_ref().is_some_and(|round| round.round != step.round) {
+            self.close();
         }
-        self.round.bytes += item.size;
-        let refused = &mut self.stats.refused;
-        let parsed = self.checker.item(item, &mut |error| {
-            if refused.is_none() && error.is_refused() {
-                *refused = Some(error.to_string());
-            }
-        });
-        let Some(Parsed::Libxc(libxc::Record::PageData(data))) = parsed else { return };
-        let round = &mut self.round;
-        round.page_records += 1;
-        for (entry, contents) in data.pages() {
-            round.entries += 1;
-            self.stats.types.0[usize::from(entry.page_type.wire() & 0xf)] += 1;
-            let Some(contents) = contents else { continue };
-            round.pages += 1;
-            round.zero += u64::from(is_zero(contents));
-            let hash = xxh3_64(contents);
-            match self.seen.entry(entry.pfn) {
-                Entry::Vacant(vacant) => {
-                    vacant.insert(Page { hash, again: false });
-                }
-                Entry::Occupied(mut page) => {
-                    let page = page.get_mut();
-                    round.again += 1;
-                    round.changed += u64::from(page.hash != hash);
-                    *page = Page { hash, again: true };
-                }
-            }
+        let round = self.round.get_or_insert(Round { round: step.round, ..Round::default() });
+        round.figures.add(&step.figures);
+        match round.iterations.last_mut() {
+            Some(last) if step.iteration as usize >= MAX_ITERATIONS => last.add(&step.figures),
+            _ => round.iterations.push(step.figures),
         }
     }
-}
 
-impl Count {
-    fn end_round(&mut self) {
-        let next = Round { round: self.round.round + 1, ..Round::default() };
-        let round = std::mem::replace(&mut self.round, next);
-        let total = &mut self.stats.total;
-        total.bytes += round.bytes;
-        total.page_records += round.page_records;
-        total.entries += round.entries;
-        total.pages += round.pages;
-        total.zero += round.zero;
-        total.again += round.again;
-        total.changed += round.changed;
-        if self.stats.rounds.len() < MAX_ROUNDS {
-            self.stats.rounds.push(round);
-        } else {
-            self.stats.rounds_left_out += 1;
+    fn close(&mut self) {
+        let Some(mut round) = self.round.take() else { return };
+        if self.list.len() >= MAX_ROUNDS {
+            self.left_out += 1;
+            return;
         }
+        let iterations = round.iterations.len();
+        if iterations == 1 || self.listed + iterations > MAX_LISTED {
+            round.iterations = Vec::new();
+        }
+        round.iterations.shrink_to_fit();
+        self.listed += round.iterations.len();
+        self.list.push(round);
     }
-}
-
-fn is_zero(page: &[u8]) -> bool {
-    page.chunks(64).all(|line| line.iter().fold(0, |or, byte| or | byte) == 0)
 }
 
 impl Stats {
@@ -227,25 +220,44 @@ impl Stats {
         writeln!(out, "distinct     {} pfns, {} sent more than once", self.distinct_pages, self.sent_more_than_once)?;
         let changed = percent(total.changed, total.again);
         writeln!(out, "sent again   {} pages, {} differ from the version before{changed}", total.again, total.changed)?;
+        if let Some(share) = self.compressible_share {
+            let (saves, sampled) = (share * 100.0, total.sampled);
+            writeln!(
+                out,
+                "compressible {saves:.1} % of the bytes that are not in zero pages, by {sampled} pages and LZ4"
+            )?;
+        }
+        if self.untracked > 0 {
+            writeln!(out, "not tracked  {} pages beyond {MAX_PFNS} different ones", self.untracked)?;
+        }
         writeln!(out)?;
         writeln!(
             out,
-            "{:>6} {:>14} {:>9} {:>10} {:>9} {:>9} {:>9}",
-            "round", "bytes", "pages", "MiB", "zero", "again", "changed"
+            "{:>6} {:>14} {:>9} {:>10} {:>9} {:>9} {:>9} {:>9} {:>6}",
+            "round", "bytes", "pages", "MiB", "zero", "again", "changed", "unchanged", "lz4"
         )?;
         for round in &self.rounds {
-            let mib = (round.pages * PAGE_SIZE as u64) as f64 / f64::from(1 << 20);
-            writeln!(
-                out,
-                "{:>6} {:>14} {:>9} {mib:>10.2} {:>9} {:>9} {:>9}",
-                round.round, round.bytes, round.pages, round.zero, round.again, round.changed
-            )?;
+            line(out, &round.round.to_string(), &round.figures)?;
+            for (iteration, figures) in round.iterations.iter().enumerate() {
+                line(out, &format!(".{iteration}"), figures)?;
+            }
         }
         if self.rounds_left_out > 0 {
             writeln!(out, "{:>6} more rounds", self.rounds_left_out)?;
         }
         Ok(())
     }
+}
+
+/// One of the table: the name of what it is of, and its figures.
+fn line(out: &mut dyn Write, name: &str, figures: &Figures) -> io::Result<()> {
+    let Figures { bytes, pages, zero, again, changed, unchanged, .. } = figures;
+    let mib = (pages * PAGE_SIZE as u64) as f64 / f64::from(1 << 20);
+    let saves = figures.compressible().map_or("-".into(), |share| format!("{:.0} %", share * 100.0));
+    writeln!(
+        out,
+        "{name:>6} {bytes:>14} {pages:>9} {mib:>10.2} {zero:>9} {again:>9} {changed:>9} {unchanged:>9} {saves:>6}"
+    )
 }
 
 fn percent(part: u64, whole: u64) -> String {

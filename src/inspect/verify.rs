@@ -107,16 +107,17 @@ pub struct Report {
 /// # Errors
 /// The input cannot be read. What is wrong with its bytes is in the report.
 pub fn verify(input: Input, options: &Options, progress: &mut Progress) -> io::Result<Report> {
-    verify_with(input, options, progress, &mut |_, _| {})
+    verify_with(input, options, false, progress, &mut |_, _| {})
 }
 
-/// The same, and shows every item that is verified.
+/// The same, and shows every item that is verified; with `contents` the pages' contents too.
 ///
 /// # Errors
 /// As [`verify`].
 pub(super) fn verify_with(
     input: Input,
     options: &Options,
+    contents: bool,
     progress: &mut Progress,
     observe: &mut dyn FnMut(&Item<'_>, Option<&Parsed<'_>>),
 ) -> io::Result<Report> {
@@ -124,7 +125,7 @@ pub(super) fn verify_with(
         start: options.start,
         mode: options.mode,
         limits: options.limits,
-        skip_contents: !options.deep,
+        skip_contents: !(options.deep || contents),
     };
     let mut judge =
         Judge { options, checker: Checker::new(options.mode), findings: Vec::new(), left_out: 0, refused: false };

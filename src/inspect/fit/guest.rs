@@ -63,7 +63,7 @@ struct Round {
 /// The input cannot be read.
 pub fn read(input: Input, options: &verify::Options, progress: &mut Progress) -> io::Result<Guest> {
     let mut guest = Guest::default();
-    let report = verify_with(input, options, progress, &mut |item, parsed| guest.learn(item, parsed))?;
+    let report = verify_with(input, options, false, progress, &mut |item, parsed| guest.learn(item, parsed))?;
     guest.findings = report.findings;
     Ok(guest)
 }
