@@ -81,7 +81,7 @@ fn log(statuses: u64) -> String {
     let status = |second: u64| {
         let ms = |value| Summary { p50: value, p99: value * 3, max: value * 9 };
         let notices = if second % 100 < 10 && second >= 100 {
-            let level = if second / 100 % 2 == 0 { Loudness::Critical } else { Loudness::Info };
+            let level = if (second / 100).is_multiple_of(2) { Loudness::Critical } else { Loudness::Info };
             vec![Notice { age_ms: second % 100 * 1000, level, text: format!("word {} {MARKUP}", second / 100) }]
         } else {
             Vec::new()

@@ -233,8 +233,9 @@ mod tests {
         helps(&mut program, "xen-replicate", &mut all);
         assert!(all.len() > 60, "{}", all.len());
         for (name, help) in &all {
-            // A word that is longer than that cannot be helped.
-            let long = help.lines().find(|line| line.chars().count() > 80 && line.split_whitespace().count() > 1);
+            // Nobody breaks the line of usage, nor a word.
+            let mut lines = help.lines().filter(|line| !line.starts_with("Usage: "));
+            let long = lines.find(|line| line.chars().count() > 80 && line.split_whitespace().count() > 1);
             assert_eq!(long, None, "{name}");
         }
         for name in ["dump", "verify", "info", "stats", "report"] {

@@ -79,7 +79,6 @@ fn pages(command: &Command, section: &str, folder: &Path) -> io::Result<()> {
 /// What `--help` shows of a command: completion would offer the rest as well.
 fn shown(command: &Command) -> Command {
     let mut out = Command::new(command.get_name().to_owned())
-        .max_term_width(80)
         .args(command.get_arguments().filter(|argument| !argument.is_hide_set()).cloned())
         .subcommands(command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()).map(shown))
         .subcommand_required(command.is_subcommand_required_set());

@@ -91,9 +91,9 @@ mod tests {
     }
 
     #[test]
-    fn the_frame_has_each_part_once_and_fetches_nothing() {
-        for part in ["{{title}}", "{{style}}", "{{data}}", "{{script}}"] {
-            assert_eq!(FRAME.matches(part).count(), 1, "{part}");
+    fn the_frame_has_each_part_and_fetches_nothing() {
+        for (part, times) in [("{{title}}", 2), ("{{style}}", 1), ("{{data}}", 1), ("{{script}}", 1)] {
+            assert_eq!(FRAME.matches(part).count(), times, "{part}");
         }
         assert!(FRAME.contains("default-src 'none'"), "the policy");
         for part in SCRIPT.iter().chain([&FRAME, &STYLE]) {
