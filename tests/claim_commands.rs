@@ -5,7 +5,7 @@ mod commands_support;
 
 use commands_support::{Guarded, command, wait};
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
@@ -62,7 +62,8 @@ impl Hosts {
         let mut errors = BufReader::new(receiver.0.stderr.take().unwrap()).lines().map_while(Result::ok);
         assert!(errors.any(|line| line.contains("rule witness")), "it does not listen");
         // A pipe that is full would stop the process.
-        std::thread::spawn(move || errors.for_each(drop));
+        let mut log = fs::File::create(self.path(&format!("{host}.log"))).unwrap();
+        std::thread::spawn(move || errors.for_each(|line| writeln!(log, "{line}").unwrap()));
         (receiver, link)
     }
 
@@ -88,6 +89,17 @@ impl Hosts {
         let primary = self.primary("a", &link, remus);
         self.wait("a", "protection", |status| status.acknowledged >= 3);
         (primary, receiver, link)
+    }
+
+    /// Waits until a line of a receiver's log has this text.
+    #[track_caller]
+    fn wait_for_log(&self, host: &str, text: &str) {
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
+        let log = || fs::read_to_string(self.path(&format!("{host}.log"))).unwrap_or_default();
+        while !log().contains(text) {
+            assert!(std::time::Instant::now() < end, "no {text:?} in {}", log());
+            std::thread::yield_now();
+        }
     }
 
     /// The numbers that the witness has given.
@@ -421,6 +433,23 @@ fn a_denied_replica_is_freed_by_the_operators_word_alone() {
         hosts.wait("c", "protection", |status| status.protected);
         let pid = rustix::process::Pid::from_child(&receiver.0);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+}
+
+/// The replica is gone with its process, whether it listens or not: that is what an operator asks for by a signal.
+#[test]
+fn a_signal_frees_a_denied_replica_and_decides_nothing_else() {
+    for (remus, receive) in PROTOCOLS {
+        let hosts = Hosts::new();
+        let (mut receiver, _, _) = hosts.denied_by(remus, receive);
+        let pid = rustix::process::Pid::from_child(&receiver.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert_eq!(receiver.0.wait().unwrap().code(), Some(0));
+        hosts.wait_for_log("b", "told to end: the replica is freed");
+        // Nothing was acquired by that, and nobody answers for a replica any more.
+        assert_eq!(hosts.given(), [1, 2]);
+        assert_ne!(hosts.ctl("b", &["fail-over", "--force-generation=2"]).0, Some(0));
+        assert_eq!(hosts.given(), [1, 2]);
     }
 }
 

@@ -250,3 +250,60 @@ fn what_cannot_be_is_told_and_exits_with_2() {
     let told = pair.b.run(&["disk", "serve", "--device", DEVICE, "--attach=", "--state", &state, &image]);
     assert!(told.0 == Some(2) && told.1.contains("a copy of another host's disk"), "{told:?}");
 }
+
+/// A block device with nothing behind it but a file. Dropped, it is given back.
+struct Loop(std::path::PathBuf);
+
+impl Loop {
+    /// None where this machine has none to give: no privileges, no driver.
+    fn over(file: &std::path::Path) -> Option<Self> {
+        let made = std::process::Command::new("losetup").args(["--find", "--show"]).arg(file).output().ok()?;
+        let name = String::from_utf8(made.stdout).ok()?;
+        made.status.success().then(|| Loop(name.trim().into()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_block_device_in_use_is_neither_kept_nor_served() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let (image, own) = (folder.path().join("image"), folder.path().join("state").display().to_string());
+    std::fs::write(&image, vec![0; 4 << 20]).unwrap();
+    let Some(device) = Loop::over(&image) else { return println!("not run: this machine gives no loop device") };
+    let name = device.0.display().to_string();
+    let pair = Pair::new();
+    let keep = ["disk", "keep", "--overwrite", "--device", "/dev/nbd9", "--state", &own, "--listen", "unix:k", &name];
+    let serve = ["disk", "serve", "--device", "/dev/nbd9", "--attach=", "--state", &own, &name];
+    let refused = |by: &str| {
+        for arguments in [&keep[..], &serve] {
+            let (code, error) = pair.a.run(arguments);
+            let parts = [&name[..], "the device is in use on this host", "lsblk"];
+            assert!(code == Some(2) && parts.iter().all(|part| error.contains(part)), "{by}: {error}");
+        }
+        assert!(std::fs::read(&image).unwrap().len() == 4 << 20 && !std::path::Path::new(&own).exists(), "{by}");
+    };
+    // As LVM, RAID or another daemon has it.
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::EXCL | rustix::fs::OFlags::CLOEXEC;
+    let held = rustix::fs::open(&device.0, flags, rustix::fs::Mode::empty()).unwrap();
+    refused("another process");
+    drop(held);
+    let done = |program: &str, arguments: &[&str]| {
+        let ran = std::process::Command::new(program).args(arguments).output();
+        ran.is_ok_and(|ran| ran.status.success())
+    };
+    let place = folder.path().join("mounted");
+    std::fs::create_dir(&place).unwrap();
+    let place = place.display().to_string();
+    if !done("mkfs.ext2", &["-q", &name]) || !done("mount", &["-t", "ext2", &name, &place]) {
+        return println!("not run: a mounted device, which this machine does not let a test have");
+    }
+    let content = std::fs::read(&image).unwrap();
+    refused("a mount");
+    assert!(done("umount", &[&place]));
+    assert!(std::fs::read(&image).unwrap().len() == content.len());
+}

@@ -6,7 +6,7 @@ use super::{Exit, live, receive};
 use super::protection::ProtectionArgs;
 use crate::host::operator::Desk;
 use crate::host::xen::incoming::{Disks, Incoming};
-use crate::host::xen::receiver::Way;
+use crate::host::xen::receiver::{Waits, Way};
 use crate::host::xen::{self, Options, XenHome};
 use crate::hypervisor::xen::{Host, Use};
 use crate::hypervisor::{self, RunState};
@@ -101,7 +101,7 @@ pub(super) fn home(args: &receive::Args) -> Result<XenHome, String> {
     }
     admitted(&args.protection).map_err(|error| error.to_string())?;
     let helper = args.save_helper.clone().or_else(near).unwrap_or_else(|| PathBuf::from(INSTALLED));
-    let way = Way { command: args.receiver.clone(), helper };
+    let way = Way { command: args.receiver.clone(), helper, waits: Waits::default() };
     let options = Options {
         patience: crate::toolstack::life::PATIENCE,
         unbuffered: false,

@@ -4,7 +4,7 @@ use super::Protection;
 use super::operator::Desk;
 use super::sim::Guest;
 use crate::hypervisor::sim::Runner;
-use crate::hypervisor::{DeviceModel, OutputBuffer, Replicated, SaveDomain};
+use crate::hypervisor::{Bounded, DeviceModel, OutputBuffer, Replicated, SaveDomain};
 use crate::remus::Generation;
 use crate::remus::pacing::Pacing;
 use crate::replicate::failpoint::Failpoints;
@@ -50,6 +50,8 @@ pub fn protect<D: SaveDomain + DeviceModel + Send + 'static>(
     observer: impl Observer<D> + 'static,
 ) -> Result<(Ending, D), Trouble> {
     log::info!("{}: {}", job.protection.domain, job.protection.rule_in_words());
+    // Heartbeats are not to be missed for a buffer that hangs: a half, and the heartbeat before it, are no time-out.
+    let output = Box::new(Bounded::start(output, job.protection.config.timeout / 2)?);
     let settings = Settings {
         witness: job.protection.witness().map_err(|error| Trouble::Io(std::io::Error::other(error)))?,
         domain: job.protection.domain,

@@ -21,6 +21,7 @@
 #![deny(unsafe_code)]
 
 pub mod bitmap;
+pub mod bounded;
 pub mod compared;
 pub mod error;
 pub mod hvm_param;
@@ -32,6 +33,7 @@ pub mod types;
 pub mod xen;
 
 pub use bitmap::DirtyBitmap;
+pub use bounded::Bounded;
 pub use compared::{ComparedCard, OnInbound, OnSent, Sent};
 pub use error::{DeviceModelProblem, Error, GuestDamage, HvmContextProblem, Result};
 pub use output::{NoBuffer, OutputBuffer};

@@ -15,7 +15,8 @@ use super::error::Result;
 /// | [`free`](OutputBuffer::free) | `TCQ_PLUG_RELEASE_INDEFINITE` |
 /// | [`discard`](OutputBuffer::discard) | a new qdisc in place of the old one, plugged |
 ///
-/// No call waits for the network, and each is bounded in time, by some seconds where the host does not answer: what is let out may still be on its way when the call returns, unless
+/// No call waits for the network, and each is bounded in time, by some seconds where the host does not answer
+/// ([`Bounded`](super::Bounded) bounds what is waited for): what is let out may still be on its way when the call returns, unless
 /// [`discard`](OutputBuffer::discard) overtakes it. Each call answers with [`Error::Os`](super::Error::Os) when the host's network
 /// refuses; what that leaves is said with the call.
 pub trait OutputBuffer: Send {

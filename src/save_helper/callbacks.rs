@@ -6,13 +6,13 @@
 
 use super::abort::{Abort, CalledOff};
 use super::arguments::Callbacks;
+use super::callback_error::CallbackError;
 use super::message::{Level, MISSING_CPUID, MISSING_MSR, Message, NO_ERRNO};
 use crate::libxc::restore::Missing;
 use std::ffi::{CStr, CString};
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use thiserror::Error;
 
 /// Who speaks, of what concerns the memory stream: so that `xl` prints it as it prints the stock helper's lines.
 pub const CONTEXT: &CStr = c"xc";
@@ -21,20 +21,6 @@ pub const PROGRAM: &CStr = c"xen-replicate-save-helper";
 
 /// Bytes of a text that are sent; the rest is cut off.
 const MAX_TEXT: usize = 8 << 10;
-
-/// Why libxl could not be asked.
-#[derive(Debug, Error)]
-pub enum CallbackError {
-    /// The pipe is broken, or at its end: libxl has died or wants nothing more to do with us.
-    #[error("libxl is gone: {0}")]
-    Gone(io::Error),
-    /// The save was called off meanwhile or before.
-    #[error("called off by SIGTERM")]
-    CalledOff,
-    /// libxl does not answer this one.
-    #[error("callback {0} is not in CBFLAGS")]
-    NotProvided(&'static str),
-}
 
 /// Writes messages to libxl, whole and one at a time.
 #[derive(Debug)]

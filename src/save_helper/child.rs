@@ -6,7 +6,8 @@
 
 use super::abort::{self, Abort, Waiting};
 use super::arguments::{Command, Restore, Save, StreamType};
-use super::callbacks::{CallbackError, Libxl, Outbox, PROGRAM, PipeLog};
+use super::callback_error::CallbackError;
+use super::callbacks::{Libxl, Outbox, PROGRAM, PipeLog};
 use super::failure::Failure;
 use super::message::Level;
 use super::supervised::Supervisor;

@@ -1,7 +1,7 @@
 //! Why the helper did not do what libxl asked for, and which `errno` says so.
 #![forbid(unsafe_code)]
 
-use super::callbacks::CallbackError;
+use super::callback_error::CallbackError;
 use super::limits::LimitsError;
 use crate::hypervisor;
 use crate::hypervisor::types::Pfn;

@@ -27,6 +27,7 @@
 pub mod abort;
 pub mod arguments;
 pub mod back_channel;
+pub mod callback_error;
 pub mod callbacks;
 pub mod child;
 pub mod driver;

@@ -23,7 +23,8 @@
 
 use super::arguments::{Flags, Save, StreamType};
 use super::back_channel::{BackChannel, BackReader};
-use super::callbacks::{CallbackError, Libxl};
+use super::callback_error::CallbackError;
+use super::callbacks::Libxl;
 use super::failure::Failure;
 use crate::hypervisor::{DomainKind, SaveDomain};
 use crate::libxc::precopy::{Limits, RoundSent, Watch};

@@ -5,13 +5,14 @@
 //! other side has acknowledged it; here it is waited for before that, for a guest that runs again can no longer be refused its checkpoint. Numbers of the two requests are those of the patched driver, as in libxl; no header has them.
 #![allow(unsafe_code)]
 
-use super::failed;
+use super::{command, failed};
 use crate::hypervisor::{Replicated, Result};
 use rustix::ioctl::{NoArg, ioctl};
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// Puts a checkpoint behind what has been written.
 const SEND_CHECKPOINT: u32 = 20;
@@ -19,6 +20,9 @@ const SEND_CHECKPOINT: u32 = 20;
 const WAIT_CHECKPOINT_ACK: u32 = 30;
 /// The stock tool's judgement of a device: 0 where it is DRBD's, in protocol D, and ready.
 pub const PROBE: &str = "/etc/xen/scripts/block-drbd-probe";
+
+/// How long the probe may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One such disk.
 #[derive(Debug)]
@@ -32,11 +36,17 @@ pub struct Drbd {
 /// The disk behind `device` where the probe says that it is one; `None` where it says otherwise, or is not there.
 ///
 /// # Errors
-/// It is one and cannot be opened.
+/// It is one and cannot be opened; the probe hangs.
 pub fn probe(probe: &Path, device: &str) -> Result<Option<Drbd>> {
-    let status =
-        Command::new(probe).arg(device).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    match status {
+    probe_for(probe, device, PATIENCE)
+}
+
+fn probe_for(probe: &Path, device: &str, patience: Duration) -> Result<Option<Drbd>> {
+    let mut command = Command::new(probe);
+    command.arg(device).stdout(Stdio::null()).stderr(Stdio::null());
+    match command::run(&mut command, patience) {
+        // Nobody knows whether it is one.
+        Err(error) if error.kind() == ErrorKind::TimedOut => Err(failed(device, error)),
         Ok(status) if status.success() => {
             let file = File::open(device).map_err(|error| failed(device, error))?;
             Ok(Some(Drbd { device: device.to_owned(), file, under_way: false }))
@@ -77,6 +87,16 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_probe_that_hangs_is_an_error_and_not_a_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("probe");
+        fs::write(&script, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let error = probe_for(&script, "/dev/some", Duration::from_millis(200)).unwrap_err().to_string();
+        assert!(error.contains("/dev/some") && error.contains("not ended"), "{error}");
+    }
 
     #[test]
     fn the_probe_decides_and_a_device_that_is_none_is_told() {

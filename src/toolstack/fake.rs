@@ -1,9 +1,11 @@
-//! The toolstack's other ends, for tests: a xenstored and a QEMU, on real sockets, of which each request can be made to fail.
+//! The toolstack's other ends, for tests: a xenstored and a QEMU, on real sockets, and a hypervisor, of which each request can be made
+//! to fail.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use super::life::{CALLBACK_IRQ, Hypervisor};
 use super::store::Server;
-use crate::hypervisor::Uuid;
+use crate::hypervisor::{DomainInfo, DomainKind, Error, Result, ShutdownReason, Uuid};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -231,6 +233,65 @@ fn converse(stream: UnixStream, running: &Mutex<bool>, plan: &Mutex<Plan>) -> Op
         request = serde_json::from_str(&line).ok()?;
     }
 }
+
+/// A domain of a hypervisor whose calls can fail.
+pub struct FakeDomain {
+    pub plan: Shared,
+    pub suspended: Arc<Mutex<bool>>,
+}
+
+impl FakeDomain {
+    fn call(&self, name: &'static str) -> Result<()> {
+        match self.plan.lock().unwrap().call(format!("hypervisor {name}")) {
+            None => Ok(()),
+            Some(_) => {
+                Err(Error::Hypercall { call: name, domid: DOMID, xen: None, source: std::io::ErrorKind::Other.into() })
+            }
+        }
+    }
+}
+
+impl Hypervisor for FakeDomain {
+    fn info(&self) -> Result<DomainInfo> {
+        self.call("getdomaininfo")?;
+        Ok(DomainInfo {
+            domid: DOMID,
+            name: "web".into(),
+            uuid: uuid(),
+            kind: DomainKind::Hvm,
+            nr_vcpus: 1,
+            nr_pfns: 1,
+            populated: 1,
+            max_pages: 1,
+            paused: false,
+            shutdown: self.suspended.lock().unwrap().then_some(ShutdownReason::Suspend),
+        })
+    }
+
+    fn hvm_param(&self, index: u64) -> Result<u64> {
+        self.call("hvm_param")?;
+        Ok(u64::from(index == CALLBACK_IRQ))
+    }
+
+    fn suspend_from_outside(&mut self) -> Result<()> {
+        self.call("shutdown")?;
+        *self.suspended.lock().unwrap() = true;
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        self.call("resume")?;
+        let mut suspended = self.suspended.lock().unwrap();
+        if !*suspended {
+            return Err(Error::WrongState { domid: DOMID, operation: "resume", state: "not suspended" });
+        }
+        *suspended = false;
+        Ok(())
+    }
+}
+
+/// The only domain that there is.
+pub const DOMID: u32 = 7;
 
 pub fn uuid() -> Uuid {
     Uuid([7; 16])

@@ -39,7 +39,7 @@ const REQUEST: &str = "request";
 const ENDS: &str = "ends";
 /// HVM parameters that are no part of a stream (`public/hvm/params.h`): how events reach the guest, which a guest with PV drivers has
 /// set; and its ACPI sleep state.
-const CALLBACK_IRQ: u64 = 0;
+pub(super) const CALLBACK_IRQ: u64 = 0;
 const ACPI_S_STATE: u64 = 14;
 
 /// What of a domain's life is the hypervisor's.

@@ -1,71 +1,13 @@
 //! Suspending and resuming with each call to xenstored, QEMU and the hypervisor failing once, in each way.
 
 use super::super::emulator::Place;
-use super::super::fake::{FAULTS, Fault, Plan, Qemu, SHORT, Shared, Xenstored, uuid};
+use super::super::fake::{DOMID, FAULTS, FakeDomain, Fault, Plan, Qemu, SHORT, Shared, Xenstored, uuid};
 use super::*;
-use crate::hypervisor::{DeviceModel, DomainKind, RunState};
+use crate::hypervisor::{DeviceModel, RunState};
 use std::fs;
-use std::io;
 use std::sync::{Arc, Mutex};
 
-const DOMID: u32 = 7;
 const REQUESTED: &str = "/local/domain/7/control/shutdown";
-
-/// A domain of a hypervisor whose calls can fail.
-struct Fake {
-    plan: Shared,
-    suspended: Arc<Mutex<bool>>,
-}
-
-impl Fake {
-    fn call(&self, name: &'static str) -> Result<()> {
-        match self.plan.lock().unwrap().call(format!("hypervisor {name}")) {
-            None => Ok(()),
-            Some(_) => {
-                Err(Error::Hypercall { call: name, domid: DOMID, xen: None, source: io::ErrorKind::Other.into() })
-            }
-        }
-    }
-}
-
-impl Hypervisor for Fake {
-    fn info(&self) -> Result<DomainInfo> {
-        self.call("getdomaininfo")?;
-        Ok(DomainInfo {
-            domid: DOMID,
-            name: "web".into(),
-            uuid: uuid(),
-            kind: DomainKind::Hvm,
-            nr_vcpus: 1,
-            nr_pfns: 1,
-            populated: 1,
-            max_pages: 1,
-            paused: false,
-            shutdown: self.suspended.lock().unwrap().then_some(ShutdownReason::Suspend),
-        })
-    }
-
-    fn hvm_param(&self, index: u64) -> Result<u64> {
-        self.call("hvm_param")?;
-        Ok(u64::from(index == CALLBACK_IRQ))
-    }
-
-    fn suspend_from_outside(&mut self) -> Result<()> {
-        self.call("shutdown")?;
-        *self.suspended.lock().unwrap() = true;
-        Ok(())
-    }
-
-    fn resume(&mut self) -> Result<()> {
-        self.call("resume")?;
-        let mut suspended = self.suspended.lock().unwrap();
-        if !*suspended {
-            return Err(Error::WrongState { domid: DOMID, operation: "resume", state: "not suspended" });
-        }
-        *suspended = false;
-        Ok(())
-    }
-}
 
 /// A HVM domain whose guest suspends as soon as it is asked to.
 struct World {
@@ -75,7 +17,7 @@ struct World {
     store: Xenstored,
     qemu: Qemu,
     emulator: Emulator,
-    life: Life<Fake>,
+    life: Life<FakeDomain>,
 }
 
 impl World {
@@ -94,7 +36,7 @@ impl World {
         let place = Place { run: folder.path().into(), userdata: folder.path().into(), patience: SHORT };
         let emulator = Emulator::new(DOMID, uuid(), place, store.server.clone()).unwrap();
         let identity = Identity { domid: DOMID, name: "web".into(), kind: Kind::Hvm };
-        let domain = Fake { plan: Arc::clone(&plan), suspended: Arc::clone(&suspended) };
+        let domain = FakeDomain { plan: Arc::clone(&plan), suspended: Arc::clone(&suspended) };
         let life = Life::new(&identity, domain, Some(emulator.clone()), store.server.clone(), SHORT).unwrap();
         plan.lock().unwrap().calls.clear();
         World { folder, plan, suspended, store, qemu, emulator, life }

@@ -9,6 +9,7 @@
 //! | `qmp` | a conversation with QEMU | its Unix socket |
 //! | `emulator` | the emulator beside a HVM domain | QMP, its keys in xenstore |
 //! | `netbuf`, `netlink` | the output of its network cards, held back | plug qdiscs, over rtnetlink |
+//! | `cover` | both, from the start of a protection on | - |
 //! | `devices` | which of them come and go while the domain is protected | a watch |
 //! | `disks` | who replicates its disks, and which of them nobody does | xenstore; the daemons of [`crate::disk`] |
 //! | `drbd` | those that a patched DRBD replicates | its requests, as libxl makes them |
@@ -20,17 +21,22 @@
 #![deny(unsafe_code)]
 
 pub mod command;
+pub mod cover;
 pub mod devices;
 pub mod disks;
 pub mod drbd;
 pub mod emulator;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod fake_network;
 pub mod identity;
 pub mod life;
 pub mod netbuf;
 pub mod netlink;
 pub mod qmp;
+#[cfg(test)]
+mod start_tests;
 pub mod store;
 mod suspend_channel;
 pub mod xl;

@@ -1,4 +1,5 @@
 //! A primary and a secondary on threads of this process, a socket between them.
+#![allow(dead_code)] // Each test program uses its own part of it.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use xen_replicate::control::{Request, Status};
 use xen_replicate::host::sim::{Backend, Guest, SimTarget, xl_config};
+use xen_replicate::hypervisor::OutputBuffer;
 use xen_replicate::hypervisor::sim::{Runner, SimConfig, SimDomain};
 use xen_replicate::libxl;
 use xen_replicate::remus::pacing::Pacing;
@@ -39,7 +41,11 @@ pub struct Wanted {
     pub resumes: bool,
     /// Somebody destroys the domain while it is suspended for this time.
     pub lives: Option<u32>,
+    /// What becomes of the guest's output buffer before the primary has it.
+    pub output: Option<Wrap>,
 }
+
+pub type Wrap = fn(Box<dyn OutputBuffer>) -> Box<dyn OutputBuffer>;
 
 impl Default for Wanted {
     fn default() -> Self {
@@ -54,6 +60,7 @@ impl Default for Wanted {
             suspends: true,
             resumes: true,
             lives: None,
+            output: None,
         }
     }
 }
@@ -84,6 +91,10 @@ impl Pair {
             domain.set_lives(lives);
         }
         let Guest { runner, output, wire } = Backend::default().house(domain).unwrap();
+        let output = match wanted.output {
+            Some(wrap) => wrap(output),
+            None => output,
+        };
         let driver = primary::Driver::default();
         let handle = driver.handle();
         let settings = primary::Settings {
@@ -138,7 +149,7 @@ impl Pair {
         self.wait(&format!("checkpoint {number}"), |status| status.acknowledged >= number)
     }
 
-    fn wait(&self, what: &str, there: impl Fn(&Status) -> bool) -> Status {
+    pub fn wait(&self, what: &str, there: impl Fn(&Status) -> bool) -> Status {
         let end = Instant::now() + patience();
         loop {
             let status = self.status();

@@ -341,6 +341,7 @@ fn runs(domid: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::receiver::Waits;
     use super::*;
     use std::fs;
     use std::io::Write;
@@ -374,7 +375,11 @@ mod tests {
         let bytes = [b"xl migration receiver ready, send binary domain data.\n", &records[..]].concat();
         fs::write(folder.join("says"), bytes).unwrap();
         let script = "cat $0/says; cat >$0/out; test -e $XEN_REPLICATE_FAILOVER; echo $? >$0/end";
-        Way { command: format!("sh -c '{script}' {}", folder.display()), helper: "/bin/sh".into() }
+        Way {
+            command: format!("sh -c '{script}' {}", folder.display()),
+            helper: "/bin/sh".into(),
+            waits: Waits::default(),
+        }
     }
 
     #[test]
@@ -439,7 +444,7 @@ mod tests {
         let asked = |bytes: &[u8], disks| {
             let header = xl::Header::parse(bytes).unwrap().unwrap();
             let preamble = xl::Preamble { header, optional_data: &bytes[xl::HEADER_LEN..] };
-            let way = Way { command: String::new(), helper: "/none".into() };
+            let way = Way { command: String::new(), helper: "/none".into(), waits: Waits::default() };
             Incoming::new("web".into(), way, disks).preamble(&preamble, 1).map(|(_, keepers)| keepers)
         };
         let error = asked(&config(&format!("{others},{nbd}")), Disks::Kept).unwrap_err();
@@ -457,7 +462,7 @@ mod tests {
         xl::emit("{\"b_info\":{\"max_memkb\":64},\"c_info\":{\"name\":\"web\"}}", &mut bytes).unwrap();
         let header = xl::Header::parse(&bytes).unwrap().unwrap();
         let preamble = xl::Preamble { header, optional_data: &bytes[xl::HEADER_LEN..] };
-        let way = Way { command: String::new(), helper: "/none".into() };
+        let way = Way { command: String::new(), helper: "/none".into(), waits: Waits::default() };
         let mut incoming = Incoming::new("web".into(), way, Disks::Kept);
         // A later session's is another clone of it.
         let (first, second) = (incoming.numbers.take(1), incoming.clone().numbers.take(1));

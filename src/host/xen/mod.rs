@@ -21,7 +21,7 @@ use crate::toolstack::identity::Identity;
 use crate::toolstack::netbuf::NetBuffer;
 use crate::toolstack::store::Server;
 use crate::toolstack::store::Store;
-use crate::toolstack::{devices, disks, drbd, life, xl};
+use crate::toolstack::{cover, disks, drbd, life, xl};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -133,20 +133,7 @@ pub fn house(identity: Identity, options: &Options) -> Result<Guest> {
     let config = identity.config(domain.info()?.uuid)?;
     let buffer =
         if options.unbuffered { None } else { Some(NetBuffer::new(identity.domid, options.netbuf_script.clone())?) };
-    if let Some(buffer) = &buffer {
-        match buffer.set_up() {
-            Ok(()) => log::info!("{}: output is held at {}", identity.name, buffer.devices().join(", ")),
-            // It lives here. What its output needs is tried again when somebody is there to protect it.
-            Err(error) if options.lazy => log::warn!("{}: {error}", identity.name),
-            Err(error) => return Err(error),
-        }
-        // Who calls has decided where the domain may run, and nobody else can be granted that any more.
-        if buffer.is_holding() {
-            buffer.clone().free()?;
-        }
-    }
-    // Last, so that what comes in between is noticed.
-    disks.push(Box::new(devices::Watch::new(identity.domid, Server::default(), buffer.clone())?));
+    disks.push(Box::new(cover::cover(identity.domid, Server::default(), buffer.as_ref(), options.lazy)?));
     let output: Box<dyn OutputBuffer> = match &buffer {
         Some(buffer) => Box::new(buffer.clone()),
         None => Box::new(NoBuffer),

@@ -25,12 +25,25 @@ use tempfile::TempDir;
 /// What tells xl-plugin/xl that the stock xl is meant. Else it would run this program in the place of that.
 const STOCK: (&str, &str) = ("XEN_REPLICATE_XL", "stock");
 
-/// How long xl may take to apply a checkpoint, or to begin.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// How long it may take nothing of what it is given.
-const STALL: Duration = Duration::from_secs(30);
-/// How long it may take to destroy its domain, once its stream has ended.
-const FAREWELL: Duration = Duration::from_secs(30);
+/// How long a receiver is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waits {
+    /// Until it has begun, or applied a checkpoint.
+    pub answer: Duration,
+    /// Until it has taken over.
+    pub take_over: Duration,
+    /// Until it takes something of what it is given.
+    pub feed: Duration,
+    /// Until it has destroyed its domain, once its stream has ended.
+    pub end: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        let (long, short) = (Duration::from_secs(120), Duration::from_secs(30));
+        Waits { answer: long, take_over: long, feed: short, end: short }
+    }
+}
 
 /// How to run it.
 #[derive(Debug, Clone)]
@@ -39,6 +52,8 @@ pub struct Way {
     pub command: String,
     /// This project's save helper.
     pub helper: PathBuf,
+    /// How long it is waited for.
+    pub waits: Waits,
 }
 
 /// A receiver that is running.
@@ -50,9 +65,7 @@ pub struct Receiver {
     back: Option<ChildStdout>,
     /// Where the file that permits a failover would be.
     folder: TempDir,
-    patience: Duration,
-    stall: Duration,
-    farewell: Duration,
+    waits: Waits,
 }
 
 impl Receiver {
@@ -80,8 +93,7 @@ impl Receiver {
         };
         ioctl_fionbio(&stream, true)?;
         let (stream, back) = (Some(stream), Some(back));
-        let mut receiver =
-            Receiver { child, stream, back, folder, patience: PATIENCE, stall: STALL, farewell: FAREWELL };
+        let mut receiver = Receiver { child, stream, back, folder, waits: way.waits };
         let expected = Message::Banner.bytes();
         let mut banner = vec![0; expected.len()];
         receiver.read(|back| back.read_exact(&mut banner))?;
@@ -104,8 +116,8 @@ impl Receiver {
                 Ok(taken) => rest = rest.get(taken..).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if !ready(&PollFd::new(stream, PollFlags::OUT), self.stall)? {
-                        return Err(self.hangs("has taken nothing", self.stall));
+                    if !ready(&PollFd::new(stream, PollFlags::OUT), self.waits.feed)? {
+                        return Err(self.hangs("has taken nothing", self.waits.feed));
                     }
                 }
                 Err(error) => return Err(self.ended(error)),
@@ -129,11 +141,11 @@ impl Receiver {
     pub fn fail_over(mut self) -> io::Result<()> {
         File::create(permit(self.folder.path()))?;
         self.stream = None;
-        match command::wait(&mut self.child, self.patience)? {
+        match command::wait(&mut self.child, self.waits.take_over)? {
             Some(status) if status.success() => Ok(()),
             Some(status) => Err(unsuccessful(status)),
             None => {
-                let error = self.hangs("has not taken over", self.patience);
+                let error = self.hangs("has not taken over", self.waits.take_over);
                 // It may be about to look for it.
                 let _ = std::fs::remove_file(permit(self.folder.path()));
                 command::kill(&mut self.child);
@@ -155,8 +167,8 @@ impl Receiver {
 
     fn read<T>(&mut self, read: impl FnOnce(&mut ChildStdout) -> io::Result<T>) -> io::Result<T> {
         let Some(back) = &mut self.back else { return Err(ErrorKind::BrokenPipe.into()) };
-        if !ready(&PollFd::new(back, PollFlags::IN), self.patience)? {
-            return Err(self.hangs("has said nothing", self.patience));
+        if !ready(&PollFd::new(back, PollFlags::IN), self.waits.answer)? {
+            return Err(self.hangs("has said nothing", self.waits.answer));
         }
         let Some(back) = &mut self.back else { return Err(ErrorKind::BrokenPipe.into()) };
         read(back).map_err(|error| self.ended(error))
@@ -168,7 +180,7 @@ impl Receiver {
             return error;
         }
         self.stream = None;
-        match command::wait(&mut self.child, self.farewell) {
+        match command::wait(&mut self.child, self.waits.end) {
             Ok(Some(status)) => unsuccessful(status),
             Ok(None) | Err(_) => error,
         }
@@ -188,12 +200,12 @@ impl Drop for Receiver {
             // It may have ended meanwhile.
             let _ = kill_process_group(group, Signal::CONT);
         }
-        match command::wait(&mut self.child, self.farewell) {
+        match command::wait(&mut self.child, self.waits.end) {
             Ok(Some(status)) => log::debug!("xl migrate-receive: {status}"),
             Ok(None) => {
                 log::error!(
                     "{}; it is killed, `xl list` shows what it leaves",
-                    self.hangs("has not ended", self.farewell)
+                    self.hangs("has not ended", self.waits.end)
                 );
                 command::kill(&mut self.child);
             }
@@ -238,7 +250,7 @@ mod tests {
     fn start(script: &str) -> io::Result<Receiver> {
         let banner = "printf 'xl migration receiver ready, send binary domain data.\\n'";
         let command = format!("sh -c '{}; {script}'", banner.replace('\'', "'\\''"));
-        Receiver::start(&Way { command, helper: "/bin/sh".into() })
+        Receiver::start(&Way { command, helper: "/bin/sh".into(), waits: Waits::default() })
     }
 
     /// A receiver that is stopped as soon as it has said that it is ready.
@@ -248,7 +260,7 @@ mod tests {
             std::thread::yield_now();
         }
         let short = Duration::from_millis(200);
-        (receiver.stall, receiver.patience, receiver.farewell) = (short, short, Duration::from_secs(60));
+        receiver.waits = Waits { answer: short, take_over: short, feed: short, end: Duration::from_secs(60) };
         receiver
     }
 
@@ -289,9 +301,9 @@ mod tests {
     fn what_ends_early_or_says_something_else_is_told() {
         let error = start("exit 3").unwrap().applied().unwrap_err();
         assert!(error.to_string().contains("exit status: 3"), "{error}");
-        let other = Way { command: "yes".into(), helper: "/bin/sh".into() };
+        let other = Way { command: "yes".into(), helper: "/bin/sh".into(), waits: Waits::default() };
         assert_eq!(Receiver::start(&other).unwrap_err().kind(), ErrorKind::InvalidData);
-        let without = Way { command: "true".into(), helper: "/nowhere/helper".into() };
+        let without = Way { command: "true".into(), helper: "/nowhere/helper".into(), waits: Waits::default() };
         assert!(Receiver::start(&without).unwrap_err().to_string().contains("/nowhere/helper"));
         assert!(start("exit 1").unwrap().fail_over().is_err());
     }

@@ -3,9 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::layout::{Layout, MemoryLayout};
-use super::workload::control::{MAX_VCPUS, RESERVED_PFNS};
 use crate::hypervisor::error::{Error, Result};
 use crate::hypervisor::types::{DomainKind, Uuid};
+
+/// Pages at the beginning of memory that are no part of the working set.
+pub const RESERVED_PFNS: u64 = 16;
+
+/// vCPUs that there can be at most (Xen's `HVM_MAX_VCPUS`).
+pub const MAX_VCPUS: u32 = 128;
 
 /// A simulated guest. Fields that are missing from serialised text take their defaults.
 ///
@@ -54,7 +59,8 @@ pub struct SimConfig {
     pub whole_page_permille: u32,
     /// Every how many steps the guest sends a packet; 0 for never.
     pub packets_every: u32,
-    /// Bytes in such a packet, at least 32.
+    /// Bytes in such a packet, at least 32. Streams of earlier versions have it by another name.
+    #[serde(alias = "packet_octets")]
     pub packet_bytes: u32,
     /// Every how many steps the guest writes to its disk; 0 for never.
     pub disk_every: u32,

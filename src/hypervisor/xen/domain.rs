@@ -3,9 +3,9 @@
 
 use super::hypercall::abi::{self, dominf};
 use super::hypercall::interface::Interface;
-use super::log_dirty::DirtyLog;
+use super::log_buffer::DirtyLog;
 use super::populate::Memory;
-use super::pv::PvMaps;
+use super::pv::maps::PvMaps;
 use crate::hypervisor::error::{Error, Result};
 use crate::hypervisor::types::{DomainInfo, DomainKind, ShutdownReason, Uuid};
 use crate::hypervisor::{DeviceModel, Domain};

@@ -3,33 +3,11 @@
 
 use super::domain::XenDomain;
 use super::hypercall::abi::shadow;
-use super::hypercall::buffer::Buffer;
-use super::hypercall::interface::Interface;
 use crate::hypervisor::bitmap::BoundMismatch;
 use crate::hypervisor::error::{Error, Result};
 use crate::hypervisor::types::{CleanMode, DirtyStats, DomainKind};
 use crate::hypervisor::{DirtyBitmap, LogDirty};
 use std::io;
-
-/// The buffer that a domain's log is read into, kept from read to read. Whether the log is on is the domain's matter: in COLO libxl
-/// switches it on.
-#[derive(Debug, Default)]
-pub(super) struct DirtyLog {
-    buffer: Option<Buffer>,
-}
-
-impl DirtyLog {
-    /// A buffer of at least so many words.
-    fn buffer(&mut self, interface: &Interface, words: usize) -> Result<&mut Buffer> {
-        if self.buffer.as_ref().is_some_and(|buffer| buffer.words().len() < words) {
-            self.buffer = None;
-        }
-        match &mut self.buffer {
-            Some(buffer) => Ok(buffer),
-            none => Ok(none.insert(Buffer::new(interface, words * size_of::<u64>())?)),
-        }
-    }
-}
 
 impl XenDomain {
     fn read_log(&mut self, bitmap: &mut DirtyBitmap, operation: u32, mode: u32) -> Result<DirtyStats> {

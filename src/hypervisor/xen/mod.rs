@@ -28,6 +28,7 @@ mod device_model;
 mod domain;
 mod host;
 pub mod hypercall;
+mod log_buffer;
 mod log_dirty;
 mod mapping;
 mod policy;

@@ -1,6 +1,6 @@
 //! The domain, as the hypervisor has it.
 
-use super::guest::PvConfig;
+use super::config::PvConfig;
 use super::machine::{COMPAT_M2P, Machine};
 use crate::decode::pv_words;
 use crate::decode::shared_info::Width;

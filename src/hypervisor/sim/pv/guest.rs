@@ -5,6 +5,7 @@
 //! region of one table maps pages as the program likes: the list of what is mapped there stands beside it, so that the guest
 //! can see whether its page tables say what it wrote.
 
+use super::config::{P2mKind, PvConfig};
 use super::domain::{PvSim, Vcpu};
 use crate::decode::pv_words::{self, cr3_frame, frame_cr3, word};
 use crate::decode::shared_info::Width;
@@ -32,41 +33,6 @@ const MAGIC: u64 = 0x5056_5349_4d31_0001;
 const STEPS: usize = 1;
 /// As above.
 const GENERATOR: usize = 2;
-
-/// How a guest tells the toolstack about its p2m.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum P2mKind {
-    /// By an address space and a virtual address.
-    List,
-    /// By frames that name frames.
-    Tree,
-}
-
-/// A PV guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PvConfig {
-    /// Its number.
-    pub domid: u32,
-    /// What is random in it.
-    pub seed: u64,
-    /// Pfns, holes and its own tables included.
-    pub pages: u64,
-    /// Frames that the machine has for it.
-    pub budget: u64,
-    /// vCPUs.
-    pub vcpus: u32,
-    /// 64 or 32 bits.
-    pub width: Width,
-    /// Where its p2m is.
-    pub p2m: P2mKind,
-}
-
-impl PvConfig {
-    /// A guest of 6 MiB with two vCPUs.
-    pub const fn small(seed: u64, width: Width, p2m: P2mKind) -> Self {
-        PvConfig { domid: 1, seed, pages: 1500, budget: 2500, vcpus: 2, width, p2m }
-    }
-}
 
 /// The places of the guest's own tables.
 struct Layout {

@@ -3,8 +3,8 @@
 //! These two stay in the mappings that the machine lives in, which are files' where somebody else is to have them: page `n` of the
 //! one is frame `n`, entry `n` of the other its pfn.
 
+use super::config::{P2mKind, PvConfig};
 use super::domain::{PvSim, Vcpu};
-use super::guest::{P2mKind, PvConfig};
 use super::machine::{Machine, m2p_length, nr_mfns};
 use crate::decode::shared_info::Width;
 use crate::hypervisor::error::{Error, Result};

@@ -10,6 +10,7 @@
 //! The guest's whole state lies in its memory and in its vCPUs. It reaches its memory by its own page tables, and looks at each step
 //! whether they lead where it thinks: a frame that was translated wrongly shows at the next [`PvSim::self_check`].
 
+mod config;
 mod domain;
 mod guest;
 mod image;
@@ -18,7 +19,7 @@ mod machine;
 #[cfg(test)]
 mod tests;
 
+pub use config::{P2mKind, PvConfig};
 pub use domain::{PvPages, PvPagesMut, PvSim};
-pub use guest::{P2mKind, PvConfig};
 pub use image::{PvImage, PvVcpuImage};
 pub use machine::M2P_EXTENT;

@@ -1,7 +1,8 @@
 //! Determinism, restored copies, the dirty log: what a replicator relies on.
 
 use super::*;
-use crate::hypervisor::sim::workload::control::{CONTROL_PFN, RECEIVE_PFN, RESERVED_PFNS};
+use crate::hypervisor::sim::config::RESERVED_PFNS;
+use crate::hypervisor::sim::workload::control::{CONTROL_PFN, RECEIVE_PFN};
 use proptest::prelude::*;
 
 #[test]

@@ -18,7 +18,7 @@ use byteorder::{ByteOrder, LittleEndian};
 
 use super::hash::mix;
 use crate::hypervisor::error::GuestDamage;
-use crate::hypervisor::sim::config::SimConfig;
+use crate::hypervisor::sim::config::{MAX_VCPUS, RESERVED_PFNS, SimConfig};
 use crate::hypervisor::sim::layout::Layout;
 use crate::hypervisor::sim::memory::GuestMemory;
 use crate::hypervisor::types::{Page, Pfn};
@@ -28,12 +28,6 @@ pub const CONTROL_PFN: Pfn = 1;
 
 /// Where the card puts an inbound packet: u32 length, then the bytes.
 pub const RECEIVE_PFN: Pfn = 2;
-
-/// Pages at the beginning of memory that are no part of the working set.
-pub const RESERVED_PFNS: u64 = 16;
-
-/// vCPUs that there can be at most (Xen's `HVM_MAX_VCPUS`).
-pub const MAX_VCPUS: u32 = 128;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"XRworkld");
 const NR_RANGES: usize = 3;

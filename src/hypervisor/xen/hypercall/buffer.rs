@@ -2,16 +2,17 @@
 #![allow(unsafe_code)]
 
 use super::abi::Plain;
-use super::interface::Interface;
+use super::open::Open;
 use crate::hypervisor::error::{Error, Result};
 use crate::hypervisor::types::PAGE_SIZE;
 use std::io;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// A hypercall buffer of libxencall's.
 #[derive(Debug)]
 pub(in crate::hypervisor::xen) struct Buffer {
-    interface: Interface,
+    open: Arc<Open>,
     memory: NonNull<u64>,
     pages: usize,
 }
@@ -21,18 +22,18 @@ unsafe impl Send for Buffer {}
 
 impl Buffer {
     /// Room for so many bytes at least, zeroed.
-    pub(in crate::hypervisor::xen) fn new(interface: &Interface, bytes: usize) -> Result<Self> {
+    pub(super) fn new(open: &Arc<Open>, bytes: usize) -> Result<Self> {
         let pages = bytes.div_ceil(PAGE_SIZE).max(1);
-        let memory = interface.alloc(pages).ok_or_else(|| Error::Os {
+        let memory = open.alloc(pages).ok_or_else(|| Error::Os {
             operation: "allocating a hypercall buffer",
             source: io::Error::last_os_error(),
         })?;
-        Ok(Buffer { interface: interface.clone(), memory: memory.cast(), pages })
+        Ok(Buffer { open: Arc::clone(open), memory: memory.cast(), pages })
     }
 
     /// With these values in it.
-    pub(super) fn with<T: Plain>(interface: &Interface, values: &[T]) -> Result<Self> {
-        let mut buffer = Buffer::new(interface, size_of_val(values))?;
+    pub(super) fn with<T: Plain>(open: &Arc<Open>, values: &[T]) -> Result<Self> {
+        let mut buffer = Buffer::new(open, size_of_val(values))?;
         buffer.put(values);
         Ok(buffer)
     }
@@ -97,7 +98,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: the memory came from this interface with this number of pages, and nobody has a reference any more.
-        unsafe { self.interface.free(self.memory.cast(), self.pages) };
+        // SAFETY: the memory came from these handles with this number of pages, and nobody has a reference any more.
+        unsafe { self.open.free(self.memory.cast(), self.pages) };
     }
 }

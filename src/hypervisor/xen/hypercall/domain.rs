@@ -59,7 +59,7 @@ impl Interface {
     pub(in crate::hypervisor::xen) fn shut_down(&self, domid: u32, reason: u32) -> Result<()> {
         let op = schedop::REMOTE_SHUTDOWN;
         let mut argument =
-            Buffer::with(self, &[abi::RemoteShutdown { domain_id: self.domain(op, domid)?, pad: 0, reason }])?;
+            self.buffer_with(&[abi::RemoteShutdown { domain_id: self.domain(op, domid)?, pad: 0, reason }])?;
         // SAFETY: the structure of this operation, in which no address is.
         unsafe { self.call2(hypercall::SCHED_OP, op, domid, &mut argument) }?;
         Ok(())
@@ -90,7 +90,7 @@ impl Interface {
 
     fn hvm_param_op(&self, op: abi::Op, domid: u32, index: u32, value: u64) -> Result<abi::HvmParam> {
         let mut param = abi::HvmParam { domid: self.domain(op, domid)?, pad: 0, index, value };
-        let mut argument = Buffer::with(self, &[param])?;
+        let mut argument = self.buffer_with(&[param])?;
         // SAFETY: the structure of both operations, in which no address is.
         unsafe { self.call2(hypercall::HVM_OP, op, domid, &mut argument) }?;
         argument.get(std::slice::from_mut(&mut param));
@@ -106,7 +106,7 @@ impl Interface {
 
     /// `XEN_DOMCTL_gethvmcontext`, with so much room: the context replaces what `blob` had.
     pub(in crate::hypervisor::xen) fn hvm_context(&self, domid: u32, room: usize, blob: &mut Vec<u8>) -> Result<()> {
-        let mut buffer = Buffer::new(self, room)?;
+        let mut buffer = self.buffer(room)?;
         let size = u32::try_from(room).unwrap_or(u32::MAX);
         let mut context = abi::HvmContext { size, pad: 0, buffer: buffer.address() };
         // SAFETY: the buffer has at least the room that is said.
@@ -121,7 +121,7 @@ impl Interface {
         let op = domctl::SET_HVM_CONTEXT;
         let too_long = |_| self.failure(op, domid, io::ErrorKind::FileTooLarge.into());
         let size = u32::try_from(blob.len()).map_err(too_long)?;
-        let mut buffer = Buffer::with(self, blob)?;
+        let mut buffer = self.buffer_with(blob)?;
         let mut context = abi::HvmContext { size, pad: 0, buffer: buffer.address() };
         // SAFETY: the buffer has as many bytes as is said.
         unsafe { self.domctl_with_addresses(op, domid, &mut context, &mut [&mut buffer]) }
@@ -134,8 +134,8 @@ impl Interface {
     ) -> Result<(Vec<abi::CpuidLeaf>, Vec<abi::MsrEntry>)> {
         let (mut nr_leaves, mut nr_msrs) = POLICY_GUESS;
         loop {
-            let mut leaves = Buffer::new(self, nr_leaves as usize * size_of::<abi::CpuidLeaf>())?;
-            let mut msrs = Buffer::new(self, nr_msrs as usize * size_of::<abi::MsrEntry>())?;
+            let mut leaves = self.buffer(nr_leaves as usize * size_of::<abi::CpuidLeaf>())?;
+            let mut msrs = self.buffer(nr_msrs as usize * size_of::<abi::MsrEntry>())?;
             let mut policy = abi::CpuPolicy {
                 nr_leaves,
                 nr_msrs,
@@ -174,7 +174,7 @@ impl Interface {
         msrs: &[u8],
     ) -> Result<Result<(), PolicyRefused>> {
         let buffer = |count: u32, entry: usize, entries: &[u8]| {
-            let mut buffer = Buffer::new(self, count as usize * entry)?;
+            let mut buffer = self.buffer(count as usize * entry)?;
             buffer.put(entries);
             Ok::<_, Error>(buffer)
         };

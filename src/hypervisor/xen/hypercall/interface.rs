@@ -3,15 +3,14 @@
 
 use super::abi::{self, Op, Plain, domctl, hypercall, sysctl, xenver};
 use super::buffer::Buffer;
-use super::library::{Calls, Foreign, Handle};
-use super::messages;
+use super::library::{Foreign, Handle};
+use super::open::Open;
 use super::quirks::{self, Quirks};
 use crate::hypervisor::error::{Error, Result};
 use crate::hypervisor::types::XenVersion;
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// Versions of the domctl interface that are tried: Xen 4.14's, and 16 more.
@@ -33,52 +32,9 @@ pub(in crate::hypervisor::xen) struct Interface {
     domctl: u32,
 }
 
-struct Open {
-    calls: &'static Calls,
-    foreign: &'static Foreign,
-    call: Handle,
-    /// Null only while it is being opened.
-    memory: Handle,
-}
-
-// SAFETY: both libraries may be used by several threads at a time: their handles are descriptors, and libxencall's cache of buffers has a
-// lock of its own unless XENCALL_OPENFLAG_NON_REENTRANT is given (xencall.h), which it is not.
-unsafe impl Send for Open {}
-// SAFETY: as above.
-unsafe impl Sync for Open {}
-
 impl fmt::Debug for Interface {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Interface(Xen {}, domctl {:#x})", self.version, self.domctl)
-    }
-}
-
-impl Open {
-    fn new() -> Result<Self> {
-        let (calls, foreign) = (Calls::get()?, Foreign::get()?);
-        let failed = || Error::NoHypervisor { source: io::Error::last_os_error() };
-        // SAFETY: the logger is valid for as long as the program runs, and so is all that it points to. 0 is no flag.
-        let call = unsafe { (calls.open_handle)(messages::logger(), 0) };
-        if call.is_null() {
-            return Err(failed());
-        }
-        // Closed on every way out from here on.
-        let mut open = Open { calls, foreign, call, memory: std::ptr::null_mut() };
-        // SAFETY: as above.
-        open.memory = unsafe { (foreign.open_handle)(messages::logger(), 0) };
-        if open.memory.is_null() { Err(failed()) } else { Ok(open) }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        // SAFETY: both handles are their libraries', and nobody has them any more: buffers and mappings share this.
-        unsafe {
-            if !self.memory.is_null() {
-                (self.foreign.close)(self.memory);
-            }
-            (self.calls.close)(self.call);
-        }
     }
 }
 
@@ -193,7 +149,7 @@ impl Interface {
         let _borrowed = buffers;
         let domain = self.domain(op, domid)?;
         let head = abi::Domctl { cmd: op.number, interface_version: self.domctl, domain, ..Default::default() };
-        let mut argument = Buffer::with(self, &[head])?;
+        let mut argument = self.buffer_with(&[head])?;
         argument.put_at(std::mem::offset_of!(abi::Domctl, u), std::slice::from_ref(body));
         let mut tries = 0;
         loop {
@@ -245,7 +201,7 @@ impl Interface {
         const { assert!(size_of::<T>() <= abi::SYSCTL_BODY) };
         let _borrowed = buffers;
         let head = abi::Sysctl { cmd: op.number, interface_version: version, ..Default::default() };
-        let mut argument = Buffer::with(self, &[head])?;
+        let mut argument = self.buffer_with(&[head])?;
         argument.put_at(std::mem::offset_of!(abi::Sysctl, u), std::slice::from_ref(body));
         let address = argument.address();
         // SAFETY: the handle is open, the address is that of a whole structure in hypercall memory, and what that leads to is as the
@@ -302,18 +258,13 @@ impl Interface {
         unsafe { (self.open.calls.never_fault)(self.open.call) != 0 }
     }
 
-    /// So many pages for hypercalls, zeroed.
-    pub(super) fn alloc(&self, pages: usize) -> Option<NonNull<u8>> {
-        // SAFETY: the handle is open.
-        NonNull::new(unsafe { (self.open.calls.alloc)(self.open.call, pages) }.cast())
+    /// Memory for hypercalls: room for so many bytes at least, zeroed.
+    pub(in crate::hypervisor::xen) fn buffer(&self, bytes: usize) -> Result<Buffer> {
+        Buffer::new(&self.open, bytes)
     }
 
-    /// Gives pages back.
-    ///
-    /// # Safety
-    /// They are from [`Interface::alloc`] of an interface that shares this one's handles, as many, and nobody uses them any more.
-    pub(super) unsafe fn free(&self, memory: NonNull<u8>, pages: usize) {
-        // SAFETY: the handle is open; for the rest the caller answers.
-        unsafe { (self.open.calls.free)(self.open.call, memory.as_ptr().cast(), pages) };
+    /// The same, with these values in it.
+    pub(super) fn buffer_with<T: Plain>(&self, values: &[T]) -> Result<Buffer> {
+        Buffer::with(&self.open, values)
     }
 }

@@ -13,14 +13,14 @@ impl Interface {
     /// `XENMEM_maximum_gpfn`: the highest gfn of a translated domain, the highest pfn of a PV one.
     pub(in crate::hypervisor::xen) fn maximum_gpfn(&self, domid: u32) -> Result<u64> {
         let op = xenmem::MAXIMUM_GPFN;
-        let mut argument = Buffer::with(self, &[u32::from(self.domain(op, domid)?)])?;
+        let mut argument = self.buffer_with(&[u32::from(self.domain(op, domid)?)])?;
         // SAFETY: what is asked for is a domain's number, two bytes.
         unsafe { self.call2(hypercall::MEMORY_OP, op, domid, &mut argument) }
     }
 
     /// `XENMEM_maximum_ram_page`. Not the highest, as its name has it: Xen answers with its `max_page`, which is one more.
     pub(in crate::hypervisor::xen) fn max_page(&self) -> Result<u64> {
-        let mut none = Buffer::new(self, 0)?;
+        let mut none = self.buffer(0)?;
         // SAFETY: this question has no argument.
         unsafe { self.call2(hypercall::MEMORY_OP, xenmem::MAXIMUM_RAM_PAGE, abi::DOMID_XEN, &mut none) }
     }
@@ -33,7 +33,7 @@ impl Interface {
         order: u32,
     ) -> Result<usize> {
         let op = xenmem::POPULATE_PHYSMAP;
-        let mut extents = Buffer::with(self, pfns)?;
+        let mut extents = self.buffer_with(pfns)?;
         let reservation = abi::MemoryReservation {
             extent_start: extents.address(),
             nr_extents: pfns.len() as u64,
@@ -41,7 +41,7 @@ impl Interface {
             domid: self.domain(op, domid)?,
             ..Default::default()
         };
-        let mut argument = Buffer::with(self, &[reservation])?;
+        let mut argument = self.buffer_with(&[reservation])?;
         // SAFETY: the structure of this operation; it leads to as many extents as is said, in a buffer that nobody has a reference to.
         let done = unsafe { self.call2(hypercall::MEMORY_OP, op, domid, &mut argument) }?;
         extents.get(pfns);
@@ -62,10 +62,10 @@ impl Interface {
 
     fn machphys(&self, op: abi::Op, domid: u32, count: u32) -> Result<Vec<u64>> {
         let mut extents = vec![0; count as usize];
-        let mut buffer = Buffer::with(self, &extents)?;
+        let mut buffer = self.buffer_with(&extents)?;
         let mut list =
             abi::MachphysMfnList { max_extents: count, extent_start: buffer.address(), ..Default::default() };
-        let mut argument = Buffer::with(self, &[list])?;
+        let mut argument = self.buffer_with(&[list])?;
         // SAFETY: the structure of either operation; it leads to room for as many frames as is said, which nobody has a reference to.
         unsafe { self.call2(hypercall::MEMORY_OP, op, domid, &mut argument) }?;
         argument.get(std::slice::from_mut(&mut list));
@@ -78,7 +78,7 @@ impl Interface {
 
     /// `XEN_DOMCTL_getpageframeinfo3`: the types of frames, at most 1,024, over their numbers.
     pub(in crate::hypervisor::xen) fn frame_types(&self, domid: u32, frames: &mut [u64]) -> Result<()> {
-        let mut array = Buffer::with(self, frames)?;
+        let mut array = self.buffer_with(frames)?;
         let mut info = abi::PageFrameInfo3 { num: frames.len() as u64, array: array.address() };
         // SAFETY: the array has as many frames as is said.
         unsafe { self.domctl_with_addresses(domctl::GET_PAGE_FRAME_INFO, domid, &mut info, &mut [&mut array]) }?;
@@ -92,7 +92,7 @@ impl Interface {
         let command = |level: u8| mmuext::PIN_L1_TABLE.number + u32::from(level).saturating_sub(1);
         let op = |&(level, mfn): &(u8, u64)| abi::MmuextOp { cmd: command(level), arg1: mfn, ..Default::default() };
         let ops: Vec<_> = tables.iter().map(op).collect();
-        let mut list = Buffer::with(self, &ops)?;
+        let mut list = self.buffer_with(&ops)?;
         // SAFETY: the list has as many operations as is said, and pinning has no address.
         unsafe { self.mmuext(mmuext::PIN_L1_TABLE, domid, &mut list, ops.len() as u64) }
     }

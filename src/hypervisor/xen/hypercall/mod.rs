@@ -5,7 +5,8 @@
 //! | `abi` | numbers and structures of Xen's public headers |
 //! | `library` | `libxencall.so.1`, `libxenforeignmemory.so.1`, `libxenevtchn.so.1`, opened at run time |
 //! | `messages` | what the libraries log, into ours |
-//! | `interface` | what is open; the version of Xen, and of its domctls by trial; how calls are made and fail |
+//! | `open` | the libraries, open |
+//! | `interface` | the version of Xen, and of its domctls by trial; how calls are made and fail |
 //! | `buffer` | memory for hypercalls |
 //! | `domain`, `vcpu`, `memory` | the operations |
 //! | `system` | questions about the host |
@@ -24,6 +25,7 @@ pub(in crate::hypervisor::xen) mod interface;
 mod library;
 mod memory;
 mod messages;
+mod open;
 pub mod quirks;
 mod system;
 pub(in crate::hypervisor::xen) mod vcpu;

@@ -2,7 +2,6 @@
 #![allow(unsafe_code)]
 
 use super::abi::{self, hypercall, sysctl, xenver};
-use super::buffer::Buffer;
 use super::interface::{HOST, Interface};
 use crate::hypervisor::error::{Error, Result};
 
@@ -12,7 +11,7 @@ pub(in crate::hypervisor::xen) type Policy = (Vec<abi::CpuidLeaf>, Vec<abi::MsrE
 impl Interface {
     /// `XENVER_extraversion`: what stands behind the two numbers of the version, as `.7` or `.4-pre`.
     pub(in crate::hypervisor::xen) fn extra_version(&self) -> Result<String> {
-        let mut text = Buffer::new(self, abi::EXTRA_LENGTH)?;
+        let mut text = self.buffer(abi::EXTRA_LENGTH)?;
         // SAFETY: the structure is an array of 16 bytes.
         unsafe { self.call2(hypercall::XEN_VERSION, xenver::EXTRA_VERSION, HOST, &mut text) }?;
         let bytes = text.bytes().get(..abi::EXTRA_LENGTH).unwrap_or_default();
@@ -28,8 +27,8 @@ impl Interface {
         let mut sizes = abi::SysctlCpuPolicy { index, ..Default::default() };
         // SAFETY: both addresses are 0: without buffers only the sizes are told.
         unsafe { self.sysctl_with_addresses(op, version, &mut sizes, &mut []) }?;
-        let mut leaves = Buffer::new(self, sizes.nr_leaves as usize * size_of::<abi::CpuidLeaf>())?;
-        let mut msrs = Buffer::new(self, sizes.nr_msrs as usize * size_of::<abi::MsrEntry>())?;
+        let mut leaves = self.buffer(sizes.nr_leaves as usize * size_of::<abi::CpuidLeaf>())?;
+        let mut msrs = self.buffer(sizes.nr_msrs as usize * size_of::<abi::MsrEntry>())?;
         let mut policy = abi::SysctlCpuPolicy { index, leaves: leaves.address(), msrs: msrs.address(), ..sizes };
         // SAFETY: the two buffers have room for as many entries as is said.
         unsafe { self.sysctl_with_addresses(op, version, &mut policy, &mut [&mut leaves, &mut msrs]) }?;

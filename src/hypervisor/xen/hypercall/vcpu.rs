@@ -2,7 +2,6 @@
 #![allow(unsafe_code)]
 
 use super::abi::{self, domctl};
-use super::buffer::Buffer;
 use super::interface::Interface;
 use crate::decode::pv_words::{CONTEXT_32, CONTEXT_64};
 use crate::hypervisor::error::Result;
@@ -33,7 +32,7 @@ impl Interface {
     /// `XEN_DOMCTL_getvcpucontext`: as many bytes as a vCPU of 64 bits has, whatever this one's width is.
     pub(in crate::hypervisor::xen) fn vcpu_context(&self, domid: u32, vcpu: u32) -> Result<[u8; CONTEXT_64]> {
         const { assert!(CONTEXT_32 < CONTEXT_64) };
-        let mut buffer = Buffer::new(self, CONTEXT_64)?;
+        let mut buffer = self.buffer(CONTEXT_64)?;
         let mut wanted = abi::VcpuContext { vcpu, pad: 0, ctxt: buffer.address() };
         // SAFETY: the buffer has room for the context of either width.
         unsafe { self.domctl_with_addresses(domctl::GET_VCPU_CONTEXT, domid, &mut wanted, &mut [&mut buffer]) }?;
@@ -44,7 +43,7 @@ impl Interface {
 
     /// `XEN_DOMCTL_setvcpucontext`: of the domain's width; what is missing of a longer one is zero.
     pub(in crate::hypervisor::xen) fn set_vcpu_context(&self, domid: u32, vcpu: u32, context: &[u8]) -> Result<()> {
-        let mut buffer = Buffer::new(self, CONTEXT_64.max(context.len()))?;
+        let mut buffer = self.buffer(CONTEXT_64.max(context.len()))?;
         buffer.put(context);
         let mut given = abi::VcpuContext { vcpu, pad: 0, ctxt: buffer.address() };
         // SAFETY: the buffer has at least as many bytes as the context of either width.
@@ -78,7 +77,7 @@ impl Interface {
         if wanted.xfeature_mask == 0 || wanted.size == 0 {
             return Ok(());
         }
-        let mut buffer = Buffer::new(self, usize::try_from(wanted.size).unwrap_or(usize::MAX))?;
+        let mut buffer = self.buffer(usize::try_from(wanted.size).unwrap_or(usize::MAX))?;
         wanted.buffer = buffer.address();
         // SAFETY: the buffer has the room that is said.
         unsafe { self.domctl_with_addresses(op, domid, &mut wanted, &mut [&mut buffer]) }?;
@@ -89,7 +88,7 @@ impl Interface {
 
     /// `XEN_DOMCTL_setvcpuextstate`
     pub(in crate::hypervisor::xen) fn set_xsave(&self, domid: u32, vcpu: u32, blob: &[u8]) -> Result<()> {
-        let mut buffer = Buffer::with(self, blob)?;
+        let mut buffer = self.buffer_with(blob)?;
         let size = blob.len() as u64;
         let mut given = abi::VcpuExtState { vcpu, size, buffer: buffer.address(), ..Default::default() };
         // SAFETY: the buffer has as many bytes as is said.
@@ -104,7 +103,7 @@ impl Interface {
         if wanted.msr_count == 0 {
             return Ok(());
         }
-        let mut buffer = Buffer::new(self, (wanted.msr_count as usize).saturating_mul(MSR))?;
+        let mut buffer = self.buffer((wanted.msr_count as usize).saturating_mul(MSR))?;
         wanted.msrs = buffer.address();
         // SAFETY: the buffer has room for as many as is said.
         unsafe { self.domctl_with_addresses(op, domid, &mut wanted, &mut [&mut buffer]) }?;
@@ -121,7 +120,7 @@ impl Interface {
         msr_count: u32,
         blob: &[u8],
     ) -> Result<()> {
-        let mut buffer = Buffer::new(self, (msr_count as usize).saturating_mul(MSR))?;
+        let mut buffer = self.buffer((msr_count as usize).saturating_mul(MSR))?;
         buffer.put(blob);
         let mut given = abi::VcpuMsrs { vcpu, msr_count, msrs: buffer.address() };
         // SAFETY: the buffer has as many as is said.

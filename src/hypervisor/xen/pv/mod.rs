@@ -4,12 +4,14 @@
 //! |---|---|---|
 //! | `region` | frames mapped for as long as the domain's handle lives | `xenforeignmemory_map` |
 //! | `m2p` | the host's m2p, mapped for reading | `XENMEM_machphys_mfn_list`, `DOMID_XEN` |
+//! | `maps` | both, as a domain's handle has them | |
 //! | `vcpu` | vCPU contexts, part by part | `XEN_DOMCTL_getvcpucontext` and so on |
 //!
 //! A PV guest's pages are mapped by mfn, and the types of its pages are asked for by mfn: `mapping` and `save` take them as they
 //! come. Xen updates the m2p itself when it gives the guest frames, so that nothing here does.
 
 mod m2p;
+pub(super) mod maps;
 mod region;
 mod vcpu;
 
@@ -22,13 +24,6 @@ use crate::hypervisor::pv::{INVALID_MFN, Mfn, VcpuRecord, Width};
 use crate::hypervisor::types::Pfn;
 use m2p::M2p;
 use region::Region;
-
-/// What of a PV domain stays mapped.
-#[derive(Debug, Default)]
-pub(super) struct PvMaps {
-    m2p: Option<M2p>,
-    p2m: Option<(Region, Width)>,
-}
 
 impl PvDomain for XenDomain {
     fn guest_width(&self) -> Result<Width> {
