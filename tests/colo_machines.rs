@@ -7,7 +7,7 @@ use xen_replicate::colo::{
     Config, Dialect, Fault, Guest, Layout, Message, Misfit, Mode, Point, Primary, Secondary, Step, Wrong, primary,
     secondary,
 };
-use xen_replicate::protocol::secondary as common;
+use xen_replicate::protocol::{primary as shared, secondary as common};
 use xen_replicate::remus::{Generation, Rule, Time, Timer};
 
 const MS: u64 = 1_000_000;
@@ -38,7 +38,7 @@ impl Hand<Primary> {
     /// From the suspension of the guest to the state's last byte.
     fn sends(&mut self, checkpoint: u64) -> Vec<Message> {
         use primary::{Action, Event};
-        self.feed(Event::GuestSuspended);
+        self.feed(Event::Common(shared::Event::GuestSuspended));
         let actions = self.feed(Event::Collected { checkpoint, bytes: 77 });
         self.feed(Event::StateSent { checkpoint });
         let said = |action| match action {
@@ -60,7 +60,7 @@ impl Hand<Primary> {
     }
 
     fn runs(&mut self) {
-        self.feed(primary::Event::GuestResumed);
+        self.feed(primary::Event::Common(shared::Event::GuestResumed));
         let config = self.machine.config();
         if config.dialect.confirms_resume() && config.mode == Mode::LockStep {
             self.hears(Message::Resumed);
@@ -70,7 +70,7 @@ impl Hand<Primary> {
 
     fn timer(actions: &[primary::Action], timer: Timer) -> Option<u64> {
         actions.iter().rev().find_map(|action| match action {
-            primary::Action::SetTimer { timer: set, at } if *set == timer => Some(at.0 / MS),
+            primary::Action::Common(shared::Action::SetTimer { timer: set, at }) if *set == timer => Some(at.0 / MS),
             _ => None,
         })
     }
@@ -115,8 +115,8 @@ fn a_round_says_what_the_tables_say() {
     ] {
         for mode in [Mode::LockStep, Mode::Periodic] {
             let mut p = Hand::<Primary>::protected(dialect, mode, Rule::Manual);
-            p.feed(Event::Timer(Timer::Round));
-            let actions = p.feed(Event::Timer(Timer::Round));
+            p.feed(Event::Common(shared::Event::Timer(Timer::Round)));
+            let actions = p.feed(Event::Common(shared::Event::Timer(Timer::Round)));
             assert!(actions.contains(&Action::Send(Message::New)), "{dialect}: {actions:?}");
             p.hears(Message::Suspended);
             if dialect.lists_dirty() {
@@ -127,7 +127,10 @@ fn a_round_says_what_the_tables_say() {
                 p.hears(Message::Received);
             }
             let actions = p.hears(dialect.loaded(false));
-            assert_eq!(actions[..2], [Action::ReleaseHeld { up_to_epoch: 1 }, Action::Resume { epoch: 2 }]);
+            assert_eq!(
+                actions[..2],
+                [Action::ReleaseHeld { up_to_epoch: 1 }, Action::Common(shared::Action::Resume { epoch: 2 })]
+            );
             p.runs();
             assert_eq!(p.machine.checkpoints(), (2, 2));
         }
@@ -143,7 +146,7 @@ fn constant_difference_leaves_the_guest_its_gap() {
         assert_eq!(p.feed(Event::Differ { epoch: 1 }), []);
     }
     p.at = 10;
-    let actions = p.feed(Event::Timer(Timer::Round));
+    let actions = p.feed(Event::Common(shared::Event::Timer(Timer::Round)));
     assert!(actions.contains(&Action::Send(Message::New)));
     p.hears(Message::Suspended);
     p.sends(2);
@@ -152,11 +155,11 @@ fn constant_difference_leaves_the_guest_its_gap() {
     p.hears(Message::Loaded);
     // The gap is the guest's: it counts from when the guest runs, however long the checkpoint took.
     p.at = 700;
-    let actions = p.feed(Event::GuestResumed);
+    let actions = p.feed(Event::Common(shared::Event::GuestResumed));
     assert_eq!(Hand::timer(&actions, Timer::Round), Some(710));
     // What differed before is settled; without a difference the period is the next.
     p.at = 710;
-    let actions = p.feed(Event::Timer(Timer::Round));
+    let actions = p.feed(Event::Common(shared::Event::Timer(Timer::Round)));
     assert_eq!(Hand::timer(&actions, Timer::Round), Some(700 + 5000));
     // Behind the gap a difference counts at once.
     p.at = 800;
@@ -191,15 +194,18 @@ fn a_message_out_of_step_is_named_and_the_guest_runs_on() {
     ] {
         let mut p = Hand::<Primary>::protected(QEMU, Mode::LockStep, Rule::Witness);
         let actions = p.hears(message);
-        assert!(!actions.contains(&primary::Action::Suspend) && !actions.contains(&primary::Action::CloseLink));
+        assert!(
+            !actions.contains(&primary::Action::Common(shared::Action::Suspend))
+                && !actions.contains(&primary::Action::CloseLink)
+        );
         assert_eq!(p.machine.guest(), Guest::Running);
         let wrong = Wrong::OutOfStep { dialect: QEMU, message, misfit, expected: None };
         assert_eq!(cause(&p), Fault { wrong, step: Step::Run, guest: Guest::Running });
     }
     // One that is late: the request of this round is answered, and the first answer comes again behind the second.
     let mut p = Hand::<Primary>::protected(Dialect::Libxl, Mode::LockStep, Rule::Witness);
-    p.feed(primary::Event::Timer(Timer::Round));
-    p.feed(primary::Event::Timer(Timer::Round));
+    p.feed(primary::Event::Common(shared::Event::Timer(Timer::Round)));
+    p.feed(primary::Event::Common(shared::Event::Timer(Timer::Round)));
     p.hears(Message::Suspended);
     p.hears(Message::DirtyList { bytes: 0 });
     p.hears(Message::Suspended);
@@ -275,10 +281,10 @@ fn a_request_may_overtake_the_resume_where_nothing_confirms_it() {
 #[test]
 fn what_is_overdue_is_the_peers_loss() {
     let mut p = Hand::<Primary>::protected(QEMU, Mode::LockStep, Rule::Witness);
-    p.feed(primary::Event::Timer(Timer::Round));
-    let actions = p.feed(primary::Event::Timer(Timer::Round));
+    p.feed(primary::Event::Common(shared::Event::Timer(Timer::Round)));
+    let actions = p.feed(primary::Event::Common(shared::Event::Timer(Timer::Round)));
     assert_eq!(Hand::timer(&actions, Timer::Answer), Some(10_000));
-    p.feed(primary::Event::Timer(Timer::Answer));
+    p.feed(primary::Event::Common(shared::Event::Timer(Timer::Answer)));
     let wrong = Wrong::Overdue { dialect: QEMU, expected: Point::Suspended };
     assert_eq!(cause(&p), Fault { wrong, step: Step::Suspend, guest: Guest::Running });
 

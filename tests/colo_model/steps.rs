@@ -4,7 +4,7 @@ use super::explorer::{Flaw, Model};
 use super::world::{Bounds, Forward, Mutant, Setting, Who, World, as_message};
 use xen_replicate::colo::wire::WireError;
 use xen_replicate::colo::{Guest, Point, Side, Step as At, primary, secondary};
-use xen_replicate::protocol::secondary as common;
+use xen_replicate::protocol::{primary as shared, secondary as common};
 use xen_replicate::remus::primary::Answer;
 use xen_replicate::remus::{Rule, RunState, Timer, Verdict};
 
@@ -174,7 +174,9 @@ impl World {
         }
         if failures > 0 && p.todo.is_empty() {
             use primary::Event;
-            if let Some(Event::GuestSuspended | Event::Collected { .. } | Event::ImageReady) = p.events.front() {
+            if let Some(Event::Common(shared::Event::GuestSuspended) | Event::Collected { .. } | Event::ImageReady) =
+                p.events.front()
+            {
                 out.push(Fails(Who::Primary));
             }
         }
@@ -224,7 +226,7 @@ impl World {
             }
             PrimaryTimer(timer) => {
                 self.p.timers &= !(1 << timer as u8);
-                self.feed_primary(ToPrimary::Timer(timer), setting)
+                self.feed_primary(ToPrimary::Common(shared::Event::Timer(timer)), setting)
             }
             PrimarySends => {
                 let (place, epoch) = (self.p.sent.len(), self.p.epoch);
@@ -321,9 +323,12 @@ impl World {
                 Ok(())
             }
             Fails(Who::Primary) => match self.p.events.pop_front() {
-                Some(ToPrimary::GuestSuspended) => {
+                Some(ToPrimary::Common(shared::Event::GuestSuspended)) => {
                     self.p.running = true;
-                    self.feed_primary(ToPrimary::SuspendFailed { guest: RunState::Running }, setting)
+                    self.feed_primary(
+                        ToPrimary::Common(shared::Event::SuspendFailed { guest: RunState::Running }),
+                        setting,
+                    )
                 }
                 _ => {
                     self.p.collected = None;
@@ -342,7 +347,7 @@ impl World {
 
     fn answer(&mut self, who: Who, answer: Answer) {
         match who {
-            Who::Primary => self.p.events.push_back(primary::Event::Witness(answer)),
+            Who::Primary => self.p.events.push_back(primary::Event::Common(shared::Event::Witness(answer))),
             Who::Secondary => self.s.events.push_back(secondary::Event::Common(common::Event::Witness(answer))),
         }
     }

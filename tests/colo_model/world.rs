@@ -4,7 +4,7 @@
 use super::explorer::Flaw;
 use std::collections::{BTreeMap, VecDeque};
 use xen_replicate::colo::{Config, Dialect, Message, Point, Primary, Secondary, Step as At, primary, secondary};
-use xen_replicate::protocol::secondary as common;
+use xen_replicate::protocol::{primary as shared, secondary as common};
 use xen_replicate::remus::primary::Answer;
 use xen_replicate::remus::{Generation, Rule, Time, Timer, Verdict};
 
@@ -290,8 +290,13 @@ impl World {
     /// Carries out what nobody else can notice.
     fn settle_primary(&mut self, setting: &Setting) -> Result<(), Flaw> {
         use primary::Action::*;
-        while let Some(SetTimer { .. } | CancelTimer(_) | Notice(_) | Suspend | Collect { .. } | SendImage) =
-            self.p.todo.front()
+        use shared::Action as Shared;
+        while let Some(
+            Notice(_)
+            | Collect { .. }
+            | SendImage
+            | Common(Shared::SetTimer { .. } | Shared::CancelTimer(_) | Shared::Notice(_) | Shared::Suspend),
+        ) = self.p.todo.front()
         {
             self.primary_acts(setting)?;
         }
@@ -309,11 +314,11 @@ impl World {
         let p = &mut self.p;
         match action {
             Action::SendImage => p.events.push_back(Event::ImageReady),
-            Action::Suspend => {
+            Action::Common(shared::Action::Suspend) => {
                 p.running = false;
-                p.events.push_back(Event::GuestSuspended);
+                p.events.push_back(Event::Common(shared::Event::GuestSuspended));
             }
-            Action::HoldOutput => p.free = false,
+            Action::Common(shared::Action::HoldOutput) => p.free = false,
             Action::Collect { checkpoint, merge } => {
                 if p.running || p.free {
                     return Err(format!("P2: collecting checkpoint {checkpoint} of a guest that runs or emits"));
@@ -360,13 +365,13 @@ impl World {
                     self.forward.send(Forward::Goodbye);
                 }
             }
-            Action::Resume { epoch } => {
+            Action::Common(shared::Action::Resume { epoch }) => {
                 if p.paused {
                     return Err("P3: a fenced guest is resumed".into());
                 }
                 p.epoch = epoch;
                 p.running = true;
-                p.events.push_back(Event::GuestResumed);
+                p.events.push_back(Event::Common(shared::Event::GuestResumed));
             }
             Action::Release { epoch, packet } => {
                 let place = usize::try_from(packet).unwrap_or(usize::MAX);
@@ -376,7 +381,7 @@ impl World {
                 }
             }
             Action::ReleaseHeld { up_to_epoch } => self.release_up_to(up_to_epoch)?,
-            Action::FreeOutput => {
+            Action::Common(shared::Action::FreeOutput) => {
                 p.free = true;
                 p.alone = true;
                 p.arrived.clear();
@@ -384,20 +389,20 @@ impl World {
                     self.release(packet)?;
                 }
             }
-            Action::DiscardOutput => p.held.clear(),
-            Action::PauseGuest => (p.running, p.free, p.paused) = (false, false, true),
+            Action::Common(shared::Action::DiscardOutput) => p.held.clear(),
+            Action::Common(shared::Action::PauseGuest) => (p.running, p.free, p.paused) = (false, false, true),
             Action::CloseLink => self.forward.ended = true,
-            Action::AskWitness { generation } => {
+            Action::Common(shared::Action::AskWitness { generation }) => {
                 // At the start it asks: else nobody could be granted anything.
                 if setting.mutant == Mutant::PrimaryAsksNobody && generation > Generation(1) {
-                    p.events.push_back(Event::Witness(granted(generation)));
+                    p.events.push_back(Event::Common(shared::Event::Witness(granted(generation))));
                 } else {
                     p.asking = Some(generation);
                 }
             }
-            Action::SetTimer { timer, .. } => p.timers |= 1 << timer as u8,
-            Action::CancelTimer(timer) => p.timers &= !(1 << timer as u8),
-            Action::Notice(_) => {}
+            Action::Common(shared::Action::SetTimer { timer, .. }) => p.timers |= 1 << timer as u8,
+            Action::Common(shared::Action::CancelTimer(timer)) => p.timers &= !(1 << timer as u8),
+            Action::Notice(_) | Action::Common(shared::Action::Notice(_)) => {}
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What can happen next, and doing it.
 
 use super::world::{Flaw, Forward, Mutant, Setting, Who, World};
-use xen_replicate::protocol::secondary as common;
+use xen_replicate::protocol::{primary as shared, secondary as common};
 use xen_replicate::remus::primary::{self, Answer};
 use xen_replicate::remus::secondary;
 use xen_replicate::remus::{OutputCall, RefuseReason, Rule, RunState, Session, Time, Timer, Verdict};
@@ -200,18 +200,21 @@ impl World {
         let tried = self.primary.events.front();
         if left.failures > 0
             && self.primary.todo.is_empty()
-            && matches!(tried, Some(Event::Connected | Event::GuestSuspended | Event::StateCopied { .. }))
+            && matches!(
+                tried,
+                Some(Event::Connected | Event::Common(shared::Event::GuestSuspended) | Event::StateCopied { .. })
+            )
         {
             out.push(PrimaryFails { after: false });
-            if matches!(tried, Some(Event::GuestSuspended)) {
+            if matches!(tried, Some(Event::Common(shared::Event::GuestSuspended))) {
                 out.push(PrimaryFails { after: true });
             }
         }
         if left.failures > 0 {
             let call = match self.primary.todo.front() {
-                Some(primary::Action::HoldOutput) => Some(OutputCall::Hold),
+                Some(primary::Action::Common(shared::Action::HoldOutput)) => Some(OutputCall::Hold),
                 Some(primary::Action::ReleaseOutput { .. }) => Some(OutputCall::Release),
-                Some(primary::Action::FreeOutput) => Some(OutputCall::Free),
+                Some(primary::Action::Common(shared::Action::FreeOutput)) => Some(OutputCall::Free),
                 _ => None,
             };
             out.extend(call.map(OutputFails));
@@ -292,7 +295,7 @@ impl World {
             PrimaryTimer(timer) => {
                 self.primary.timers &= !(1 << timer as u8);
                 let now = if timer == Timer::Peer { World::LATE } else { Time(0) };
-                self.feed_primary_at(now, Event::Timer(timer), setting)?;
+                self.feed_primary_at(now, Event::Common(shared::Event::Timer(timer)), setting)?;
             }
             GuestSends => {
                 let p = &mut self.primary;
@@ -414,7 +417,7 @@ impl World {
             OutputFails(call) => {
                 self.spend(|left| &mut left.failures);
                 self.primary.todo.pop_front();
-                self.primary.events.push_back(Event::OutputFailed(call));
+                self.primary.events.push_back(Event::Common(shared::Event::OutputFailed(call)));
             }
             Stray => {
                 self.spend(|left| &mut left.strays);
@@ -443,11 +446,11 @@ impl World {
                 }
                 Event::LinkLost { session: self.primary.machine.session() }
             }
-            Some(Event::GuestSuspended) => {
+            Some(Event::Common(shared::Event::GuestSuspended)) => {
                 // Before the guest has acknowledged it, or after.
                 let guest = if after { RunState::Suspended } else { RunState::Running };
                 p.running = !after;
-                Event::SuspendFailed { guest }
+                Event::Common(shared::Event::SuspendFailed { guest })
             }
             Some(Event::StateCopied { checkpoint }) => {
                 (p.copy, p.last_copied) = (None, None);
@@ -500,7 +503,7 @@ impl World {
         let verdict = verdict.unwrap_or_else(|| self.take(generation, who, mutant));
         let answer = Answer { generation, verdict };
         match who {
-            Who::Primary => self.primary.events.push_back(primary::Event::Witness(answer)),
+            Who::Primary => self.primary.events.push_back(primary::Event::Common(shared::Event::Witness(answer))),
             Who::Site(at) => {
                 self.sites[usize::from(at)].events.push_back(secondary::Event::Common(common::Event::Witness(answer)))
             }

@@ -1,7 +1,7 @@
 //! The world of the model: the real machines, a guest that counts, a link each, a witness, and who looks on from outside.
 
 use std::collections::VecDeque;
-use xen_replicate::protocol::secondary as common;
+use xen_replicate::protocol::{primary as shared, secondary as common};
 use xen_replicate::remus::primary::{self, Answer};
 use xen_replicate::remus::wire::Control;
 use xen_replicate::remus::{
@@ -270,10 +270,10 @@ impl World {
         let _ = machine.command(Time(0), Command::Protect { session }, &mut actions);
         machine.handle(Time(0), Event::LinkLost { session }, &mut actions);
         if setting.mutant == Mutant::AcquiresBeforeGreeting {
-            actions.insert(0, Action::AskWitness { generation: self.witness.0.next() });
+            actions.insert(0, Action::Common(shared::Action::AskWitness { generation: self.witness.0.next() }));
         }
         for action in actions {
-            if let Action::AskWitness { generation } = action {
+            if let Action::Common(shared::Action::AskWitness { generation }) = action {
                 self.take(generation, Who::Stray, setting.mutant);
             }
         }
@@ -297,14 +297,18 @@ impl World {
     /// Carries out what nobody else can notice.
     fn settle_primary(&mut self, setting: &Setting) -> Result<(), Flaw> {
         use primary::Action::*;
+        use shared::Action as Shared;
         while let Some(
-            SetTimer { .. }
-            | CancelTimer(_)
-            | Notice(_)
-            | Suspend
+            Notice(_)
             | CopyState { .. }
-            | Resume { .. }
-            | StopTransmit { .. },
+            | StopTransmit { .. }
+            | Common(
+                Shared::SetTimer { .. }
+                | Shared::CancelTimer(_)
+                | Shared::Notice(_)
+                | Shared::Suspend
+                | Shared::Resume { .. },
+            ),
         ) = self.primary.todo.front()
         {
             self.act_primary(setting)?;
@@ -322,9 +326,9 @@ impl World {
         let Some(action) = self.primary.todo.pop_front() else { return Ok(()) };
         let p = &mut self.primary;
         match action {
-            Action::Suspend => {
+            Action::Common(shared::Action::Suspend) => {
                 p.running = false;
-                p.events.push_back(Event::GuestSuspended);
+                p.events.push_back(Event::Common(shared::Event::GuestSuspended));
             }
             Action::BeginStream { stream, checkpoint } => {
                 p.last_copied = None;
@@ -340,7 +344,7 @@ impl World {
             }
             Action::CopyState { checkpoint } => {
                 // What could not be held is copied, and the copy is of no use.
-                let unheld = p.events.contains(&Event::OutputFailed(OutputCall::Hold));
+                let unheld = p.events.contains(&Event::Common(shared::Event::OutputFailed(OutputCall::Hold)));
                 if p.running || (p.free && !unheld) {
                     return Err(format!("P1: copying checkpoint {checkpoint} of a guest that runs or emits"));
                 }
@@ -348,13 +352,13 @@ impl World {
                 p.last_copied = Some(checkpoint);
                 p.events.push_back(Event::StateCopied { checkpoint });
             }
-            Action::Resume { epoch } => {
+            Action::Common(shared::Action::Resume { epoch }) => {
                 if p.paused && setting.mutant != Mutant::PauseForgotten {
                     return Err("P3: a fenced guest resumed".into());
                 }
                 p.epoch = epoch;
                 p.running = true;
-                p.events.push_back(Event::GuestResumed);
+                p.events.push_back(Event::Common(shared::Event::GuestResumed));
             }
             Action::Transmit { checkpoint, image } => {
                 let Some(copy) = p.copy.take().filter(|c| c.number == checkpoint) else {
@@ -369,21 +373,21 @@ impl World {
                     self.release(checkpoint - 1)?;
                 }
             }
-            Action::StopTransmit { .. } | Action::Notice(_) => {}
-            Action::HoldOutput => {
+            Action::StopTransmit { .. } | Action::Notice(_) | Action::Common(shared::Action::Notice(_)) => {}
+            Action::Common(shared::Action::HoldOutput) => {
                 let last = p.nic.drain(..).map(|(_, counter)| counter).max().unwrap_or(0);
                 p.free = false;
                 self.seen = self.seen.max(last);
             }
             Action::ReleaseOutput { up_to_epoch } => self.release(up_to_epoch)?,
-            Action::FreeOutput => {
+            Action::Common(shared::Action::FreeOutput) => {
                 p.free = true;
                 p.went_alone = true;
                 let last = p.nic.drain(..).map(|(_, counter)| counter).max().unwrap_or(0);
                 self.seen = self.seen.max(last);
             }
-            Action::DiscardOutput => p.nic.clear(),
-            Action::PauseGuest => {
+            Action::Common(shared::Action::DiscardOutput) => p.nic.clear(),
+            Action::Common(shared::Action::PauseGuest) => {
                 if setting.mutant != Mutant::PauseForgotten {
                     p.running = false;
                     p.free = false;
@@ -419,17 +423,20 @@ impl World {
                 }
             }
             Action::SendFrame(frame) => self.send(Forward::Frame(self.primary.machine.session(), frame)),
-            Action::AskWitness { generation } => {
+            Action::Common(shared::Action::AskWitness { generation }) => {
                 if setting.mutant == Mutant::PrimaryAsksNobody
                     && matches!(p.machine.phase(), primary::Phase::Leaving { .. })
                 {
-                    p.events.push_back(Event::Witness(Answer { generation, verdict: Verdict::Granted }));
+                    p.events.push_back(Event::Common(shared::Event::Witness(Answer {
+                        generation,
+                        verdict: Verdict::Granted,
+                    })));
                 } else {
                     p.asking = Some(generation);
                 }
             }
-            Action::SetTimer { timer, .. } => p.timers |= 1 << timer as u8,
-            Action::CancelTimer(timer) => p.timers &= !(1 << timer as u8),
+            Action::Common(shared::Action::SetTimer { timer, .. }) => p.timers |= 1 << timer as u8,
+            Action::Common(shared::Action::CancelTimer(timer)) => p.timers &= !(1 << timer as u8),
         }
         Ok(())
     }

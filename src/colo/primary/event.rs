@@ -5,7 +5,7 @@ use crate::colo::dialect::Message;
 use crate::colo::fault::Fault;
 use crate::colo::wire::WireError;
 use crate::protocol::primary as common;
-use crate::protocol::{self, Answer, Generation, OutputCall, RunState, Time, Timer};
+use crate::protocol::{self, Generation};
 
 /// Something that has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,13 +16,6 @@ pub enum Event {
     Greeted,
     /// The live rounds of [`Action::SendImage`] are done: what is left is small enough to suspend for.
     ImageReady,
-    /// [`Action::Suspend`] is done.
-    GuestSuspended,
-    /// [`Action::Suspend`] failed, which may be after the guest has acknowledged it.
-    SuspendFailed {
-        /// What the guest is doing now.
-        guest: RunState,
-    },
     /// [`Action::Collect`] is done.
     Collected {
         /// The checkpoint.
@@ -37,27 +30,8 @@ pub enum Event {
         /// The checkpoint.
         checkpoint: u64,
     },
-    /// [`Action::Resume`] is done.
-    GuestResumed,
-    /// [`Action::Resume`] failed: the guest is suspended still.
-    ResumeFailed,
-    /// An action on the output buffer failed, or the epoch of [`Action::Resume`] could not be begun. Reported after all actions of
-    /// the same event are carried out.
-    OutputFailed(OutputCall),
     /// The peer sends signs of life between messages, as a dialect of our own has them: [`Timer::Peer`] is in use from here on.
     Beats,
-    /// What the link shows, reported before [`Timer::Peer`] is.
-    Heard {
-        /// When the last byte of the peer was read, on the machine's clock.
-        read: Time,
-        /// Whether bytes of it wait to be read.
-        unread: bool,
-    },
-    /// Bytes of the connection's streams that the link has taken so far, reported before [`Timer::Answer`] is.
-    Progress {
-        /// So many.
-        bytes: u64,
-    },
     /// The secondary has said something. A dirty list is reported when the whole of it is merged into the dirty set.
     Message(Message),
     /// The back channel holds something that is no message, or a pfn that the guest does not have.
@@ -76,25 +50,13 @@ pub enum Event {
         /// The checkpoint that both went on from.
         epoch: u64,
     },
-    /// A deadline has come.
-    Timer(Timer),
-    /// The witness has answered.
-    Witness(Answer),
+    /// What every primary hears of.
+    Common(common::Event),
 }
 
 impl From<common::Event> for Event {
     fn from(event: common::Event) -> Self {
-        match event {
-            common::Event::GuestSuspended => Event::GuestSuspended,
-            common::Event::SuspendFailed { guest } => Event::SuspendFailed { guest },
-            common::Event::GuestResumed => Event::GuestResumed,
-            common::Event::ResumeFailed => Event::ResumeFailed,
-            common::Event::OutputFailed(call) => Event::OutputFailed(call),
-            common::Event::Heard { read, unread } => Event::Heard { read, unread },
-            common::Event::Progress { bytes } => Event::Progress { bytes },
-            common::Event::Timer(timer) => Event::Timer(timer),
-            common::Event::Witness(answer) => Event::Witness(answer),
-        }
+        Event::Common(event)
     }
 }
 
@@ -117,10 +79,6 @@ pub enum Command {
 pub enum Action {
     /// Switch the dirty log on and send a whole image while the guest runs: [`Event::ImageReady`].
     SendImage,
-    /// Suspend the guest: [`Event::GuestSuspended`] or [`Event::SuspendFailed`].
-    Suspend,
-    /// Let out what has been sent so far, then hold. The guest is suspended.
-    HoldOutput,
     /// Collect what is dirty, and the device state; the guest is suspended: [`Event::Collected`] or
     /// [`Event::CollectFailed`].
     Collect {
@@ -150,11 +108,6 @@ pub enum Action {
     },
     /// Tell the secondary, in a dialect of our own, that this side goes on alone: its copy is of no use any more. No event.
     Dismiss,
-    /// Stamp packets with this epoch from now on, and let the guest run: [`Event::GuestResumed`].
-    Resume {
-        /// The checkpoint it goes on from.
-        epoch: u64,
-    },
     /// Let out one packet: both guests have sent it.
     Release {
         /// Its epoch.
@@ -168,30 +121,18 @@ pub enum Action {
         /// The last epoch.
         up_to_epoch: u64,
     },
-    /// Let out everything, from now on as it is sent.
-    FreeOutput,
-    /// Drop what is held.
-    DiscardOutput,
-    /// Stop the guest and keep it stopped. It is not the active copy any more.
-    PauseGuest,
     /// Close the connection. No event.
     CloseLink,
-    /// Take this generation: [`Event::Witness`].
-    AskWitness {
-        /// The one after the session's.
-        generation: Generation,
-    },
-    /// Set a timer, in place of the deadline it had.
-    SetTimer {
-        /// Which.
-        timer: Timer,
-        /// When.
-        at: Time,
-    },
-    /// Unset a timer.
-    CancelTimer(Timer),
     /// Tell the operator.
     Notice(Notice),
+    /// What every primary's driver does.
+    Common(common::Action),
+}
+
+impl From<common::Action> for Action {
+    fn from(action: common::Action) -> Self {
+        Action::Common(action)
+    }
 }
 
 /// Why a primary does not go on with its secondary.
@@ -217,20 +158,6 @@ pub type Notice = protocol::Notice<Code>;
 /// What a notice says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// The first checkpoint is loaded.
-    Protected,
     /// The session has ended here; who may be active is being decided.
     Leaving(Cause),
-    /// The witness cannot be reached: output stays held, and a guest that stands still stays so, until it can.
-    WitnessUnreachable,
-    /// The guest runs unprotected, its output free.
-    Unprotected,
-    /// The other side may be active: the guest stands still for good.
-    Fenced,
-    /// The output buffer failed.
-    OutputFailed(OutputCall),
-    /// The guest is suspended and could not be resumed.
-    ResumeFailed,
-    /// Done on the operator's word.
-    Forced,
 }

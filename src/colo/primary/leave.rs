@@ -4,6 +4,7 @@
 use super::event::{Action, Cause, Code};
 use super::{Pace, Phase, Primary};
 use crate::colo::fault::{Guest, Step};
+use crate::protocol::primary as common;
 use crate::remus::primary::Answer;
 use crate::remus::{Generation, Level, Rule, Time, Timer, Verdict};
 
@@ -14,7 +15,7 @@ impl Primary {
         match self.config.rule {
             Rule::Witness => {
                 self.phase = Phase::Claiming;
-                out.push(Action::AskWitness { generation });
+                out.push(common::Action::AskWitness { generation }.into());
             }
             Rule::Manual | Rule::PrimaryWins => self.claimed(generation, out),
         }
@@ -36,7 +37,7 @@ impl Primary {
     pub(super) fn no_session(&mut self, out: &mut Vec<Action>) {
         self.close(out);
         self.phase = Phase::Alone;
-        self.notice(Level::Critical, Code::Unprotected, out);
+        self.tell(Level::Critical, common::Code::Unprotected, out);
     }
 
     /// The session is over. Output stays held until it is decided who may be active, and the connection open: its end is
@@ -44,8 +45,8 @@ impl Primary {
     pub(super) fn leave(&mut self, cause: Cause, out: &mut Vec<Action>) {
         self.notice(Level::Critical, Code::Leaving(cause), out);
         out.push(Action::Abandon);
-        out.push(Action::CancelTimer(Timer::Answer));
-        out.push(Action::CancelTimer(Timer::Round));
+        out.push(common::Action::CancelTimer(Timer::Answer).into());
+        out.push(common::Action::CancelTimer(Timer::Round).into());
         self.pace = Pace::Off;
         self.due = false;
         if !self.transmitted {
@@ -55,7 +56,7 @@ impl Primary {
         match self.config.rule {
             Rule::Witness => {
                 self.phase = Phase::Leaving { cause, asked: true };
-                out.push(Action::AskWitness { generation: self.generation.next() });
+                out.push(common::Action::AskWitness { generation: self.generation.next() }.into());
             }
             Rule::Manual | Rule::PrimaryWins => self.go_alone(self.generation.next(), out),
         }
@@ -102,7 +103,7 @@ impl Primary {
             }
             Verdict::Unreachable => {
                 *asked = false;
-                self.notice(Level::Critical, Code::WitnessUnreachable, out);
+                self.tell(Level::Critical, common::Code::WitnessUnreachable, out);
                 self.set(Timer::Retry, self.config.retry, now, out);
             }
         }
@@ -116,7 +117,7 @@ impl Primary {
                 self.end(out);
             }
             Verdict::Unreachable => {
-                self.notice(Level::Critical, Code::WitnessUnreachable, out);
+                self.tell(Level::Critical, common::Code::WitnessUnreachable, out);
                 self.no_session(out);
             }
         }
@@ -125,7 +126,7 @@ impl Primary {
     pub(super) fn retry(&mut self, out: &mut Vec<Action>) {
         if let Phase::Leaving { asked: asked @ false, .. } = &mut self.phase {
             *asked = true;
-            out.push(Action::AskWitness { generation: self.generation.next() });
+            out.push(common::Action::AskWitness { generation: self.generation.next() }.into());
         }
     }
 
@@ -140,13 +141,13 @@ impl Primary {
         self.pace = Pace::Off;
         if std::mem::take(&mut self.held) {
             self.unsound = false;
-            out.push(Action::FreeOutput);
+            out.push(common::Action::FreeOutput.into());
         }
         if self.guest == Guest::Paused {
             self.guest = Guest::Suspended;
         }
         self.resume(out);
-        self.notice(Level::Critical, Code::Unprotected, out);
+        self.tell(Level::Critical, common::Code::Unprotected, out);
     }
 
     /// The other side is active, or will be: nothing of this copy gets out any more.
@@ -154,16 +155,16 @@ impl Primary {
         self.phase = Phase::Ended;
         self.guest = Guest::Paused;
         self.held = true;
-        out.push(Action::PauseGuest);
-        out.push(Action::DiscardOutput);
+        out.push(common::Action::PauseGuest.into());
+        out.push(common::Action::DiscardOutput.into());
         self.close(out);
-        self.notice(Level::Critical, Code::Fenced, out);
+        self.tell(Level::Critical, common::Code::Fenced, out);
     }
 
     /// The guest is suspended and stays so. Its output stays as it is; the connection's end lets a secondary take over.
     pub(super) fn resume_failed(&mut self, out: &mut Vec<Action>) {
         self.guest = Guest::Suspended;
-        self.notice(Level::Critical, Code::ResumeFailed, out);
+        self.tell(Level::Critical, common::Code::ResumeFailed, out);
         if self.phase != Phase::Ended {
             self.close(out);
             self.phase = Phase::Suspended;
@@ -175,7 +176,7 @@ impl Primary {
             out.push(Action::CloseLink);
         }
         for timer in [Timer::Round, Timer::Answer, Timer::Retry, Timer::Peer, Timer::Output] {
-            out.push(Action::CancelTimer(timer));
+            out.push(common::Action::CancelTimer(timer).into());
         }
     }
 }

@@ -25,7 +25,10 @@ pub use event::{Action, Cause, Code, Command, Event, Notice};
 use super::config::{Config, Mode};
 use super::dialect::{Message, Point, Side};
 use super::fault::{Fault, Guest, Misfit, Step, Wrong};
-use crate::remus::{Generation, Level, Liveness, OutputCall, Progress, Refused, RunState, Silence, Time, Timer};
+use crate::protocol::primary as common;
+use crate::protocol::{
+    Generation, Level, Liveness, Notice as Told, OutputCall, Progress, Refused, RunState, Silence, Time, Timer,
+};
 use std::time::Duration;
 
 /// Where a primary is.
@@ -199,29 +202,10 @@ impl Primary {
                     self.suspend(out);
                 }
             }
-            Event::GuestSuspended => self.guest_suspended(out),
-            Event::SuspendFailed { guest } => {
-                if self.guest == Guest::Suspending {
-                    // One that has acknowledged the request waits with the rest for the decision, and is resumed with it.
-                    self.guest = if guest == RunState::Suspended { Guest::Suspended } else { Guest::Running };
-                    self.failed(out);
-                    if self.phase == Phase::Alone {
-                        self.resume(out);
-                    }
-                }
-            }
-            Event::ResumeFailed => {
-                if self.guest == Guest::Resuming {
-                    self.resume_failed(out);
-                }
-            }
-            Event::OutputFailed(call) => self.output_failed(now, call, out),
             Event::Beats => {
                 self.liveness.heard(now);
                 self.set(Timer::Peer, self.config.timeout, now, out);
             }
-            Event::Heard { read, unread } => self.liveness.observe(read, unread),
-            Event::Progress { bytes } => self.progress.observe(bytes),
             Event::Collected { checkpoint, bytes } => self.collected(now, checkpoint, bytes, out),
             Event::CollectFailed => self.failed(out),
             Event::StateSent { checkpoint } => {
@@ -231,12 +215,6 @@ impl Primary {
                     self.sent = true;
                     self.loaded(now, out);
                 }
-            }
-            Event::GuestResumed => {
-                if self.guest == Guest::Resuming {
-                    self.guest = Guest::Running;
-                }
-                self.progress(now, out);
             }
             Event::Message(message) => self.message(now, message, out),
             Event::Garbled(error) => self.fault(Wrong::Wire(error), out),
@@ -258,8 +236,39 @@ impl Primary {
                     self.progress(now, out);
                 }
             }
-            Event::Timer(timer) => self.timer(now, timer, out),
-            Event::Witness(answer) => self.witness(now, answer, out),
+            Event::Common(event) => self.common(now, event, out),
+        }
+    }
+
+    fn common(&mut self, now: Time, event: common::Event, out: &mut Vec<Action>) {
+        match event {
+            common::Event::GuestSuspended => self.guest_suspended(out),
+            common::Event::SuspendFailed { guest } => {
+                if self.guest == Guest::Suspending {
+                    // One that has acknowledged the request waits with the rest for the decision, and is resumed with it.
+                    self.guest = if guest == RunState::Suspended { Guest::Suspended } else { Guest::Running };
+                    self.failed(out);
+                    if self.phase == Phase::Alone {
+                        self.resume(out);
+                    }
+                }
+            }
+            common::Event::ResumeFailed => {
+                if self.guest == Guest::Resuming {
+                    self.resume_failed(out);
+                }
+            }
+            common::Event::OutputFailed(call) => self.output_failed(now, call, out),
+            common::Event::Heard { read, unread } => self.liveness.observe(read, unread),
+            common::Event::Progress { bytes } => self.progress.observe(bytes),
+            common::Event::GuestResumed => {
+                if self.guest == Guest::Resuming {
+                    self.guest = Guest::Running;
+                }
+                self.progress(now, out);
+            }
+            common::Event::Timer(timer) => self.timer(now, timer, out),
+            common::Event::Witness(answer) => self.witness(now, answer, out),
         }
     }
 
@@ -291,7 +300,7 @@ impl Primary {
             Timer::Peer => {
                 if matches!(self.phase, Phase::Session(_) | Phase::Claiming) {
                     match self.liveness.silence(now, self.config.timeout) {
-                        Silence::NotYet(at) => out.push(Action::SetTimer { timer, at }),
+                        Silence::NotYet(at) => out.push(common::Action::SetTimer { timer, at }.into()),
                         Silence::Lost if self.phase == Phase::Claiming => self.no_session(out),
                         Silence::Lost => self.leave(Cause::PeerLost, out),
                     }
@@ -317,7 +326,7 @@ impl Primary {
             (Command::PeerLost, Phase::Session(_)) => self.leave(Cause::PeerLost, out),
             (Command::Unprotect { force: false }, Phase::Session(_)) => self.leave(Cause::Asked, out),
             (Command::Unprotect { force: true }, Phase::Session(_) | Phase::Leaving { .. } | Phase::Ended) => {
-                self.notice(Level::Critical, Code::Forced, out);
+                self.tell(Level::Critical, common::Code::Forced, out);
                 out.push(Action::Abandon);
                 self.go_alone(self.generation.next(), out);
             }
@@ -342,7 +351,11 @@ impl Primary {
     }
 
     fn set(&self, timer: Timer, span: Duration, now: Time, out: &mut Vec<Action>) {
-        out.push(Action::SetTimer { timer, at: now.after(span) });
+        out.push(common::Action::SetTimer { timer, at: now.after(span) }.into());
+    }
+
+    fn tell(&self, level: Level, code: common::Code, out: &mut Vec<Action>) {
+        out.push(common::Action::Notice(Told { level, code }).into());
     }
 
     fn notice(&self, level: Level, code: Code, out: &mut Vec<Action>) {

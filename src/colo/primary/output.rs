@@ -1,14 +1,15 @@
 //! The output buffer's failures: nothing leaves early, and nothing is held for ever.
 #![forbid(unsafe_code)]
 
-use super::event::{Action, Cause, Code};
+use super::event::{Action, Cause};
 use super::{Phase, Primary};
+use crate::protocol::primary as common;
 use crate::remus::{Level, OutputCall, Time, Timer};
 
 impl Primary {
     /// What was asked of the output buffer has failed.
     pub(super) fn output_failed(&mut self, now: Time, call: OutputCall, out: &mut Vec<Action>) {
-        self.notice(Level::Critical, Code::OutputFailed(call), out);
+        self.tell(Level::Critical, common::Code::OutputFailed(call), out);
         match (call, self.phase) {
             // What the guest sends could leave too early: nothing is released until output is free.
             (OutputCall::Hold | OutputCall::Epoch, Phase::Session(_)) => {
@@ -35,9 +36,9 @@ impl Primary {
             }
             (Some(OutputCall::Free), Phase::Alone) => {
                 self.held = false;
-                out.push(Action::FreeOutput);
+                out.push(common::Action::FreeOutput.into());
             }
-            (Some(OutputCall::Discard), Phase::Ended) => out.push(Action::DiscardOutput),
+            (Some(OutputCall::Discard), Phase::Ended) => out.push(common::Action::DiscardOutput.into()),
             _ => {}
         }
     }

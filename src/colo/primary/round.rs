@@ -1,10 +1,11 @@
 //! One checkpoint after another: the secondary stands still, then the guest, its state travels, both run again.
 #![forbid(unsafe_code)]
 
-use super::event::{Action, Code};
+use super::event::Action;
 use super::{Pace, Phase, Primary};
 use crate::colo::dialect::{Layout, Message};
 use crate::colo::fault::{Guest, Step};
+use crate::protocol::primary as common;
 use crate::remus::{Level, Time, Timer};
 
 impl Primary {
@@ -52,7 +53,7 @@ impl Primary {
         }
         self.due = false;
         self.pace = Pace::Off;
-        out.push(Action::CancelTimer(Timer::Round));
+        out.push(common::Action::CancelTimer(Timer::Round).into());
         self.checkpoint = self.checkpoint.saturating_add(1);
         out.push(Action::Send(Message::New));
         self.go_to(Step::Suspend, now, out);
@@ -62,8 +63,8 @@ impl Primary {
     pub(super) fn suspend(&mut self, out: &mut Vec<Action>) {
         self.phase = Phase::Session(Step::Collect);
         self.guest = Guest::Suspending;
-        out.push(Action::CancelTimer(Timer::Answer));
-        out.push(Action::Suspend);
+        out.push(common::Action::CancelTimer(Timer::Answer).into());
+        out.push(common::Action::Suspend.into());
     }
 
     pub(super) fn guest_suspended(&mut self, out: &mut Vec<Action>) {
@@ -75,7 +76,7 @@ impl Primary {
             Phase::Session(Step::Collect) => {
                 if !self.held {
                     self.held = true;
-                    out.push(Action::HoldOutput);
+                    out.push(common::Action::HoldOutput.into());
                 }
                 let merge = self.config.dialect.lists_dirty() && self.checkpoint > 1;
                 out.push(Action::Collect { checkpoint: self.checkpoint, merge });
@@ -120,7 +121,7 @@ impl Primary {
             return;
         }
         if self.loaded == 0 {
-            self.notice(Level::Info, Code::Protected, out);
+            self.tell(Level::Info, common::Code::Protected, out);
         }
         self.loaded = self.checkpoint;
         self.due = false;
@@ -138,14 +139,14 @@ impl Primary {
 
     fn run(&mut self, now: Time, out: &mut Vec<Action>) {
         self.phase = Phase::Session(Step::Run);
-        out.push(Action::CancelTimer(Timer::Answer));
+        out.push(common::Action::CancelTimer(Timer::Answer).into());
         self.progress(now, out);
     }
 
     pub(super) fn resume(&mut self, out: &mut Vec<Action>) {
         if self.guest == Guest::Suspended {
             self.guest = Guest::Resuming;
-            out.push(Action::Resume { epoch: self.checkpoint });
+            out.push(common::Action::Resume { epoch: self.checkpoint }.into());
         }
     }
 }

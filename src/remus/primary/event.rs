@@ -1,7 +1,7 @@
 //! What goes into a primary and what comes out.
 
 use crate::protocol::primary as common;
-use crate::protocol::{self, Answer, Generation, OutputCall, RunState, Session, Time, Timer};
+use crate::protocol::{self, Generation, Session};
 use crate::remus::types::{Image, RefuseReason};
 use crate::remus::wire::{Control, Farewell};
 use std::time::Duration;
@@ -9,32 +9,6 @@ use std::time::Duration;
 /// Something that has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// [`Action::Suspend`] is done.
-    GuestSuspended,
-    /// [`Action::Suspend`] failed, which may be after the guest has acknowledged it.
-    SuspendFailed {
-        /// What the guest is doing now.
-        guest: RunState,
-    },
-    /// [`Action::Resume`] is done.
-    GuestResumed,
-    /// [`Action::Resume`] failed: the guest is suspended still.
-    ResumeFailed,
-    /// [`Action::HoldOutput`], [`Action::ReleaseOutput`], [`Action::FreeOutput`] or [`Action::DiscardOutput`] failed, or the epoch
-    /// of [`Action::Resume`] could not be begun. Reported after all actions of the same event are carried out.
-    OutputFailed(OutputCall),
-    /// What the link shows, reported before [`Timer::Peer`] is.
-    Heard {
-        /// When the last byte of the peer was read, on the machine's clock.
-        read: Time,
-        /// Whether bytes of it wait to be read.
-        unread: bool,
-    },
-    /// Bytes of the connection's streams that the link has taken so far, reported before [`Timer::Answer`] is.
-    Progress {
-        /// So many.
-        bytes: u64,
-    },
     /// The live rounds of [`Action::BeginStream`] are done: what is left is small enough to suspend for.
     ImageReady {
         /// The checkpoint that the stream's first image will be.
@@ -73,25 +47,13 @@ pub enum Event {
         /// The session that it carried.
         session: Session,
     },
-    /// A deadline has come.
-    Timer(Timer),
-    /// The witness has answered.
-    Witness(Answer),
+    /// What every primary hears of.
+    Common(common::Event),
 }
 
 impl From<common::Event> for Event {
     fn from(event: common::Event) -> Self {
-        match event {
-            common::Event::GuestSuspended => Event::GuestSuspended,
-            common::Event::SuspendFailed { guest } => Event::SuspendFailed { guest },
-            common::Event::GuestResumed => Event::GuestResumed,
-            common::Event::ResumeFailed => Event::ResumeFailed,
-            common::Event::OutputFailed(call) => Event::OutputFailed(call),
-            common::Event::Heard { read, unread } => Event::Heard { read, unread },
-            common::Event::Progress { bytes } => Event::Progress { bytes },
-            common::Event::Timer(timer) => Event::Timer(timer),
-            common::Event::Witness(answer) => Event::Witness(answer),
-        }
+        Event::Common(event)
     }
 }
 
@@ -118,8 +80,6 @@ pub enum Command {
 /// Something to do. In order; each that is marked with an event answers with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// Suspend the guest: [`Event::GuestSuspended`] or [`Event::SuspendFailed`].
-    Suspend,
     /// Send STREAM, switch the dirty log on, and send a whole image while the guest runs, as the start of a new
     /// migration-v2 stream: [`Event::ImageReady`] or [`Event::CopyFailed`]. Abandons what was under way of an older stream.
     BeginStream {
@@ -134,11 +94,6 @@ pub enum Action {
         /// Number of the checkpoint.
         checkpoint: u64,
     },
-    /// Stamp packets with this epoch from now on, and let the guest run: [`Event::GuestResumed`].
-    Resume {
-        /// The checkpoint it goes on from.
-        epoch: u64,
-    },
     /// Send what was copied, then CHECKPOINT, heartbeats in between: [`Event::CheckpointSent`].
     Transmit {
         /// Number of the checkpoint.
@@ -152,19 +107,11 @@ pub enum Action {
         /// Number of the checkpoint.
         checkpoint: u64,
     },
-    /// Let out what has been sent so far, then hold. The guest is suspended.
-    HoldOutput,
     /// Let out packets of all epochs up to this one.
     ReleaseOutput {
         /// The last epoch.
         up_to_epoch: u64,
     },
-    /// Let out everything, from now on as it is sent.
-    FreeOutput,
-    /// Drop what is held.
-    DiscardOutput,
-    /// Stop the guest and keep it stopped. It is not the active copy any more.
-    PauseGuest,
     /// Connect to the secondary: [`Event::Connected`], [`Event::ConnectedBare`] or [`Event::LinkLost`].
     Connect {
         /// The session.
@@ -179,22 +126,16 @@ pub enum Action {
     },
     /// Send a frame, ahead of DATA that waits.
     SendFrame(Control),
-    /// Take this generation: [`Event::Witness`].
-    AskWitness {
-        /// The one after the newest known.
-        generation: Generation,
-    },
-    /// Set a timer, in place of the deadline it had.
-    SetTimer {
-        /// Which.
-        timer: Timer,
-        /// When.
-        at: Time,
-    },
-    /// Unset a timer.
-    CancelTimer(Timer),
     /// Tell the operator.
     Notice(Notice),
+    /// What every primary's driver does.
+    Common(common::Action),
+}
+
+impl From<common::Action> for Action {
+    fn from(action: common::Action) -> Self {
+        Action::Common(action)
+    }
 }
 
 /// Why a primary wants to go on alone.
@@ -254,8 +195,6 @@ pub type Notice = protocol::Notice<Code>;
 /// What a notice says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// The first checkpoint is acknowledged: the domain is protected.
-    Protected,
     /// The peer has come back before anything was decided.
     BackAgain,
     /// The guest dirties faster than the link carries: checkpoints come later than asked.
@@ -264,12 +203,8 @@ pub enum Code {
     Refused(RefuseReason),
     /// Protection is being given up; output stays held until that is decided.
     Leaving(Cause),
-    /// The domain runs on, unprotected.
-    Unprotected,
     /// The secondary has ended its part.
     SecondaryLeft,
-    /// The witness cannot be reached. Nothing changes until it can.
-    WitnessUnreachable,
     /// Nobody answered.
     NoAnswer,
     /// The connection failed before a session was there.
@@ -286,16 +221,8 @@ pub enum Code {
     BackChannelDamaged,
     /// Suspending or copying failed here.
     LocalFailure,
-    /// The output buffer failed.
-    OutputFailed(OutputCall),
-    /// The guest is suspended and could not be resumed.
-    ResumeFailed,
-    /// The guest stands still: the other side holds a newer generation.
-    Fenced,
     /// The other side is active, as asked.
     SwitchedOver,
     /// After SWITCH_OVER nobody answers and there is no witness: only the operator knows who is active.
     OperatorNeeded,
-    /// Done on the operator's word.
-    Forced,
 }

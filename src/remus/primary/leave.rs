@@ -3,6 +3,7 @@
 use super::event::{Action, Cause, Code, End};
 use super::round::Round;
 use super::{Guest, Phase, Primary};
+use crate::protocol::primary as common;
 use crate::protocol::{Generation, Level, Rule, Time, Timer};
 use crate::remus::wire::{Control, Farewell};
 
@@ -20,7 +21,7 @@ impl Primary {
         match self.config.rule {
             Rule::Witness => {
                 self.phase = Phase::Leaving { cause, asked: true, heard: false };
-                out.push(Action::AskWitness { generation: self.generation.next() });
+                out.push(common::Action::AskWitness { generation: self.generation.next() }.into());
             }
             // The secondary was told to go active, and perhaps it has.
             Rule::Manual | Rule::PrimaryWins if self.delegated => {
@@ -62,7 +63,7 @@ impl Primary {
                 *old = cause;
                 if !*asked && self.config.rule == Rule::Witness {
                     *asked = true;
-                    out.push(Action::AskWitness { generation: self.generation.next() });
+                    out.push(common::Action::AskWitness { generation: self.generation.next() }.into());
                 }
             }
             _ => {}
@@ -98,7 +99,7 @@ impl Primary {
 
     /// The witness has not given the next generation to anybody on our request.
     pub(super) fn unreachable(&mut self, now: Time, cause: Cause, out: &mut Vec<Action>) {
-        self.notice(Level::Critical, Code::WitnessUnreachable, out);
+        self.tell(Level::Critical, common::Code::WitnessUnreachable, out);
         let Phase::Leaving { asked, heard, .. } = &mut self.phase else { return };
         *asked = false;
         // An operator's wish is not worth more than protection.
@@ -110,7 +111,7 @@ impl Primary {
 
     fn back_again(&mut self, now: Time, out: &mut Vec<Action>) {
         self.notice(Level::Info, Code::BackAgain, out);
-        out.push(Action::CancelTimer(Timer::Retry));
+        out.push(common::Action::CancelTimer(Timer::Retry).into());
         self.phase = if self.delegated { Phase::Delegated } else { Phase::Protected };
         self.liveness.heard(now);
         self.set(Timer::Peer, self.config.timeout, now, out);
@@ -138,7 +139,7 @@ impl Primary {
             self.free(out);
         }
         self.resume(out);
-        self.notice(Level::Critical, Code::Unprotected, out);
+        self.tell(Level::Critical, common::Code::Unprotected, out);
     }
 
     /// Somebody else is active, or will be: nothing of this copy gets out any more.
@@ -147,11 +148,11 @@ impl Primary {
         self.round = Round::Idle;
         self.guest = Guest::Paused;
         self.held = true;
-        out.push(Action::PauseGuest);
-        out.push(Action::DiscardOutput);
+        out.push(common::Action::PauseGuest.into());
+        out.push(common::Action::DiscardOutput.into());
         self.close(out);
         match end {
-            End::Fenced => self.notice(Level::Critical, Code::Fenced, out),
+            End::Fenced => self.tell(Level::Critical, common::Code::Fenced, out),
             End::SwitchedOver => self.notice(Level::Info, Code::SwitchedOver, out),
             End::Suspended => {}
         }
@@ -159,7 +160,7 @@ impl Primary {
 
     /// The guest is suspended and stays so. Its output stays as it is; the connection's end lets a secondary take over.
     pub(super) fn resume_failed(&mut self, out: &mut Vec<Action>) {
-        self.notice(Level::Critical, Code::ResumeFailed, out);
+        self.tell(Level::Critical, common::Code::ResumeFailed, out);
         if let Phase::Ended(_) = self.phase {
             return;
         }
@@ -183,7 +184,7 @@ impl Primary {
             out.push(Action::CloseLink { session: self.session });
         }
         for timer in Timer::ALL {
-            out.push(Action::CancelTimer(timer));
+            out.push(common::Action::CancelTimer(timer).into());
         }
     }
 }

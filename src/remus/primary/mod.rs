@@ -22,8 +22,10 @@ pub use event::{Action, Cause, Code, Command, End, Event, Notice};
 
 use super::config::Config;
 use super::wire::{Capabilities, Control, Farewell, Hello};
+use crate::protocol::primary as common;
 use crate::protocol::{
-    Generation, Level, Liveness, OutputCall, Progress, Refused, Rule, RunState, Session, Silence, Time, Timer, Verdict,
+    Generation, Level, Liveness, Notice as Told, OutputCall, Progress, Refused, Rule, RunState, Session, Silence, Time,
+    Timer, Verdict,
 };
 use round::Round;
 use std::time::Duration;
@@ -196,29 +198,6 @@ impl Primary {
     pub fn handle(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
         let out = actions;
         match event {
-            Event::GuestSuspended => self.guest_suspended(out),
-            Event::SuspendFailed { guest } => {
-                if self.guest == Guest::Suspending {
-                    // One that has acknowledged the request runs on only if it is resumed.
-                    self.guest = if guest == RunState::Suspended { Guest::Suspended } else { Guest::Running };
-                    self.local_failure(out);
-                }
-            }
-            Event::ResumeFailed => {
-                if self.guest == Guest::Resuming {
-                    self.guest = Guest::Suspended;
-                    self.resume_failed(out);
-                }
-            }
-            Event::OutputFailed(call) => self.output_failed(now, call, out),
-            Event::Heard { read, unread } => self.liveness.observe(read, unread),
-            Event::Progress { bytes } => self.progress.observe(bytes),
-            Event::GuestResumed => {
-                if self.guest == Guest::Resuming {
-                    self.guest = Guest::Running;
-                }
-                self.progress(now, out);
-            }
             Event::ImageReady { checkpoint } => self.image_ready(now, checkpoint, out),
             Event::StateCopied { checkpoint } => self.state_copied(now, checkpoint, out),
             Event::CopyFailed { checkpoint } => {
@@ -245,8 +224,37 @@ impl Primary {
                     self.lost(Cause::LinkLost, out);
                 }
             }
-            Event::Timer(timer) => self.timer(now, timer, out),
-            Event::Witness(answer) => self.witness(now, answer, out),
+            Event::Common(event) => self.common(now, event, out),
+        }
+    }
+
+    fn common(&mut self, now: Time, event: common::Event, out: &mut Vec<Action>) {
+        match event {
+            common::Event::GuestSuspended => self.guest_suspended(out),
+            common::Event::SuspendFailed { guest } => {
+                if self.guest == Guest::Suspending {
+                    // One that has acknowledged the request runs on only if it is resumed.
+                    self.guest = if guest == RunState::Suspended { Guest::Suspended } else { Guest::Running };
+                    self.local_failure(out);
+                }
+            }
+            common::Event::ResumeFailed => {
+                if self.guest == Guest::Resuming {
+                    self.guest = Guest::Suspended;
+                    self.resume_failed(out);
+                }
+            }
+            common::Event::OutputFailed(call) => self.output_failed(now, call, out),
+            common::Event::Heard { read, unread } => self.liveness.observe(read, unread),
+            common::Event::Progress { bytes } => self.progress.observe(bytes),
+            common::Event::GuestResumed => {
+                if self.guest == Guest::Resuming {
+                    self.guest = Guest::Running;
+                }
+                self.progress(now, out);
+            }
+            common::Event::Timer(timer) => self.timer(now, timer, out),
+            common::Event::Witness(answer) => self.witness(now, answer, out),
         }
     }
 
@@ -283,7 +291,7 @@ impl Primary {
                     && self.config.rule == Rule::Witness
                 {
                     *asked = true;
-                    out.push(Action::AskWitness { generation: self.generation.next() });
+                    out.push(common::Action::AskWitness { generation: self.generation.next() }.into());
                 }
             }
             Timer::Output => self.output_again(out),
@@ -295,7 +303,7 @@ impl Primary {
             return;
         }
         match self.liveness.silence(now, self.config.timeout) {
-            Silence::NotYet(at) => out.push(Action::SetTimer { timer: Timer::Peer, at }),
+            Silence::NotYet(at) => out.push(common::Action::SetTimer { timer: Timer::Peer, at }.into()),
             Silence::Lost if self.phase == Phase::Claiming => self.no_session(Code::NoAnswer, out),
             Silence::Lost => self.leave(Cause::Silent, out),
         }
@@ -329,14 +337,15 @@ impl Primary {
                 self.progress(now, out);
             }
             (Command::Unprotect { force: false }, Phase::Connecting | Phase::Greeting | Phase::Claiming) => {
-                self.no_session(Code::Unprotected, out);
+                self.alone_again(out);
+                self.tell(Level::Critical, common::Code::Unprotected, out);
             }
             (Command::Unprotect { force: false }, Phase::Protected) => self.leave(Cause::Asked, out),
             (
                 Command::Unprotect { force: true },
                 Phase::Protected | Phase::Delegated | Phase::Leaving { .. } | Phase::Ended(_),
             ) => {
-                self.notice(Level::Critical, Code::Forced, out);
+                self.tell(Level::Critical, common::Code::Forced, out);
                 self.go_alone(self.generation.next(), Farewell::Asked, out);
             }
             (Command::Unprotect { force: false }, Phase::Ended(End::Suspended)) => return Err(Refused::Suspended),
@@ -422,10 +431,10 @@ impl Primary {
 
     /// The secondary takes part: the session's generation is acquired.
     fn claim(&mut self, now: Time, out: &mut Vec<Action>) {
-        out.push(Action::CancelTimer(Timer::Answer));
+        out.push(common::Action::CancelTimer(Timer::Answer).into());
         if self.config.rule == Rule::Witness {
             self.phase = Phase::Claiming;
-            out.push(Action::AskWitness { generation: self.generation.next() });
+            out.push(common::Action::AskWitness { generation: self.generation.next() }.into());
         } else {
             self.begin(now, out);
         }
@@ -444,6 +453,11 @@ impl Primary {
 
     /// The session did not come about. Nothing was transmitted, so nobody else can be active.
     fn no_session(&mut self, code: Code, out: &mut Vec<Action>) {
+        self.alone_again(out);
+        self.notice(Level::Critical, code, out);
+    }
+
+    fn alone_again(&mut self, out: &mut Vec<Action>) {
         if self.link && !self.bare && self.phase == Phase::Claiming {
             out.push(Action::SendFrame(Control::Goodbye { reason: Farewell::Alone }));
         }
@@ -453,7 +467,6 @@ impl Primary {
         }
         self.close(out);
         self.phase = Phase::Alone;
-        self.notice(Level::Critical, code, out);
     }
 
     fn frame(&mut self, now: Time, frame: Control, out: &mut Vec<Action>) {
@@ -504,14 +517,21 @@ impl Primary {
                 let end = if self.delegated { End::SwitchedOver } else { End::Fenced };
                 self.end(end, out);
             }
-            (Verdict::Unreachable, Phase::Claiming) => self.no_session(Code::WitnessUnreachable, out),
+            (Verdict::Unreachable, Phase::Claiming) => {
+                self.alone_again(out);
+                self.tell(Level::Critical, common::Code::WitnessUnreachable, out);
+            }
             (Verdict::Unreachable, Phase::Leaving { cause, .. }) => self.unreachable(now, cause, out),
             (Verdict::Unreachable, _) => {}
         }
     }
 
     fn set(&self, timer: Timer, span: Duration, now: Time, out: &mut Vec<Action>) {
-        out.push(Action::SetTimer { timer, at: now.after(span) });
+        out.push(common::Action::SetTimer { timer, at: now.after(span) }.into());
+    }
+
+    fn tell(&self, level: Level, code: common::Code, out: &mut Vec<Action>) {
+        out.push(common::Action::Notice(Told { level, code }).into());
     }
 
     fn notice(&self, level: Level, code: Code, out: &mut Vec<Action>) {

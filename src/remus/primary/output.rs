@@ -1,13 +1,14 @@
 //! The output buffer's failures: nothing leaves early, nothing is held for ever, and protection can come back after it.
 
-use super::event::{Action, Cause, Code};
+use super::event::{Action, Cause};
 use super::{Phase, Primary};
+use crate::protocol::primary as common;
 use crate::protocol::{Level, OutputCall, Time, Timer};
 
 impl Primary {
     /// What was asked of the output buffer has failed.
     pub(super) fn output_failed(&mut self, now: Time, call: OutputCall, out: &mut Vec<Action>) {
-        self.notice(Level::Critical, Code::OutputFailed(call), out);
+        self.tell(Level::Critical, common::Code::OutputFailed(call), out);
         match call {
             // What the guest sends could leave too early: no checkpoint, and no release, until output is free.
             OutputCall::Hold | OutputCall::Epoch => match &mut self.phase {
@@ -48,7 +49,7 @@ impl Primary {
                 out.push(Action::ReleaseOutput { up_to_epoch: self.acknowledged - 1 });
             }
             (Some(OutputCall::Free), Phase::Alone) => self.free(out),
-            (Some(OutputCall::Discard), Phase::Ended(_)) => out.push(Action::DiscardOutput),
+            (Some(OutputCall::Discard), Phase::Ended(_)) => out.push(common::Action::DiscardOutput.into()),
             _ => {}
         }
     }
@@ -57,6 +58,6 @@ impl Primary {
     pub(super) fn free(&mut self, out: &mut Vec<Action>) {
         self.held = false;
         self.unsound = false;
-        out.push(Action::FreeOutput);
+        out.push(common::Action::FreeOutput.into());
     }
 }

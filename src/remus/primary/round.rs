@@ -2,6 +2,7 @@
 
 use super::event::{Action, Cause, Code};
 use super::{Guest, Phase, Primary};
+use crate::protocol::primary as common;
 use crate::protocol::{Level, Time, Timer};
 use crate::remus::types::{Image, RefuseReason};
 use crate::remus::wire::Control;
@@ -62,7 +63,7 @@ impl Primary {
     fn suspend(&mut self, out: &mut Vec<Action>) {
         self.round = Round::Suspending;
         self.guest = Guest::Suspending;
-        out.push(Action::Suspend);
+        out.push(common::Action::Suspend.into());
     }
 
     pub(super) fn image_ready(&mut self, now: Time, checkpoint: u64, out: &mut Vec<Action>) {
@@ -87,7 +88,7 @@ impl Primary {
         }
         if !self.held {
             self.held = true;
-            out.push(Action::HoldOutput);
+            out.push(common::Action::HoldOutput.into());
         }
         self.round = Round::Copying;
         out.push(Action::CopyState { checkpoint: self.checkpoint });
@@ -117,7 +118,7 @@ impl Primary {
     pub(super) fn resume(&mut self, out: &mut Vec<Action>) {
         if self.guest == Guest::Suspended {
             self.guest = Guest::Resuming;
-            out.push(Action::Resume { epoch: self.checkpoint });
+            out.push(common::Action::Resume { epoch: self.checkpoint }.into());
         }
     }
 
@@ -146,7 +147,7 @@ impl Primary {
         *acknowledged = true;
         let sent = *sent;
         if self.acknowledged == 0 {
-            self.notice(Level::Info, Code::Protected, out);
+            self.tell(Level::Info, common::Code::Protected, out);
         }
         self.acknowledged = checkpoint;
         self.refusals = 0;
@@ -155,7 +156,7 @@ impl Primary {
         if !self.unsound {
             out.push(Action::ReleaseOutput { up_to_epoch: checkpoint - 1 });
         }
-        out.push(Action::CancelTimer(Timer::Answer));
+        out.push(common::Action::CancelTimer(Timer::Answer).into());
         if sent {
             self.round_over(now, out);
         }
@@ -204,7 +205,7 @@ impl Primary {
     pub(super) fn round_over(&mut self, now: Time, out: &mut Vec<Action>) {
         let acknowledged = matches!(self.round, Round::InFlight { acknowledged: true, .. });
         self.round = Round::Idle;
-        out.push(Action::CancelTimer(Timer::Answer));
+        out.push(common::Action::CancelTimer(Timer::Answer).into());
         if !acknowledged {
             self.due = true;
             self.resume(out);

@@ -22,9 +22,9 @@ fn protected() -> Primary {
         (0, Event::Connected),
         (50, frame(Control::Hello(hello))),
         (60, Event::ImageReady { checkpoint: 1 }),
-        (60, Event::GuestSuspended),
+        (60, Event::Common(common::Event::GuestSuspended)),
         (61, Event::StateCopied { checkpoint: 1 }),
-        (62, Event::GuestResumed),
+        (62, Event::Common(common::Event::GuestResumed)),
         (63, Event::CheckpointSent { checkpoint: 1 }),
         (64, frame(Control::Ack { checkpoint: 1 })),
     ] {
@@ -48,7 +48,7 @@ fn interval(machine: &mut Primary, at: u64, ms: u64) -> Vec<(Timer, u64)> {
 
 fn set_in(actions: &[Action]) -> Vec<(Timer, u64)> {
     let set = |action: &Action| match action {
-        Action::SetTimer { timer, at } => Some((*timer, at.0 / MS)),
+        Action::Common(common::Action::SetTimer { timer, at }) => Some((*timer, at.0 / MS)),
         _ => None,
     };
     actions.iter().filter_map(set).collect()
@@ -69,11 +69,11 @@ fn a_new_interval_counts_from_the_start_of_the_round() {
 #[test]
 fn what_is_transmitted_without_end_is_given_up() {
     let mut machine = protected();
-    machine.handle(Time(250 * MS), Event::Timer(Timer::Round), &mut Vec::new());
-    machine.handle(Time(250 * MS), Event::GuestSuspended, &mut Vec::new());
+    machine.handle(Time(250 * MS), Event::Common(common::Event::Timer(Timer::Round)), &mut Vec::new());
+    machine.handle(Time(250 * MS), Event::Common(common::Event::GuestSuspended), &mut Vec::new());
     let set = timers(&mut machine, 251, Event::StateCopied { checkpoint: 2 });
     assert!(set.contains(&(Timer::Answer, 10_251)), "{set:?}");
-    machine.handle(Time(10_251 * MS), Event::Timer(Timer::Answer), &mut Vec::new());
+    machine.handle(Time(10_251 * MS), Event::Common(common::Event::Timer(Timer::Answer)), &mut Vec::new());
     assert_eq!(machine.phase(), Phase::Alone);
 }
 
@@ -82,15 +82,21 @@ fn a_switch_over_that_loses_its_secondary_leaves_no_guest_standing() {
     let mut machine = protected();
     machine.config.rule = Rule::Witness;
     machine.command(Time(100 * MS), Command::SwitchOver, &mut Vec::new()).unwrap();
-    for event in [Event::GuestSuspended, Event::StateCopied { checkpoint: 2 }, Event::CheckpointSent { checkpoint: 2 }]
-    {
+    for event in [
+        Event::Common(common::Event::GuestSuspended),
+        Event::StateCopied { checkpoint: 2 },
+        Event::CheckpointSent { checkpoint: 2 },
+    ] {
         machine.handle(Time(100 * MS), event, &mut Vec::new());
     }
     assert!(machine.stands_still());
     let mut actions = Vec::new();
     machine.handle(Time(100 * MS), Event::LinkLost { session: SESSION }, &mut actions);
     assert!(matches!(machine.phase(), Phase::Leaving { .. }) && machine.is_held());
-    assert!(actions.iter().any(|action| matches!(action, Action::Resume { .. })), "{actions:?}");
+    assert!(
+        actions.iter().any(|action| matches!(action, Action::Common(common::Action::Resume { .. }))),
+        "{actions:?}"
+    );
 }
 
 fn feed(machine: &mut Primary, at: u64, event: Event) -> Vec<Action> {
@@ -99,9 +105,9 @@ fn feed(machine: &mut Primary, at: u64, event: Event) -> Vec<Action> {
     actions
 }
 
-fn notices(actions: &[Action]) -> Vec<Code> {
+fn notices(actions: &[Action]) -> Vec<common::Code> {
     let code = |action: &Action| match action {
-        Action::Notice(notice) => Some(notice.code),
+        Action::Common(common::Action::Notice(notice)) => Some(notice.code),
         _ => None,
     };
     actions.iter().filter_map(code).collect()
@@ -116,12 +122,14 @@ fn no_generation_is_acquired_before_a_peer_has_greeted() {
     actions.extend(feed(&mut machine, 1, Event::Connected));
     let hello = Hello { generation: Generation(4), ..machine.hello() };
     assert!(actions.contains(&Action::SendFrame(Control::Hello(hello))), "{actions:?}");
-    let asks = |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::AskWitness { .. }));
+    let asks = |actions: &[Action]| {
+        actions.iter().any(|action| matches!(action, Action::Common(common::Action::AskWitness { .. })))
+    };
     assert!(!asks(&actions), "{actions:?}");
     let actions = feed(&mut machine, 2, Event::Frame { session: SESSION, frame: Control::Hello(hello) });
-    assert!(actions.contains(&Action::AskWitness { generation: Generation(5) }), "{actions:?}");
+    assert!(actions.contains(&Action::Common(common::Action::AskWitness { generation: Generation(5) })), "{actions:?}");
     let answer = Answer { generation: Generation(5), verdict: Verdict::Granted };
-    let actions = feed(&mut machine, 3, Event::Witness(answer));
+    let actions = feed(&mut machine, 3, Event::Common(common::Event::Witness(answer)));
     let begin = actions.iter().position(|a| *a == Action::SendFrame(Control::Begin { generation: Generation(5) }));
     let stream = actions.iter().position(|a| matches!(a, Action::BeginStream { .. }));
     assert!(begin.is_some() && begin < stream, "{actions:?}");
@@ -137,13 +145,17 @@ fn no_generation_is_acquired_before_a_peer_has_greeted() {
 fn a_guest_that_was_suspended_all_the_same_is_resumed() {
     for (guest, resumed) in [(RunState::Running, false), (RunState::Paused, false), (RunState::Suspended, true)] {
         let mut machine = protected();
-        feed(&mut machine, 250, Event::Timer(Timer::Round));
-        let actions = feed(&mut machine, 260, Event::SuspendFailed { guest });
-        assert_eq!(actions.iter().any(|a| matches!(a, Action::Resume { .. })), resumed, "{guest}: {actions:?}");
+        feed(&mut machine, 250, Event::Common(common::Event::Timer(Timer::Round)));
+        let actions = feed(&mut machine, 260, Event::Common(common::Event::SuspendFailed { guest }));
+        assert_eq!(
+            actions.iter().any(|a| matches!(a, Action::Common(common::Action::Resume { .. }))),
+            resumed,
+            "{guest}: {actions:?}"
+        );
         assert_eq!(machine.phase(), Phase::Alone);
-        let actions = feed(&mut machine, 270, Event::ResumeFailed);
+        let actions = feed(&mut machine, 270, Event::Common(common::Event::ResumeFailed));
         if resumed {
-            assert_eq!(notices(&actions), [Code::ResumeFailed]);
+            assert_eq!(notices(&actions), [common::Code::ResumeFailed]);
             assert_eq!((machine.phase(), machine.stands_still()), (Phase::Ended(End::Suspended), true));
         } else {
             assert!(actions.is_empty() && !machine.stands_still());
@@ -154,12 +166,14 @@ fn a_guest_that_was_suspended_all_the_same_is_resumed() {
 #[test]
 fn a_guest_that_cannot_be_resumed_is_said_to_be_suspended_and_the_secondary_takes_over() {
     let mut machine = protected();
-    feed(&mut machine, 250, Event::Timer(Timer::Round));
-    feed(&mut machine, 251, Event::GuestSuspended);
+    feed(&mut machine, 250, Event::Common(common::Event::Timer(Timer::Round)));
+    feed(&mut machine, 251, Event::Common(common::Event::GuestSuspended));
     feed(&mut machine, 252, Event::StateCopied { checkpoint: 2 });
-    let actions = feed(&mut machine, 253, Event::ResumeFailed);
+    let actions = feed(&mut machine, 253, Event::Common(common::Event::ResumeFailed));
     assert!(actions.contains(&Action::CloseLink { session: SESSION }), "{actions:?}");
-    let freed = |a: &Action| matches!(a, Action::FreeOutput | Action::ReleaseOutput { .. } | Action::SendFrame(_));
+    let freed = |a: &Action| {
+        matches!(a, Action::Common(common::Action::FreeOutput) | Action::ReleaseOutput { .. } | Action::SendFrame(_))
+    };
     assert!(!actions.iter().any(freed), "neither a farewell nor output: {actions:?}");
     assert!(machine.stands_still() && machine.is_held());
     let refused = machine.command(Time(0), Command::Unprotect { force: false }, &mut Vec::new());
@@ -172,13 +186,16 @@ fn freeing_output_is_tried_until_it_succeeds_and_protection_can_come_back() {
     machine.command(Time(100 * MS), Command::Unprotect { force: false }, &mut Vec::new()).unwrap();
     assert_eq!((machine.phase(), machine.is_held()), (Phase::Alone, false));
     for at in [100, 600, 1100] {
-        let actions = feed(&mut machine, at, Event::OutputFailed(OutputCall::Free));
+        let actions = feed(&mut machine, at, Event::Common(common::Event::OutputFailed(OutputCall::Free)));
         assert_eq!(set_in(&actions), [(Timer::Output, at + 500)]);
-        assert_eq!(notices(&actions), [Code::OutputFailed(OutputCall::Free)]);
+        assert_eq!(notices(&actions), [common::Code::OutputFailed(OutputCall::Free)]);
         assert!(machine.is_held());
         let protect = machine.command(Time(at * MS), Command::Protect { session: Session(8) }, &mut Vec::new());
         assert_eq!(protect, Err(Refused::Output));
-        assert_eq!(feed(&mut machine, at + 500, Event::Timer(Timer::Output)), [Action::FreeOutput]);
+        assert_eq!(
+            feed(&mut machine, at + 500, Event::Common(common::Event::Timer(Timer::Output))),
+            [Action::Common(common::Action::FreeOutput)]
+        );
     }
     assert!(!machine.is_held());
     machine.command(Time(1600 * MS), Command::Protect { session: Session(8) }, &mut Vec::new()).unwrap();
@@ -190,47 +207,50 @@ fn output_that_cannot_be_held_is_not_released_and_ends_protection() {
     for call in [OutputCall::Hold, OutputCall::Epoch] {
         let mut machine = protected();
         machine.config.rule = Rule::Witness;
-        feed(&mut machine, 250, Event::Timer(Timer::Round));
-        feed(&mut machine, 251, Event::GuestSuspended);
+        feed(&mut machine, 250, Event::Common(common::Event::Timer(Timer::Round)));
+        feed(&mut machine, 251, Event::Common(common::Event::GuestSuspended));
         feed(&mut machine, 252, Event::StateCopied { checkpoint: 2 });
-        let actions = feed(&mut machine, 253, Event::OutputFailed(call));
+        let actions = feed(&mut machine, 253, Event::Common(common::Event::OutputFailed(call)));
         assert!(matches!(machine.phase(), Phase::Leaving { cause: Cause::Output, .. }), "{actions:?}");
         feed(&mut machine, 254, Event::CheckpointSent { checkpoint: 2 });
         let actions = feed(&mut machine, 255, Event::Frame { session: SESSION, frame: Control::Ack { checkpoint: 2 } });
         assert!(!actions.iter().any(|a| matches!(a, Action::ReleaseOutput { .. })), "{actions:?}");
         let answer = Answer { generation: machine.generation().next(), verdict: Verdict::Granted };
-        let actions = feed(&mut machine, 256, Event::Witness(answer));
-        assert!(actions.contains(&Action::FreeOutput) && machine.phase() == Phase::Alone);
+        let actions = feed(&mut machine, 256, Event::Common(common::Event::Witness(answer)));
+        assert!(actions.contains(&Action::Common(common::Action::FreeOutput)) && machine.phase() == Phase::Alone);
     }
 }
 
 #[test]
 fn a_release_that_failed_is_made_up_for() {
     let mut machine = protected();
-    let actions = feed(&mut machine, 100, Event::OutputFailed(OutputCall::Release));
+    let actions = feed(&mut machine, 100, Event::Common(common::Event::OutputFailed(OutputCall::Release)));
     assert_eq!(set_in(&actions), [(Timer::Output, 600)]);
     assert!(machine.is_protected());
-    let actions = feed(&mut machine, 600, Event::Timer(Timer::Output));
+    let actions = feed(&mut machine, 600, Event::Common(common::Event::Timer(Timer::Output)));
     assert_eq!(actions, [Action::ReleaseOutput { up_to_epoch: 0 }]);
 }
 
 #[test]
 fn what_is_read_or_still_being_sent_is_no_silence() {
     let mut machine = protected();
-    feed(&mut machine, 1064, Event::Heard { read: Time(900 * MS), unread: false });
-    assert_eq!(timers(&mut machine, 1064, Event::Timer(Timer::Peer)), [(Timer::Peer, 1900)]);
-    feed(&mut machine, 1900, Event::Heard { read: Time(900 * MS), unread: false });
-    feed(&mut machine, 1900, Event::Timer(Timer::Peer));
+    feed(&mut machine, 1064, Event::Common(common::Event::Heard { read: Time(900 * MS), unread: false }));
+    assert_eq!(timers(&mut machine, 1064, Event::Common(common::Event::Timer(Timer::Peer))), [(Timer::Peer, 1900)]);
+    feed(&mut machine, 1900, Event::Common(common::Event::Heard { read: Time(900 * MS), unread: false }));
+    feed(&mut machine, 1900, Event::Common(common::Event::Timer(Timer::Peer)));
     assert_eq!(machine.phase(), Phase::Alone);
 
     let mut machine = protected();
-    feed(&mut machine, 250, Event::Timer(Timer::Round));
-    feed(&mut machine, 250, Event::GuestSuspended);
+    feed(&mut machine, 250, Event::Common(common::Event::Timer(Timer::Round)));
+    feed(&mut machine, 250, Event::Common(common::Event::GuestSuspended));
     feed(&mut machine, 251, Event::StateCopied { checkpoint: 2 });
-    feed(&mut machine, 10_251, Event::Progress { bytes: 5 });
-    assert_eq!(timers(&mut machine, 10_251, Event::Timer(Timer::Answer)), [(Timer::Answer, 20_251)]);
-    feed(&mut machine, 20_251, Event::Progress { bytes: 5 });
-    feed(&mut machine, 20_251, Event::Timer(Timer::Answer));
+    feed(&mut machine, 10_251, Event::Common(common::Event::Progress { bytes: 5 }));
+    assert_eq!(
+        timers(&mut machine, 10_251, Event::Common(common::Event::Timer(Timer::Answer))),
+        [(Timer::Answer, 20_251)]
+    );
+    feed(&mut machine, 20_251, Event::Common(common::Event::Progress { bytes: 5 }));
+    feed(&mut machine, 20_251, Event::Common(common::Event::Timer(Timer::Answer)));
     assert_eq!(machine.phase(), Phase::Alone);
 }
 
@@ -244,9 +264,9 @@ fn answered(machine: &mut Primary, answers: impl Iterator<Item = Option<RefuseRe
         at += 1000;
         let now = Time(at * MS);
         let mut actions = Vec::new();
-        machine.handle(now, Event::Timer(Timer::Round), &mut actions);
+        machine.handle(now, Event::Common(common::Event::Timer(Timer::Round)), &mut actions);
         let mut checkpoint = machine.checkpoint;
-        let mut events = vec![Event::GuestSuspended];
+        let mut events = vec![Event::Common(common::Event::GuestSuspended)];
         if machine.round == Round::Image {
             events.insert(0, Event::ImageReady { checkpoint });
         }
@@ -260,7 +280,7 @@ fn answered(machine: &mut Primary, answers: impl Iterator<Item = Option<RefuseRe
         };
         for event in [
             Event::StateCopied { checkpoint },
-            Event::GuestResumed,
+            Event::Common(common::Event::GuestResumed),
             Event::CheckpointSent { checkpoint },
             Event::Frame { session: SESSION, frame },
         ] {

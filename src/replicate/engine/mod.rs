@@ -8,3 +8,4 @@ pub(in crate::replicate) mod guest;
 mod mailbox;
 pub(in crate::replicate) mod primary;
 pub(in crate::replicate) mod secondary;
+mod words;

@@ -1,9 +1,10 @@
 //! A primary's loop: from a guest that runs to one that is protected, and to whatever ends that.
 
 use super::guest::Done;
+use super::words;
 use crate::hypervisor::{self, OutputBuffer};
 use crate::libxc::SaveError;
-use crate::protocol::primary::Event;
+use crate::protocol::primary::{Action, Event};
 use crate::protocol::{self, Generation, Level, OutputCall, Session, Time, Timer, Timers};
 use crate::remus::wire::Capabilities;
 use crate::replicate::capability::{Capability, Setting};
@@ -68,6 +69,8 @@ pub enum Trouble {
     Panicked,
 }
 
+pub(in crate::replicate) use super::guest::Job;
+
 /// Told of rounds.
 pub type OnRound = Box<dyn FnMut(&RoundFigures) + Send>;
 
@@ -78,7 +81,7 @@ pub(in crate::replicate) type Shared<O> = Arc<Mutex<Box<O>>>;
 pub(in crate::replicate) trait Protocol: Sized {
     /// What its threads report.
     type Report: Send + 'static;
-    /// What the guest's thread is to do.
+    /// What the guest's thread is to do besides what it does for everybody.
     type Job: Send + 'static;
     /// What its machine takes.
     type Event: From<Event>;
@@ -125,6 +128,12 @@ pub(in crate::replicate) trait Protocol: Sized {
     fn take(run: &mut Run<Self>, report: Self::Report);
     /// Does what its machine wants.
     fn carry_out(run: &mut Run<Self>, action: Self::Action);
+    /// Output is about to be free, or to be dropped.
+    fn letting_go(_run: &mut Run<Self>) {}
+    /// Whether the guest has ended by itself.
+    fn is_gone(&self) -> bool {
+        false
+    }
     /// The guest runs again.
     fn resumed(run: &mut Run<Self>, at: Instant, pause: Duration);
     /// Something was asked of the domain and has failed.
@@ -141,8 +150,10 @@ pub(in crate::replicate) trait Protocol: Sized {
     fn due(_run: &mut Run<Self>, _timer: Timer) -> bool {
         false
     }
-    /// Ends the connection and the guest's thread. `stays`: the guest, which may be on its way into a checkpoint that nobody wants.
-    fn shut(run: &mut Run<Self>, stays: bool);
+    /// Closes the connection. Does not wait.
+    fn close(run: &mut Run<Self>);
+    /// The same at the end, when the guest's thread has its last job: until it is closed, for the process may end next.
+    fn closed(_run: &mut Run<Self>) {}
 }
 
 /// What the loop is sent.
@@ -175,7 +186,7 @@ pub(in crate::replicate) struct Setup<P: Protocol> {
     /// Where the guest's packets wait.
     pub output: Shared<P::Output>,
     /// The way to the guest's thread.
-    pub jobs: Sender<P::Job>,
+    pub jobs: Sender<Job<P::Job>>,
     /// Whether to end when protection does, instead of waiting for the operator.
     pub once: bool,
     /// Where tests let this process die.
@@ -209,7 +220,7 @@ pub(in crate::replicate) struct Run<P: Protocol> {
     pub protocol: P,
     pub timers: Timers,
     pub post: Sender<Message<P>>,
-    jobs: Sender<P::Job>,
+    jobs: Sender<Job<P::Job>>,
     output: Shared<P::Output>,
     witness: Option<WitnessThread>,
     pub failpoints: Failpoints,
@@ -260,7 +271,13 @@ impl<P: Protocol + 'static> Run<P> {
     /// Serves until the guest is gone from here, or this side is told to end. `guest` gives the domain back.
     pub fn run<D>(mut self, mailbox: Mailbox<P>, guest: JoinHandle<D>) -> Result<Ended<D>, Trouble> {
         let how = self.serve(&mailbox.inbox);
-        P::shut(&mut self, matches!(how, Ok(Ending::Stopped | Ending::Unprotected)));
+        P::close(&mut self);
+        if let Ok(Ending::Stopped | Ending::Unprotected) = how {
+            // The guest may be on its way into a checkpoint that nobody wants.
+            self.order(Job::Leave);
+        }
+        self.order(Job::Quit);
+        P::closed(&mut self);
         let (statistics, status, generation) =
             (self.protocol.statistics().clone(), self.status(), self.protocol.generation());
         drop(self);
@@ -409,8 +426,46 @@ impl<P: Protocol + 'static> Run<P> {
     }
 
     pub fn job(&self, job: P::Job) {
+        self.order(Job::Own(job));
+    }
+
+    pub fn order(&self, job: Job<P::Job>) {
         // The thread ends after this value's last job.
         let _ = self.jobs.send(job);
+    }
+
+    /// What every primary's machine may want.
+    pub fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Suspend => self.order(Job::Suspend),
+            Action::Resume { epoch } => self.order(Job::Resume { epoch }),
+            Action::HoldOutput => {
+                self.output(OutputCall::Hold, |output| output.hold());
+                self.failpoints.pass(Step::Held);
+            }
+            Action::FreeOutput => {
+                P::letting_go(self);
+                self.output(OutputCall::Free, |output| output.free());
+            }
+            Action::DiscardOutput => {
+                P::letting_go(self);
+                self.output(OutputCall::Discard, |output| output.discard());
+            }
+            Action::PauseGuest => self.order(Job::Pause),
+            Action::AskWitness { generation } => {
+                self.failpoints.pass(Step::Claiming);
+                match &self.witness {
+                    Some(witness) => witness.ask(generation, self.protocol.session()),
+                    None => self.told.trouble("there is no witness to ask"),
+                }
+            }
+            Action::SetTimer { timer, at } => self.timers.set(timer, at),
+            Action::CancelTimer(timer) => self.timers.cancel(timer),
+            Action::Notice(notice) => {
+                let text = words::primary(notice.code, self.protocol.is_gone());
+                self.told.notice(notice.level, text);
+            }
+        }
     }
 
     /// Does something with the output buffer; what fails the machine hears of later.
@@ -438,19 +493,6 @@ impl<P: Protocol + 'static> Run<P> {
     /// Does something with the output buffer that cannot fail.
     pub fn with_output<T>(&self, act: impl FnOnce(&mut P::Output) -> T) -> T {
         act(&mut **self.output.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub fn hold_output(&mut self) {
-        self.output(OutputCall::Hold, |output| output.hold());
-        self.failpoints.pass(Step::Held);
-    }
-
-    pub fn ask_witness(&mut self, generation: Generation) {
-        self.failpoints.pass(Step::Claiming);
-        match &self.witness {
-            Some(witness) => witness.ask(generation, self.protocol.session()),
-            None => self.told.trouble("there is no witness to ask"),
-        }
     }
 
     fn asked(&mut self, command: Command) -> Result<Answer, Refused> {

@@ -1,7 +1,8 @@
 //! A secondary's loop: from a connection to a survivor, to a replica that is kept, or to nothing.
 
+use super::words;
 use crate::claim::Stage;
-use crate::protocol::secondary::{Action, Code, Event};
+use crate::protocol::secondary::{Action, Event};
 use crate::protocol::{self, Generation, Level, Session, Time, Timer, Timers};
 use crate::remus::wire::Capabilities;
 use crate::replicate::capability::{Capability, Setting};
@@ -554,7 +555,7 @@ impl<P: Protocol + 'static> Run<P> {
             }
             Action::SetTimer { timer, at } => self.timers.set(timer, at),
             Action::CancelTimer(timer) => self.timers.cancel(timer),
-            Action::Notice(notice) => self.told.notice(notice.level, text(notice.code)),
+            Action::Notice(notice) => self.told.notice(notice.level, words::secondary(notice.code)),
         }
     }
 
@@ -642,20 +643,5 @@ fn activate<P: Protocol>(keeping: &Keeping<P::Orders>, inbox: &Receiver<Message<
             Message::Last(Last::Unfit(text)) => return Err(text),
             _ => {}
         }
-    }
-}
-
-/// A notice of every secondary.
-const fn text(code: Code) -> &'static str {
-    match code {
-        Code::Ready => "the first checkpoint is whole: this side could take over",
-        Code::WitnessUnreachable => "the witness cannot be reached: this side stays passive until it can",
-        Code::OperatorNeeded => {
-            "the rule in use leaves it to the operator who is active: ctl fail-over makes the guest here the active one"
-        }
-        Code::FenceFailed => "the fencing command has failed: this side stays passive",
-        Code::Forced => "going active on the operator's word that no other copy runs",
-        Code::Activating => "going active",
-        Code::Active => "active",
     }
 }
