@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `types.rs` | time, timers by name, sessions, rules, what a guest does |
 //! | `generation.rs` | the number that only one side can hold, and what a witness answers to a request for it |
+//! | `guest.rs` | what a machine knows of its own guest |
 //! | `timers.rs` | the driver's half of the timers |
 //! | `liveness.rs` | the failure detector |
 //! | `notice.rs` | what an operator is told |
@@ -14,6 +15,7 @@
 //! [`crate::claim`] decides who may run a domain; [`crate::remus`] and [`crate::colo`] stand on it.
 
 mod generation;
+mod guest;
 mod liveness;
 mod notice;
 pub mod primary;
@@ -23,6 +25,7 @@ mod timers;
 mod types;
 
 pub use generation::{Answer, Generation, Verdict};
+pub use guest::Guest;
 pub use liveness::{Liveness, Progress, Silence};
 pub use notice::{Level, Notice};
 pub use refused::Refused;

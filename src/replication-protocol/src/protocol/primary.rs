@@ -1,6 +1,7 @@
 //! What the machines of all primaries take and give alike, whatever the protocol. One driver reports it and carries it out.
 
-use super::{Answer, Generation, Notice, OutputCall, RunState, Time, Timer};
+use super::{Answer, Generation, Level, Notice, OutputCall, RunState, Time, Timer};
+use alloc::vec::Vec;
 
 /// Something that has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -90,4 +91,19 @@ pub enum Code {
     ResumeFailed,
     /// Done on the operator's word.
     Forced,
+}
+
+/// Sets a timer.
+pub fn set<A: From<Action>>(timer: Timer, at: Time, out: &mut Vec<A>) {
+    out.push(Action::SetTimer { timer, at }.into());
+}
+
+/// Unsets a timer.
+pub fn cancel<A: From<Action>>(timer: Timer, out: &mut Vec<A>) {
+    out.push(Action::CancelTimer(timer).into());
+}
+
+/// Tells the operator.
+pub fn tell<A: From<Action>>(level: Level, code: Code, out: &mut Vec<A>) {
+    out.push(Action::Notice(Notice { level, code }).into());
 }

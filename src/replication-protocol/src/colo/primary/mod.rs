@@ -17,7 +17,6 @@
 use alloc::vec::Vec;
 mod event;
 mod leave;
-mod output;
 mod round;
 
 pub use event::{Action, Cause, Code, Command, Event, Notice};
@@ -25,10 +24,9 @@ pub use event::{Action, Cause, Code, Command, Event, Notice};
 use super::config::{Config, Mode};
 use super::dialect::{Message, Point, Side};
 use super::fault::{Fault, Guest, Misfit, Step, Wrong};
+use crate::claim::{AloneStage as Stage, Domain, GoAlone};
 use crate::protocol::primary as common;
-use crate::protocol::{
-    Generation, Level, Liveness, Notice as Told, OutputCall, Progress, Refused, RunState, Silence, Time, Timer,
-};
+use crate::protocol::{Generation, Level, Liveness, Progress, Refused, Silence, Time, Timer};
 use core::time::Duration;
 
 /// Where a primary is.
@@ -70,13 +68,12 @@ enum Pace {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Primary {
     config: Config,
-    phase: Phase,
-    guest: Guest,
-    /// The session's, and after it the newest that this side holds or knows of.
-    generation: Generation,
+    /// Who may be active.
+    claim: GoAlone<Cause>,
+    /// In a session.
+    step: Step,
+    domain: Domain,
     link: bool,
-    /// Output is held.
-    held: bool,
     /// Newest checkpoint begun, from 1.
     checkpoint: u64,
     /// Newest checkpoint that the secondary has loaded: the epoch that both guests are in.
@@ -98,10 +95,6 @@ pub struct Primary {
     liveness: Liveness,
     /// What the link has taken of the streams.
     progress: Progress,
-    /// The output buffer has failed: nothing is released until it is free.
-    unsound: bool,
-    /// What is asked of the output buffer again.
-    again: Option<OutputCall>,
 }
 
 impl Primary {
@@ -110,11 +103,10 @@ impl Primary {
     pub fn new(config: Config, generation: Generation) -> Self {
         Primary {
             config,
-            phase: Phase::Idle,
-            guest: Guest::Running,
-            generation,
+            claim: GoAlone::new(config.rule, config.retry, generation, Stage::Meeting),
+            step: Step::Image,
+            domain: Domain::default(),
             link: false,
-            held: false,
             checkpoint: 0,
             loaded: 0,
             transmitted: false,
@@ -126,24 +118,30 @@ impl Primary {
             last: None,
             liveness: Liveness::default(),
             progress: Progress::default(),
-            unsound: false,
-            again: None,
         }
     }
 
     /// Where it is.
     pub const fn phase(&self) -> Phase {
-        self.phase
+        match self.claim.stage() {
+            Stage::Meeting => Phase::Idle,
+            Stage::Claiming => Phase::Claiming,
+            Stage::Session => Phase::Session(self.step),
+            Stage::Leaving { cause, asked, .. } => Phase::Leaving { cause, asked },
+            Stage::Alone => Phase::Alone,
+            Stage::Ended => Phase::Ended,
+            Stage::Suspended => Phase::Suspended,
+        }
     }
 
     /// What its guest does, as far as is known.
     pub const fn guest(&self) -> Guest {
-        self.guest
+        self.domain.guest()
     }
 
     /// The newest generation it holds or knows of.
     pub const fn generation(&self) -> Generation {
-        self.generation
+        self.claim.generation()
     }
 
     /// The newest checkpoint begun, and the newest that the secondary has loaded; 0 for none.
@@ -153,7 +151,7 @@ impl Primary {
 
     /// Whether output is held.
     pub const fn is_held(&self) -> bool {
-        self.held
+        self.domain.is_held()
     }
 
     /// The settings in use.
@@ -163,7 +161,7 @@ impl Primary {
 
     /// What the secondary says next; `None` while it is this side's turn.
     pub const fn expected(&self) -> Option<Point> {
-        let Phase::Session(step) = self.phase else { return None };
+        let Phase::Session(step) = self.phase() else { return None };
         match step {
             Step::Receipt => Some(Point::Received),
             Step::Load if self.confirmed && (self.resumed || !self.hears_resume()) => None,
@@ -186,19 +184,22 @@ impl Primary {
         let out = actions;
         match event {
             Event::Connected => {
-                if self.phase == Phase::Idle {
+                if self.phase() == Phase::Idle {
                     self.link = true;
+                    // The session's generation is known already, on both sides.
+                    let _ = self.claim.begin();
                     self.begin(out);
                 }
             }
             Event::Greeted => {
-                if self.phase == Phase::Idle {
+                if self.phase() == Phase::Idle {
                     self.link = true;
-                    self.claim(out);
+                    let next = self.claim.claim(out);
+                    self.follow(now, next, out);
                 }
             }
             Event::ImageReady => {
-                if self.phase == Phase::Session(Step::Image) {
+                if self.phase() == Phase::Session(Step::Image) {
                     self.suspend(out);
                 }
             }
@@ -207,9 +208,9 @@ impl Primary {
                 self.set(Timer::Peer, self.config.timeout, now, out);
             }
             Event::Collected { checkpoint, bytes } => self.collected(now, checkpoint, bytes, out),
-            Event::CollectFailed => self.failed(out),
+            Event::CollectFailed => self.failed(now, out),
             Event::StateSent { checkpoint } => {
-                if let Phase::Session(Step::Receipt | Step::Load) = self.phase
+                if let Phase::Session(Step::Receipt | Step::Load) = self.phase()
                     && checkpoint == self.checkpoint
                 {
                     self.sent = true;
@@ -217,21 +218,21 @@ impl Primary {
                 }
             }
             Event::Message(message) => self.message(now, message, out),
-            Event::Garbled(error) => self.fault(Wrong::Wire(error), out),
-            Event::LinkLost => self.link_lost(out),
+            Event::Garbled(error) => self.fault(now, Wrong::Wire(error), out),
+            Event::LinkLost => self.link_lost(now, out),
             Event::Agreed { epoch, packet } => {
                 // Older epochs have left already.
-                if matches!(self.phase, Phase::Session(_))
+                if matches!(self.phase(), Phase::Session(_))
                     && self.config.mode == Mode::LockStep
                     && epoch == self.loaded
                     && epoch > 0
-                    && !self.unsound
+                    && self.domain.may_release()
                 {
                     out.push(Action::Release { epoch, packet });
                 }
             }
             Event::Differ { epoch } => {
-                if matches!(self.phase, Phase::Session(Step::Resume | Step::Run)) && epoch == self.loaded {
+                if matches!(self.phase(), Phase::Session(Step::Resume | Step::Run)) && epoch == self.loaded {
                     self.due = true;
                     self.progress(now, out);
                 }
@@ -244,31 +245,31 @@ impl Primary {
         match event {
             common::Event::GuestSuspended => self.guest_suspended(out),
             common::Event::SuspendFailed { guest } => {
-                if self.guest == Guest::Suspending {
-                    // One that has acknowledged the request waits with the rest for the decision, and is resumed with it.
-                    self.guest = if guest == RunState::Suspended { Guest::Suspended } else { Guest::Running };
-                    self.failed(out);
-                    if self.phase == Phase::Alone {
+                if self.domain.suspend_failed(guest) {
+                    // One that is suspended all the same waits with the rest for the decision.
+                    self.failed(now, out);
+                    if self.phase() == Phase::Alone {
                         self.resume(out);
                     }
                 }
             }
             common::Event::ResumeFailed => {
-                if self.guest == Guest::Resuming {
-                    self.resume_failed(out);
+                if self.domain.resume_failed(out) && self.claim.stuck() {
+                    self.close(out);
                 }
             }
             common::Event::OutputFailed(call) => self.output_failed(now, call, out),
             common::Event::Heard { read, unread } => self.liveness.observe(read, unread),
             common::Event::Progress { bytes } => self.progress.observe(bytes),
             common::Event::GuestResumed => {
-                if self.guest == Guest::Resuming {
-                    self.guest = Guest::Running;
-                }
+                self.domain.resumed();
                 self.progress(now, out);
             }
             common::Event::Timer(timer) => self.timer(now, timer, out),
-            common::Event::Witness(answer) => self.witness(now, answer, out),
+            common::Event::Witness(answer) => {
+                let next = self.claim.answered(answer, out);
+                self.follow(now, next, out);
+            }
         }
     }
 
@@ -293,16 +294,16 @@ impl Primary {
                     if self.progress.moves() {
                         return self.set(timer, self.config.answer, now, out);
                     }
-                    self.fault(Wrong::Overdue { dialect: self.config.dialect, expected }, out);
+                    self.fault(now, Wrong::Overdue { dialect: self.config.dialect, expected }, out);
                 }
             }
-            Timer::Retry => self.retry(out),
+            Timer::Retry => self.claim.retry(out),
             Timer::Peer => {
-                if matches!(self.phase, Phase::Session(_) | Phase::Claiming) {
+                if matches!(self.phase(), Phase::Session(_) | Phase::Claiming) {
                     match self.liveness.silence(now, self.config.timeout) {
-                        Silence::NotYet(at) => out.push(common::Action::SetTimer { timer, at }.into()),
-                        Silence::Lost if self.phase == Phase::Claiming => self.no_session(out),
-                        Silence::Lost => self.leave(Cause::PeerLost, out),
+                        Silence::NotYet(at) => common::set(timer, at, out),
+                        Silence::Lost if self.phase() == Phase::Claiming => self.no_session(out),
+                        Silence::Lost => self.leave(now, Cause::PeerLost, out),
                     }
                 }
             }
@@ -317,18 +318,19 @@ impl Primary {
     /// [`Refused`]: nothing has changed.
     pub fn command(&mut self, now: Time, command: Command, actions: &mut Vec<Action>) -> Result<(), Refused> {
         let out = actions;
-        match (command, self.phase) {
+        match (command, self.phase()) {
             (Command::Checkpoint, Phase::Session(Step::Resume | Step::Run)) => {
                 self.due = true;
                 self.progress(now, out);
             }
             (Command::PeerLost | Command::Unprotect { force: false }, Phase::Claiming) => self.no_session(out),
-            (Command::PeerLost, Phase::Session(_)) => self.leave(Cause::PeerLost, out),
-            (Command::Unprotect { force: false }, Phase::Session(_)) => self.leave(Cause::Asked, out),
+            (Command::PeerLost, Phase::Session(_)) => self.leave(now, Cause::PeerLost, out),
+            (Command::Unprotect { force: false }, Phase::Session(_)) => self.leave(now, Cause::Asked, out),
             (Command::Unprotect { force: true }, Phase::Session(_) | Phase::Leaving { .. } | Phase::Ended) => {
-                self.tell(Level::Critical, common::Code::Forced, out);
+                common::tell(Level::Critical, common::Code::Forced, out);
                 out.push(Action::Abandon);
-                self.go_alone(self.generation.next(), out);
+                self.claim.force();
+                self.go_alone(out);
             }
             (Command::Unprotect { force: false }, Phase::Ended) => return Err(Refused::Superseded),
             (Command::Unprotect { .. }, Phase::Suspended) => return Err(Refused::Suspended),
@@ -338,24 +340,20 @@ impl Primary {
     }
 
     /// The peer has said something that ends the session. Behind the session's end nothing of it matters any more.
-    fn fault(&mut self, wrong: Wrong, out: &mut Vec<Action>) {
-        if let Phase::Session(step) = self.phase {
-            self.leave(Cause::Fault(Fault { wrong, step, guest: self.guest }), out);
+    fn fault(&mut self, now: Time, wrong: Wrong, out: &mut Vec<Action>) {
+        if let Phase::Session(step) = self.phase() {
+            self.leave(now, Cause::Fault(Fault { wrong, step, guest: self.domain.guest() }), out);
         }
     }
 
-    fn out_of_step(&mut self, message: Message, out: &mut Vec<Action>) {
+    fn out_of_step(&mut self, now: Time, message: Message, out: &mut Vec<Action>) {
         let dialect = self.config.dialect;
         let misfit = Misfit::of(dialect, Side::Primary, message.point(), self.last);
-        self.fault(Wrong::OutOfStep { dialect, message, misfit, expected: self.expected() }, out);
+        self.fault(now, Wrong::OutOfStep { dialect, message, misfit, expected: self.expected() }, out);
     }
 
     fn set(&self, timer: Timer, span: Duration, now: Time, out: &mut Vec<Action>) {
-        out.push(common::Action::SetTimer { timer, at: now.after(span) }.into());
-    }
-
-    fn tell(&self, level: Level, code: common::Code, out: &mut Vec<Action>) {
-        out.push(common::Action::Notice(Told { level, code }).into());
+        common::set(timer, now.after(span), out);
     }
 
     fn notice(&self, level: Level, code: Code, out: &mut Vec<Action>) {

@@ -12,9 +12,9 @@ impl Primary {
     /// What the secondary says, held against the one message that the step allows.
     pub(super) fn message(&mut self, now: Time, message: Message, out: &mut Vec<Action>) {
         self.liveness.heard(now);
-        let Phase::Session(step) = self.phase else { return };
+        let Phase::Session(step) = self.phase() else { return };
         if self.expected() != Some(message.point()) {
-            return self.out_of_step(message, out);
+            return self.out_of_step(now, message, out);
         }
         self.last = Some(message.point());
         match step {
@@ -34,13 +34,13 @@ impl Primary {
 
     /// Waits for the next message.
     fn go_to(&mut self, step: Step, now: Time, out: &mut Vec<Action>) {
-        self.phase = Phase::Session(step);
+        self.step = step;
         self.set(Timer::Answer, self.config.answer, now, out);
     }
 
     /// Starts a checkpoint if one is wanted and may come.
     pub(super) fn progress(&mut self, now: Time, out: &mut Vec<Action>) {
-        if self.phase != Phase::Session(Step::Run) || self.guest != Guest::Running {
+        if self.phase() != Phase::Session(Step::Run) || self.domain.guest() != Guest::Running {
             return;
         }
         if self.pace == Pace::Off {
@@ -53,7 +53,7 @@ impl Primary {
         }
         self.due = false;
         self.pace = Pace::Off;
-        out.push(common::Action::CancelTimer(Timer::Round).into());
+        common::cancel(Timer::Round, out);
         self.checkpoint = self.checkpoint.saturating_add(1);
         out.push(Action::Send(Message::New));
         self.go_to(Step::Suspend, now, out);
@@ -61,23 +61,18 @@ impl Primary {
 
     /// The secondary stands still, or has nothing yet: now this side's guest.
     pub(super) fn suspend(&mut self, out: &mut Vec<Action>) {
-        self.phase = Phase::Session(Step::Collect);
-        self.guest = Guest::Suspending;
-        out.push(common::Action::CancelTimer(Timer::Answer).into());
-        out.push(common::Action::Suspend.into());
+        self.step = Step::Collect;
+        common::cancel(Timer::Answer, out);
+        self.domain.suspend(out);
     }
 
     pub(super) fn guest_suspended(&mut self, out: &mut Vec<Action>) {
-        if self.guest != Guest::Suspending {
+        if !self.domain.suspended() {
             return;
         }
-        self.guest = Guest::Suspended;
-        match self.phase {
+        match self.phase() {
             Phase::Session(Step::Collect) => {
-                if !self.held {
-                    self.held = true;
-                    out.push(common::Action::HoldOutput.into());
-                }
+                self.domain.hold(out);
                 let merge = self.config.dialect.lists_dirty() && self.checkpoint > 1;
                 out.push(Action::Collect { checkpoint: self.checkpoint, merge });
             }
@@ -89,8 +84,8 @@ impl Primary {
 
     /// The state can be sent, with whatever messages the dialect has around it.
     pub(super) fn collected(&mut self, now: Time, checkpoint: u64, bytes: u64, out: &mut Vec<Action>) {
-        if self.phase != Phase::Session(Step::Collect)
-            || self.guest != Guest::Suspended
+        if self.phase() != Phase::Session(Step::Collect)
+            || self.domain.guest() != Guest::Suspended
             || checkpoint != self.checkpoint
         {
             return;
@@ -117,16 +112,16 @@ impl Primary {
 
     /// The secondary has loaded it, and nothing of it is being written any more: both can go on from it.
     pub(super) fn loaded(&mut self, now: Time, out: &mut Vec<Action>) {
-        if !self.confirmed || !self.sent || self.phase != Phase::Session(Step::Load) {
+        if !self.confirmed || !self.sent || self.phase() != Phase::Session(Step::Load) {
             return;
         }
         if self.loaded == 0 {
-            self.tell(Level::Info, common::Code::Protected, out);
+            common::tell(Level::Info, common::Code::Protected, out);
         }
         self.loaded = self.checkpoint;
         self.due = false;
         // What was sent before is part of the state that the secondary has now.
-        if !self.unsound {
+        if self.domain.may_release() {
             out.push(Action::ReleaseHeld { up_to_epoch: self.checkpoint.saturating_sub(1) });
         }
         self.resume(out);
@@ -138,15 +133,12 @@ impl Primary {
     }
 
     fn run(&mut self, now: Time, out: &mut Vec<Action>) {
-        self.phase = Phase::Session(Step::Run);
-        out.push(common::Action::CancelTimer(Timer::Answer).into());
+        self.step = Step::Run;
+        common::cancel(Timer::Answer, out);
         self.progress(now, out);
     }
 
     pub(super) fn resume(&mut self, out: &mut Vec<Action>) {
-        if self.guest == Guest::Suspended {
-            self.guest = Guest::Resuming;
-            out.push(common::Action::Resume { epoch: self.checkpoint }.into());
-        }
+        self.domain.resume(self.checkpoint, out);
     }
 }

@@ -15,7 +15,6 @@
 use alloc::vec::Vec;
 mod event;
 mod leave;
-mod output;
 mod round;
 
 pub use crate::protocol::Answer;
@@ -23,11 +22,9 @@ pub use event::{Action, Cause, Code, Command, End, Event, Notice};
 
 use super::config::Config;
 use super::wire::{Capabilities, Control, Farewell, Hello};
+use crate::claim::{AloneStage as Stage, Domain, GoAlone};
 use crate::protocol::primary as common;
-use crate::protocol::{
-    Generation, Level, Liveness, Notice as Told, OutputCall, Progress, Refused, Rule, RunState, Session, Silence, Time,
-    Timer, Verdict,
-};
+use crate::protocol::{Generation, Guest, Level, Liveness, Progress, Refused, Session, Silence, Time, Timer};
 use core::time::Duration;
 use round::Round;
 
@@ -59,32 +56,28 @@ pub enum Phase {
     Ended(End),
 }
 
-/// What the guest is doing, as far as is known.
+/// How far the meeting with a secondary is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Guest {
-    Running,
-    Suspending,
-    Suspended,
-    Resuming,
-    Paused,
+enum Meeting {
+    Connecting,
+    Greeting,
 }
 
 /// The machine. A clone behaves as the original; equal machines behave the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Primary {
     config: Config,
-    phase: Phase,
+    /// Who may be active. In a session, and after it, [`Self::delegated`] says the rest.
+    claim: GoAlone<Cause>,
+    /// While a secondary is met.
+    meeting: Meeting,
+    domain: Domain,
     round: Round,
-    guest: Guest,
-    /// The newest generation this side holds, or knows of.
-    generation: Generation,
     session: Session,
     /// Frames can be sent and received.
     link: bool,
     /// The peer has no framing: xl's behaviour.
     bare: bool,
-    /// Output is held.
-    held: bool,
     /// Streams begun in this session.
     stream: u32,
     /// Newest checkpoint begun, which is also the guest's epoch once it runs again. Goes on from session to session, so
@@ -115,10 +108,6 @@ pub struct Primary {
     liveness: Liveness,
     /// What the link has taken of the streams.
     progress: Progress,
-    /// The output buffer has failed: nothing is released, no checkpoint is taken, until output is free.
-    unsound: bool,
-    /// What is asked of the output buffer again.
-    again: Option<OutputCall>,
 }
 
 impl Primary {
@@ -127,14 +116,13 @@ impl Primary {
     pub fn new(config: Config, generation: Generation) -> Self {
         Primary {
             config,
-            phase: Phase::Alone,
+            claim: GoAlone::new(config.rule, config.retry, generation, Stage::Alone),
+            meeting: Meeting::Connecting,
+            domain: Domain::default(),
             round: Round::Idle,
-            guest: Guest::Running,
-            generation,
             session: Session::default(),
             link: false,
             bare: false,
-            held: false,
             stream: 0,
             checkpoint: 0,
             acknowledged: 0,
@@ -150,19 +138,30 @@ impl Primary {
             delegated: false,
             liveness: Liveness::default(),
             progress: Progress::default(),
-            unsound: false,
-            again: None,
         }
     }
 
     /// Where it is.
     pub const fn phase(&self) -> Phase {
-        self.phase
+        match (self.claim.stage(), self.delegated) {
+            (Stage::Alone, _) => Phase::Alone,
+            (Stage::Meeting, _) => match self.meeting {
+                Meeting::Connecting => Phase::Connecting,
+                Meeting::Greeting => Phase::Greeting,
+            },
+            (Stage::Claiming, _) => Phase::Claiming,
+            (Stage::Session, false) => Phase::Protected,
+            (Stage::Session, true) => Phase::Delegated,
+            (Stage::Leaving { cause, asked, heard }, _) => Phase::Leaving { cause, asked, heard },
+            (Stage::Ended, false) => Phase::Ended(End::Fenced),
+            (Stage::Ended, true) => Phase::Ended(End::SwitchedOver),
+            (Stage::Suspended, _) => Phase::Ended(End::Suspended),
+        }
     }
 
     /// The newest generation it holds or knows of.
     pub const fn generation(&self) -> Generation {
-        self.generation
+        self.claim.generation()
     }
 
     /// The session, the last one if there is none now.
@@ -177,12 +176,12 @@ impl Primary {
 
     /// Whether output is held.
     pub const fn is_held(&self) -> bool {
-        self.held
+        self.domain.is_held()
     }
 
     /// Whether the guest stands still, be it for the moment of a checkpoint or for good.
     pub const fn stands_still(&self) -> bool {
-        matches!(self.guest, Guest::Suspended | Guest::Paused)
+        matches!(self.domain.guest(), Guest::Suspended | Guest::Paused)
     }
 
     /// The settings in use.
@@ -192,7 +191,7 @@ impl Primary {
 
     /// Whether a secondary has acknowledged a checkpoint and nothing is known to be wrong with it.
     pub const fn is_protected(&self) -> bool {
-        matches!(self.phase, Phase::Protected) && self.acknowledged > 0
+        matches!(self.phase(), Phase::Protected) && self.acknowledged > 0
     }
 
     /// Takes one event and adds what is to be done to `actions`, which the driver carries out in order.
@@ -203,7 +202,7 @@ impl Primary {
             Event::StateCopied { checkpoint } => self.state_copied(now, checkpoint, out),
             Event::CopyFailed { checkpoint } => {
                 if checkpoint == self.checkpoint && matches!(self.round, Round::Image | Round::Copying) {
-                    self.local_failure(out);
+                    self.local_failure(now, out);
                 }
             }
             Event::CheckpointSent { checkpoint } => self.checkpoint_sent(now, checkpoint, out),
@@ -217,12 +216,12 @@ impl Primary {
             Event::Garbled => {
                 if self.link {
                     self.notice(Level::Critical, Code::BackChannelDamaged, out);
-                    self.garbled(out);
+                    self.garbled(now, out);
                 }
             }
             Event::LinkLost { session } => {
                 if session == self.session {
-                    self.lost(Cause::LinkLost, out);
+                    self.lost(now, Cause::LinkLost, out);
                 }
             }
             Event::Common(event) => self.common(now, event, out),
@@ -233,80 +232,71 @@ impl Primary {
         match event {
             common::Event::GuestSuspended => self.guest_suspended(out),
             common::Event::SuspendFailed { guest } => {
-                if self.guest == Guest::Suspending {
-                    // One that has acknowledged the request runs on only if it is resumed.
-                    self.guest = if guest == RunState::Suspended { Guest::Suspended } else { Guest::Running };
-                    self.local_failure(out);
+                if self.domain.suspend_failed(guest) {
+                    self.local_failure(now, out);
                 }
             }
             common::Event::ResumeFailed => {
-                if self.guest == Guest::Resuming {
-                    self.guest = Guest::Suspended;
-                    self.resume_failed(out);
+                if self.domain.resume_failed(out) {
+                    self.stuck(out);
                 }
             }
             common::Event::OutputFailed(call) => self.output_failed(now, call, out),
             common::Event::Heard { read, unread } => self.liveness.observe(read, unread),
             common::Event::Progress { bytes } => self.progress.observe(bytes),
             common::Event::GuestResumed => {
-                if self.guest == Guest::Resuming {
-                    self.guest = Guest::Running;
-                }
+                self.domain.resumed();
                 self.progress(now, out);
             }
             common::Event::Timer(timer) => self.timer(now, timer, out),
-            common::Event::Witness(answer) => self.witness(now, answer, out),
+            common::Event::Witness(answer) => {
+                let next = self.claim.answered(answer, out);
+                self.follow(now, next, out);
+            }
         }
     }
 
     fn timer(&mut self, now: Time, timer: Timer, out: &mut Vec<Action>) {
         match timer {
             Timer::Heartbeat => {
-                if self.link && !self.bare && self.phase != Phase::Greeting {
-                    out.push(Action::SendFrame(Control::Heartbeat { generation: self.generation }));
+                if self.link && !self.bare && self.phase() != Phase::Greeting {
+                    out.push(Action::SendFrame(Control::Heartbeat { generation: self.generation() }));
                     self.set(Timer::Heartbeat, self.config.heartbeat, now, out);
                 }
             }
             Timer::Peer => self.peer_silent(now, out),
-            Timer::Answer => match self.phase {
+            Timer::Answer => match self.phase() {
                 Phase::Connecting | Phase::Greeting => self.no_session(Code::NoAnswer, out),
                 // What is still being sent is not overdue.
                 Phase::Protected if self.round.is_under_way() && self.progress.moves() => {
                     self.set(Timer::Answer, self.config.answer, now, out);
                 }
-                Phase::Protected if self.round.is_under_way() => self.leave(Cause::AckLate, out),
-                Phase::Delegated => self.leave(Cause::NotTakenOver, out),
+                Phase::Protected if self.round.is_under_way() => self.leave(now, Cause::AckLate, out),
+                Phase::Delegated => self.leave(now, Cause::NotTakenOver, out),
                 _ => {}
             },
             Timer::Round => {
                 self.due = true;
                 // A whole image takes as long as it takes.
-                if self.phase == Phase::Protected && self.round != Round::Idle && !self.whole && !self.stretched {
+                if self.phase() == Phase::Protected && self.round != Round::Idle && !self.whole && !self.stretched {
                     self.stretched = true;
                     self.notice(Level::Warning, Code::IntervalStretched, out);
                 }
                 self.progress(now, out);
             }
-            Timer::Retry => {
-                if let Phase::Leaving { asked: asked @ false, .. } = &mut self.phase
-                    && self.config.rule == Rule::Witness
-                {
-                    *asked = true;
-                    out.push(common::Action::AskWitness { generation: self.generation.next() }.into());
-                }
-            }
+            Timer::Retry => self.claim.retry(out),
             Timer::Output => self.output_again(out),
         }
     }
 
     fn peer_silent(&mut self, now: Time, out: &mut Vec<Action>) {
-        if self.bare || !matches!(self.phase, Phase::Claiming | Phase::Protected | Phase::Delegated) {
+        if self.bare || !matches!(self.phase(), Phase::Claiming | Phase::Protected | Phase::Delegated) {
             return;
         }
         match self.liveness.silence(now, self.config.timeout) {
-            Silence::NotYet(at) => out.push(common::Action::SetTimer { timer: Timer::Peer, at }.into()),
-            Silence::Lost if self.phase == Phase::Claiming => self.no_session(Code::NoAnswer, out),
-            Silence::Lost => self.leave(Cause::Silent, out),
+            Silence::NotYet(at) => common::set(Timer::Peer, at, out),
+            Silence::Lost if self.phase() == Phase::Claiming => self.no_session(Code::NoAnswer, out),
+            Silence::Lost => self.leave(now, Cause::Silent, out),
         }
     }
 
@@ -316,17 +306,17 @@ impl Primary {
     /// [`Refused`]: nothing has changed.
     pub fn command(&mut self, now: Time, command: Command, actions: &mut Vec<Action>) -> Result<(), Refused> {
         let out = actions;
-        match (command, self.phase) {
+        match (command, self.phase()) {
             (Command::SetInterval(interval), _) => {
                 Config::interval_in_bounds(interval).map_err(|_| Refused::Interval)?;
                 self.config.interval = interval;
                 // A timer that runs for the old interval may be far away.
-                if self.phase == Phase::Protected && !self.due {
+                if self.phase() == Phase::Protected && !self.due {
                     self.set(Timer::Round, interval, self.began, out);
                 }
             }
-            (Command::Protect { .. }, Phase::Alone) if self.again.is_some() => return Err(Refused::Output),
-            (Command::Protect { session }, Phase::Alone) if self.guest != Guest::Paused => {
+            (Command::Protect { .. }, Phase::Alone) if self.domain.is_failing() => return Err(Refused::Output),
+            (Command::Protect { session }, Phase::Alone) if self.domain.guest() != Guest::Paused => {
                 self.session = session;
                 self.connect(now, out);
             }
@@ -339,15 +329,16 @@ impl Primary {
             }
             (Command::Unprotect { force: false }, Phase::Connecting | Phase::Greeting | Phase::Claiming) => {
                 self.alone_again(out);
-                self.tell(Level::Critical, common::Code::Unprotected, out);
+                common::tell(Level::Critical, common::Code::Unprotected, out);
             }
-            (Command::Unprotect { force: false }, Phase::Protected) => self.leave(Cause::Asked, out),
+            (Command::Unprotect { force: false }, Phase::Protected) => self.leave(now, Cause::Asked, out),
             (
                 Command::Unprotect { force: true },
                 Phase::Protected | Phase::Delegated | Phase::Leaving { .. } | Phase::Ended(_),
             ) => {
-                self.tell(Level::Critical, common::Code::Forced, out);
-                self.go_alone(self.generation.next(), Farewell::Asked, out);
+                common::tell(Level::Critical, common::Code::Forced, out);
+                self.claim.force();
+                self.go_alone(Farewell::Asked, out);
             }
             (Command::Unprotect { force: false }, Phase::Ended(End::Suspended)) => return Err(Refused::Suspended),
             (Command::Unprotect { force: false }, Phase::Ended(_)) => return Err(Refused::Superseded),
@@ -359,7 +350,8 @@ impl Primary {
     /// Asks for the connection. Nothing is claimed before a secondary has said that it takes part: a start that reaches nobody
     /// takes nothing from a session that others may have.
     fn connect(&mut self, now: Time, out: &mut Vec<Action>) {
-        self.phase = Phase::Connecting;
+        self.claim.meet();
+        self.meeting = Meeting::Connecting;
         self.stream = 0;
         self.acknowledged = 0;
         self.refusals = 0;
@@ -372,22 +364,22 @@ impl Primary {
         self.stretched = false;
         self.bare = false;
         self.progress.restart();
-        out.push(Action::Connect { session: self.session, generation: self.generation });
+        out.push(Action::Connect { session: self.session, generation: self.generation() });
         self.set(Timer::Answer, self.config.answer, now, out);
     }
 
     fn connected(&mut self, now: Time, out: &mut Vec<Action>) {
-        if self.phase != Phase::Connecting {
+        if self.phase() != Phase::Connecting {
             return;
         }
-        self.phase = Phase::Greeting;
+        self.meeting = Meeting::Greeting;
         self.link = true;
         out.push(Action::SendFrame(Control::Hello(self.hello())));
         self.set(Timer::Answer, self.config.answer, now, out);
     }
 
     fn connected_bare(&mut self, now: Time, out: &mut Vec<Action>) {
-        if self.phase != Phase::Connecting {
+        if self.phase() != Phase::Connecting {
             return;
         }
         if !self.config.bare {
@@ -404,7 +396,7 @@ impl Primary {
         Hello {
             capabilities: self.config.offered(),
             rule: self.config.rule,
-            generation: self.generation,
+            generation: self.generation(),
             heartbeat_ms: ms(self.config.heartbeat),
             timeout_ms: ms(self.config.timeout),
             domain: self.config.domain,
@@ -418,7 +410,7 @@ impl Primary {
         }
         let suits = hello.capabilities.contains(Capabilities::REQUIRED)
             && hello.rule == self.config.rule
-            && hello.generation == self.generation
+            && hello.generation == self.generation()
             && self.config.hears(hello.heartbeat_ms);
         if !suits {
             out.push(Action::SendFrame(Control::Goodbye { reason: Farewell::Unsuited }));
@@ -432,21 +424,15 @@ impl Primary {
 
     /// The secondary takes part: the session's generation is acquired.
     fn claim(&mut self, now: Time, out: &mut Vec<Action>) {
-        out.push(common::Action::CancelTimer(Timer::Answer).into());
-        if self.config.rule == Rule::Witness {
-            self.phase = Phase::Claiming;
-            out.push(common::Action::AskWitness { generation: self.generation.next() }.into());
-        } else {
-            self.begin(now, out);
-        }
+        common::cancel(Timer::Answer, out);
+        let next = self.claim.claim(out);
+        self.follow(now, next, out);
     }
 
     /// Takes the session's generation into use. First round of a session.
     fn begin(&mut self, now: Time, out: &mut Vec<Action>) {
-        self.generation = self.generation.next();
-        self.phase = Phase::Protected;
         if !self.bare {
-            out.push(Action::SendFrame(Control::Begin { generation: self.generation }));
+            out.push(Action::SendFrame(Control::Begin { generation: self.generation() }));
         }
         self.due = true;
         self.progress(now, out);
@@ -459,7 +445,7 @@ impl Primary {
     }
 
     fn alone_again(&mut self, out: &mut Vec<Action>) {
-        if self.link && !self.bare && self.phase == Phase::Claiming {
+        if self.link && !self.bare && self.phase() == Phase::Claiming {
             out.push(Action::SendFrame(Control::Goodbye { reason: Farewell::Alone }));
         }
         if !self.link {
@@ -467,29 +453,30 @@ impl Primary {
             out.push(Action::CloseLink { session: self.session });
         }
         self.close(out);
-        self.phase = Phase::Alone;
+        self.meeting = Meeting::Connecting;
+        self.claim.stay();
     }
 
     fn frame(&mut self, now: Time, frame: Control, out: &mut Vec<Action>) {
         self.liveness.heard(now);
         match frame {
-            Control::Hello(hello) if self.phase == Phase::Greeting => return self.greeted(now, hello, out),
-            Control::Active { generation, .. } if generation > self.generation => {
-                self.generation = generation;
-                let end = if self.delegated { End::SwitchedOver } else { End::Fenced };
-                return self.end(end, out);
+            Control::Hello(hello) if self.phase() == Phase::Greeting => return self.greeted(now, hello, out),
+            Control::Active { generation, .. } if generation > self.generation() => {
+                let next = self.claim.superseded(generation);
+                return self.follow(now, next, out);
             }
             // It has no copy any more, or never had one: nobody needs to be asked.
-            Control::Goodbye { .. } if matches!(self.phase, Phase::Greeting | Phase::Claiming) => {
+            Control::Goodbye { .. } if matches!(self.phase(), Phase::Greeting | Phase::Claiming) => {
                 return self.no_session(Code::SecondaryLeft, out);
             }
             Control::Goodbye { .. } => {
                 self.notice(Level::Critical, Code::SecondaryLeft, out);
-                return self.go_alone(self.generation, Farewell::Alone, out);
+                self.claim.stay();
+                return self.go_alone(Farewell::Alone, out);
             }
             _ => {}
         }
-        if !matches!(self.phase, Phase::Claiming | Phase::Protected | Phase::Delegated | Phase::Leaving { .. }) {
+        if !matches!(self.phase(), Phase::Claiming | Phase::Protected | Phase::Delegated | Phase::Leaving { .. }) {
             return;
         }
         self.set(Timer::Peer, self.config.timeout, now, out);
@@ -501,38 +488,8 @@ impl Primary {
         self.sign_of_life(now, matches!(frame, Control::Ack { .. }), out);
     }
 
-    fn witness(&mut self, now: Time, answer: Answer, out: &mut Vec<Action>) {
-        if answer.generation != self.generation.next() || matches!(self.phase, Phase::Ended(_)) {
-            return;
-        }
-        match (answer.verdict, self.phase) {
-            (Verdict::Granted, Phase::Claiming) => self.begin(now, out),
-            (Verdict::Granted, Phase::Leaving { cause, .. }) => {
-                self.go_alone(answer.generation, cause.farewell(), out);
-            }
-            // The answer was on its way when the secondary left.
-            (Verdict::Granted, Phase::Alone) => self.generation = answer.generation,
-            (Verdict::Granted, _) => {}
-            (Verdict::Held { newest }, _) => {
-                self.generation = self.generation.max(newest);
-                let end = if self.delegated { End::SwitchedOver } else { End::Fenced };
-                self.end(end, out);
-            }
-            (Verdict::Unreachable, Phase::Claiming) => {
-                self.alone_again(out);
-                self.tell(Level::Critical, common::Code::WitnessUnreachable, out);
-            }
-            (Verdict::Unreachable, Phase::Leaving { cause, .. }) => self.unreachable(now, cause, out),
-            (Verdict::Unreachable, _) => {}
-        }
-    }
-
     fn set(&self, timer: Timer, span: Duration, now: Time, out: &mut Vec<Action>) {
-        out.push(common::Action::SetTimer { timer, at: now.after(span) }.into());
-    }
-
-    fn tell(&self, level: Level, code: common::Code, out: &mut Vec<Action>) {
-        out.push(common::Action::Notice(Told { level, code }).into());
+        common::set(timer, now.after(span), out);
     }
 
     fn notice(&self, level: Level, code: Code, out: &mut Vec<Action>) {

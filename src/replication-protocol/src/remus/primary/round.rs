@@ -1,9 +1,9 @@
 //! One checkpoint after another: suspend, copy, resume, transmit, acknowledge, release.
 
 use super::event::{Action, Cause, Code};
-use super::{Guest, Phase, Primary};
+use super::{Phase, Primary};
 use crate::protocol::primary as common;
-use crate::protocol::{Level, Time, Timer};
+use crate::protocol::{Guest, Level, Time, Timer};
 use crate::remus::types::{Image, RefuseReason};
 use crate::remus::wire::Control;
 use alloc::vec::Vec;
@@ -34,14 +34,14 @@ impl Round {
 impl Primary {
     /// Starts the next round if it is time.
     pub(super) fn progress(&mut self, now: Time, out: &mut Vec<Action>) {
-        if self.phase != Phase::Protected || self.round != Round::Idle || self.unsound {
+        if self.phase() != Phase::Protected || self.round != Round::Idle || !self.domain.may_release() {
             return;
         }
-        if self.guest == Guest::Suspended && self.switching {
+        if self.domain.guest() == Guest::Suspended && self.switching {
             // Only the acknowledgement of a switch-over's checkpoint leaves the guest so.
             return self.delegate(now, out);
         }
-        if self.guest != Guest::Running || !self.due {
+        if self.domain.guest() != Guest::Running || !self.due {
             return;
         }
         // A refused image is sent again at once; the rest of the interval does not matter then.
@@ -63,15 +63,14 @@ impl Primary {
 
     fn suspend(&mut self, out: &mut Vec<Action>) {
         self.round = Round::Suspending;
-        self.guest = Guest::Suspending;
-        out.push(common::Action::Suspend.into());
+        self.domain.suspend(out);
     }
 
     pub(super) fn image_ready(&mut self, now: Time, checkpoint: u64, out: &mut Vec<Action>) {
         if self.round != Round::Image || checkpoint != self.checkpoint {
             return;
         }
-        if self.refused || self.phase != Phase::Protected {
+        if self.refused || self.phase() != Phase::Protected {
             // A Leaving primary starts nothing; should it come back, the image begins anew.
             return self.round_over(now, out);
         }
@@ -79,18 +78,14 @@ impl Primary {
     }
 
     pub(super) fn guest_suspended(&mut self, out: &mut Vec<Action>) {
-        if self.guest != Guest::Suspending {
+        if !self.domain.suspended() {
             return;
         }
-        self.guest = Guest::Suspended;
         if self.round != Round::Suspending {
             // The session ended meanwhile.
             return self.resume(out);
         }
-        if !self.held {
-            self.held = true;
-            out.push(common::Action::HoldOutput.into());
-        }
+        self.domain.hold(out);
         self.round = Round::Copying;
         out.push(Action::CopyState { checkpoint: self.checkpoint });
     }
@@ -117,10 +112,7 @@ impl Primary {
     }
 
     pub(super) fn resume(&mut self, out: &mut Vec<Action>) {
-        if self.guest == Guest::Suspended {
-            self.guest = Guest::Resuming;
-            out.push(common::Action::Resume { epoch: self.checkpoint }.into());
-        }
+        self.domain.resume(self.checkpoint, out);
     }
 
     pub(super) fn checkpoint_sent(&mut self, now: Time, checkpoint: u64, out: &mut Vec<Action>) {
@@ -148,26 +140,26 @@ impl Primary {
         *acknowledged = true;
         let sent = *sent;
         if self.acknowledged == 0 {
-            self.tell(Level::Info, common::Code::Protected, out);
+            common::tell(Level::Info, common::Code::Protected, out);
         }
         self.acknowledged = checkpoint;
         self.refusals = 0;
         self.remember(false);
         self.whole = false;
-        if !self.unsound {
+        if self.domain.may_release() {
             out.push(Action::ReleaseOutput { up_to_epoch: checkpoint - 1 });
         }
-        out.push(common::Action::CancelTimer(Timer::Answer).into());
+        common::cancel(Timer::Answer, out);
         if sent {
             self.round_over(now, out);
         }
     }
 
     pub(super) fn refuse(&mut self, now: Time, checkpoint: u64, reason: RefuseReason, out: &mut Vec<Action>) {
-        if reason == RefuseReason::Framing && self.phase == Phase::Protected {
+        if reason == RefuseReason::Framing && self.phase() == Phase::Protected {
             // It cannot read anything behind the damage, whichever checkpoint that was.
             self.notice(Level::Critical, Code::Refused(reason), out);
-            return self.leave(Cause::Refused, out);
+            return self.leave(now, Cause::Refused, out);
         }
         let under_way = match self.round {
             Round::Idle => false,
@@ -187,9 +179,9 @@ impl Primary {
             out.push(Action::StopTransmit { checkpoint });
         }
         let many = self.refusals > self.config.refusals || self.recent.count_ones() > self.config.refusals_of_100;
-        if many && self.phase == Phase::Protected {
+        if many && self.phase() == Phase::Protected {
             let cause = if reason == RefuseReason::Budget { Cause::OverBudget } else { Cause::Refused };
-            self.leave(cause, out);
+            self.leave(now, cause, out);
         }
         if matches!(self.round, Round::Image | Round::InFlight { sent: true, .. }) {
             self.round_over(now, out);
@@ -206,7 +198,7 @@ impl Primary {
     pub(super) fn round_over(&mut self, now: Time, out: &mut Vec<Action>) {
         let acknowledged = matches!(self.round, Round::InFlight { acknowledged: true, .. });
         self.round = Round::Idle;
-        out.push(common::Action::CancelTimer(Timer::Answer).into());
+        common::cancel(Timer::Answer, out);
         if !acknowledged {
             self.due = true;
             self.resume(out);
@@ -218,9 +210,8 @@ impl Primary {
 
     /// The secondary has everything, and the guest stands still: the secondary may go active.
     fn delegate(&mut self, now: Time, out: &mut Vec<Action>) {
-        self.phase = Phase::Delegated;
         self.delegated = true;
-        let frame = Control::SwitchOver { checkpoint: self.checkpoint, generation: self.generation };
+        let frame = Control::SwitchOver { checkpoint: self.checkpoint, generation: self.generation() };
         out.push(Action::SendFrame(frame));
         self.set(Timer::Answer, self.config.answer, now, out);
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::protocol::{OutputCall, Rule, RunState, Verdict};
 use crate::remus::RefuseReason;
 use crate::remus::wire::Capabilities;
 
@@ -7,10 +8,14 @@ const SESSION: Session = Session(7);
 
 /// A machine that has had its first checkpoint acknowledged at 50 ms, the next being due at 250 ms or later.
 fn protected() -> Primary {
-    let mut machine = Primary::new(Config { rule: Rule::Manual, ..Config::default() }, Generation(0));
+    protected_under(Rule::Manual)
+}
+
+fn protected_under(rule: Rule) -> Primary {
+    let mut machine = Primary::new(Config { rule, ..Config::default() }, Generation(0));
     let hello = Hello {
         capabilities: Capabilities::OFFERED,
-        rule: Rule::Manual,
+        rule,
         generation: Generation(0),
         heartbeat_ms: 100,
         timeout_ms: 1000,
@@ -21,6 +26,7 @@ fn protected() -> Primary {
     for (at, event) in [
         (0, Event::Connected),
         (50, frame(Control::Hello(hello))),
+        (55, Event::Common(common::Event::Witness(Answer { generation: Generation(1), verdict: Verdict::Granted }))),
         (60, Event::ImageReady { checkpoint: 1 }),
         (60, Event::Common(common::Event::GuestSuspended)),
         (61, Event::StateCopied { checkpoint: 1 }),
@@ -79,8 +85,7 @@ fn what_is_transmitted_without_end_is_given_up() {
 
 #[test]
 fn a_switch_over_that_loses_its_secondary_leaves_no_guest_standing() {
-    let mut machine = protected();
-    machine.config.rule = Rule::Witness;
+    let mut machine = protected_under(Rule::Witness);
     machine.command(Time(100 * MS), Command::SwitchOver, &mut Vec::new()).unwrap();
     for event in [
         Event::Common(common::Event::GuestSuspended),
@@ -205,8 +210,7 @@ fn freeing_output_is_tried_until_it_succeeds_and_protection_can_come_back() {
 #[test]
 fn output_that_cannot_be_held_is_not_released_and_ends_protection() {
     for call in [OutputCall::Hold, OutputCall::Epoch] {
-        let mut machine = protected();
-        machine.config.rule = Rule::Witness;
+        let mut machine = protected_under(Rule::Witness);
         feed(&mut machine, 250, Event::Common(common::Event::Timer(Timer::Round)));
         feed(&mut machine, 251, Event::Common(common::Event::GuestSuspended));
         feed(&mut machine, 252, Event::StateCopied { checkpoint: 2 });
