@@ -1,6 +1,7 @@
 //! A primary's loop: from a guest that runs to one that is protected, and to whatever ends that.
 
 use super::guest::Done;
+use super::told::Told;
 use super::words;
 use crate::hypervisor::{self, OutputBuffer};
 use crate::libxc::SaveError;
@@ -10,10 +11,10 @@ use crate::remus::wire::Capabilities;
 use crate::replicate::capability::{Capability, Setting};
 use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::{Failpoints, Step};
-use crate::replicate::operator::{self, Answer, Ask, Command, Notices, Refused, figures, millis_since};
+use crate::replicate::operator::{self, Answer, Ask, Command, Refused};
 use crate::replicate::stats::{RoundFigures, Statistics};
 use crate::replicate::status::{Role, Status};
-use crate::replicate::witness::{Alarm, Said, WitnessThread};
+use crate::replicate::witness::{Said, WitnessThread};
 use crate::transport::Probe;
 use crate::witness::Witness;
 use std::io;
@@ -22,53 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How it ended. The domain is given back in each case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// The guest runs on the other side, as asked.
-    SwitchedOver,
-    /// The guest is paused: the other side is, or may be, active.
-    Fenced,
-    /// Protection has ended; the guest runs, its output is free.
-    Unprotected,
-    /// Told to end; the guest runs, its output is free.
-    Stopped,
-    /// Told to end a second time, before it was decided who may be active: output is held.
-    Abandoned,
-}
-
-/// A primary that has ended.
-#[derive(Debug)]
-pub struct Ended<D> {
-    /// How.
-    pub how: Ending,
-    /// The domain.
-    pub domain: D,
-    /// What was counted.
-    pub statistics: Statistics,
-    /// The newest generation that it holds or knows of.
-    pub generation: Generation,
-    /// How it was at the end, for the operator.
-    pub status: Status,
-}
-
-/// Why a primary could not do what it should.
-#[derive(Debug, thiserror::Error)]
-pub enum Trouble {
-    /// A thread, a file descriptor.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// The domain cannot be saved.
-    #[error("{0}")]
-    Save(#[from] SaveError),
-    /// The guest cannot be resumed. Its output is held; the secondary goes active when the connection ends.
-    #[error("the guest cannot be resumed: {0}; ending, so that the secondary takes over")]
-    Resume(hypervisor::Error),
-    /// A thread has panicked, and the domain with it.
-    #[error("the guest's thread has panicked")]
-    Panicked,
-}
-
+pub use super::ending::{Ended, Ending, Trouble};
 pub(in crate::replicate) use super::guest::Job;
 
 /// Told of rounds.
@@ -193,27 +148,6 @@ pub(in crate::replicate) struct Setup<P: Protocol> {
     pub failpoints: Failpoints,
 }
 
-/// What is told of a primary besides the machine's own state.
-#[derive(Debug)]
-pub(in crate::replicate) struct Told {
-    pub domain: String,
-    pub peer: Option<String>,
-    witness: String,
-    notices: Notices,
-    alarm: Alarm,
-    begun: Instant,
-}
-
-impl Told {
-    pub fn notice(&mut self, level: Level, text: impl Into<String>) {
-        self.notices.add(&self.domain, level, text.into());
-    }
-
-    pub fn trouble(&mut self, text: impl Into<String>) {
-        self.notice(Level::Critical, text);
-    }
-}
-
 /// The loop.
 pub(in crate::replicate) struct Run<P: Protocol> {
     pub clock: Clock,
@@ -241,14 +175,7 @@ impl<P: Protocol + 'static> Run<P> {
     pub fn new(setup: Setup<P>, mailbox: &Mailbox<P>, protocol: P) -> io::Result<Self> {
         let Setup { domain, witness, retry, timeout, output, jobs, once, failpoints } = setup;
         let (witness, described) = WitnessThread::start_any(witness, retry, mailbox.post(Message::Witness))?;
-        let told = Told {
-            domain,
-            peer: None,
-            witness: described,
-            notices: Notices::default(),
-            alarm: Alarm::default(),
-            begun: Instant::now(),
-        };
+        let told = Told::new(domain, Role::Primary, None, described);
         Ok(Run {
             clock: Clock::start(),
             protocol,
@@ -347,9 +274,7 @@ impl<P: Protocol + 'static> Run<P> {
             Message::Witness(Said::Looked(looked)) => {
                 // One that is over is nobody's any more.
                 let known = (!self.protocol.is_over()).then(|| self.protocol.generation());
-                if let Some((level, text)) = self.told.alarm.looked(looked, known) {
-                    self.told.notice(level, text);
-                }
+                self.told.looked(looked, known);
             }
             // A primary compares nothing: what it acquires is what the secondary compares.
             Message::Witness(Said::Behind) => {}
@@ -519,17 +444,9 @@ impl<P: Protocol + 'static> Run<P> {
 
     fn status(&self) -> Status {
         let common = Status {
-            domain: self.told.domain.clone(),
-            role: Role::Primary,
             phase: self.protocol.phase().into(),
-            peer: self.told.peer.clone(),
             generation: self.protocol.generation().0,
-            elapsed_ms: millis_since(self.told.begun),
-            witness: self.told.witness.clone(),
-            alarm: self.told.alarm.text(),
-            notices: self.told.notices.list(),
-            statistics: figures(self.protocol.statistics()),
-            ..Status::default()
+            ..self.told.status(self.protocol.statistics())
         };
         P::status(self, common)
     }

@@ -1,7 +1,7 @@
 //! What an operator can set, with defaults and the rules that values must keep.
 
 use super::dialect::Dialect;
-use crate::remus::Rule;
+use crate::protocol::{OutOfBounds, Rule};
 use core::time::Duration;
 use thiserror::Error;
 
@@ -62,17 +62,10 @@ impl Config {
     /// # Errors
     /// The first setting that is outside its bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        const MS: Duration = Duration::from_millis(1);
-        const HOUR: Duration = Duration::from_secs(3600);
-        for (name, value) in
-            [("period", self.period), ("gap", self.gap), ("answer", self.answer), ("retry", self.retry)]
-        {
-            if value < MS || value > HOUR {
-                return Err(ConfigError::Bounds { name, value, low: MS, high: HOUR });
-            }
-        }
-        if self.gap > self.period {
-            return Err(ConfigError::Gap { gap: self.gap, period: self.period });
+        let Config { period, gap, answer, retry, .. } = *self;
+        OutOfBounds::check_all([("period", period), ("gap", gap), ("answer", answer), ("retry", retry)])?;
+        if gap > period {
+            return Err(ConfigError::Gap { gap, period });
         }
         Ok(())
     }
@@ -82,17 +75,8 @@ impl Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ConfigError {
     /// Outside its bounds.
-    #[error("{name} of {value:?} is outside {low:?} to {high:?}")]
-    Bounds {
-        /// The setting.
-        name: &'static str,
-        /// What was asked for.
-        value: Duration,
-        /// The least.
-        low: Duration,
-        /// The most.
-        high: Duration,
-    },
+    #[error(transparent)]
+    Bounds(#[from] OutOfBounds),
     /// The shortest time between checkpoints is over the longest.
     #[error("a gap of {gap:?} is longer than the period of {period:?}")]
     Gap {
@@ -120,7 +104,7 @@ mod tests {
             Config { answer: zero, ..sound },
             Config { retry: Duration::from_secs(3601), ..sound },
         ] {
-            assert!(matches!(bad.validate(), Err(ConfigError::Bounds { .. })), "{bad:?}");
+            assert!(matches!(bad.validate(), Err(ConfigError::Bounds(_))), "{bad:?}");
         }
     }
 }

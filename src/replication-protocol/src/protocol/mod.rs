@@ -5,6 +5,7 @@
 //! | `types.rs` | time, timers by name, sessions, rules, what a guest does |
 //! | `generation.rs` | the number that only one side can hold, and what a witness answers to a request for it |
 //! | `guest.rs` | what a machine knows of its own guest |
+//! | `bounds.rs` | what a time that an operator sets must keep |
 //! | `timers.rs` | the driver's half of the timers |
 //! | `liveness.rs` | the failure detector |
 //! | `notice.rs` | what an operator is told |
@@ -14,6 +15,7 @@
 //!
 //! [`crate::claim`] decides who may run a domain; [`crate::remus`] and [`crate::colo`] stand on it.
 
+mod bounds;
 mod generation;
 mod guest;
 mod liveness;
@@ -24,6 +26,7 @@ pub mod secondary;
 mod timers;
 mod types;
 
+pub use bounds::OutOfBounds;
 pub use generation::{Answer, Generation, Verdict};
 pub use guest::Guest;
 pub use liveness::{Liveness, Progress, Silence};

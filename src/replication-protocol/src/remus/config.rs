@@ -1,7 +1,7 @@
 //! What an operator can set, with defaults and the rules that values must keep.
 
 use super::wire::Capabilities;
-use crate::protocol::Rule;
+use crate::protocol::{OutOfBounds, Rule};
 use core::time::Duration;
 use thiserror::Error;
 
@@ -61,17 +61,8 @@ impl Default for Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ConfigError {
     /// Outside its bounds.
-    #[error("{name} of {value:?} is outside {low:?} to {high:?}")]
-    Bounds {
-        /// The setting.
-        name: &'static str,
-        /// What was asked for.
-        value: Duration,
-        /// The least.
-        low: Duration,
-        /// The most.
-        high: Duration,
-    },
+    #[error(transparent)]
+    Bounds(#[from] OutOfBounds),
     /// One lost heartbeat would already count as the peer's death.
     #[error("a time-out of {timeout:?} is not longer than three heartbeats of {heartbeat:?}")]
     Timeout {
@@ -99,14 +90,9 @@ impl Config {
     /// # Errors
     /// The first setting that is outside its bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        const MS: Duration = Duration::from_millis(1);
-        const HOUR: Duration = Duration::from_secs(3600);
+        let Config { heartbeat, timeout, answer, retry, .. } = *self;
         Self::interval_in_bounds(self.interval)?;
-        for (name, value) in
-            [("heartbeat", self.heartbeat), ("timeout", self.timeout), ("answer", self.answer), ("retry", self.retry)]
-        {
-            bounds(name, value, MS, HOUR)?;
-        }
+        OutOfBounds::check_all([("heartbeat", heartbeat), ("timeout", timeout), ("answer", answer), ("retry", retry)])?;
         if self.heartbeat >= self.timeout / 3 {
             return Err(ConfigError::Timeout { timeout: self.timeout, heartbeat: self.heartbeat });
         }
@@ -136,12 +122,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Bounds`].
     pub fn interval_in_bounds(interval: Duration) -> Result<(), ConfigError> {
-        bounds("interval", interval, Self::INTERVAL.0, Self::INTERVAL.1)
+        Ok(OutOfBounds::check("interval", interval, Self::INTERVAL)?)
     }
-}
-
-fn bounds(name: &'static str, value: Duration, low: Duration, high: Duration) -> Result<(), ConfigError> {
-    if value < low || value > high { Err(ConfigError::Bounds { name, value, low, high }) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -166,7 +148,7 @@ mod tests {
             Config { retry: ms(0), ..sound },
             Config { heartbeat: Duration::ZERO, ..sound },
         ] {
-            assert!(matches!(bad.validate(), Err(ConfigError::Bounds { .. })), "{bad:?}");
+            assert!(matches!(bad.validate(), Err(ConfigError::Bounds(_))), "{bad:?}");
         }
     }
 }
