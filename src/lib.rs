@@ -2,9 +2,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod claim;
 pub mod cli;
-pub mod colo;
 pub mod control;
 mod copying;
 pub mod demo;
@@ -17,8 +15,6 @@ pub mod legacy;
 pub mod libxc;
 pub mod libxl;
 pub mod outside;
-pub mod protocol;
-pub mod remus;
 pub mod replicate;
 pub mod save_helper;
 pub mod tap;
@@ -26,5 +22,6 @@ pub mod toolstack;
 pub mod transport;
 pub mod witness;
 
+pub use replication_protocol::{claim, colo, protocol, remus};
 pub use xen_migration_stream as stream;
 pub use xen_migration_stream::decode;

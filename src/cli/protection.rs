@@ -4,6 +4,7 @@ use super::endpoint::quoted;
 use crate::control;
 use crate::host::digests::Digests;
 use crate::host::{Protection, sim};
+use crate::protocol::OutOfBounds;
 use crate::remus::pacing::{Pacing, Target};
 use crate::remus::{Config, ConfigError, Rule};
 use crate::replicate::failpoint::Failpoints;
@@ -342,11 +343,11 @@ impl ProtectionArgs {
 /// The option that a setting came from.
 fn option(error: &ConfigError) -> &'static str {
     match error {
-        ConfigError::Bounds { name: "interval", .. } => "--interval",
-        ConfigError::Bounds { name: "heartbeat", .. } => "--heartbeat",
-        ConfigError::Bounds { name: "retry", .. } => "--retry",
-        ConfigError::Bounds { name: "answer", .. } | ConfigError::Answer { .. } => "--answer-timeout",
-        ConfigError::Bounds { .. } | ConfigError::Timeout { .. } => "--timeout",
+        ConfigError::Bounds(OutOfBounds { name: "interval", .. }) => "--interval",
+        ConfigError::Bounds(OutOfBounds { name: "heartbeat", .. }) => "--heartbeat",
+        ConfigError::Bounds(OutOfBounds { name: "retry", .. }) => "--retry",
+        ConfigError::Bounds(OutOfBounds { name: "answer", .. }) | ConfigError::Answer { .. } => "--answer-timeout",
+        ConfigError::Bounds(_) | ConfigError::Timeout { .. } => "--timeout",
     }
 }
 

@@ -69,6 +69,21 @@ pub enum FenceError {
 }
 
 impl Fence {
+    /// Runs it on a thread of its own; `tell` is given whether the other host is dead.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub(super) fn start(self, context: FenceContext, tell: impl FnOnce(bool) + Send + 'static) -> io::Result<()> {
+        let run = move || {
+            let fenced = self.run(&context);
+            if let Err(error) = &fenced {
+                log::error!("{}: fencing: {error}", context.domain);
+            }
+            tell(fenced.is_ok());
+        };
+        thread::Builder::new().name("fence".into()).spawn(run).map(drop)
+    }
+
     /// Runs it and waits for its end.
     ///
     /// # Errors

@@ -1,9 +1,29 @@
 //! The guest of a primary, on a thread of its own, whatever the protocol: suspended, resumed, paused.
 
-use crate::hypervisor::{self, RunState, SaveDomain, ShutdownReason};
+use crate::hypervisor::{self, DeviceModel, RunState, SaveDomain, ShutdownReason};
 use crate::libxc::SaveError;
+use crate::libxl;
 use crate::replicate::failpoint::{Failpoints, Step};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
+
+/// What to do, in order.
+#[derive(Debug)]
+pub(in crate::replicate) enum Job<J> {
+    Suspend,
+    Resume {
+        epoch: u64,
+    },
+    /// Stand still for good.
+    Pause,
+    /// No stream any more: writes need not be tracked.
+    Forget,
+    /// Let it run on, unprotected and unwatched.
+    Leave,
+    Quit,
+    /// The protocol's own.
+    Own(J),
+}
 
 /// What has been done, or not.
 #[derive(Debug)]
@@ -41,9 +61,65 @@ impl<D, O: Observer<D>> Observer<D> for Option<O> {
     }
 }
 
-/// The domain, and what is known of its pause.
+/// What a protocol does on the guest's thread.
+pub(in crate::replicate) trait Worker {
+    /// The domain.
+    type Domain: SaveDomain + DeviceModel;
+    /// Who watches it.
+    type Observer: Observer<Self::Domain>;
+    /// What it is to do.
+    type Job;
+    /// What it has done.
+    type Done;
+
+    /// The guest.
+    fn guest(&mut self) -> &mut Guest<Self::Domain, Self::Observer>;
+    /// The guest is about to be suspended.
+    fn suspending(&mut self) {}
+    /// Stamps packets with this epoch from now on.
+    fn begin_epoch(&mut self, epoch: u64) -> hypervisor::Result<()>;
+    /// Does a job of its own.
+    fn work(&mut self, job: Self::Job, done: &mut impl FnMut(Self::Done));
+    /// There is no stream any more.
+    fn forget(&mut self);
+    /// The thread ends: gives the domain back.
+    fn end(self) -> Self::Domain;
+}
+
+/// Does jobs until told to quit. Gives the domain back.
+pub(in crate::replicate) fn serve<W: Worker>(
+    mut worker: W,
+    jobs: &Receiver<Job<W::Job>>,
+    mut own: impl FnMut(W::Done),
+    mut done: impl FnMut(Done),
+) -> W::Domain {
+    for job in jobs {
+        match job {
+            Job::Suspend => {
+                worker.suspending();
+                done(worker.guest().suspend());
+            }
+            Job::Resume { epoch } => {
+                let epoch = worker.begin_epoch(epoch);
+                worker.guest().resume(epoch, &mut done);
+            }
+            Job::Pause => worker.guest().pause(),
+            Job::Forget => {
+                worker.forget();
+                worker.guest().untrack();
+            }
+            Job::Leave => worker.guest().leave(),
+            Job::Quit => break,
+            Job::Own(job) => worker.work(job, &mut own),
+        }
+    }
+    worker.end()
+}
+
+/// The domain, how it is saved, and what is known of its pause.
 pub(in crate::replicate) struct Guest<D, O> {
     pub domain: D,
+    pub saver: libxl::Saver,
     observer: O,
     pub failpoints: Failpoints,
     pub name: String,
@@ -53,13 +129,13 @@ pub(in crate::replicate) struct Guest<D, O> {
     paused: bool,
 }
 
-impl<D: SaveDomain, O: Observer<D>> Guest<D, O> {
-    pub fn new(domain: D, observer: O, failpoints: Failpoints, name: String) -> Self {
+impl<D: SaveDomain + DeviceModel, O: Observer<D>> Guest<D, O> {
+    pub fn new(domain: D, saver: libxl::Saver, observer: O, failpoints: Failpoints, name: String) -> Self {
         let suspended_at = Instant::now();
-        Guest { domain, observer, failpoints, name, suspended_at, watched: Duration::ZERO, paused: false }
+        Guest { domain, saver, observer, failpoints, name, suspended_at, watched: Duration::ZERO, paused: false }
     }
 
-    pub fn suspend(&mut self) -> Done {
+    fn suspend(&mut self) -> Done {
         self.suspended_at = Instant::now();
         self.watched = Duration::ZERO;
         let Err(error) = self.domain.suspend() else { return Done::Suspended };
@@ -80,7 +156,7 @@ impl<D: SaveDomain, O: Observer<D>> Guest<D, O> {
     }
 
     /// Lets the guest run on in an epoch of its output.
-    pub fn resume(&mut self, epoch: hypervisor::Result<()>, done: &mut impl FnMut(Done)) {
+    fn resume(&mut self, epoch: hypervisor::Result<()>, done: &mut impl FnMut(Done)) {
         if let Err(error) = epoch {
             // Before the guest runs: nothing may be released from here on.
             done(Done::EpochFailed(error));
@@ -99,7 +175,7 @@ impl<D: SaveDomain, O: Observer<D>> Guest<D, O> {
     }
 
     /// Stops it for good.
-    pub fn pause(&mut self) {
+    fn pause(&mut self) {
         self.paused = true;
         if let Err(error) = self.domain.pause() {
             // Its output goes nowhere any more, whatever it does.
@@ -108,10 +184,17 @@ impl<D: SaveDomain, O: Observer<D>> Guest<D, O> {
     }
 
     /// Lets it run on, unprotected and unwatched.
-    pub fn leave(&mut self) {
+    fn leave(&mut self) {
         let suspended = self.domain.info().map(|info| info.is_suspended());
         if let Err(error) = suspended.and_then(|is| if is { self.run_on() } else { Ok(()) }) {
             log::error!("{}: the guest that is left cannot be resumed: {error}", self.name);
+        }
+    }
+
+    /// Its writes need not be tracked any more.
+    fn untrack(&mut self) {
+        if let Err(error) = self.saver.stop(&mut self.domain) {
+            log::warn!("{}: ending the tracking of writes: {error}", self.name);
         }
     }
 

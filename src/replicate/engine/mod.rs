@@ -4,7 +4,12 @@
 //! [`secondary::Protocol`]). The loop owns the rest: the clock and the timers, the witness, the fencing command, the operator, what is
 //! told, and how all of it ends.
 
+mod ending;
 pub(in crate::replicate) mod guest;
 mod mailbox;
+mod outcome;
 pub(in crate::replicate) mod primary;
+mod replica;
 pub(in crate::replicate) mod secondary;
+mod told;
+mod words;

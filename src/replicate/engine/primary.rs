@@ -1,18 +1,20 @@
 //! A primary's loop: from a guest that runs to one that is protected, and to whatever ends that.
 
 use super::guest::Done;
+use super::told::Told;
+use super::words;
 use crate::hypervisor::{self, OutputBuffer};
 use crate::libxc::SaveError;
-use crate::protocol::primary::Event;
+use crate::protocol::primary::{Action, Event};
 use crate::protocol::{self, Generation, Level, OutputCall, Session, Time, Timer, Timers};
 use crate::remus::wire::Capabilities;
 use crate::replicate::capability::{Capability, Setting};
 use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::{Failpoints, Step};
-use crate::replicate::operator::{self, Answer, Ask, Command, Notices, Refused, figures, millis_since};
+use crate::replicate::operator::{self, Answer, Ask, Command, Refused};
 use crate::replicate::stats::{RoundFigures, Statistics};
 use crate::replicate::status::{Role, Status};
-use crate::replicate::witness::{Alarm, Said, WitnessThread};
+use crate::replicate::witness::{Said, WitnessThread};
 use crate::transport::Probe;
 use crate::witness::Witness;
 use std::io;
@@ -21,52 +23,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How it ended. The domain is given back in each case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// The guest runs on the other side, as asked.
-    SwitchedOver,
-    /// The guest is paused: the other side is, or may be, active.
-    Fenced,
-    /// Protection has ended; the guest runs, its output is free.
-    Unprotected,
-    /// Told to end; the guest runs, its output is free.
-    Stopped,
-    /// Told to end a second time, before it was decided who may be active: output is held.
-    Abandoned,
-}
-
-/// A primary that has ended.
-#[derive(Debug)]
-pub struct Ended<D> {
-    /// How.
-    pub how: Ending,
-    /// The domain.
-    pub domain: D,
-    /// What was counted.
-    pub statistics: Statistics,
-    /// The newest generation that it holds or knows of.
-    pub generation: Generation,
-    /// How it was at the end, for the operator.
-    pub status: Status,
-}
-
-/// Why a primary could not do what it should.
-#[derive(Debug, thiserror::Error)]
-pub enum Trouble {
-    /// A thread, a file descriptor.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// The domain cannot be saved.
-    #[error("{0}")]
-    Save(#[from] SaveError),
-    /// The guest cannot be resumed. Its output is held; the secondary goes active when the connection ends.
-    #[error("the guest cannot be resumed: {0}; ending, so that the secondary takes over")]
-    Resume(hypervisor::Error),
-    /// A thread has panicked, and the domain with it.
-    #[error("the guest's thread has panicked")]
-    Panicked,
-}
+pub use super::ending::{Ended, Ending, Trouble};
+pub(in crate::replicate) use super::guest::Job;
 
 /// Told of rounds.
 pub type OnRound = Box<dyn FnMut(&RoundFigures) + Send>;
@@ -78,7 +36,7 @@ pub(in crate::replicate) type Shared<O> = Arc<Mutex<Box<O>>>;
 pub(in crate::replicate) trait Protocol: Sized {
     /// What its threads report.
     type Report: Send + 'static;
-    /// What the guest's thread is to do.
+    /// What the guest's thread is to do besides what it does for everybody.
     type Job: Send + 'static;
     /// What its machine takes.
     type Event: From<Event>;
@@ -125,6 +83,12 @@ pub(in crate::replicate) trait Protocol: Sized {
     fn take(run: &mut Run<Self>, report: Self::Report);
     /// Does what its machine wants.
     fn carry_out(run: &mut Run<Self>, action: Self::Action);
+    /// Output is about to be free, or to be dropped.
+    fn letting_go(_run: &mut Run<Self>) {}
+    /// Whether the guest has ended by itself.
+    fn is_gone(&self) -> bool {
+        false
+    }
     /// The guest runs again.
     fn resumed(run: &mut Run<Self>, at: Instant, pause: Duration);
     /// Something was asked of the domain and has failed.
@@ -141,8 +105,10 @@ pub(in crate::replicate) trait Protocol: Sized {
     fn due(_run: &mut Run<Self>, _timer: Timer) -> bool {
         false
     }
-    /// Ends the connection and the guest's thread. `stays`: the guest, which may be on its way into a checkpoint that nobody wants.
-    fn shut(run: &mut Run<Self>, stays: bool);
+    /// Closes the connection. Does not wait.
+    fn close(run: &mut Run<Self>);
+    /// The same at the end, when the guest's thread has its last job: until it is closed, for the process may end next.
+    fn closed(_run: &mut Run<Self>) {}
 }
 
 /// What the loop is sent.
@@ -175,32 +141,11 @@ pub(in crate::replicate) struct Setup<P: Protocol> {
     /// Where the guest's packets wait.
     pub output: Shared<P::Output>,
     /// The way to the guest's thread.
-    pub jobs: Sender<P::Job>,
+    pub jobs: Sender<Job<P::Job>>,
     /// Whether to end when protection does, instead of waiting for the operator.
     pub once: bool,
     /// Where tests let this process die.
     pub failpoints: Failpoints,
-}
-
-/// What is told of a primary besides the machine's own state.
-#[derive(Debug)]
-pub(in crate::replicate) struct Told {
-    pub domain: String,
-    pub peer: Option<String>,
-    witness: String,
-    notices: Notices,
-    alarm: Alarm,
-    begun: Instant,
-}
-
-impl Told {
-    pub fn notice(&mut self, level: Level, text: impl Into<String>) {
-        self.notices.add(&self.domain, level, text.into());
-    }
-
-    pub fn trouble(&mut self, text: impl Into<String>) {
-        self.notice(Level::Critical, text);
-    }
 }
 
 /// The loop.
@@ -209,7 +154,7 @@ pub(in crate::replicate) struct Run<P: Protocol> {
     pub protocol: P,
     pub timers: Timers,
     pub post: Sender<Message<P>>,
-    jobs: Sender<P::Job>,
+    jobs: Sender<Job<P::Job>>,
     output: Shared<P::Output>,
     witness: Option<WitnessThread>,
     pub failpoints: Failpoints,
@@ -230,14 +175,7 @@ impl<P: Protocol + 'static> Run<P> {
     pub fn new(setup: Setup<P>, mailbox: &Mailbox<P>, protocol: P) -> io::Result<Self> {
         let Setup { domain, witness, retry, timeout, output, jobs, once, failpoints } = setup;
         let (witness, described) = WitnessThread::start_any(witness, retry, mailbox.post(Message::Witness))?;
-        let told = Told {
-            domain,
-            peer: None,
-            witness: described,
-            notices: Notices::default(),
-            alarm: Alarm::default(),
-            begun: Instant::now(),
-        };
+        let told = Told::new(domain, Role::Primary, None, described);
         Ok(Run {
             clock: Clock::start(),
             protocol,
@@ -260,7 +198,13 @@ impl<P: Protocol + 'static> Run<P> {
     /// Serves until the guest is gone from here, or this side is told to end. `guest` gives the domain back.
     pub fn run<D>(mut self, mailbox: Mailbox<P>, guest: JoinHandle<D>) -> Result<Ended<D>, Trouble> {
         let how = self.serve(&mailbox.inbox);
-        P::shut(&mut self, matches!(how, Ok(Ending::Stopped | Ending::Unprotected)));
+        P::close(&mut self);
+        if let Ok(Ending::Stopped | Ending::Unprotected) = how {
+            // The guest may be on its way into a checkpoint that nobody wants.
+            self.order(Job::Leave);
+        }
+        self.order(Job::Quit);
+        P::closed(&mut self);
         let (statistics, status, generation) =
             (self.protocol.statistics().clone(), self.status(), self.protocol.generation());
         drop(self);
@@ -330,9 +274,7 @@ impl<P: Protocol + 'static> Run<P> {
             Message::Witness(Said::Looked(looked)) => {
                 // One that is over is nobody's any more.
                 let known = (!self.protocol.is_over()).then(|| self.protocol.generation());
-                if let Some((level, text)) = self.told.alarm.looked(looked, known) {
-                    self.told.notice(level, text);
-                }
+                self.told.looked(looked, known);
             }
             // A primary compares nothing: what it acquires is what the secondary compares.
             Message::Witness(Said::Behind) => {}
@@ -409,8 +351,46 @@ impl<P: Protocol + 'static> Run<P> {
     }
 
     pub fn job(&self, job: P::Job) {
+        self.order(Job::Own(job));
+    }
+
+    pub fn order(&self, job: Job<P::Job>) {
         // The thread ends after this value's last job.
         let _ = self.jobs.send(job);
+    }
+
+    /// What every primary's machine may want.
+    pub fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Suspend => self.order(Job::Suspend),
+            Action::Resume { epoch } => self.order(Job::Resume { epoch }),
+            Action::HoldOutput => {
+                self.output(OutputCall::Hold, |output| output.hold());
+                self.failpoints.pass(Step::Held);
+            }
+            Action::FreeOutput => {
+                P::letting_go(self);
+                self.output(OutputCall::Free, |output| output.free());
+            }
+            Action::DiscardOutput => {
+                P::letting_go(self);
+                self.output(OutputCall::Discard, |output| output.discard());
+            }
+            Action::PauseGuest => self.order(Job::Pause),
+            Action::AskWitness { generation } => {
+                self.failpoints.pass(Step::Claiming);
+                match &self.witness {
+                    Some(witness) => witness.ask(generation, self.protocol.session()),
+                    None => self.told.trouble("there is no witness to ask"),
+                }
+            }
+            Action::SetTimer { timer, at } => self.timers.set(timer, at),
+            Action::CancelTimer(timer) => self.timers.cancel(timer),
+            Action::Notice(notice) => {
+                let text = words::primary(notice.code, self.protocol.is_gone());
+                self.told.notice(notice.level, text);
+            }
+        }
     }
 
     /// Does something with the output buffer; what fails the machine hears of later.
@@ -440,19 +420,6 @@ impl<P: Protocol + 'static> Run<P> {
         act(&mut **self.output.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub fn hold_output(&mut self) {
-        self.output(OutputCall::Hold, |output| output.hold());
-        self.failpoints.pass(Step::Held);
-    }
-
-    pub fn ask_witness(&mut self, generation: Generation) {
-        self.failpoints.pass(Step::Claiming);
-        match &self.witness {
-            Some(witness) => witness.ask(generation, self.protocol.session()),
-            None => self.told.trouble("there is no witness to ask"),
-        }
-    }
-
     fn asked(&mut self, command: Command) -> Result<Answer, Refused> {
         let (offered, in_use) = self.protocol.capabilities();
         match command {
@@ -477,17 +444,9 @@ impl<P: Protocol + 'static> Run<P> {
 
     fn status(&self) -> Status {
         let common = Status {
-            domain: self.told.domain.clone(),
-            role: Role::Primary,
             phase: self.protocol.phase().into(),
-            peer: self.told.peer.clone(),
             generation: self.protocol.generation().0,
-            elapsed_ms: millis_since(self.told.begun),
-            witness: self.told.witness.clone(),
-            alarm: self.told.alarm.text(),
-            notices: self.told.notices.list(),
-            statistics: figures(self.protocol.statistics()),
-            ..Status::default()
+            ..self.told.status(self.protocol.statistics())
         };
         P::status(self, common)
     }

@@ -1,95 +1,33 @@
 //! A secondary's loop: from a connection to a survivor, to a replica that is kept, or to nothing.
 
+use super::replica::Keeping;
+use super::told::Told;
+use super::words;
 use crate::claim::Stage;
-use crate::protocol::secondary::{Action, Code, Event};
-use crate::protocol::{self, Generation, Level, Session, Time, Timer, Timers};
+use crate::protocol::secondary::{Action, Event};
+use crate::protocol::{self, Generation, Session, Time, Timer, Timers};
 use crate::remus::wire::Capabilities;
 use crate::replicate::capability::{Capability, Setting};
 use crate::replicate::clock::Clock;
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::replicate::fence::{Fence, FenceContext};
 use crate::replicate::held::{Facts, Finished, Held};
-use crate::replicate::operator::{self, Answer, Ask, Command, Notices, Refused, figures, millis_since};
+use crate::replicate::operator::{self, Answer, Ask, Command, Refused, millis_since};
 use crate::replicate::stats::Statistics;
 use crate::replicate::status::{Output, Role, Status};
-use crate::replicate::witness::{Alarm, Said, WitnessThread};
+use crate::replicate::witness::{Said, WitnessThread};
 use crate::transport::{Cancel, Probe, is_cancelled};
 use crate::witness::Witness;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
+
+pub use super::outcome::{Outcome, Survivor, Trouble};
+pub(in crate::replicate) use super::replica::{Last, Order, Orders};
 
 /// How long what a primary sent last may take to be read, once nothing can be written to it: its end comes at once where it has closed.
 const DRAIN: Duration = Duration::from_secs(1);
-
-/// A domain that may run: nobody else is active.
-#[derive(Debug)]
-pub struct Survivor<D> {
-    /// Complete and paused; one that ran beside its primary's runs already.
-    pub domain: D,
-    /// The checkpoint that it is at, or that it went on from.
-    pub checkpoint: u64,
-    /// The generation it is active in.
-    pub generation: Generation,
-    /// When the primary counted as lost, or the switch-over was asked for.
-    pub lost: Instant,
-}
-
-/// How it ended; `E` is the protocol's own end.
-#[derive(Debug)]
-pub enum Outcome<D, E> {
-    /// This side goes on with the guest.
-    Survivor(Survivor<D>),
-    /// This side has no part any more.
-    Ended(E),
-    /// There was no session.
-    Unsuited(String),
-    /// This side was denied the next generation. Its replica is kept.
-    Denied(Held<D>),
-}
-
-/// Why a secondary could not do what it should.
-#[derive(Debug, thiserror::Error)]
-pub enum Trouble {
-    /// A thread, a file descriptor.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// Somebody else is at the other end.
-    #[error("the other side is {0}")]
-    Peer(&'static str),
-    /// The copy could not be made fit to run. The generation is taken: nobody else goes active by itself.
-    #[error("the copy cannot run: {0}; this side holds {1}, start the guest elsewhere by force")]
-    Unfit(String, Generation),
-}
-
-/// What the replica's thread says last.
-#[derive(Debug)]
-pub(in crate::replicate) enum Last<D> {
-    /// The domain, fit to run.
-    Survivor(Box<D>),
-    /// It could not be made fit.
-    Unfit(String),
-    /// It is kept, with so many bytes of memory; nothing when there is none. The thread waits for [`Order::Activate`] or [`Order::Quit`].
-    Held(Option<u64>),
-}
-
-/// What the replica's thread is to do at the end, whatever it is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::replicate) enum Order {
-    /// Make the domain fit to run and give it away.
-    Activate,
-    /// Receive nothing more, and keep the replica, paused.
-    Hold,
-    /// Free everything and end.
-    Quit,
-}
-
-/// The way to the replica's thread.
-pub(in crate::replicate) trait Orders: Send + 'static {
-    /// Gives an order; the thread may have ended.
-    fn order(&self, order: Order);
-}
 
 /// Where a secondary is, as far as its loop is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,48 +161,6 @@ pub(in crate::replicate) struct Setup {
     pub on_checkpoint: Option<Box<dyn FnMut(u64) + Send>>,
 }
 
-/// What is told of a secondary besides the machine's own state.
-#[derive(Debug)]
-pub(in crate::replicate) struct Told {
-    pub domain: String,
-    pub peer: String,
-    witness: String,
-    fence: bool,
-    notices: Notices,
-    alarm: Alarm,
-    pub statistics: Statistics,
-    /// When the newest checkpoint came.
-    last: Option<Instant>,
-    begun: Instant,
-}
-
-impl Told {
-    pub fn notice(&mut self, level: Level, text: impl Into<String>) {
-        self.notices.add(&self.domain, level, text.into());
-    }
-
-    pub fn trouble(&mut self, text: impl Into<String>) {
-        self.notice(Level::Critical, text);
-    }
-
-    fn status(&self) -> Status {
-        Status {
-            domain: self.domain.clone(),
-            role: Role::Secondary,
-            peer: Some(self.peer.clone()),
-            output: Output::Held,
-            since_last_ms: self.last.map(millis_since),
-            elapsed_ms: millis_since(self.begun),
-            witness: self.witness.clone(),
-            fence: self.fence,
-            alarm: self.alarm.text(),
-            notices: self.notices.list(),
-            statistics: figures(&self.statistics),
-            ..Status::default()
-        }
-    }
-}
-
 /// The loop.
 pub(in crate::replicate) struct Run<P: Protocol> {
     pub clock: Clock,
@@ -277,6 +173,9 @@ pub(in crate::replicate) struct Run<P: Protocol> {
     fence: Option<Fence>,
     pub failpoints: Failpoints,
     pub told: Told,
+    pub statistics: Statistics,
+    /// When the newest checkpoint came.
+    last: Option<Instant>,
     on_checkpoint: Option<Box<dyn FnMut(u64) + Send>>,
     pub lost: Instant,
     timeout: Duration,
@@ -294,31 +193,12 @@ pub(in crate::replicate) struct Run<P: Protocol> {
     unread: Option<Instant>,
 }
 
-/// A way to a replica's thread that frees the replica when it is dropped.
-struct Keeping<O: Orders>(O);
-
-impl<O: Orders> Drop for Keeping<O> {
-    fn drop(&mut self) {
-        self.0.order(Order::Quit);
-    }
-}
-
 impl<P: Protocol + 'static> Run<P> {
     pub fn new(setup: Setup, mailbox: &Mailbox<P>, protocol: P) -> io::Result<Self> {
         let Setup { domain, peer, witness, fence, retry, answer, timeout, reading, probe, failpoints, on_checkpoint } =
             setup;
         let (witness, described) = WitnessThread::start_any(witness, retry, mailbox.post(Message::Witness))?;
-        let told = Told {
-            domain,
-            peer,
-            witness: described,
-            fence: fence.is_some(),
-            notices: Notices::default(),
-            alarm: Alarm::default(),
-            statistics: Statistics::default(),
-            last: None,
-            begun: Instant::now(),
-        };
+        let told = Told::new(domain, Role::Secondary, Some(peer), described);
         Ok(Run {
             clock: Clock::start(),
             protocol,
@@ -330,6 +210,8 @@ impl<P: Protocol + 'static> Run<P> {
             fence,
             failpoints,
             told,
+            statistics: Statistics::default(),
+            last: None,
             on_checkpoint,
             lost: Instant::now(),
             timeout,
@@ -360,7 +242,7 @@ impl<P: Protocol + 'static> Run<P> {
                 session: self.protocol.session(),
                 newest: self.protocol.generation(),
                 memory,
-                peer: self.told.peer.clone(),
+                peer: self.told.peer.clone().unwrap_or_default(),
                 since: Instant::now(),
                 date: SystemTime::now(),
             };
@@ -444,9 +326,7 @@ impl<P: Protocol + 'static> Run<P> {
             Message::Witness(Said::Looked(looked)) => {
                 // Before its first checkpoint this side may not have been told the session's.
                 let known = self.protocol.newest().map(|_| self.protocol.generation());
-                if let Some((level, text)) = self.told.alarm.looked(looked, known) {
-                    self.told.notice(level, text);
-                }
+                self.told.looked(looked, known);
             }
             Message::Witness(Said::Behind) => P::witness_behind(self),
             Message::Fenced(success) => self.feed(Event::Fenced { success }),
@@ -494,7 +374,7 @@ impl<P: Protocol + 'static> Run<P> {
 
     /// A checkpoint is whole here: this side could go on from it.
     pub fn whole(&mut self, checkpoint: u64) {
-        self.told.last = Some(Instant::now());
+        self.last = Some(Instant::now());
         if let Some(tell) = &mut self.on_checkpoint {
             tell(checkpoint);
         }
@@ -554,7 +434,7 @@ impl<P: Protocol + 'static> Run<P> {
             }
             Action::SetTimer { timer, at } => self.timers.set(timer, at),
             Action::CancelTimer(timer) => self.timers.cancel(timer),
-            Action::Notice(notice) => self.told.notice(notice.level, text(notice.code)),
+            Action::Notice(notice) => self.told.notice(notice.level, words::secondary(notice.code)),
         }
     }
 
@@ -568,24 +448,27 @@ impl<P: Protocol + 'static> Run<P> {
         };
         let context = FenceContext {
             domain: self.told.domain.clone(),
-            peer: self.told.peer.clone(),
+            peer: self.told.peer.clone().unwrap_or_default(),
             generation,
             session: self.protocol.session(),
         };
-        let spawned = thread::Builder::new().name("fence".into()).spawn({
-            let post = post.clone();
-            move || {
-                let fenced = fence.run(&context);
-                if let Err(error) = &fenced {
-                    log::error!("{}: fencing: {error}", context.domain);
-                }
-                let _ = post.send(Message::Fenced(fenced.is_ok()));
-            }
+        let answer = post.clone();
+        let started = fence.start(context, move |success| {
+            let _ = answer.send(Message::Fenced(success));
         });
-        if let Err(error) = spawned {
+        if let Err(error) = started {
             self.told.trouble(format!("starting the fencing command: {error}"));
             let _ = post.send(Message::Fenced(false));
         }
+    }
+
+    fn status(&self) -> Status {
+        self.protocol.status(Status {
+            output: Output::Held,
+            since_last_ms: self.last.map(millis_since),
+            fence: self.fence.is_some(),
+            ..self.told.status(&self.statistics)
+        })
     }
 
     fn asked(&mut self, command: Command) -> Result<Answer, Refused> {
@@ -606,9 +489,7 @@ impl<P: Protocol + 'static> Run<P> {
             _ => return Err(Refused::Secondary),
         };
         let phase = self.protocol.phase();
-        obeyed
-            .map(|()| self.protocol.status(self.told.status()).into())
-            .map_err(|refused| Refused::in_phase(refused, phase))
+        obeyed.map(|()| self.status().into()).map_err(|refused| Refused::in_phase(refused, phase))
     }
 
     fn terminate(&mut self) {
@@ -642,20 +523,5 @@ fn activate<P: Protocol>(keeping: &Keeping<P::Orders>, inbox: &Receiver<Message<
             Message::Last(Last::Unfit(text)) => return Err(text),
             _ => {}
         }
-    }
-}
-
-/// A notice of every secondary.
-const fn text(code: Code) -> &'static str {
-    match code {
-        Code::Ready => "the first checkpoint is whole: this side could take over",
-        Code::WitnessUnreachable => "the witness cannot be reached: this side stays passive until it can",
-        Code::OperatorNeeded => {
-            "the rule in use leaves it to the operator who is active: ctl fail-over makes the guest here the active one"
-        }
-        Code::FenceFailed => "the fencing command has failed: this side stays passive",
-        Code::Forced => "going active on the operator's word that no other copy runs",
-        Code::Activating => "going active",
-        Code::Active => "active",
     }
 }

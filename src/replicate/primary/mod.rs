@@ -32,7 +32,7 @@ use crate::remus::wire::name_sum;
 use crate::remus::{Config, Primary};
 use crate::transport::Address;
 use crate::witness::Witness;
-use guest::Guest;
+use guest::Worker;
 use round::Rounds;
 use run::{Remus, Report};
 use std::sync::mpsc::channel;
@@ -118,17 +118,14 @@ impl Driver {
         let Settings { domain: name, config, generation, pacing, staging_limit, save, .. } = settings;
         let output: SharedOutput = Arc::new(Mutex::new(settings.output));
         let stop = StopFlag::default();
-        let guest = Guest {
-            saver: libxl::Saver::new(&mut domain, save)?,
-            guest: engine::guest::Guest::new(domain, observer, settings.failpoints.clone(), name.clone()),
-            output: Arc::clone(&output),
-            disks: settings.disks,
-            staging_limit,
-            stop: stop.clone(),
-        };
+        let saver = libxl::Saver::new(&mut domain, save)?;
+        let guest = engine::guest::Guest::new(domain, saver, observer, settings.failpoints.clone(), name.clone());
+        let worker = Worker::new(guest, Arc::clone(&output), settings.disks, staging_limit, stop.clone());
         let (jobs, todo) = channel();
         let (done, paused) = (self.0.post(|done| Message::Report(Report::Done(done))), self.0.post(Message::Done));
-        let guest = thread::Builder::new().name("guest".into()).spawn(move || guest.run(&todo, done, paused))?;
+        let guest = thread::Builder::new()
+            .name("guest".into())
+            .spawn(move || engine::guest::serve(worker, &todo, done, paused))?;
         let protocol = Remus {
             machine: Primary::new(Config { domain: name_sum(&name), ..config }, generation),
             stop,

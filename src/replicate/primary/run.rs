@@ -192,7 +192,6 @@ impl engine::Protocol for Remus {
 
     fn carry_out(run: &mut Run, action: Action) {
         match action {
-            Action::Suspend => run.job(Job::Suspend),
             Action::BeginStream { stream, checkpoint } => {
                 if let Some(outbox) = run.outbox() {
                     let session = run.protocol.machine.session();
@@ -200,27 +199,18 @@ impl engine::Protocol for Remus {
                 }
             }
             Action::CopyState { checkpoint } => run.job(Job::Copy { checkpoint }),
-            Action::Resume { epoch } => run.job(Job::Resume { epoch }),
             Action::Transmit { checkpoint, .. } => run.job(Job::Transmit { checkpoint }),
             Action::StopTransmit { checkpoint } => run.protocol.stop.stop(checkpoint),
-            Action::HoldOutput => run.hold_output(),
             Action::ReleaseOutput { up_to_epoch } => {
                 run.output(OutputCall::Release, |output| output.release(up_to_epoch));
                 run.failpoints.pass(Step::Released);
                 run.protocol.rounds.acknowledged(up_to_epoch + 1);
             }
-            Action::FreeOutput => {
-                run.output(OutputCall::Free, |output| output.free());
-            }
-            Action::DiscardOutput => {
-                run.output(OutputCall::Discard, |output| output.discard());
-            }
-            Action::PauseGuest => run.job(Job::Pause),
             Action::Connect { session, .. } => run.connect(session),
             Action::CloseLink { session } => {
                 if let Some(link) = run.protocol.link.take_if(|link| link.session == session) {
                     run.detach(&link);
-                    run.job(Job::Forget);
+                    run.order(engine::Job::Forget);
                 }
             }
             Action::SendFrame(frame) => {
@@ -231,10 +221,8 @@ impl engine::Protocol for Remus {
                     outbox.send(frame);
                 }
             }
-            Action::AskWitness { generation } => run.ask_witness(generation),
-            Action::SetTimer { timer, at } => run.timers.set(timer, at),
-            Action::CancelTimer(timer) => run.timers.cancel(timer),
             Action::Notice(notice) => run.notice(notice.level, notice.code),
+            Action::Common(action) => run.carry_out(action),
         }
     }
 
@@ -256,14 +244,17 @@ impl engine::Protocol for Remus {
         (link.probe.as_ref(), link.outbox.as_ref().map(Outbox::taken))
     }
 
-    fn shut(run: &mut Run, stays: bool) {
+    fn is_gone(&self) -> bool {
+        self.guest_gone
+    }
+
+    fn close(run: &mut Run) {
         if let Some(link) = run.protocol.link.take() {
             run.detach(&link);
         }
-        if stays {
-            run.job(Job::Leave);
-        }
-        run.job(Job::Quit);
+    }
+
+    fn closed(run: &mut Run) {
         if let Some(closing) = run.protocol.closing.take() {
             closing.closed();
         }
@@ -376,7 +367,7 @@ impl Run {
         if code == Code::IntervalStretched {
             self.protocol.rounds.stretched();
         }
-        self.told.notice(level, words::text(code, self.protocol.guest_gone));
+        self.told.notice(level, words::text(code));
         if code == Code::Bare {
             for (level, cost) in Capabilities::BARE.cost() {
                 self.told.notice(level, cost);

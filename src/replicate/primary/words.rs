@@ -1,6 +1,5 @@
 //! The primary in words: what its operator reads in the log.
 
-use crate::protocol::OutputCall;
 use crate::remus::RefuseReason;
 use crate::remus::primary::{Cause, Code};
 
@@ -21,10 +20,8 @@ const fn cause(cause: Cause) -> &'static str {
     }
 }
 
-pub(super) fn text(code: Code, guest_gone: bool) -> String {
+pub(super) fn text(code: Code) -> String {
     let text = match code {
-        Code::Unprotected if guest_gone => "nothing is protected any more: the guest is gone",
-        Code::Protected => "protected: the secondary has the first checkpoint",
         Code::BackAgain => "the secondary is heard again, or is kept: going on as before",
         Code::IntervalStretched => "the guest dirties faster than the link carries: checkpoints come later than asked",
         Code::Refused(RefuseReason::Budget) => {
@@ -36,9 +33,7 @@ pub(super) fn text(code: Code, guest_gone: bool) -> String {
         Code::Leaving(why) => {
             return format!("giving up protection: {}; output is held until that is decided", cause(why));
         }
-        Code::Unprotected => "UNPROTECTED: the guest runs on, nothing survives this host's death",
         Code::SecondaryLeft => "the secondary has ended its part",
-        Code::WitnessUnreachable => "the witness cannot be reached: nothing changes until it can",
         Code::NoAnswer => "nobody answered",
         Code::NotConnected => "no connection to a secondary",
         Code::OtherDomain => "the receiver there takes another domain than this one: see its --domain",
@@ -49,21 +44,10 @@ pub(super) fn text(code: Code, guest_gone: bool) -> String {
         Code::Bare => "the other side is Xen's own receiver",
         Code::BackChannelDamaged => "the back channel is damaged",
         Code::LocalFailure => "a checkpoint could not be taken on this side",
-        Code::OutputFailed(call) => match call {
-            OutputCall::Hold | OutputCall::Epoch => {
-                "the output buffer cannot hold output: no checkpoint is taken until it is free"
-            }
-            OutputCall::Release => "the output buffer has not released output that is acknowledged: trying again",
-            OutputCall::Free => "the output buffer cannot be freed: output is HELD, trying again",
-            OutputCall::Discard => "the output buffer cannot drop what it holds: trying again",
-        },
-        Code::ResumeFailed => "SUSPENDED: the guest could not be resumed; a secondary that has a checkpoint takes over",
-        Code::Fenced => "FENCED: the other side is active, this guest stands still for good",
         Code::SwitchedOver => "switched over: the guest runs on the other side",
         Code::OperatorNeeded => {
             "the secondary was told to take over and does not answer: only the operator knows who is active"
         }
-        Code::Forced => "going on alone on the operator's word that no other copy runs",
     };
     text.to_owned()
 }

@@ -143,7 +143,7 @@ impl<D: Send + 'static> engine::Protocol for Remus<D> {
             Action::ApplyCheckpoint { .. } => {}
             Action::DropCheckpoint { checkpoint, reason } => {
                 if let Some(reason) = reason {
-                    run.told.statistics.refused += 1;
+                    run.statistics.refused += 1;
                     let why = refusal_text(reason, run.protocol.refusal.as_deref());
                     run.told.notice(Level::Warning, format!("checkpoint {checkpoint} is refused: {why}"));
                 }
@@ -192,7 +192,7 @@ impl<D: Send + 'static> Run<D> {
                 let taken = self.protocol.machine.newest() == Some(number) && before != Some(number);
                 if taken {
                     self.whole(number);
-                    self.told.statistics.arrived(figures.pages, figures.bytes);
+                    self.statistics.arrived(figures.pages, figures.bytes);
                 }
                 let _ = self.protocol.orders.send(if taken { Order::Apply } else { Order::Drop });
             }
@@ -211,7 +211,7 @@ impl<D: Send + 'static> Run<D> {
             }
             Said::Ended => self.feed(common::Event::LinkLost),
             Said::Applied { number, took } => {
-                self.told.statistics.applied(took);
+                self.statistics.applied(took);
                 if let Some(tell) = self.protocol.on_replica.take() {
                     tell();
                 }

@@ -25,7 +25,7 @@ use crate::replicate::failpoint::Failpoints;
 use crate::replicate::operator::Handle;
 use crate::transport::Address;
 use crate::witness::Witness;
-use guest::Guest;
+use guest::Worker;
 use round::Rounds;
 use run::{Colo, Report};
 use std::sync::mpsc::channel;
@@ -119,14 +119,13 @@ impl Driver {
         let saver = libxl::Saver::new(&mut domain, settings.save)?;
         let nr_pfns = saver.nr_pfns();
         let (name, times, failpoints) = (settings.domain, settings.times, settings.failpoints);
-        let guest = Guest {
-            saver,
-            guest: engine::guest::Guest::new(domain, observer, failpoints.clone(), name.clone()),
-            card: Arc::clone(&output),
-        };
+        let guest = engine::guest::Guest::new(domain, saver, observer, failpoints.clone(), name.clone());
+        let worker = Worker { guest, card: Arc::clone(&output), stream: None };
         let (jobs, todo) = channel();
         let (done, paused) = (self.0.post(|done| Message::Report(Report::Done(done))), self.0.post(Message::Done));
-        let guest = thread::Builder::new().name("colo-guest".into()).spawn(move || guest.run(&todo, done, paused))?;
+        let guest = thread::Builder::new()
+            .name("colo-guest".into())
+            .spawn(move || engine::guest::serve(worker, &todo, done, paused))?;
         let config = Config { timeout: times.timeout, ..settings.config };
         let protocol = Colo {
             machine: Primary::new(config, settings.generation),

@@ -186,8 +186,6 @@ impl engine::Protocol for Colo {
                     run.job(Job::Image(pipe));
                 }
             }
-            Action::Suspend => run.job(Job::Suspend),
-            Action::HoldOutput => run.hold_output(),
             Action::Collect { checkpoint, merge } => {
                 let merge = merge.then(|| run.protocol.named.clone());
                 run.job(Job::Collect { checkpoint, merge });
@@ -211,7 +209,6 @@ impl engine::Protocol for Colo {
                     pipe.post(Lane::Goodbye, Vec::new());
                 }
             }
-            Action::Resume { epoch } => run.job(Job::Resume { epoch }),
             Action::Release { packet, .. } => {
                 if run.output(OutputCall::Release, |card| card.release_one(packet)) == Some(true) {
                     run.protocol.figures.agreed();
@@ -225,20 +222,9 @@ impl engine::Protocol for Colo {
                 run.protocol.compare.begin(up_to_epoch.saturating_add(1));
                 run.failpoints.pass(Step::Released);
             }
-            Action::FreeOutput => {
-                run.with_output(|card| card.detach());
-                run.output(OutputCall::Free, |card| card.free());
-            }
-            Action::DiscardOutput => {
-                run.with_output(|card| card.detach());
-                run.output(OutputCall::Discard, |card| card.discard());
-            }
-            Action::PauseGuest => run.job(Job::Pause),
-            Action::CloseLink => run.close(),
-            Action::AskWitness { generation } => run.ask_witness(generation),
-            Action::SetTimer { timer, at } => run.timers.set(timer, at),
-            Action::CancelTimer(timer) => run.timers.cancel(timer),
+            Action::CloseLink => engine::Protocol::close(run),
             Action::Notice(notice) => run.told.notice(notice.level, words::text(notice.code)),
+            Action::Common(action) => run.carry_out(action),
         }
     }
 
@@ -279,9 +265,20 @@ impl engine::Protocol for Colo {
         timer == Timer::Heartbeat
     }
 
-    fn shut(run: &mut Run, _stays: bool) {
-        run.close();
-        run.job(Job::Quit);
+    fn letting_go(run: &mut Run) {
+        run.with_output(|card| card.detach());
+    }
+
+    fn close(run: &mut Run) {
+        if let Some(link) = run.protocol.link.take() {
+            match &link.pipe {
+                Some(pipe) => pipe.close(),
+                None => link.cancel.cancel(),
+            }
+            link.reading.cancel();
+            run.timers.cancel(Timer::Heartbeat);
+            run.order(engine::Job::Forget);
+        }
     }
 }
 
@@ -467,18 +464,6 @@ impl Run {
         });
         if let Err(error) = started {
             let _ = self.post.send(Message::Report(Report::Connected(Err(error))));
-        }
-    }
-
-    fn close(&mut self) {
-        if let Some(link) = self.protocol.link.take() {
-            match &link.pipe {
-                Some(pipe) => pipe.close(),
-                None => link.cancel.cancel(),
-            }
-            link.reading.cancel();
-            self.timers.cancel(Timer::Heartbeat);
-            self.job(Job::Forget);
         }
     }
 }

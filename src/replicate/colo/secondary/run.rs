@@ -291,7 +291,7 @@ impl<D: Send + 'static> Run<D> {
             Said::Ended if self.is_greeting() => self.over = Some(Outcome::Ended(End::Empty)),
             Said::Ended => self.feed(common::Event::LinkLost),
             Said::Received { checkpoint, pages, bytes } => {
-                self.told.statistics.arrived(pages, bytes);
+                self.statistics.arrived(pages, bytes);
                 self.feed(Event::StateReceived { checkpoint });
             }
             Said::Damaged(text) => {
@@ -299,7 +299,7 @@ impl<D: Send + 'static> Run<D> {
                 self.feed(Event::StateDamaged);
             }
             Said::Loaded { checkpoint, took } => {
-                self.told.statistics.applied(took);
+                self.statistics.applied(took);
                 self.whole(checkpoint);
                 self.feed(Event::Loaded { checkpoint });
             }
