@@ -11,6 +11,7 @@
 mod added;
 pub mod ahead;
 mod error;
+mod live;
 pub mod precopy;
 pub mod pv;
 pub mod restore;

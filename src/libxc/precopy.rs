@@ -1,16 +1,8 @@
-//! Sending a running guest's memory in rounds, and when to stop it.
-//!
-//! The first round sends all of it, each later one what was written during the one before. [`Limits`] says when that is to end, and
-//! what becomes of a guest that writes faster than it is sent.
+//! When the rounds end in which a running guest's memory is sent, what becomes of one that writes faster than it is sent, and who watches.
 #![forbid(unsafe_code)]
 
-use super::SaveError;
-use super::save::Saver;
-use crate::hypervisor::SaveDomain;
 use crate::hypervisor::types::PAGE_SIZE;
-use crate::stream::handover::LibxcWriter;
 use std::fmt;
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// When the live rounds end. By default as Xen's own saver ends them (`simple_precopy_policy` of `tools/libs/guest/xg_sr_save.c`).
@@ -106,7 +98,7 @@ impl fmt::Display for RoundSent {
 
 /// What to do behind a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
+pub(super) enum Next {
     /// One more.
     Round,
     /// Few enough are dirty.
@@ -116,7 +108,7 @@ enum Next {
 }
 
 impl Limits {
-    fn next(&self, sent: &RoundSent) -> Next {
+    pub(super) fn next(&self, sent: &RoundSent) -> Next {
         let short = self.downtime.is_some_and(|downtime| sent.downtime() <= downtime);
         if sent.dirty < self.few_pages || short {
             Next::Enough
@@ -130,7 +122,7 @@ impl Limits {
     }
 
     /// How long so many pages must take at least.
-    fn least_time(&self, pages: u64) -> Duration {
+    pub(super) fn least_time(&self, pages: u64) -> Duration {
         let bytes = u128::from(pages) * PAGE_SIZE as u128 * 1_000_000_000;
         let nanos = self.bandwidth.and_then(|bandwidth| bytes.checked_div(bandwidth.into())).unwrap_or(0);
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
@@ -182,83 +174,6 @@ impl Watch for Unwatched {
 
     fn wait(&mut self, time: Duration) {
         std::thread::sleep(time);
-    }
-}
-
-impl Saver {
-    /// Sends the memory of a running guest: all of it, then in rounds what it wrote meanwhile, within the options' limits. The first
-    /// round lists every pfn, holes as XTAB.
-    ///
-    /// # Errors
-    /// The hypervisor's, or the stream's; [`SaveError::NotConverged`].
-    pub fn precopy<D: SaveDomain, W: Write, Home>(
-        &mut self,
-        domain: &mut D,
-        out: &mut LibxcWriter<W, Home>,
-    ) -> Result<Precopy, SaveError> {
-        self.precopy_watched(domain, out, &mut Unwatched::default())
-    }
-
-    /// The same, watched.
-    ///
-    /// # Errors
-    /// As [`Saver::precopy`].
-    pub fn precopy_watched<D: SaveDomain, W: Write, Home>(
-        &mut self,
-        domain: &mut D,
-        out: &mut LibxcWriter<W, Home>,
-        watch: &mut impl Watch,
-    ) -> Result<Precopy, SaveError> {
-        let limits = self.options.live;
-        let mut sent = Precopy::default();
-        self.everything();
-        let begun = watch.now();
-        loop {
-            let round = sent.rounds;
-            let (pages, took, held) = self.round(domain, out, round, watch)?;
-            sent.pfns += pages;
-            sent.rounds += 1;
-            // What is dirty behind the last round stays in the log until the guest stands still.
-            let last = sent.rounds >= limits.rounds;
-            let dirty = if last { self.peek(domain)? } else { self.read_log(domain)? };
-            let total = watch.now().saturating_sub(begun);
-            let report = RoundSent { round, pages, took, held, total, dirty };
-            watch.round(&report);
-            match limits.next(&report) {
-                Next::Round => continue,
-                Next::Limit(limit) if limits.otherwise == Otherwise::Abort => {
-                    return Err(SaveError::NotConverged { limit, sent: report });
-                }
-                Next::Enough | Next::Limit(_) if last => return Ok(sent),
-                Next::Enough | Next::Limit(_) => {}
-            }
-            // What was read is gone from the log, so it has to be sent before the guest stops.
-            let pfns = self.round(domain, out, sent.rounds, watch)?.0;
-            sent.pfns += pfns;
-            sent.rounds += u32::from(pfns > 0);
-            return Ok(sent);
-        }
-    }
-
-    /// Sends the pages named; gives their number, how long it took, and how much of that was waiting.
-    fn round<D: SaveDomain, W: Write, Home>(
-        &mut self,
-        domain: &D,
-        out: &mut LibxcWriter<W, Home>,
-        round: u32,
-        watch: &mut impl Watch,
-    ) -> Result<(u64, Duration, Duration), SaveError> {
-        let limits = self.options.live;
-        let (begun, mut held) = (watch.now(), Duration::ZERO);
-        let pages = self.send_pages_told(domain, out, &mut |done, total| {
-            let early = limits.least_time(done).saturating_sub(watch.now().saturating_sub(begun));
-            if !early.is_zero() {
-                watch.wait(early);
-                held += early;
-            }
-            watch.pages(round, done, total);
-        })?;
-        Ok((pages, watch.now().saturating_sub(begun), held))
     }
 }
 
