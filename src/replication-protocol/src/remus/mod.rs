@@ -8,8 +8,10 @@
 //! A driver feeds each event as it happens and carries out the actions *in order*. It may be late with any of them, by any
 //! time: what is safe to decide here stays safe. There is no clock in the machines, and nothing that must hold depends on
 //! one. A driver has none either: it delivers each timer when its deadline has come, and reports before it what the link shows,
-//! [`primary::Event::Heard`] before [`Timer::Peer`] and [`primary::Event::Progress`] before [`Timer::Answer`]. What an action
-//! could not do is an event; a driver retries nothing by itself.
+//! [`Heard`] before [`Timer::Peer`] and [`Progress`](crate::protocol::primary::Event::Progress) before [`Timer::Answer`]. What an
+//! action could not do is an event; a driver retries nothing by itself.
+//!
+//! [`Heard`]: crate::protocol::primary::Event::Heard
 //!
 //! From the last byte of a dead primary to the claim it takes the time-out and [`Liveness::SLACK`] at the most, whatever hangs on the
 //! secondary.

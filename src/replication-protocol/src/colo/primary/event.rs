@@ -29,7 +29,7 @@ pub enum Event {
         /// The checkpoint.
         checkpoint: u64,
     },
-    /// The peer sends signs of life between messages, as a dialect of our own has them: [`Timer::Peer`] is in use from here on.
+    /// The peer sends signs of life between messages, as a dialect of our own has them: [`crate::protocol::Timer::Peer`] is in use from here on.
     Beats,
     /// The secondary has said something. A dirty list is reported when the whole of it is merged into the dirty set.
     Message(Message),
