@@ -24,8 +24,10 @@ pub struct Bounded {
     late: Option<(&'static str, Receiver<()>)>,
 }
 
+type Act = dyn FnOnce(&mut dyn OutputBuffer) + Send;
+
 /// What the thread does next.
-struct Call(Box<dyn FnOnce(&mut dyn OutputBuffer) + Send>);
+struct Call(Box<Act>);
 
 impl std::fmt::Debug for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

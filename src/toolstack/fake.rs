@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// How long anybody waits for a fake that says nothing.
-pub const SHORT: Duration = Duration::from_millis(60);
+/// How long anybody waits for a fake that says nothing: long enough for one that does say something, on a busy machine.
+pub const SHORT: Duration = Duration::from_millis(400);
 
 /// How a request fails, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
