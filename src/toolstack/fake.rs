@@ -17,7 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 /// How long anybody waits for a fake that says nothing: long enough for one that does say something, on a busy machine.
-pub const SHORT: Duration = Duration::from_millis(400);
+pub const SHORT: Duration = Duration::from_secs(1);
 
 /// How a request fails, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
