@@ -176,10 +176,13 @@ fn around(args: &Args, stream: &Seekable, image: &Image) -> io::Result<Around> {
 /// A small file as a whole.
 fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    // One more than what is taken, so that what is longer is seen to be.
+    // One more than what is taken: what is longer is seen to be, and not cut.
     File::open(path)
         .and_then(|file| file.take(MAX_TEXT + 1).read_to_end(&mut bytes))
         .map_err(|error| named(path, error))?;
+    if bytes.len() as u64 > MAX_TEXT {
+        return invalid(format!("{}: more than {MAX_TEXT} bytes", path.display()));
+    }
     Ok(bytes)
 }
 
