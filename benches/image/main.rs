@@ -33,7 +33,8 @@ impl Pair {
         mut ours: impl FnMut() -> process::Cost,
     ) -> Pair {
         let mut pair = Pair::default();
-        (peer(), ours());
+        peer();
+        ours();
         for round in 0..rounds {
             // Who goes first has the caches that the other has left.
             if round % 2 == 0 {
