@@ -11,7 +11,7 @@
 //!
 //! All numbers are little-endian.
 
-use super::copy::{Without, in_batches};
+use super::copy::in_batches;
 use super::error::ImageError;
 use super::image::Image;
 use super::memory::rows;
@@ -66,7 +66,7 @@ pub fn write(image: &Image, mut out: impl Write) -> Result<(), ImageError> {
     }
     out.write_all(&table)?;
     out.write_all(&vec![0; layout.gap])?;
-    in_batches(image, image.populated(), Without::Zeros, &mut |_, contents| Ok(out.write_all(contents)?))?;
+    in_batches(image, image.populated(), &mut |_, contents| Ok(out.write_all(contents)?))?;
     out.write_all(&layout.tail)?;
     Ok(out.flush()?)
 }
