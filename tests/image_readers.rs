@@ -156,12 +156,16 @@ fn volatility_reads_every_page_of_every_form() {
             rows
         });
         for (layer, form) in [("lime", "lime"), ("raw", "raw"), ("elf", "core"), ("xen", "core")] {
+            if layer == "xen" && image.is_pv() {
+                // Its own table of types has single numbers where `.xen_p2m` has pairs, so it reads no core of a PV guest.
+                continue;
+            }
             let file = extracted(&folder, &image, form);
             let out = folder.path().join("out");
             let mut command = Command::new(kept().join("volatility/bin/python"));
             run(command.arg(&script).arg(layer).arg(&file).arg(&out), &rows);
             let mut expected = expected.clone();
-            if layer == "xen" && !image.is_pv() {
+            if layer == "xen" {
                 // It takes page frame 0 for one that does not exist.
                 expected.remove(&0);
             }
