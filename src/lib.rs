@@ -7,6 +7,7 @@ pub mod control;
 mod copying;
 pub mod demo;
 pub mod disk;
+mod enclose;
 pub mod host;
 pub mod host_info;
 pub mod hypervisor;

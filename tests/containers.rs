@@ -293,3 +293,146 @@ fn an_image_in_a_container_is_converted_as_the_stream_is() {
         assert_eq!(on_file(&["convert"], &container).status.code(), Some(0));
     }
 }
+
+/// A folder, and what a command that writes to a file of it has left there: exit code, words, the file's bytes.
+fn made(folder: &TempDir, arguments: &[&str], stream: &[u8]) -> (Option<i32>, String, Vec<u8>) {
+    let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+    std::fs::write(&from, stream).unwrap();
+    let output = program(arguments).arg(&from).args(["--overwrite", "-o"]).arg(&to).output().unwrap();
+    let bytes = std::fs::read(&to).unwrap_or_default();
+    let _ = std::fs::remove_file(&to);
+    (output.status.code(), String::from_utf8(output.stderr).unwrap(), bytes)
+}
+
+/// The names of all parts of an image and their contents, by the program's own reader.
+fn listed(image: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let (code, said) = printed(&["verify", "--json"], image);
+    let report: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(code, Some(0), "{said}");
+    let parts = report["container"]["parts"].as_array().cloned().unwrap_or_default();
+    let range = |part: &Value, key: &str| part[key].as_u64().unwrap() as usize;
+    parts
+        .iter()
+        .map(|part| {
+            let from = range(part, "offset");
+            (part["name"].as_str().unwrap().to_owned(), image[from..from + range(part, "bytes")].to_vec())
+        })
+        .collect()
+}
+
+#[test]
+fn an_image_of_xl_becomes_one_of_libvirt_and_comes_back() {
+    let folder = TempDir::new().unwrap();
+    let xml = folder.path().join("xml");
+    let xml_option = xml.to_str().unwrap();
+    std::fs::write(&xml, &XML[..XML.len() - 1]).unwrap();
+    let stream = read(&fixture("inputs/B4a-icelake-max-subleaf-2.bin"));
+    let (code, said, libxl) = made(&folder, &["convert", "--container", "libxl"], &stream);
+    assert_eq!((code, &said[..]), (Some(0), ""));
+    // Byte for byte what the format's description gives.
+    let to_libvirt = ["convert", "--container", "libvirt", "--xml", xml_option];
+    let (code, said, image) = made(&folder, &to_libvirt, &stream);
+    assert_eq!((code, &said[..]), (Some(0), ""));
+    assert!(image == libvirt(2, XML, &libxl));
+    assert_eq!(printed(&["verify"], &image).0, Some(0));
+    // Its own XML is taken where no other is given, and it is what it was.
+    let (code, said, again) = made(&folder, &["convert", "--container", "libvirt"], &image);
+    assert!(code == Some(0) && again == image, "{said}");
+    let (code, said, back) = made(&folder, &["convert", "--container", "libxl"], &image);
+    assert!(code == Some(0) && back == libxl, "{said}");
+    // A release can be asked for at the same time, and packing is no matter.
+    let (code, said, again) =
+        made(&folder, &["convert", "--container", "libvirt", "--for", "xen-4.20"], &packed("zstd", &["-c"], &image));
+    assert!(code == Some(0) && again == image, "{said}");
+}
+
+#[test]
+fn an_image_of_xl_becomes_one_of_xapi_with_its_device_model() {
+    let folder = TempDir::new().unwrap();
+    let stream = read(&fixture("inputs/B4a-icelake-max-subleaf-2.bin"));
+    let (_, _, libxc) = made(&folder, &["convert", "--container", "libxc"], &stream);
+    let (_, _, qemu) = made(&folder, &["extract", "--qemu"], &stream);
+    assert!(qemu.starts_with(b"QEVM"));
+    let record = folder.path().join("record");
+    std::fs::write(&record, XENOPS).unwrap();
+    let (code, said, image) =
+        made(&folder, &["convert", "--container", "xapi", "--xenops", record.to_str().unwrap()], &stream);
+    assert_eq!((code, &said[..]), (Some(0), ""));
+    let by_hand =
+        [SIGNATURE, &part(0x000f, XENOPS), &part(0x00f0, b""), &libxc, &part(0x0f00, &qemu), &part(0xffff, b"")];
+    assert!(image == by_hand.concat());
+    assert_eq!(listed(&image), [("xenops".to_owned(), XENOPS.to_vec()), ("qemu (traditional)".to_owned(), qemu)]);
+    // Without a record the least that xenopsd asks for.
+    let (code, said, least) = made(&folder, &["convert", "--container", "xapi"], &stream);
+    assert_eq!((code, &said[..]), (Some(0), ""));
+    let (_, record) = listed(&least).remove(0);
+    let record = String::from_utf8(record).unwrap();
+    let time = record.strip_prefix("((time ").and_then(|rest| rest.strip_suffix(")(word_size 64))")).unwrap();
+    assert!(time.len() == 18 && time.ends_with('Z') && time.as_bytes()[8] == b'T', "{record}");
+    // What else XAPI keeps stays, in its place; elsewhere it is said to be left out.
+    let parts = [part(0x0f11, &[7; 3000]), part(0x0f13, &[8; 100]), part(0x0f00, b"q"), part(0xffff, b"")].concat();
+    let image = [SIGNATURE, &part(0x000f, XENOPS), &part(0x00f0, b""), &libxc, &parts].concat();
+    let (code, said, again) = made(&folder, &["convert", "--container", "xapi"], &image);
+    assert!(code == Some(0) && said.is_empty() && again == image, "{said}");
+    let (code, said, bare) = made(&folder, &["convert"], &image);
+    assert!(code == Some(0) && bare == libxc);
+    for left in
+        ["left out: varstored (3000 bytes)", "left out: swtpm (100 bytes)", "left out: qemu (traditional) (1 bytes)"]
+    {
+        assert!(said.contains(left), "{left}: {said}");
+    }
+}
+
+#[test]
+fn what_cannot_be_invented_is_asked_for() {
+    let folder = TempDir::new().unwrap();
+    let stream = read(&fixture("inputs/B4a-icelake-max-subleaf-2.bin"));
+    let (_, _, libxc) = made(&folder, &["convert", "--container", "libxc"], &stream);
+    let path = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (xml, configuration) = (path("xml", XML), path("cfg", b"name = 'work'\nmemory = 64\n"));
+    let long = path("long", &[&XML[..XML.len() - 1], &vec![b' '; 16 << 20], b"<domain/>"].concat());
+    let missing = folder.path().join("missing");
+    let missing = missing.to_str().unwrap();
+    for (arguments, stream, words) in [
+        (&["libvirt"][..], &stream, "libvirt keeps the domain's XML with it, and FILE has none"),
+        (&["libvirt", "--xml", &configuration], &stream, "the domain's XML is without a <domain> element"),
+        (&["libvirt", "--xml", &long], &stream, "long: more than 16777216 bytes"),
+        (&["libvirt", "--xml", missing], &stream, "missing: No such file"),
+        (&["libvirt", "--xml", &xml], &libxc, "the image has no libxl header"),
+        (&["xapi", "--xml", &xml], &stream, "--xml is for --container libvirt"),
+        (&["xapi", "--xenops", &configuration], &stream, "xenopsd's record is without a (time ...)"),
+        (&["libvirt", "--xenops", &configuration], &stream, "--xenops is for --container xapi"),
+        (&["libxl", "--xml", &xml], &stream, "--xml is for --container libvirt"),
+    ] {
+        let (code, said, bytes) = made(&folder, &[&["convert", "--container"], arguments].concat(), stream);
+        assert!(code == Some(2) && said.contains(words) && bytes.is_empty(), "{arguments:?}: {code:?} {said}");
+    }
+    // A device model with more state than xenopsd takes.
+    let large = with_device_model_of((1 << 20) + 1);
+    let (code, said, _) = made(&folder, &["convert", "--force", "--container", "xapi"], &large);
+    assert!(code == Some(2) && said.contains("1048577 bytes, xenopsd takes 1048576 at most"), "{said}");
+}
+
+/// The stream of a real host with so many bytes of a device model.
+fn with_device_model_of(bytes: usize) -> Vec<u8> {
+    let stream = read(&fixture("inputs/B4a-icelake-max-subleaf-2.bin"));
+    let mut reader = SliceReader::new(&stream, Default::default());
+    let mut out = Vec::new();
+    while let Some(item) = reader.next_item().unwrap() {
+        let raw = &stream[item.offset as usize..(item.offset + item.size) as usize];
+        match &item.what {
+            What::Record(frame) if item.layer == Layer::Libxl && frame.header.type_id == 3 => {
+                let body = [&frame.body[..8], &vec![0; bytes]].concat();
+                out.extend([3u32.to_le_bytes(), (body.len() as u32).to_le_bytes()].concat());
+                out.extend(&body);
+                out.resize(out.len() + body.len().wrapping_neg() % 8, 0);
+            }
+            _ => out.extend_from_slice(raw),
+        }
+    }
+    out
+}

@@ -10,7 +10,7 @@ mod targets;
 use common::build;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use targets::{Steered, blobs, containers, moving, packed, streams, taps};
+use targets::{Steered, blobs, containers, images, moving, packed, streams, taps};
 use xen_replicate::inspect::Input;
 use xen_replicate::tap::recording::Reader;
 use xen_replicate::tap::{Direction, Form};
@@ -266,6 +266,8 @@ fn every_target_takes_every_seed_and_finding() {
         packed::read(bytes);
         containers::read(bytes);
         moving::take(bytes);
+        images::convert(&steered);
+        images::differences(&steered);
         taps::read(bytes);
     }
 }

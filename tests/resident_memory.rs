@@ -1,7 +1,11 @@
 //! What the program holds in memory while a stream goes through it does not depend on the stream's length.
 
+mod common;
+
+use common::build;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use xen_replicate::stream::libxc::{
     DomainHeader, DomainType, ImageHeader, PAGE_SIZE, PageEntry, PageType, types as xc,
@@ -72,4 +76,86 @@ fn stats_holds_one_record() {
     let peak = peak_of(&["stats", "-"]);
     assert!(peak <= BOUND_KIB, "stats: {peak} KiB, {BOUND_KIB} allowed");
     assert!(peak > (BATCH * PAGE_SIZE) as u64 >> 10, "stats: {peak} KiB cannot be: a record is longer");
+}
+
+/// A Remus stream of a guest of 1 GiB with 1,000 checkpoints of 500 pages each, 3 GiB in all, and a hole where page contents are.
+fn many_checkpoints(file: &fs::File) -> io::Result<()> {
+    const GUEST: u64 = 1 << 18;
+    let mut writer = RecordWriter::new(io::BufWriter::new(file));
+    writer.raw(&ImageHeader::new(3).emit())?;
+    writer.raw(&DomainHeader::new(DomainType::Hvm, 4, 17).emit())?;
+    writer.record(xc::STATIC_DATA_END, &[])?;
+    let hole = |writer: &mut RecordWriter<io::BufWriter<&fs::File>>, pfns: &[u64]| {
+        let body = (8 + pfns.len() * (8 + PAGE_SIZE)) as u32;
+        let words = [xc::PAGE_DATA, body, pfns.len() as u32, 0];
+        let pfns = pfns.iter().flat_map(|pfn| pfn.to_le_bytes());
+        let head: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).chain(pfns.clone()).collect();
+        writer.raw(&head)?;
+        writer.flush()?;
+        let contents = pfns.count() / 8 * PAGE_SIZE;
+        let mut file = file;
+        file.seek(io::SeekFrom::Current(contents as i64)).map(|_| ())
+    };
+    for first in (0..GUEST).step_by(BATCH) {
+        hole(&mut writer, &(first..first + BATCH as u64).collect::<Vec<_>>())?;
+    }
+    for checkpoint in 0..1000 {
+        if checkpoint > 0 {
+            let pages = (0..500).map(|page| (checkpoint * 7919 + page * 523) % GUEST);
+            hole(&mut writer, &pages.collect::<Vec<_>>())?;
+        }
+        writer.raw(&build::hvm_state())?;
+        writer.record(xc::CHECKPOINT, &[])?;
+    }
+    writer.flush()
+}
+
+/// How a command ended, and the most that it ever held, in KiB.
+#[expect(clippy::zombie_processes, reason = "wait4 waits for it")]
+fn peak_at_the_end(arguments: &[&str]) -> (Option<i32>, u64) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xen-replicate"));
+    let child =
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: both pointers are to memory of the right types that outlives the call, which waits for a child of this process that nobody
+    // else waits for.
+    let waited = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, usage.as_mut_ptr()) };
+    assert_eq!(waited, child.id() as libc::pid_t);
+    // SAFETY: wait4 has filled it, for it has waited.
+    let usage = unsafe { usage.assume_init() };
+    (std::process::ExitStatus::from_raw(status).code(), usage.ru_maxrss as u64)
+}
+
+/// Images out of a long recording: an index of 8 bytes a page frame and a batch of pages, for any number of checkpoints. What is read
+/// through a mapping counts, too.
+#[test]
+fn images_of_a_thousand_checkpoints_take_no_more_than_256_mib() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stream");
+    many_checkpoints(&fs::File::create(&path).unwrap()).unwrap();
+    let path = path.to_str().unwrap();
+    for (arguments, code) in [
+        (&["convert", "--checkpoint", "1", "-o", "/dev/null", "--overwrite"][..], 0),
+        (&["convert", "--checkpoint", "500", "-o", "/dev/null", "--overwrite"], 0),
+        (&["convert", "--checkpoint", "1000", "-o", "/dev/null", "--overwrite"], 0),
+        (&["verify", "--deep"], 0),
+        (&["stats"], 0),
+        (&["extract", "--lime", "-o", "/dev/null", "--overwrite"], 0),
+        (&["diff", "--checkpoints", "1", "1000"], 0),
+        (&["extract", "--page", "0x3ffff", "--checkpoint", "700", "-o", "/dev/null", "--overwrite"], 0),
+    ] {
+        let (ended, peak) = peak_at_the_end(&[arguments, &[path]].concat());
+        assert_eq!(ended, Some(code), "{arguments:?}");
+        println!("{arguments:?}: {:.1} MiB", peak as f64 / 1024.0);
+        assert!(peak <= 256 << 10, "{arguments:?}: {peak} KiB");
+    }
+}
+
+/// Contents are looked at, the deep way: checksums of all pages, one record at a time.
+#[test]
+fn verify_deep_holds_one_record_and_a_checksum_for_each_page() {
+    let peak = peak_of(&["verify", "--deep", "-"]);
+    println!("verify --deep: {:.1} MiB", peak as f64 / 1024.0);
+    assert!(peak <= BOUND_KIB + (8 << 10), "verify --deep: {peak} KiB");
 }

@@ -1,19 +1,24 @@
 //! `xen-replicate convert`.
 
-use super::image_options::ImageArgs;
+use super::image_options::{ImageArgs, named};
 use super::output::OutputArgs;
+use crate::enclose::{self, XapiParts};
 use crate::inspect::Input;
+use crate::inspect::container::{Kind, MAX_TEXT};
 use crate::inspect::fit::{Guest, Target, judge};
 use crate::inspect::progress::Progress;
+use crate::inspect::seekable::Seekable;
 use crate::inspect::verify::Options;
 use crate::legacy::{self, LegacyError};
 use crate::stream::fit::release::Release;
 use clap::{Args as ClapArgs, ValueEnum};
 use std::collections::HashMap;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
 use xen_domain_image::fit::{self, Changed};
 use xen_domain_image::plain::{self, Container};
-use xen_domain_image::{Image, RecordKey};
+use xen_domain_image::{Image, ImageError, RecordKey};
 
 /// Options of the command.
 #[derive(Debug, ClapArgs)]
@@ -23,7 +28,7 @@ pub struct Args {
     #[command(flatten)]
     output: OutputArgs,
     /// What FILE is, when it is no stream: an image of xl or xend of Xen before 4.6. xl's becomes what xl writes today, xend's a stream of libxc
-    #[arg(long, value_enum, value_name = "FORM", conflicts_with_all = ["checkpoint", "force", "release", "container"])]
+    #[arg(long, value_enum, value_name = "FORM", conflicts_with_all = ["checkpoint", "force", "release", "container", "xml", "xenops"])]
     from: Option<From>,
     /// Write it even where a receiver refuses FILE, and so what is made of it
     #[arg(long)]
@@ -34,9 +39,15 @@ pub struct Args {
         help = "Make it fit a release of Xen, as xen-4.17: what can be changed without lying to the guest is changed and told, what cannot is told and nothing is written"
     )]
     release: Option<Release>,
-    /// What stands around the records; as in FILE otherwise
+    /// What stands around the records; as in FILE's stream otherwise
     #[arg(long, value_enum, value_name = "CONTAINER")]
     container: Option<ContainerArg>,
+    /// The domain's XML for --container libvirt, as `virsh dumpxml` prints it; that of FILE otherwise
+    #[arg(long, value_name = "XML", requires = "container")]
+    xml: Option<PathBuf>,
+    /// xenopsd's record for --container xapi; that of FILE otherwise, or one with the least that xenopsd asks for
+    #[arg(long, value_name = "RECORD", requires = "container", conflicts_with = "xml")]
+    xenops: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -47,6 +58,10 @@ enum ContainerArg {
     Libxl,
     /// libxc's stream alone, without device models
     Libxc,
+    /// As libvirt's `virsh save` and `managedsave` write it of a Xen guest
+    Libvirt,
+    /// As XAPI's xenopsd writes it at a suspend
+    Xapi,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -55,18 +70,27 @@ enum From {
     Legacy,
 }
 
+/// What stands around the plain image.
+enum Around {
+    Nothing,
+    Libvirt { xml: Vec<u8> },
+    Xapi { record: Vec<u8>, parts: XapiParts },
+}
+
 /// Runs the command.
 pub fn run(args: &Args) -> io::Result<bool> {
     if args.from.is_some() {
         return legacy(args);
     }
-    let image = args.image.open(!args.force)?;
+    let stream = args.image.stream()?;
+    let image = args.image.image(&stream, !args.force)?;
     let container = match args.container {
         None => Container::of(&image),
         Some(ContainerArg::Xl) => Container::Xl,
-        Some(ContainerArg::Libxl) => Container::Libxl,
-        Some(ContainerArg::Libxc) => Container::Libxc,
+        Some(ContainerArg::Libxl | ContainerArg::Libvirt) => Container::Libxl,
+        Some(ContainerArg::Libxc | ContainerArg::Xapi) => Container::Libxc,
     };
+    let around = around(args, &stream, &image)?;
     let changes = match args.release {
         Some(release) => {
             let changes = fit::changes(&image, release).map_err(|error| args.image.trouble(error))?;
@@ -77,7 +101,18 @@ pub fn run(args: &Args) -> io::Result<bool> {
         }
         None => Default::default(),
     };
-    let write = |out: &mut dyn Write| plain::write_with(&image, container, &changes, out);
+    let write = |out: &mut dyn Write| {
+        match &around {
+            Around::Nothing => {}
+            Around::Libvirt { xml } => enclose::libvirt(xml, out)?,
+            Around::Xapi { record, .. } => enclose::xapi(record, out)?,
+        }
+        plain::write_with(&image, container, &changes, &mut *out)?;
+        if let Around::Xapi { parts, .. } = &around {
+            parts.write(out)?;
+        }
+        Ok::<_, ImageError>(out.flush()?)
+    };
     let written = match &args.output.output {
         Some(path) => args.output.to_file(path, |mut file| write(&mut file)),
         None if io::stdout().is_terminal() => return Err(not_for_a_terminal()),
@@ -85,6 +120,74 @@ pub fn run(args: &Args) -> io::Result<bool> {
     };
     written.map_err(|error| args.image.trouble(error))?;
     Ok(true)
+}
+
+/// What will stand around the image; tells what of the file's container is left out.
+fn around(args: &Args, stream: &Seekable, image: &Image) -> io::Result<Around> {
+    let option_for = |option: &Option<PathBuf>, name: &str, container: &str| match option {
+        Some(_) => invalid(format!("{name} is for --container {container}")),
+        None => Ok(()),
+    };
+    let file = &args.image.file;
+    let source = stream.whole_container().map_err(|error| named(file, error))?;
+    let of_kind = |kind: Kind| source.as_ref().filter(|source| source.kind == kind);
+    let around = match args.container {
+        Some(ContainerArg::Libvirt) => {
+            option_for(&args.xenops, "--xenops", "xapi")?;
+            let text = match (&args.xml, of_kind(Kind::Libvirt)) {
+                (Some(path), _) => read_small(path)?,
+                (None, Some(source)) => source.text.clone().into_bytes(),
+                (None, None) => {
+                    let text = "libvirt keeps the domain's XML with it, and FILE has none: --xml XML, as virsh dumpxml prints it";
+                    return invalid(text.to_owned());
+                }
+            };
+            let path = args.xml.as_ref().unwrap_or(file);
+            let xml = enclose::domain_xml(&text).map_err(|error| named(path, error.into()))?.to_vec();
+            Around::Libvirt { xml }
+        }
+        Some(ContainerArg::Xapi) => {
+            option_for(&args.xml, "--xml", "libvirt")?;
+            let record = match (&args.xenops, of_kind(Kind::Xapi)) {
+                (Some(path), _) => read_small(path)?,
+                (None, Some(source)) if !source.text.is_empty() => source.text.clone().into_bytes(),
+                (None, _) => enclose::least_xenops_record(),
+            };
+            let path = args.xenops.as_ref().unwrap_or(file);
+            let record = enclose::xenops_record(&record).map_err(|error| named(path, error.into()))?.to_vec();
+            let parts = match of_kind(Kind::Xapi) {
+                Some(source) => XapiParts::of_container(source, &stream.file).map_err(|error| named(file, error))?,
+                None => XapiParts::of_image(image).map_err(|error| args.image.trouble(error))?,
+            };
+            return Ok(Around::Xapi { record, parts });
+        }
+        _ => {
+            option_for(&args.xml, "--xml", "libvirt")?;
+            option_for(&args.xenops, "--xenops", "xapi")?;
+            Around::Nothing
+        }
+    };
+    for part in source.iter().flat_map(|source| &source.parts).filter(|part| part.name != "xenops") {
+        eprintln!("left out: {} ({} bytes), which only XAPI's image has a place for", part.name, part.bytes);
+    }
+    Ok(around)
+}
+
+/// A small file as a whole.
+fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // One more than what is taken: what is longer is seen to be, and not cut.
+    File::open(path)
+        .and_then(|file| file.take(MAX_TEXT + 1).read_to_end(&mut bytes))
+        .map_err(|error| named(path, error))?;
+    if bytes.len() as u64 > MAX_TEXT {
+        return invalid(format!("{}: more than {MAX_TEXT} bytes", path.display()));
+    }
+    Ok(bytes)
+}
+
+fn invalid<T>(text: String) -> io::Result<T> {
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
 fn legacy(args: &Args) -> io::Result<bool> {

@@ -5,7 +5,6 @@ use super::output::print;
 use super::stream_options::TakenFor;
 use super::target::host_info;
 use crate::inspect::diff::{HostDiff, diff, diff_hosts};
-use crate::inspect::seekable::Seekable;
 use clap::Args as ClapArgs;
 use std::io;
 use std::path::PathBuf;
@@ -55,15 +54,13 @@ pub fn run(args: &Args) -> io::Result<bool> {
         }
     }
     let stream = open(&args.first)?;
-    let (path, other) = match &args.second {
-        Some(path) => (path, open(path)?),
-        None => (&args.first, Seekable { file: stream.file.try_clone()?, ..stream }),
-    };
+    let second = args.second.as_ref().map(|path| Ok::<_, io::Error>((path, open(path)?))).transpose()?;
+    let (path, other) = second.as_ref().map_or((&args.first, &stream), |(path, stream)| (*path, stream));
     let image = |path, stream, at: usize| {
         let checkpoint = args.checkpoints.as_ref().and_then(|both| both.get(at).copied());
         image(path, stream, &args.taken, Options { checkpoint, ..Options::default() })
     };
-    let (first, second) = (image(&args.first, stream, 0)?, image(path, other, 1)?);
+    let (first, second) = (image(&args.first, &stream, 0)?, image(path, other, 1)?);
     let diff = diff(&first, &second).map_err(|error| trouble(&args.first, error))?;
     print(&diff, args.json, |diff, out| diff.write_text(args.pages, out))?;
     Ok(diff.same)

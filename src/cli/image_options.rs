@@ -23,7 +23,16 @@ pub struct ImageArgs {
 impl ImageArgs {
     /// Opens it; with `strict` not one that a receiver refuses.
     pub fn open(&self, strict: bool) -> io::Result<Image> {
-        let stream = open(&self.file)?;
+        self.image(&self.stream()?, strict)
+    }
+
+    /// The stream, and what is around it.
+    pub fn stream(&self) -> io::Result<Seekable> {
+        open(&self.file)
+    }
+
+    /// The image out of the stream, which [`ImageArgs::stream`] has opened.
+    pub fn image(&self, stream: &Seekable, strict: bool) -> io::Result<Image> {
         image(&self.file, stream, &self.taken, Options { checkpoint: self.checkpoint, strict, ..Options::default() })
     }
 
@@ -39,10 +48,11 @@ pub fn open(path: &Path) -> io::Result<Seekable> {
 }
 
 /// An image of a stream that is open.
-pub fn image(path: &Path, stream: Seekable, taken: &TakenFor, options: Options) -> io::Result<Image> {
+pub fn image(path: &Path, stream: &Seekable, taken: &TakenFor, options: Options) -> io::Result<Image> {
     let start = taken.start().or(stream.start);
     let options = Options { start, mode: taken.mode(), base: stream.base, ..options };
-    Image::open(stream.file, &options).map_err(|error| trouble(path, error))
+    let file = stream.file.try_clone().map_err(|error| named(path, error))?;
+    Image::open(file, &options).map_err(|error| trouble(path, error))
 }
 
 /// The error with the file's name.
@@ -53,6 +63,7 @@ pub fn trouble(path: &Path, error: ImageError) -> io::Error {
     }
 }
 
-fn named(path: &Path, error: io::Error) -> io::Error {
+/// The system's error with the file's name.
+pub fn named(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }

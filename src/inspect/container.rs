@@ -19,15 +19,15 @@ use std::io::{self, Read};
 /// Bytes that tell a container.
 pub(super) const HEAD: usize = 16;
 /// Most bytes of XML or of a part that is kept.
-const MAX_TEXT: u64 = 16 << 20;
+pub(crate) const MAX_TEXT: u64 = 16 << 20;
 /// Most parts of an image that are listed; real ones have six at most.
 const MAX_PARTS: usize = 64;
 
-const LIBVIRT_MAGIC: &[u8; 16] = b"libvirt-xml\n \0 \r";
-const LIBVIRT_HEADER: usize = 64;
+pub(crate) const LIBVIRT_MAGIC: &[u8; 16] = b"libvirt-xml\n \0 \r";
+pub(crate) const LIBVIRT_HEADER: usize = 64;
 /// `LIBXL_SAVE_VERSION` of a libvirt that writes migration v2; 1 came before.
-const LIBVIRT_VERSION: u32 = 2;
-const XAPI_MAGIC: &[u8; 15] = b"XenSavedDomv2-\n";
+pub(crate) const LIBVIRT_VERSION: u32 = 2;
+pub(crate) const XAPI_MAGIC: &[u8; 15] = b"XenSavedDomv2-\n";
 
 /// Which container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -168,7 +168,7 @@ impl<R: Read> Taken<'_, R> {
 
 /// Types of the parts of a XAPI image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum XapiPart {
+pub(crate) enum XapiPart {
     Xenops,
     Libxc,
     Libxl,
@@ -179,22 +179,37 @@ enum XapiPart {
     End,
 }
 
+/// Each part by its type on the wire.
+const XAPI_PARTS: [(u64, XapiPart); 11] = [
+    (0x000f, XapiPart::Xenops),
+    (0x00f0, XapiPart::Libxc),
+    (0x00f1, XapiPart::Libxl),
+    (0x00f2, XapiPart::LibxcLegacy),
+    (0x0f00, XapiPart::QEMU),
+    (0x0f01, XapiPart::Sized("qemu (xen)")),
+    (0x0f10, XapiPart::Demu),
+    (0x0f11, XapiPart::Sized("varstored")),
+    (0x0f12, XapiPart::Sized("swtpm0")),
+    (0x0f13, XapiPart::Sized("swtpm")),
+    (0xffff, XapiPart::End),
+];
+
 impl XapiPart {
-    const fn from_wire(type_id: u64) -> Option<XapiPart> {
-        Some(match type_id {
-            0x000f => XapiPart::Xenops,
-            0x00f0 => XapiPart::Libxc,
-            0x00f1 => XapiPart::Libxl,
-            0x00f2 => XapiPart::LibxcLegacy,
-            0x0f00 => XapiPart::Sized("qemu (traditional)"),
-            0x0f01 => XapiPart::Sized("qemu (xen)"),
-            0x0f10 => XapiPart::Demu,
-            0x0f11 => XapiPart::Sized("varstored"),
-            0x0f12 => XapiPart::Sized("swtpm0"),
-            0x0f13 => XapiPart::Sized("swtpm"),
-            0xffff => XapiPart::End,
-            _ => return None,
-        })
+    /// The state of any QEMU, which xenopsd writes under this type, too.
+    pub(crate) const QEMU: XapiPart = XapiPart::Sized("qemu (traditional)");
+
+    fn from_wire(type_id: u64) -> Option<XapiPart> {
+        XAPI_PARTS.iter().find(|(wire, _)| *wire == type_id).map(|(_, part)| *part)
+    }
+
+    /// Its type on the wire.
+    pub(crate) fn wire(self) -> u64 {
+        XAPI_PARTS.iter().find(|(_, part)| *part == self).map_or(0, |(wire, _)| *wire)
+    }
+
+    /// The part that is passed over by its length and has this name.
+    pub(crate) fn named(name: &str) -> Option<XapiPart> {
+        XAPI_PARTS.iter().map(|(_, part)| *part).find(|part| matches!(part, XapiPart::Sized(known) if *known == name))
     }
 }
 

@@ -2,7 +2,10 @@
 
 use super::container::{self, Container};
 use super::input::Input;
+use super::progress::Progress;
+use super::walk::{Flow, walk};
 use crate::stream::Start;
+use crate::stream::framer::Options;
 use crate::stream::reader::ReadError;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
@@ -18,6 +21,8 @@ pub struct Seekable {
     pub base: u64,
     /// The stream's outermost layer, where what is around it says so.
     pub start: Option<Start>,
+    /// What is around the stream, as far as it stands in front of it.
+    pub container: Option<Container>,
 }
 
 impl Seekable {
@@ -42,16 +47,37 @@ impl Seekable {
         }
     }
 
+    /// What is around the stream, with what stands behind it, too: a walk over the stream's headers.
+    ///
+    /// # Errors
+    /// The system's; a stream or a container that does not end as it should.
+    pub fn whole_container(&self) -> io::Result<Option<Container>> {
+        if self.container.is_none() {
+            return Ok(None);
+        }
+        let mut file = self.file.try_clone()?;
+        file.rewind()?;
+        let walked = walk(Input::from_file(file)?, Options::default(), &mut Progress::none(), &mut |_| Flow::Next);
+        walked.end.map_err(of_reader)?;
+        Ok(walked.container)
+    }
+
     fn of(mut file: File) -> io::Result<Seekable> {
         file.rewind()?;
         let mut head = Vec::new();
         (&file).take(container::HEAD as u64).read_to_end(&mut head)?;
-        let Some(kind) = container::Kind::of(&head) else { return Ok(Seekable { file, base: 0, start: None }) };
+        let Some(kind) = container::Kind::of(&head) else {
+            return Ok(Seekable { file, base: 0, start: None, container: None });
+        };
         file.rewind()?;
-        let entered = Container::enter(kind, &mut BufReader::new(&file)).map_err(|error| match error {
-            ReadError::Io { error, .. } => error,
-            error => io::Error::new(io::ErrorKind::InvalidData, error),
-        })?;
-        Ok(Seekable { base: entered.offset, start: entered.start, file })
+        let entered = Container::enter(kind, &mut BufReader::new(&file)).map_err(of_reader)?;
+        Ok(Seekable { base: entered.offset, start: entered.start, file, container: Some(entered) })
+    }
+}
+
+fn of_reader(error: ReadError) -> io::Error {
+    match error {
+        ReadError::Io { error, .. } => error,
+        error => io::Error::new(io::ErrorKind::InvalidData, error),
     }
 }

@@ -3,11 +3,13 @@
 use super::container::{self, Container};
 use super::foreign::{self, Foreign};
 use super::input::{Input, Pipe};
+use super::mapped;
 use super::progress::Progress;
 use crate::stream::error::{FrameError, Problem};
 use crate::stream::framer::{Framer, Item, Options, What};
 use crate::stream::reader::{PullReader, ReadError, SliceReader};
 use crate::stream::{Layer, libxc, libxl};
+use memmap2::Mmap;
 use std::io::{self, Read};
 
 /// Whether to go on.
@@ -44,7 +46,7 @@ pub fn walk(
         Input::Mapped(map) => {
             let mut stream = &map[..];
             let kind = container::Kind::of(stream);
-            walk.within(kind.map(|kind| Container::enter(kind, &mut stream)), |walk| walk.slice(stream))
+            walk.within(kind.map(|kind| Container::enter(kind, &mut stream)), |walk| walk.slice(stream, Some(&map)))
         }
         Input::Pipe(mut pipe) => {
             let kind = container::Kind::of(pipe.head());
@@ -56,7 +58,7 @@ pub fn walk(
         Input::Compressed(mut source) => {
             let mut head = Vec::new();
             if let Err(error) = source.by_ref().take(container::HEAD as u64).read_to_end(&mut head) {
-                return walk.within(Some(Err(ReadError::Io { offset: 0, error })), |walk| walk.slice(&[]));
+                return walk.within(Some(Err(ReadError::Io { offset: 0, error })), |walk| walk.slice(&[], None));
             }
             let kind = container::Kind::of(&head);
             let mut source = io::Cursor::new(head).chain(source);
@@ -67,6 +69,9 @@ pub fn walk(
         }
     }
 }
+
+/// Bytes of a mapped file that stay in memory behind the walk, at most, and the record that it is at.
+const RESIDENT: usize = 32 << 20;
 
 /// Why a walk goes no further.
 enum End {
@@ -103,13 +108,23 @@ impl Walk<'_> {
         stopped.then(|| End::Stopped(is_last(item)))
     }
 
-    fn slice(mut self, stream: &[u8]) -> Walked {
+    /// A stream that is in memory, or at the end of a mapping.
+    fn slice(mut self, stream: &[u8], map: Option<&Mmap>) -> Walked {
         let mut reader = SliceReader::new(stream, self.options);
+        let mut let_go = 0;
         let end = loop {
             match reader.next_item() {
                 Ok(Some(item)) => {
                     if let Some(end) = self.visit(&item) {
                         break end;
+                    }
+                    let seen = usize::try_from(item.offset + item.size).unwrap_or(usize::MAX).min(stream.len());
+                    if let Some(map) = map
+                        && seen - let_go >= RESIDENT
+                    {
+                        let base = map.len() - stream.len();
+                        mapped::let_go(map, base + let_go..base + seen);
+                        let_go = seen;
                     }
                 }
                 Ok(None) => break End::Proper,

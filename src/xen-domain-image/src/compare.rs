@@ -1,10 +1,10 @@
 //! The memory of two images, page by page.
 
-use super::copy::Batch;
+use super::copy::{Batch, PIECE};
 use super::error::ImageError;
 use super::image::Image;
 use super::pages::Page;
-use xen_migration_stream::libxc::{BATCH, PAGE_SIZE, PageType};
+use xen_migration_stream::libxc::{PAGE_SIZE, PageType};
 
 /// What is different about a page frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub fn pages(first: &Image, second: &Image, visit: &mut Visit<'_>) -> Result<u64
         match both {
             Some((a, b)) if a.page_type == b.page_type && one_file && a.offset == b.offset => same += 1,
             Some((a, b)) if a.page_type == b.page_type => {
-                if pending.pages.len() == BATCH {
+                if pending.pages.len() == PIECE {
                     same += pending.compare(visit)?;
                 }
                 pending.add(&a, &b)?;
@@ -71,7 +71,7 @@ struct Pending<'a> {
 
 impl<'a> Pending<'a> {
     fn new(first: &'a Image, second: &'a Image) -> Self {
-        Pending { pages: Vec::with_capacity(BATCH), first: Batch::new(first), second: Batch::new(second) }
+        Pending { pages: Vec::with_capacity(PIECE), first: Batch::new(first), second: Batch::new(second) }
     }
 
     fn add(&mut self, a: &Page, b: &Page) -> Result<(), ImageError> {

@@ -3,10 +3,12 @@
 use super::error::ImageError;
 use super::image::Image;
 use super::pages::Page;
-use xen_migration_stream::libxc::{BATCH, PAGE_SIZE};
+use xen_migration_stream::libxc::PAGE_SIZE;
 
-/// Bytes of a batch's contents.
-const ROOM: usize = BATCH * PAGE_SIZE;
+/// Pages that are read at once: as much as stays in a processor's cache between being read and being written.
+pub const PIECE: usize = 64;
+/// Bytes of their contents.
+const ROOM: usize = PIECE * PAGE_SIZE;
 
 /// Reads the contents of many pages, those that stand behind one another in one piece.
 #[derive(Debug)]
@@ -23,7 +25,7 @@ impl<'a> Batch<'a> {
         Batch { image, room: vec![0; ROOM], used: 0, run: (0, 0) }
     }
 
-    /// Takes a page's contents, zero for a page without; to be called for [`BATCH`] pages at most before [`Batch::take`].
+    /// Takes a page's contents, zero for a page without; to be called for [`PIECE`] pages at most before [`Batch::take`].
     pub fn add(&mut self, page: &Page) -> Result<(), ImageError> {
         match page.offset {
             Some(offset) if self.run.1 > 0 && offset == self.run.0 + self.run.1 as u64 => self.run.1 += PAGE_SIZE,
@@ -62,30 +64,14 @@ impl<'a> Batch<'a> {
 /// Takes pages and the contents of all of them.
 type Visit<'a> = dyn FnMut(&[Page], &[u8]) -> Result<(), ImageError> + 'a;
 
-/// What a page without contents has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Without {
-    /// None.
-    Nothing,
-    /// A page of zeros.
-    Zeros,
-}
-
-/// Visits all pages, with their contents in one piece, in batches.
-pub fn in_batches(
-    image: &Image,
-    pages: impl Iterator<Item = Page>,
-    without: Without,
-    visit: &mut Visit<'_>,
-) -> Result<(), ImageError> {
+/// Visits all pages, with their contents in one piece, zeros for a page without, in batches.
+pub fn in_batches(image: &Image, pages: impl Iterator<Item = Page>, visit: &mut Visit<'_>) -> Result<(), ImageError> {
     let mut batch = Batch::new(image);
-    let mut taken: Vec<Page> = Vec::with_capacity(BATCH);
+    let mut taken: Vec<Page> = Vec::with_capacity(PIECE);
     for page in pages {
-        if page.offset.is_some() || without == Without::Zeros {
-            batch.add(&page)?;
-        }
+        batch.add(&page)?;
         taken.push(page);
-        if taken.len() == BATCH {
+        if taken.len() == PIECE {
             visit(&taken, batch.take()?)?;
             taken.clear();
         }

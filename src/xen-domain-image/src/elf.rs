@@ -7,11 +7,11 @@
 //!
 //! Program headers: a PT_NOTE with, for each vCPU, NT_PRSTATUS and, of a HVM guest, a note of the name `QEMU` as QEMU's
 //! `dump-guest-memory` writes it (`target/i386/arch_dump.c`), from which `crash` learns where a kernel was moved to; and a PT_LOAD for
-//! each row of page frames, at their guest-physical addresses, over the same contents.
+//! each row of page frames, at their guest-physical addresses (as virtual ones, too), over the same contents.
 //!
 //! All numbers are little-endian.
 
-use super::copy::{Without, in_batches};
+use super::copy::in_batches;
 use super::error::ImageError;
 use super::image::Image;
 use super::memory::rows;
@@ -66,7 +66,7 @@ pub fn write(image: &Image, mut out: impl Write) -> Result<(), ImageError> {
     }
     out.write_all(&table)?;
     out.write_all(&vec![0; layout.gap])?;
-    in_batches(image, image.populated(), Without::Zeros, &mut |_, contents| Ok(out.write_all(contents)?))?;
+    in_batches(image, image.populated(), &mut |_, contents| Ok(out.write_all(contents)?))?;
     out.write_all(&layout.tail)?;
     Ok(out.flush()?)
 }
@@ -194,7 +194,8 @@ fn program_header(kind: u32, offset: u64, address: u64, bytes: u64) -> Vec<u8> {
     let flags: u32 = if kind == PT_LOAD { 7 } else { 0 };
     let mut out = [kind.to_le_bytes(), flags.to_le_bytes()].concat();
     let memory = if kind == PT_LOAD { bytes } else { 0 };
-    for word in [offset, 0, address, bytes, memory, 0] {
+    // Virtual addresses are the guest-physical ones: a debugger reads by those, and a row each its own.
+    for word in [offset, address, address, bytes, memory, 0] {
         out.extend_from_slice(&u64::to_le_bytes(word));
     }
     out

@@ -3,7 +3,7 @@
 //! Sources of LiME: `include/lime.h` and the format's description in the README of 504ensicsLabs/LiME: for each range of physical addresses
 //! a header of 32 bytes, little-endian, and the range.
 
-use super::copy::{Without, in_batches};
+use super::copy::in_batches;
 use super::error::ImageError;
 use super::image::Image;
 use super::pages::Page;
@@ -23,7 +23,7 @@ const LIME_VERSION: u32 = 1;
 /// The system's; a file that takes no holes where it is written to.
 pub fn write_raw(image: &Image, out: &File) -> Result<(), ImageError> {
     let mut end = 0;
-    in_batches(image, image.populated(), Without::Zeros, &mut |pages, contents| {
+    in_batches(image, image.populated(), &mut |pages, contents| {
         let mut runs = Runs::default();
         for (page, contents) in pages.iter().zip(contents.chunks_exact(PAGE_SIZE)) {
             end = end.max((page.pfn + 1) * PAGE_SIZE as u64);
@@ -89,7 +89,7 @@ pub fn write_lime(image: &Image, mut out: impl Write) -> Result<(), ImageError> 
     let rows = rows(image);
     let mut ends = rows.iter().map(|&(first, count)| (first, first + count));
     let mut next = ends.next();
-    in_batches(image, image.populated(), Without::Zeros, &mut |pages: &[Page], contents: &[u8]| {
+    in_batches(image, image.populated(), &mut |pages: &[Page], contents: &[u8]| {
         // Up to the next row's beginning in one piece.
         let mut written = 0;
         for (at, page) in pages.iter().enumerate() {

@@ -4,13 +4,14 @@
 //! is there once, in the order of page frames; pages that the guest does not have are left out. What marks the course of a stream with
 //! checkpoints is gone, and END is where the specification has it.
 
-use super::copy::{Without, in_batches};
+use super::copy::{Batch, PIECE};
 use super::error::ImageError;
 use super::fit::Changed;
 use super::image::{Image, Item, RecordKey, is_before_pages};
+use super::pages::Page;
 use std::collections::HashMap;
 use std::io::Write;
-use xen_migration_stream::libxc::{self, PageEntry};
+use xen_migration_stream::libxc::{self, BATCH, PageEntry};
 use xen_migration_stream::writer::RecordWriter;
 use xen_migration_stream::{Layer, libxl};
 
@@ -125,9 +126,21 @@ fn copy<W: Write>(image: &Image, item: &Item, out: &mut RecordWriter<W>) -> Resu
 }
 
 fn pages<W: Write>(image: &Image, out: &mut RecordWriter<W>) -> Result<(), ImageError> {
-    let there = image.pages().filter(|page| page.page_type != libxc::PageType::XTAB);
-    in_batches(image, there, Without::Nothing, &mut |pages, contents| {
-        let entries = pages.iter().map(|page| PageEntry { pfn: page.pfn, page_type: page.page_type });
-        Ok(out.page_data(entries, [contents])?)
-    })
+    let mut there = image.pages().filter(|page| page.page_type != libxc::PageType::XTAB);
+    let mut batch = Batch::new(image);
+    let mut record: Vec<Page> = Vec::with_capacity(BATCH);
+    loop {
+        record.clear();
+        record.extend(there.by_ref().take(BATCH));
+        if record.is_empty() {
+            return Ok(());
+        }
+        out.page_data_head(record.iter().map(|page| PageEntry { pfn: page.pfn, page_type: page.page_type }))?;
+        for piece in record.chunks(PIECE) {
+            for page in piece.iter().filter(|page| page.offset.is_some()) {
+                batch.add(page)?;
+            }
+            out.raw(batch.take()?)?;
+        }
+    }
 }

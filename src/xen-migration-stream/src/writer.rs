@@ -104,6 +104,28 @@ impl<W: Write> RecordWriter<W> {
         self.written += header.total();
         sent
     }
+
+    /// Writes all of a PAGE_DATA record but its contents, which must follow by [`RecordWriter::raw`]: a page for each of the entries that have
+    /// contents, in their order. For contents that are not at hand in one piece.
+    ///
+    /// # Errors
+    /// The sink's; [`ErrorKind::InvalidInput`] for no entries, or too many, found before anything is written.
+    pub fn page_data_head<E>(&mut self, entries: E) -> io::Result<()>
+    where
+        E: ExactSizeIterator<Item = PageEntry> + Clone,
+    {
+        let count = entries.len();
+        if count == 0 {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "PAGE_DATA without entries"));
+        }
+        let pages = entries.clone().filter(|entry| entry.page_type.has_contents()).count();
+        let header = header(types::PAGE_DATA, 8 + count as u64 * 8 + (pages * PAGE_SIZE) as u64)?;
+        self.head.clear();
+        self.head.extend_from_slice(&header.emit());
+        page_data_emit_head(entries, &mut self.head);
+        self.written += self.head.len() as u64;
+        self.sink.write_all(&self.head)
+    }
 }
 
 fn header(type_id: u32, length: u64) -> io::Result<RecordHeader> {
@@ -172,6 +194,23 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_head_and_its_contents_are_the_record() {
+        let entries = [(PageType::NOTAB, 7), (PageType::XTAB, 8), (PageType::L1TAB, 9)];
+        let entries = entries.map(|(page_type, pfn)| PageEntry { page_type, pfn });
+        let contents = [[1; PAGE_SIZE], [2; PAGE_SIZE]].concat();
+        let (mut whole, mut parts) = (RecordWriter::new(Vec::new()), RecordWriter::new(Vec::new()));
+        whole.page_data(entries.into_iter(), [&contents[..]]).unwrap();
+        parts.page_data_head(entries.into_iter()).unwrap();
+        for piece in contents.chunks(1000) {
+            parts.raw(piece).unwrap();
+        }
+        assert_eq!(parts.written(), whole.written());
+        assert!(parts.into_inner() == whole.into_inner());
+        let error = RecordWriter::new(Vec::new()).page_data_head(entries[..0].iter().copied()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
 
     #[test]
