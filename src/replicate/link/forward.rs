@@ -1,17 +1,14 @@
 //! What the primary says, and the stream inside of it: a [`Read`] that gives the bytes of one stream after another, and
 //! passes on the frames between them as they come.
 
+use super::record::Record;
 use crate::remus::wire::{
     Body, Control, Decoder, Digest, Direction, HEADER_LEN, MAX_DATA, Seal, Step as DecodeStep, WireError,
 };
 use crate::remus::{RefuseReason, Session};
 use crate::replicate::failpoint::{Failpoints, Step};
 use crate::transport::is_cancelled;
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::io::{self, Read};
 
 /// Room for a frame and what follows it.
 const BUFFER: usize = 2 * (HEADER_LEN + MAX_DATA);
@@ -30,59 +27,6 @@ pub enum Heading {
     },
     /// A checkpoint ends here.
     Checkpoint(Session, Seal),
-}
-
-/// Keeps the streams as they arrive. Trouble with the file ends the recording and nothing else.
-#[derive(Debug)]
-pub struct Record {
-    path: PathBuf,
-    streams: Arc<AtomicU32>,
-    file: Option<File>,
-    failed: Arc<OnceLock<String>>,
-}
-
-impl Record {
-    /// The first stream goes to `path`, later ones to the path with `.2`, `.3` and so on behind it.
-    pub fn new(path: PathBuf) -> Self {
-        Record { path, streams: Arc::default(), file: None, failed: Arc::default() }
-    }
-
-    /// The record of the next session. Its streams are numbered on from those begun so far, so that none is lost.
-    pub fn next_session(&mut self) -> Self {
-        Record { path: self.path.clone(), streams: Arc::clone(&self.streams), file: None, failed: Arc::default() }
-    }
-
-    /// Where it will stand, in words, why the record is not whole.
-    pub fn failed(&self) -> Arc<OnceLock<String>> {
-        Arc::clone(&self.failed)
-    }
-
-    fn fail(&mut self, error: &io::Error) {
-        log::error!("{}: {error}; the record ends here", self.path.display());
-        self.file = None;
-        // The first trouble is the one that counts.
-        let _ = self.failed.set(error.to_string());
-    }
-
-    fn begin(&mut self) {
-        let number = self.streams.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let mut path = self.path.clone().into_os_string();
-        if number > 1 {
-            path.push(format!(".{number}"));
-        }
-        match File::create(&path) {
-            Ok(file) => self.file = Some(file),
-            Err(error) => self.fail(&error),
-        }
-    }
-
-    fn keep(&mut self, bytes: &[u8]) {
-        if let Some(file) = &mut self.file
-            && let Err(error) = file.write_all(bytes)
-        {
-            self.fail(&error);
-        }
-    }
 }
 
 /// The forward channel.
@@ -150,7 +94,12 @@ impl Forward {
                         }
                     }
                     // Nothing follows: it stays so.
-                    Heading::Ended | Heading::Garbled(_) => self.heading = Some(heading),
+                    Heading::Ended | Heading::Garbled(_) => {
+                        self.heading = Some(heading);
+                        if let Some(record) = &mut self.record {
+                            record.finish();
+                        }
+                    }
                     Heading::Checkpoint(..) => {}
                 }
                 return heading;

@@ -10,12 +10,14 @@ mod backward;
 mod forward;
 mod framing;
 mod lane;
+mod record;
 
 pub use ahead::ReadAhead;
 pub use backward::{Heard, backward, silence};
-pub use forward::{Forward, Heading, Record};
+pub use forward::{Forward, Heading};
 pub use framing::{Framing, Outbox};
 pub use lane::{Lane, StopFlag};
+pub use record::Record;
 
 use crate::transport::LinkReader;
 use std::io::{self, Read};
