@@ -161,7 +161,7 @@ pub fn receive_checkpoints<H: Home>(sender: Sender, cancel: Cancel, job: &Job<H>
     live(Survivor { domain, checkpoint, generation: newest(job)?, lost }, job, desk)
 }
 
-type Source = Recorder<Chain<Cursor<Vec<u8>>, BufReader<LinkReader>>, File>;
+type Source = Recorder<Chain<Cursor<Vec<u8>>, BufReader<LinkReader>>>;
 
 /// Says what a bare peer costs, and lets it begin.
 fn begin<H>(mut sender: Sender, job: &Job<H>, desk: &Desk) -> io::Result<(Source, LinkWriter, Options)> {
@@ -174,10 +174,11 @@ fn begin<H>(mut sender: Sender, job: &Job<H>, desk: &Desk) -> io::Result<(Source
     let Sender { reader, writer, said, .. } = sender;
     // Told to end: the copy is dropped.
     let reader = Cursor::new(said).chain(BufReader::with_capacity(1 << 18, reader.with_cancel(desk.waiting())));
-    let record = job.record.as_deref().map(File::create).transpose()?;
+    // What cannot be written at all is said before anything is received.
+    job.record.as_deref().map(File::create).transpose()?;
     let mut options: Options = job.restore;
     options.stream.start = Some(Start::Xl);
-    Ok((Recorder::new(reader, record), writer, options))
+    Ok((Recorder::new(reader, job.record.clone()), writer, options))
 }
 
 /// The sender had none of the witness' numbers; a secondary of this guest's gets the next one.

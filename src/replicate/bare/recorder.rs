@@ -1,91 +1,58 @@
 //! Keeps a copy of a stream as it is read.
 
-use std::io::{self, Read, Write};
+use crate::replicate::link::Record;
+use std::io::{self, Read};
+use std::path::PathBuf;
 
-/// A source whose bytes also go into a file. Trouble with the file ends the recording, not the reading.
+/// A source whose bytes also go into a file. Trouble with the file ends the recording, not the reading ([`Record`]).
 #[derive(Debug)]
-pub struct Recorder<R, F> {
+pub struct Recorder<R> {
     source: R,
-    file: Option<F>,
-    failed: Option<io::Error>,
+    record: Option<Record>,
 }
 
-impl<R: Read, F: Write> Recorder<R, F> {
-    /// Copies what is read from `source` into `file`; without a file nothing is copied.
-    pub const fn new(source: R, file: Option<F>) -> Self {
-        Recorder { source, file, failed: None }
-    }
-
-    /// Why the recording ended early, if it did.
-    pub const fn failed(&self) -> Option<&io::Error> {
-        self.failed.as_ref()
-    }
-
-    /// The file, with everything written to it.
-    ///
-    /// # Errors
-    /// The trouble that ended the recording, or what flushing it meets.
-    pub fn finish(mut self) -> io::Result<Option<F>> {
-        if let Some(error) = self.failed {
-            return Err(error);
+impl<R: Read> Recorder<R> {
+    /// Copies what is read from `source` into a file at `path`; without one nothing is copied.
+    pub fn new(source: R, path: Option<PathBuf>) -> Self {
+        let mut record = path.map(Record::new);
+        if let Some(record) = &mut record {
+            record.begin();
         }
-        if let Some(file) = &mut self.file {
-            file.flush()?;
-        }
-        Ok(self.file)
+        Recorder { source, record }
     }
 }
 
-impl<R: Read, F: Write> Read for Recorder<R, F> {
+impl<R: Read> Read for Recorder<R> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let read = self.source.read(bytes)?;
-        if let (Some(file), Some(bytes)) = (&mut self.file, bytes.get(..read))
-            && let Err(error) = file.write_all(bytes)
-        {
-            log::error!("recording the stream: {error}; the record ends here");
-            self.file = None;
-            self.failed = Some(error);
+        if let (Some(record), Some(bytes)) = (&mut self.record, bytes.get(..read)) {
+            record.keep(bytes);
         }
         Ok(read)
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
-    struct Full(usize);
-
-    impl Write for Full {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            if self.0 == 0 {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            let taken = bytes.len().min(self.0);
-            self.0 -= taken;
-            Ok(taken)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
     fn the_copy_is_what_was_read() {
-        let mut recorder = Recorder::new(&b"every byte"[..], Some(Vec::new()));
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("copy");
+        let mut recorder = Recorder::new(&b"every byte"[..], Some(path.clone()));
         let mut read = [0; 5];
         recorder.read_exact(&mut read).unwrap();
         assert_eq!(&read, b"every");
-        assert_eq!(recorder.finish().unwrap().unwrap(), b"every");
+        drop(recorder);
+        assert_eq!(std::fs::read(path).unwrap(), b"every");
     }
 
     #[test]
     fn a_full_disk_ends_the_recording_and_not_the_reading() {
-        let mut recorder = Recorder::new(&[7; 100][..], Some(Full(30)));
+        let mut recorder = Recorder::new(&[7; 100][..], Some("/dev/full".into()));
         let mut read = Vec::new();
         assert_eq!(recorder.read_to_end(&mut read).unwrap(), 100);
-        assert_eq!(recorder.failed().map(io::Error::kind), Some(io::ErrorKind::StorageFull));
-        assert!(recorder.finish().is_err());
     }
 }

@@ -72,7 +72,7 @@ impl Record {
     }
 
     /// A stream begins.
-    pub(super) fn begin(&mut self) {
+    pub(in crate::replicate) fn begin(&mut self) {
         let number = self.streams.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let mut path = self.path.clone().into_os_string();
         if number > 1 {
@@ -90,7 +90,7 @@ impl Record {
     }
 
     /// Bytes of the stream.
-    pub(super) fn keep(&mut self, bytes: &[u8]) {
+    pub(in crate::replicate) fn keep(&mut self, bytes: &[u8]) {
         if self.writer.is_some() {
             self.give(Piece::Bytes(bytes.to_vec()));
         }
