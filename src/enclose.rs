@@ -99,23 +99,28 @@ pub struct XapiParts {
 }
 
 impl XapiParts {
-    /// The device model of an image that libxl's stream has.
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Adds the device model of an image that is libxl's stream.
     ///
     /// # Errors
     /// The system's; state that xenopsd does not take.
-    pub fn of_image(image: &Image) -> Result<XapiParts, ImageError> {
+    pub fn add_emulator(&mut self, image: &Image) -> Result<(), ImageError> {
         let mut all = image.emulators()?;
         if all.len() > 1 {
             return Err(io::Error::from(Unfit::Qemus(all.len())).into());
         }
-        let mut parts = XapiParts::default();
         if let Some((_, state)) = all.pop() {
-            if state.len() as u64 > MAX_QEMU {
-                return Err(io::Error::from(Unfit::Qemu(state.len() as u64)).into());
+            let bytes = state.len() as u64;
+            if bytes > MAX_QEMU {
+                return Err(io::Error::from(Unfit::Qemu(bytes)).into());
             }
-            parts.parts.push((XapiPart::QEMU, state));
+            self.parts.push((XapiPart::QEMU, state));
         }
-        Ok(parts)
+        Ok(())
     }
 
     /// The parts of another image of XAPI's, which lies in `file`.
@@ -129,6 +134,9 @@ impl XapiParts {
             if part.bytes > MAX_TEXT {
                 let text = format!("{} has {} bytes, over the limit of {MAX_TEXT}", part.name, part.bytes);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+            if kind == XapiPart::QEMU && part.bytes > MAX_QEMU {
+                return Err(Unfit::Qemu(part.bytes).into());
             }
             let mut state = vec![0; part.bytes as usize];
             file.seek(SeekFrom::Start(part.offset))?;

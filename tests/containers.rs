@@ -237,6 +237,16 @@ fn xapis_suspend_image_damaged_in_every_way() {
             assert!(code == Some(1) && said.contains(words), "{words}: {said}");
         }
     }
+    // Of a part that cannot be read behind the memory, convert says so where the part has no place.
+    let vgpu = [SIGNATURE, &part(0x00f0, b""), &libxc, &part(0x0f10, b"state")].concat();
+    let out = tempfile::tempdir().unwrap();
+    let plain = out.path().join("plain");
+    for (container, code) in [("libxc", 0), ("libxl", 0), ("xapi", 2)] {
+        let written = on_file(&["convert", "--container", container, "-o", plain.to_str().unwrap()], &vgpu);
+        let said = String::from_utf8(written.stderr).unwrap();
+        assert_eq!(written.status.code(), Some(code), "{container}: {said}");
+        assert!(said.contains("vGPU"), "{container}: {said}");
+    }
     let mut huge = [SIGNATURE, &part(0x000f, b"")].concat();
     huge[23..31].copy_from_slice(&u64::MAX.to_le_bytes());
     let (code, said) = printed(&["verify"], &huge);

@@ -19,8 +19,8 @@ const INPUTS: &[(&str, bool, &[&str])] = &[
     // The stream is `helper/hvm-plain-libxl`, of whose made-up registers it says the same as of that.
     ("A1-libvirt-managedsave", false, &["libvirt save image, the stream at offset 192", "CR0", "16472 bytes"]),
     ("A2b-xapi-legacy-suspend-image", false, &["a legacy suspend image of XAPI, of Xen 4.5 or earlier", "xenopsd"]),
-    ("A3-xl-legacy-4.4", false, &["an image of xl of Xen 4.5 or earlier", "convert-legacy-stream"]),
-    ("A3d-xend-LinuxGuestRecord", false, &["an image of xend, of Xen 4.4 or earlier", "convert-legacy-stream"]),
+    ("A3-xl-legacy-4.4", false, &["an image of xl of Xen 4.5 or earlier", "convert --from legacy"]),
+    ("A3d-xend-LinuxGuestRecord", false, &["an image of xend, of Xen 4.4 or earlier", "convert --from legacy"]),
     ("A4-elf-dump-core", false, &["an ELF file, as xl dump-core writes", "crash"]),
     (
         "A7-ssh-motd-in-front",

@@ -241,6 +241,23 @@ fn a_stream_of_nothing_but_trouble_takes_no_more_than_256_mib() {
     assert!(output.stdout.len() < 32 << 20, "{} bytes", output.stdout.len());
 }
 
+/// A record of a few bytes an entry is many bytes when it is decoded: MSRs with every bit set, entries of a HVM context.
+#[test]
+fn records_that_decode_to_very_much_take_no_more_than_256_mib() {
+    let msrs: Vec<u8> = [0x10au32.to_le_bytes(), [0; 4]].concat().into_iter().chain([0xff; 8]).collect();
+    let parts = (0..40_u32).map(|vcpu| {
+        let body = [&vcpu.to_le_bytes()[..], &[0; 4], &msrs.repeat((127 << 10) / msrs.len())].concat();
+        record(0x8, &body)
+    });
+    let head = [libxc_headers(3, 1)].concat();
+    let output = within_256_mib("report --json -", std::iter::once(head).chain(parts));
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let records = told["state"]["records"].as_array().unwrap();
+    assert!(records.len() >= 40, "{}", records.len());
+    assert!(records.iter().any(|record| !record["value"].is_null()), "one of them is shown");
+    assert!(output.stdout.len() < 32 << 20, "{} bytes", output.stdout.len());
+}
+
 /// How many rows a table shows.
 fn rows(browser: &mut Browser, table: &str) -> u64 {
     browser.run(&format!("document.querySelectorAll('#{table} tbody tr').length")).as_u64().unwrap()

@@ -129,7 +129,18 @@ fn around(args: &Args, stream: &Seekable, image: &Image) -> io::Result<Around> {
         None => Ok(()),
     };
     let file = &args.image.file;
-    let source = stream.whole_container().map_err(|error| named(file, error))?;
+    let from_xapi = stream.container.as_ref().is_some_and(|container| container.kind == Kind::Xapi);
+    let source = match stream.whole_container() {
+        Ok(source) => source,
+        Err(error) if from_xapi && matches!(args.container, Some(ContainerArg::Xapi)) => {
+            return Err(named(file, error));
+        }
+        // What stands behind the stream has no place in what is written.
+        Err(error) => {
+            eprintln!("left out: what stands behind the stream, which cannot be read: {error}");
+            stream.container.clone()
+        }
+    };
     let of_kind = |kind: Kind| source.as_ref().filter(|source| source.kind == kind);
     let around = match args.container {
         Some(ContainerArg::Libvirt) => {
@@ -155,10 +166,18 @@ fn around(args: &Args, stream: &Seekable, image: &Image) -> io::Result<Around> {
             };
             let path = args.xenops.as_ref().unwrap_or(file);
             let record = enclose::xenops_record(&record).map_err(|error| named(path, error.into()))?.to_vec();
-            let parts = match of_kind(Kind::Xapi) {
+            let mut parts = match of_kind(Kind::Xapi) {
                 Some(source) => XapiParts::of_container(source, &stream.file).map_err(|error| named(file, error))?,
-                None => XapiParts::of_image(image).map_err(|error| args.image.trouble(error))?,
+                None => XapiParts::default(),
             };
+            // In a stream of libxl's, wherever it comes from, the device model is a record.
+            parts.add_emulator(image).map_err(|error| args.image.trouble(error))?;
+            if !image.is_pv() && parts.is_empty() {
+                eprintln!(
+                    "without a device model's state, which FILE does not have: xenopsd resumes a PVH guest of it, and none \
+                     that has a device model"
+                );
+            }
             return Ok(Around::Xapi { record, parts });
         }
         _ => {
@@ -167,6 +186,14 @@ fn around(args: &Args, stream: &Seekable, image: &Image) -> io::Result<Around> {
             Around::Nothing
         }
     };
+    let kept = match around {
+        Around::Libvirt { .. } => Some(Kind::Libvirt),
+        _ => None,
+    };
+    if let Some(source) = source.as_ref().filter(|source| !source.text.is_empty() && Some(source.kind) != kept) {
+        let what = if source.kind == Kind::Libvirt { "the domain's XML" } else { "xenopsd's record" };
+        eprintln!("left out: {what} ({} bytes), which only {} has a place for", source.text.len(), source.kind.name());
+    }
     for part in source.iter().flat_map(|source| &source.parts).filter(|part| part.name != "xenops") {
         eprintln!("left out: {} ({} bytes), which only XAPI's image has a place for", part.name, part.bytes);
     }

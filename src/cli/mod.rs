@@ -227,7 +227,8 @@ mod tests {
 
     #[test]
     fn help_fits_80_columns_and_has_examples() {
-        let mut program = Cli::command();
+        // Whatever the terminal's width is.
+        let mut program = Cli::command().term_width(80);
         program.build();
         let mut all = Vec::new();
         helps(&mut program, "xen-replicate", &mut all);

@@ -54,9 +54,9 @@ pub struct Paged {
 /// The program that PAGER names, for the shell; `None` for none.
 fn pager() -> Option<Command> {
     let quiet = |mut command: Command| {
-        // As git does: it ends by itself where all fits the screen, shows colours, and leaves the text there.
+        // It ends by itself where all fits the screen, shows colours, leaves the text there, and ends at an interrupt.
         if env::var_os("LESS").is_none() {
-            command.env("LESS", "FRX");
+            command.env("LESS", "FRXK");
         }
         command
     };

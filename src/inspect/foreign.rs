@@ -83,7 +83,7 @@ const IMAGES: &[(&[u8], &str, &str)] = &[
     (
         b"LinuxGuestRecord",
         "an image of xend, of Xen 4.4 or earlier",
-        "xend restores it, or convert-legacy-stream makes a migration-v2 stream of what follows its configuration",
+        "xend restores it, and xen-replicate convert --from legacy makes a migration-v2 stream of what follows its configuration",
     ),
     (
         b"XenSavedDomain\n",
@@ -119,7 +119,7 @@ pub(super) fn look(
         Problem::Frame(FrameError::XlLegacy(_)) => {
             return Ok(Some(Foreign::Image {
                 name: "an image of xl of Xen 4.5 or earlier, with a legacy stream",
-                advice: "xl restore of Xen 4.6 and later converts it, and so does convert-legacy-stream --xl",
+                advice: "xl restore of Xen 4.6 and later converts it, and so does xen-replicate convert --from legacy",
             }));
         }
         Problem::Frame(FrameError::Truncated { .. }) => return Ok(None),

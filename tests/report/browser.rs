@@ -79,6 +79,7 @@ impl Browser {
         assert_eq!(message.pop(), Some(0), "the browser has ended");
         let heard: Value = serde_json::from_slice(&message).unwrap();
         match heard["method"].as_str() {
+            Some("Inspector.targetCrashed") => panic!("the page has crashed"),
             Some("Network.requestWillBeSent") => {
                 self.asked.push(heard["params"]["request"]["url"].as_str().unwrap().to_owned());
             }

@@ -117,10 +117,11 @@ impl LogReport {
         let restarted = before.as_ref().is_some_and(|before| status.elapsed_ms < before.elapsed_ms);
         if restarted {
             // How long it was gone is not known: its clock goes on where the other's stopped.
-            self.offset += before.as_ref().map_or(0, |before| before.elapsed_ms);
+            let gone = before.as_ref().map_or(0, |before| before.elapsed_ms);
+            self.offset = self.offset.saturating_add(gone);
             *process += 1;
         }
-        let at = self.offset + status.elapsed_ms;
+        let at = self.offset.saturating_add(status.elapsed_ms);
         if restarted {
             self.event(self.offset, Loudness::Warning, "another process from here on".into());
         }
@@ -218,6 +219,16 @@ mod tests {
 
     fn line(status: &Status) -> String {
         serde_json::to_string(status).unwrap() + "\n"
+    }
+
+    #[test]
+    fn times_that_no_clock_has_stay_at_the_end_of_time() {
+        let log: String = [u64::MAX, 1, 0]
+            .map(|elapsed_ms| line(&Status { domain: "web".into(), elapsed_ms, ..Status::default() }))
+            .concat();
+        let report = read(log.as_bytes()).unwrap();
+        assert_eq!(report.statuses, 3);
+        assert!(report.events.iter().any(|event| event.at == u64::MAX));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub use stream::StreamReport;
 pub struct Report {
     /// The program that made it.
     pub program: &'static str,
-    /// The file's name, as it was given.
+    /// The file's name, without its folders.
     pub file: String,
     /// What was in it.
     #[serde(flatten)]

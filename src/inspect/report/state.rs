@@ -10,12 +10,13 @@ use crate::stream::libxl;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{HashMap, VecDeque};
+use std::io::{self, Write};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The longest record that is decoded here. `dump -v` decodes longer ones.
-pub const MAX_RECORD: usize = 512 << 10;
-/// Bytes of records that are kept decoded, together.
-pub const MAX_STATE: usize = 2 << 20;
+pub const MAX_RECORD: usize = 128 << 10;
+/// Bytes of what is kept decoded, as JSON, together: a few bytes of a record may become many.
+pub const MAX_STATE: usize = 8 << 20;
 /// Records that are kept.
 const MAX_RECORDS: usize = 1024;
 /// Checkpoints whose changes are listed from the start, and as many from the end.
@@ -38,6 +39,9 @@ pub struct Decoded {
     pub bytes: u64,
     /// Its fields; null where it was too long to be decoded here.
     pub value: Value,
+    /// Bytes of those as JSON.
+    #[serde(skip)]
+    weight: usize,
 }
 
 /// What changed from one checkpoint to the next.
@@ -79,6 +83,7 @@ pub struct State {
     pub changes_left_out: u64,
     #[serde(skip)]
     known: HashMap<String, (usize, u64)>,
+    /// The weight of all records.
     #[serde(skip)]
     bytes: usize,
     #[serde(skip)]
@@ -107,17 +112,22 @@ impl State {
             return;
         }
         let old = seen.and_then(|(at, _)| self.records.get_mut(at));
-        let (old_value, old_bytes) =
-            old.map_or((Value::Null, 0), |old| (std::mem::take(&mut old.value), old.bytes as usize));
-        let room = self.bytes.saturating_sub(if old_value.is_null() { 0 } else { old_bytes });
-        let fits = length <= MAX_RECORD && room + length <= MAX_STATE;
-        let value = if fits { decoded(item, parsed, &self.context).shown() } else { Value::Null };
-        self.bytes = if value.is_null() { room } else { room + length };
+        let (old_value, old_weight) = old.map_or((Value::Null, 0), |old| (std::mem::take(&mut old.value), old.weight));
+        self.bytes -= old_weight;
+        let mut value = Value::Null;
+        if length <= MAX_RECORD {
+            value = decoded(item, parsed, &self.context).shown();
+        }
+        let mut weight = weight(&value);
+        if self.bytes.saturating_add(weight) > MAX_STATE {
+            (value, weight) = (Value::Null, 0);
+        }
+        self.bytes += weight;
         if seen.is_some() {
             self.current.compare(&name, &old_value, &value);
         }
         let layer = item.layer.name();
-        let record = Decoded { layer, record: name.clone(), round: item.round, bytes: length as u64, value };
+        let record = Decoded { layer, record: name.clone(), round: item.round, bytes: length as u64, value, weight };
         let at = seen.map_or(self.records.len(), |(at, _)| at);
         match self.records.get_mut(at) {
             Some(place) => *place = record,
@@ -166,6 +176,28 @@ impl Changes {
             self.fields.push(change(String::new(), String::new(), "other bytes".into()));
         }
         self.fields.extend(found.into_iter().take(room).map(|it| change(it.field, text(&it.first), text(&it.second))));
+    }
+}
+
+/// Bytes of a value as JSON; none of no value.
+fn weight(value: &Value) -> usize {
+    struct Count(usize);
+
+    impl Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let mut count = Count(0);
+    match value {
+        Value::Null => 0,
+        value => serde_json::to_writer(&mut count, value).map_or(usize::MAX, |()| count.0),
     }
 }
 

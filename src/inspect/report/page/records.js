@@ -12,7 +12,7 @@ function recordTable(records) {
     if (line.gap) return make("tr", { class: "gap" }, make("td", { colspan: "7", text: `${many(line.gap, "record")} not listed here: dump --round or --from shows them` }));
     return make("tr", { id: `record-${line.index}` }, cell(count(line.index), "n"), cell(hex(line.offset), "n mono"), cell(line.layer, "s"), cell(count(line.round), "n"),
       cell(line.type, "s mono"), cell(count(line.length), "n"), cell(line.summary, "wide"));
-  }, "no record is like that");
+  }, "no record that is listed here is like that: dump has all");
   const words = make("input", { id: "records-search", class: "grow", type: "search", placeholder: "type, offset, words of the summary …", "aria-label": "Search records" });
   const type = make("select", { id: "records-type", "aria-label": "Type" }, make("option", { value: "", text: "all types" }),
     Object.entries(records.types).map(([name, number]) => make("option", { value: name, text: `${name} (${count(number)})` })));
@@ -30,7 +30,7 @@ function recordTable(records) {
   }
   for (const input of [words, type, layer, round]) input.addEventListener("input", filter);
   document.addEventListener("keydown", (event) => {
-    if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName || "")) { event.preventDefault(); words.focus(); }
+    if (event.key === "/" && words.isConnected && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName || "")) { event.preventDefault(); words.focus(); }
   });
   const find = (index) => { type.value = layer.value = round.value = ""; words.value = ""; shown.set(lines.filter((line) => !line.gap && Math.abs(line.index - index) <= 10)); document.getElementById("records").scrollIntoView(); };
   return { element: make("div", {}, make("div", { class: "tools" }, words, type, layer, round), shown.element), find };

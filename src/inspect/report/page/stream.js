@@ -32,7 +32,7 @@ function streamPage(data) {
   if (data.findings.length === 0) findings.append(make("p", { text: "None: nothing that a receiver refuses, and nothing to remark." }));
   const list = make("ul", { class: "findings" });
   for (const finding of data.findings.slice(0, 200)) {
-    const record = finding.record === null ? null : make("button", { type: "button", text: "Show the record", onclick: () => table_.find(finding.record) });
+    const record = finding.record === null || !info.start ? null : make("button", { type: "button", text: "Show the record", onclick: () => table_.find(finding.record) });
     list.append(make("li", {}, badge(finding.severity === "error" ? "bad" : "note", finding.severity), make("span", { class: "what", text: finding.message }),
       make("span", { class: "where" }, `${finding.layer}${finding.record === null ? "" : `, record ${count(finding.record)}`}, offset ${count(finding.offset)} (${hex(finding.offset)}) `, record)));
   }
