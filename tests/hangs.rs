@@ -162,7 +162,6 @@ fn a_record_that_blocks_puts_nothing_off() {
     kill(primary);
     let survivor = place.wait("b", "the survivor", |status| status.phase == "alone");
     assert_eq!(survivor.generation, 2);
-    assert!(place.log("b").contains("the record ends here"));
     drop(pipe);
 }
 
@@ -259,7 +258,7 @@ fn a_stopped_receiver_puts_no_claim_off_and_takes_over_when_it_goes_on() {
 
 #[test]
 fn a_receiver_that_stays_stopped_is_given_up_and_its_guest_runs_on_at_the_primary() {
-    let secondary = Secondary::start(Waits { feed: Duration::from_millis(200), ..Waits::default() });
+    let secondary = Secondary::start(Waits { feed: Duration::from_secs(5), ..Waits::default() });
     let _primary = secondary.place.primary();
     secondary.place.wait("a", "protection", |status| status.acknowledged >= 3);
     let receiver = secondary.receivers()[0];

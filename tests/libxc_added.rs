@@ -342,6 +342,38 @@ fn what_is_written_later_to_a_page_that_came_back_is_in_the_copy() {
     }
 }
 
+/// A page goes and another comes each time, so that the number never differs where it is asked for: what is away shows only in the log of
+/// the suspended guest.
+#[test]
+fn pages_that_take_turns_are_sent_again() {
+    let [a, b, ..] = QUIET;
+    let turn = |first, second| {
+        vec![
+            (1, Act::ClearAndGive(b)),
+            (first, Act::Take(b)),
+            (first, Act::ClearAndGive(a)),
+            (second, Act::Take(a)),
+            (second, Act::ClearAndGive(b)),
+            (second + 3, Act::Fill(a, 0x5a)),
+        ]
+    };
+    for ahead in [false, true] {
+        let moments = moments(ahead);
+        let mut runs = 0;
+        // Behind the log's beginning.
+        for first in 12..=moments {
+            for second in first + UNSEEN + 1..=(first + 12).min(moments) {
+                let acts = turn(first, second);
+                let (lost, session) = Session::run(&acts, false, false, ahead);
+                assert_eq!(session.domain.refused.get(), 0, "{acts:?}");
+                assert!(lost.is_empty(), "{acts:?}, ahead {ahead}: {lost:#x?} lost");
+                runs += 1;
+            }
+        }
+        assert!(runs > 100, "{runs} runs");
+    }
+}
+
 /// The gap itself: who takes that log for enough loses pages.
 #[test]
 fn a_saver_that_trusts_a_log_that_does_not_tell_loses_pages() {

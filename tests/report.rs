@@ -247,9 +247,9 @@ fn records_that_decode_to_very_much_take_no_more_than_256_mib() {
     let msrs: Vec<u8> = [0x10au32.to_le_bytes(), [0; 4]].concat().into_iter().chain([0xff; 8]).collect();
     let parts = (0..40_u32).map(|vcpu| {
         let body = [&vcpu.to_le_bytes()[..], &[0; 4], &msrs.repeat((127 << 10) / msrs.len())].concat();
-        record(0x8, &body)
+        record(0xc, &body)
     });
-    let head = [libxc_headers(3, 1)].concat();
+    let head = [libxc_headers(3, 1), record(2, &[8, 4, 0, 0, 0, 0, 0, 0])].concat();
     let output = within_256_mib("report --json -", std::iter::once(head).chain(parts));
     let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     let records = told["state"]["records"].as_array().unwrap();

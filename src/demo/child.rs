@@ -12,7 +12,7 @@ use crate::remus::{Config, Generation, Rule};
 use crate::replicate::RoundFigures;
 use crate::replicate::failpoint::Failpoints;
 use crate::replicate::fence::Fence;
-use crate::replicate::link::Record;
+use crate::replicate::link::{Record, Records};
 use crate::replicate::primary;
 use crate::replicate::secondary::{self, Outcome, Survivor};
 use crate::transport::{Cancel, connect};
@@ -89,7 +89,8 @@ pub fn secondary(args: &ChildArgs) -> io::Result<bool> {
         return colo::secondary(&setup);
     }
     let state = inherited(setup.state)?;
-    let record = setup.record.map(|fd| Record::new(PathBuf::from(format!("/proc/self/fd/{fd}"))));
+    let mut records = setup.record.map(|fd| Records::new(PathBuf::from(format!("/proc/self/fd/{fd}"))));
+    let record = records.as_mut().map(Records::next_session);
     let unrecorded = record.as_ref().map(Record::failed);
     let fence = Fence { command: format!("! kill -0 {} 2>&-", setup.primary), timeout: Duration::from_secs(10) };
     let settings = secondary::Settings {
@@ -130,6 +131,9 @@ pub fn secondary(args: &ChildArgs) -> io::Result<bool> {
         }
     };
     let decided = lost.elapsed();
+    if let Some(records) = &mut records {
+        records.finish();
+    }
     if let Some(text) = unrecorded.as_ref().and_then(|failed| failed.get()) {
         tell(&Event::Unrecorded { text: text.clone() })?;
     }

@@ -9,6 +9,7 @@ use crate::remus::wire::Capabilities;
 use crate::remus::{Generation, Level, Session};
 use crate::replicate::bare::{Outcome, Recorder, receive_new, secondary::Observer};
 use crate::replicate::fence::FenceContext;
+use crate::replicate::link::Records;
 use crate::replicate::secondary::{Copies, Replica, Survivor, Target};
 use crate::stream::handshake::Message;
 use crate::stream::{Limits, Start, xl};
@@ -102,7 +103,7 @@ impl Sender {
 /// The stream is refused, or ends before a checkpoint is whole; what the survivor failed with.
 pub fn receive(sender: Sender, cancel: Cancel, job: &Job<SimHome>, desk: &Desk) -> io::Result<bool> {
     let peer = sender.peer.clone();
-    let (reader, writer, options) = begin(sender, job, desk)?;
+    let (reader, writer, options, _records) = begin(sender, job, desk)?;
     let mut watch = Watch { domain: job.protection.domain.clone(), lost: None };
     let mut target = job.home.target.clone();
     let outcome = receive_new(reader, |config| target.create(config), options, &mut watch);
@@ -130,7 +131,7 @@ pub fn receive(sender: Sender, cancel: Cancel, job: &Job<SimHome>, desk: &Desk) 
 pub fn receive_checkpoints<H: Home>(sender: Sender, cancel: Cancel, job: &Job<H>, desk: &Desk) -> io::Result<bool> {
     let name = &job.protection.domain;
     let peer = sender.peer.clone();
-    let (reader, writer, options) = begin(sender, job, desk)?;
+    let (reader, writer, options, _records) = begin(sender, job, desk)?;
     let mut watch = Watch { domain: name.clone(), lost: None };
     let mut copy = job.home.copies().image(reader, options).map_err(io::Error::other)?;
     let mut checkpoint = 1;
@@ -163,8 +164,12 @@ pub fn receive_checkpoints<H: Home>(sender: Sender, cancel: Cancel, job: &Job<H>
 
 type Source = Recorder<Chain<Cursor<Vec<u8>>, BufReader<LinkReader>>>;
 
-/// Says what a bare peer costs, and lets it begin.
-fn begin<H>(mut sender: Sender, job: &Job<H>, desk: &Desk) -> io::Result<(Source, LinkWriter, Options)> {
+/// Says what a bare peer costs, and lets it begin. What records is to be kept for as long as the guest lives.
+fn begin<H>(
+    mut sender: Sender,
+    job: &Job<H>,
+    desk: &Desk,
+) -> io::Result<(Source, LinkWriter, Options, Option<Records>)> {
     let name = &job.protection.domain;
     for (level, cost) in Capabilities::BARE.cost() {
         let line = if level == Level::Critical { log::Level::Error } else { log::Level::Warn };
@@ -174,11 +179,12 @@ fn begin<H>(mut sender: Sender, job: &Job<H>, desk: &Desk) -> io::Result<(Source
     let Sender { reader, writer, said, .. } = sender;
     // Told to end: the copy is dropped.
     let reader = Cursor::new(said).chain(BufReader::with_capacity(1 << 18, reader.with_cancel(desk.waiting())));
-    // What cannot be written at all is said before anything is received.
-    job.record.as_deref().map(File::create).transpose()?;
+    let file = job.record.as_deref().map(File::create).transpose()?;
+    let mut records = job.record.clone().map(Records::new);
+    let record = records.as_mut().map(Records::next_session).zip(file);
     let mut options: Options = job.restore;
     options.stream.start = Some(Start::Xl);
-    Ok((Recorder::new(reader, job.record.clone()), writer, options))
+    Ok((Recorder::new(reader, record), writer, options, records))
 }
 
 /// The sender had none of the witness' numbers; a secondary of this guest's gets the next one.

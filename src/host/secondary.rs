@@ -5,7 +5,7 @@ use super::custody::{Custody, Decided};
 pub use super::home::{Home, Job, Served, Session};
 use super::lookout::look_out;
 use super::operator::Desk;
-use crate::replicate::link::Record;
+use crate::replicate::link::Records;
 use crate::replicate::primary::Ending;
 use crate::replicate::secondary::{Copies, Driver, End, Settings, Survivor};
 use crate::transport::{Cancel, Link, Listener, is_cancelled};
@@ -29,7 +29,7 @@ pub enum Source {
 /// What the last session, or the survivor, failed with.
 pub fn receive<H: Home>(source: Source, job: &Job<H>, desk: &Desk) -> io::Result<bool> {
     log::info!("{}: {}", job.protection.domain, job.protection.rule_in_words());
-    let mut record = job.record.clone().map(Record::new);
+    let mut record = job.record.clone().map(Records::new);
     let listener = match source {
         Source::Link(link, cancel) => {
             let session = Session { link, cancel, replica: job.beside.clone().map(|socket| replaces(socket, desk)) };
@@ -146,7 +146,7 @@ fn replaces(socket: PathBuf, desk: &Desk) -> Box<dyn FnOnce() + Send> {
     })
 }
 
-fn one<H: Home>(session: Session, job: &Job<H>, record: &mut Option<Record>, desk: &Desk) -> io::Result<Served<H>> {
+fn one<H: Home>(session: Session, job: &Job<H>, record: &mut Option<Records>, desk: &Desk) -> io::Result<Served<H>> {
     if job.home.is_lockstep() {
         return job.home.one_in_lockstep(session, job, desk);
     }
@@ -159,7 +159,7 @@ fn one<H: Home>(session: Session, job: &Job<H>, record: &mut Option<Record>, des
         restore: job.restore,
         fence: job.protection.fence.clone(),
         witness: job.protection.witness().map_err(io::Error::other)?,
-        record: record.as_mut().map(Record::next_session),
+        record: record.as_mut().map(Records::next_session),
         on_checkpoint: None,
         on_replica: replica,
         failpoints: job.failpoints.clone(),

@@ -198,9 +198,13 @@ impl Added {
         match pv {
             Some(pv) => looking.find_frames(domain, pv, dirty),
             None => {
-                let found = looking.find(domain, info, dirty)?;
+                let mut sign = looking.find(domain, info, dirty)? != Found::default();
                 if let Some(returning) = &mut looking.returning {
-                    returning.suspended(info.populated, found != Found::default(), dirty);
+                    // Nobody has looked yet at the pages of the log just taken.
+                    if !sign && returning.is_waiting() {
+                        sign = is_any_absent(domain, dirty)?;
+                    }
+                    returning.suspended(info.populated, sign, dirty);
                 }
             }
         }
@@ -321,6 +325,24 @@ impl Looking {
             }
         }
     }
+}
+
+/// Whether any of these has no page.
+fn is_any_absent(domain: &impl SaveDomain, pfns: &DirtyBitmap) -> hypervisor::Result<bool> {
+    let (mut batch, mut types) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+    let mut next = Some(0);
+    while let Some(from) = next {
+        next = pfns.next_batch(from, BATCH, &mut batch);
+        types.clear();
+        types.resize(batch.len(), PageType::XTAB);
+        if !batch.is_empty() {
+            domain.page_types(&batch, &mut types)?;
+        }
+        if types.contains(&PageType::XTAB) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl Found {

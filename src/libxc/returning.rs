@@ -8,14 +8,14 @@
 //!
 //! * the domain's number of pages is not what it was, asked before and behind each taking and when the guest is suspended;
 //! * a page of the log is not there when it is looked at, though it was written to in the interval: it has gone in it;
-//! * the look at the suspended guest found pages that have come or gone.
+//! * the look at the suspended guest found pages that have come or gone, or pages of its log that are not there.
 //!
 //! Pages that go while others come leave the number as it is, but a balloon clears what it gives back: that is in the next log, and not
 //! there when that is looked at, or has come back meanwhile and counts. What no sign tells of is a page that goes and comes back within
-//! the three hypercalls of a taking.
+//! the three hypercalls of a taking; and, between the look at all pages and the log's beginning, one that goes as another comes.
 //!
-//! Without a sign it costs two hypercalls a taking. With one, the pages of each log taken while the guest runs go twice, and those of the
-//! last one while it is suspended.
+//! Without a sign it costs two hypercalls a taking, and one for each 1,024 pages of the suspended guest's log. With one, the pages of each
+//! log taken while the guest runs go twice, and those of the last one while it is suspended.
 #![forbid(unsafe_code)]
 
 use crate::hypervisor::DirtyBitmap;
@@ -68,7 +68,12 @@ impl Returning {
         }
     }
 
-    /// `log` was taken while the guest stands still, and it has so many pages; `found`: some were found to have come or gone. What is
+    /// Whether there are pages that a sign would have sent again.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.sign && !self.once.is_empty()
+    }
+
+    /// `log` was taken while the guest stands still, and it has so many pages; `found`: its look found a sign. What is
     /// to be sent again is added.
     pub(super) fn suspended(&mut self, populated: u64, found: bool, log: &mut DirtyBitmap) {
         self.counted(populated);

@@ -12,8 +12,8 @@ use crate::hypervisor::{OutputBuffer, Result};
 /// A survivor (`lazy`) lives here already: a buffer that cannot be set up is told of, and set up when a protection begins.
 ///
 /// # Errors
-/// The buffer's, xenstore's. Output leaves as it is sent then, through nothing that this call has made; what an earlier process has
-/// held is held still where it cannot be let go.
+/// The buffer's, xenstore's. Output leaves as it is sent then, through nothing that this call has made; where an earlier process has
+/// held some and it cannot be let go, all stays held.
 pub fn cover(domid: u32, server: Server, buffer: Option<&NetBuffer>, lazy: bool) -> Result<Watch> {
     let Some(buffer) = buffer else { return Watch::new(domid, server, None) };
     match buffer.set_up() {

@@ -7,7 +7,7 @@ use crate::replicate::status::{Role, Status};
 use crate::replicate::witness::Alarm;
 use std::time::Instant;
 
-/// What is told, and to whom the peer is known by.
+/// What is told of a side: of which domain, whom the peer is called, and what the operator should know.
 #[derive(Debug)]
 pub(in crate::replicate) struct Told {
     pub domain: String,

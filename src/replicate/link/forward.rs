@@ -94,12 +94,7 @@ impl Forward {
                         }
                     }
                     // Nothing follows: it stays so.
-                    Heading::Ended | Heading::Garbled(_) => {
-                        self.heading = Some(heading);
-                        if let Some(record) = &mut self.record {
-                            record.finish();
-                        }
-                    }
+                    Heading::Ended | Heading::Garbled(_) => self.heading = Some(heading),
                     Heading::Checkpoint(..) => {}
                 }
                 return heading;

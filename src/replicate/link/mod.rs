@@ -17,7 +17,7 @@ pub use backward::{Heard, backward, silence};
 pub use forward::{Forward, Heading};
 pub use framing::{Framing, Outbox};
 pub use lane::{Lane, StopFlag};
-pub use record::Record;
+pub use record::{Record, Records};
 
 use crate::transport::LinkReader;
 use std::io::{self, Read};

@@ -1,5 +1,5 @@
-//! What arrives, kept in a file besides (`receive --record`): by a thread of its own, so that a file system that does not answer costs
-//! the record and nothing else.
+//! What arrives, kept in a file besides (`receive --record`): by a thread of its own, and nobody waits for the file but who ends the process,
+//! so that a file system that does not answer costs the record and nothing else.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -12,18 +12,30 @@ use std::time::{Duration, Instant};
 
 /// Bytes that may wait to be written.
 const ROOM: usize = 8 << 20;
-/// How long who records waits for room, or at the end for what still waits, while nothing at all is written.
+/// Bytes that are written at a time, and that short pieces are put together to.
+const PIECE: usize = 64 << 10;
+/// How long is waited, for room and at the end, while nothing at all is written.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Keeps the streams as they arrive. Trouble with the file ends the recording and nothing else; so does a file that takes no byte
-/// for 2 s while 8 MiB wait.
+/// The records of one session after another. Whoever drops it waits until they are written, as long as anything is.
+#[derive(Debug)]
+pub struct Records {
+    path: PathBuf,
+    streams: Arc<AtomicU32>,
+    begun: Vec<Arc<Shared>>,
+    patience: Duration,
+}
+
+/// Keeps the streams of a session as they arrive. Trouble with the file ends the recording and nothing else; so does a file that takes
+/// nothing for 2 s while 8 MiB wait for it.
 #[derive(Debug)]
 pub struct Record {
     path: PathBuf,
     streams: Arc<AtomicU32>,
-    writer: Option<Arc<Shared>>,
-    failed: Arc<OnceLock<String>>,
+    shared: Arc<Shared>,
     patience: Duration,
+    /// Whether there is a thread that writes.
+    writing: bool,
 }
 
 /// What the recording thread is given, and what it says.
@@ -31,6 +43,7 @@ pub struct Record {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    failed: Arc<OnceLock<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -42,33 +55,56 @@ struct State {
     written: u64,
     /// No more is coming.
     closed: bool,
-    /// The thread is through, or has failed.
-    done: Option<io::Result<()>>,
+    /// Nothing is written any more, and nothing was begun.
+    idle: bool,
 }
 
 #[derive(Debug)]
 enum Piece {
     /// A stream begins, in a file of its own.
     Begin(PathBuf),
+    /// The same, in a file that is open.
+    Open(File),
     Bytes(Vec<u8>),
 }
 
-impl Record {
+impl Records {
     /// The first stream goes to `path`, later ones to the path with `.2`, `.3` and so on behind it.
     pub fn new(path: PathBuf) -> Self {
-        Record { path, streams: Arc::default(), writer: None, failed: Arc::default(), patience: PATIENCE }
+        Records { path, streams: Arc::default(), begun: Vec::new(), patience: PATIENCE }
     }
 
     /// The record of the next session. Its streams are numbered on from those begun so far, so that none is lost.
-    pub fn next_session(&mut self) -> Self {
-        let mut next = Record::new(self.path.clone());
-        next.streams = Arc::clone(&self.streams);
-        next
+    pub fn next_session(&mut self) -> Record {
+        let shared = Arc::new(Shared::default());
+        shared.lock().idle = true;
+        self.begun.retain(|before| !before.lock().idle);
+        self.begun.push(Arc::clone(&shared));
+        let (path, streams) = (self.path.clone(), Arc::clone(&self.streams));
+        Record { path, streams, shared, patience: self.patience, writing: false }
     }
 
+    /// Waits until what was recorded is written, for as long as anything is; the sessions have ended.
+    pub fn finish(&mut self) {
+        for shared in self.begun.drain(..) {
+            shared.close();
+            if shared.wait(self.patience, |state| state.idle).is_none() {
+                shared.give_up(self.patience);
+            }
+        }
+    }
+}
+
+impl Drop for Records {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl Record {
     /// Where it will stand, in words, why the record is not whole.
     pub fn failed(&self) -> Arc<OnceLock<String>> {
-        Arc::clone(&self.failed)
+        Arc::clone(&self.shared.failed)
     }
 
     /// A stream begins.
@@ -78,99 +114,76 @@ impl Record {
         if number > 1 {
             path.push(format!(".{number}"));
         }
-        if self.writer.is_none() && self.failed.get().is_none() {
-            let shared = Arc::new(Shared::default());
-            let writing = Arc::clone(&shared);
-            match thread::Builder::new().name("record".into()).spawn(move || writing.write()) {
-                Ok(_) => self.writer = Some(shared),
-                Err(error) => self.fail(&error),
-            }
-        }
-        self.give(Piece::Begin(path.into()));
+        self.write(Piece::Begin(path.into()));
+    }
+
+    /// The same, in this file.
+    pub(in crate::replicate) fn begin_in(&mut self, file: File) {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        self.write(Piece::Open(file));
     }
 
     /// Bytes of the stream.
-    pub(in crate::replicate) fn keep(&mut self, bytes: &[u8]) {
-        if self.writer.is_some() {
-            self.give(Piece::Bytes(bytes.to_vec()));
-        }
-    }
-
-    /// All of it is there: waits until it is written.
-    pub(super) fn finish(&mut self) {
-        let Some(shared) = self.writer.take() else { return };
-        shared.lock().closed = true;
-        shared.changed.notify_all();
-        match shared.wait(self.patience, |state| state.done.is_some()) {
-            Some(mut state) => {
-                if let Some(Err(error)) = state.done.take() {
-                    drop(state);
-                    self.fail(&error);
-                }
+    pub(in crate::replicate) fn keep(&mut self, mut bytes: &[u8]) {
+        while self.writing && !bytes.is_empty() {
+            let shared = &self.shared;
+            let room = |state: &State| state.idle || state.bytes < ROOM;
+            let Some(mut state) = shared.wait(self.patience, room) else { return shared.give_up(self.patience) };
+            if state.idle {
+                self.writing = false;
+                return;
             }
-            None => self.give_up(),
-        }
-    }
-
-    fn give(&mut self, piece: Piece) {
-        let Some(shared) = self.writer.clone() else { return };
-        let length = piece.len();
-        // A piece that is larger than the room goes alone.
-        let room = |state: &State| state.done.is_some() || state.bytes == 0 || state.bytes + length <= ROOM;
-        let Some(mut state) = shared.wait(self.patience, room) else { return self.give_up() };
-        if let Some(done) = state.done.take() {
+            let (now, later) = bytes.split_at(bytes.len().min(PIECE));
+            bytes = later;
+            state.bytes += now.len();
+            match state.waiting.back_mut() {
+                Some(Piece::Bytes(last)) if last.len() + now.len() <= PIECE => last.extend_from_slice(now),
+                _ => state.waiting.push_back(Piece::Bytes(now.to_vec())),
+            }
             drop(state);
-            self.writer = None;
-            if let Err(error) = done {
-                self.fail(&error);
-            }
+            shared.changed.notify_all();
+        }
+    }
+
+    /// Gives the thread the start of a stream.
+    fn write(&mut self, start: Piece) {
+        let shared = Arc::clone(&self.shared);
+        if shared.failed.get().is_some() {
             return;
         }
-        state.bytes += length;
-        state.waiting.push_back(piece);
+        let mut state = shared.lock();
+        state.waiting.push_back(start);
+        if !self.writing {
+            (state.idle, self.writing) = (false, true);
+            let (writing, path) = (Arc::clone(&shared), self.path.clone());
+            let begun = thread::Builder::new().name("record".into()).spawn(move || writing.write(&path));
+            if let Err(error) = begun {
+                (state.idle, self.writing) = (true, false);
+                drop(state);
+                shared.fail(&error.to_string());
+                return;
+            }
+        }
         drop(state);
         shared.changed.notify_all();
-    }
-
-    /// The thread is left where it hangs: it ends when the file system lets it.
-    fn give_up(&mut self) {
-        if let Some(shared) = self.writer.take() {
-            let mut state = shared.lock();
-            state.closed = true;
-            state.waiting.clear();
-        }
-        self.fail(&io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("the file has taken nothing for {} s", self.patience.as_secs_f32()),
-        ));
-    }
-
-    fn fail(&mut self, error: &io::Error) {
-        log::error!("{}: {error}; the record ends here", self.path.display());
-        self.writer = None;
-        // The first trouble is the one that counts.
-        let _ = self.failed.set(error.to_string());
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.finish();
-    }
-}
-
-impl Piece {
-    fn len(&self) -> usize {
-        match self {
-            Piece::Begin(_) => 0,
-            Piece::Bytes(bytes) => bytes.len(),
-        }
+        self.shared.close();
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No more is coming: the thread ends when it has written what waits.
+    fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
     }
 
     /// Waits until something holds; `None` when nothing was written for so long before it did.
@@ -187,13 +200,32 @@ impl Shared {
         Some(state)
     }
 
-    /// The recording thread.
-    fn write(&self) {
-        let done = self.write_all();
+    /// Leaves the thread where it hangs: it ends when the file system lets it.
+    fn give_up(&self, patience: Duration) {
         let mut state = self.lock();
-        state.done = Some(done);
+        (state.closed, state.idle, state.bytes) = (true, true, 0);
         state.waiting.clear();
-        state.bytes = 0;
+        drop(state);
+        self.changed.notify_all();
+        self.fail(&format!("the file has taken nothing for {} s", patience.as_secs_f32()));
+    }
+
+    /// The first trouble is the one that counts.
+    fn fail(&self, why: &str) {
+        if self.failed.set(why.to_owned()).is_ok() {
+            log::error!("recording the stream: {why}; the record ends here");
+        }
+    }
+
+    /// The recording thread.
+    fn write(&self, path: &std::path::Path) {
+        let done = self.write_all();
+        if let Err(error) = done {
+            self.fail(&format!("{}: {error}", path.display()));
+        }
+        let mut state = self.lock();
+        (state.idle, state.bytes) = (true, 0);
+        state.waiting.clear();
         drop(state);
         self.changed.notify_all();
     }
@@ -201,14 +233,20 @@ impl Shared {
     fn write_all(&self) -> io::Result<()> {
         let mut file: Option<File> = None;
         while let Some(piece) = self.next() {
-            match (&piece, &mut file) {
-                (Piece::Begin(path), file) => *file = Some(File::create(path)?),
-                (Piece::Bytes(bytes), Some(file)) => file.write_all(bytes)?,
-                (Piece::Bytes(_), None) => {}
+            let mut bytes = 0;
+            match piece {
+                Piece::Begin(path) => file = Some(File::create(path)?),
+                Piece::Open(opened) => file = Some(opened),
+                Piece::Bytes(data) => {
+                    bytes = data.len();
+                    if let Some(file) = &mut file {
+                        file.write_all(&data)?;
+                    }
+                }
             }
             let mut state = self.lock();
             state.written += 1;
-            state.bytes = state.bytes.saturating_sub(piece.len());
+            state.bytes = state.bytes.saturating_sub(bytes);
             drop(state);
             self.changed.notify_all();
         }
@@ -237,6 +275,13 @@ mod tests {
     use std::io::Read;
     use tempfile::TempDir;
 
+    /// Records in a folder; `patience` where anything is to be given up, else as long as it takes on a busy machine.
+    fn records(path: PathBuf, patience: Option<Duration>) -> Records {
+        let mut records = Records::new(path);
+        records.patience = patience.unwrap_or(Duration::from_secs(300));
+        records
+    }
+
     fn pipe(folder: &TempDir) -> PathBuf {
         let path = folder.path().join("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
@@ -244,38 +289,43 @@ mod tests {
     }
 
     #[test]
-    fn each_stream_has_a_file_and_all_of_it_is_there_when_the_record_is_finished() {
+    fn each_stream_has_a_file_and_all_of_it_is_there_at_the_end() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("record");
-        let mut first = Record::new(path.clone());
-        let mut record = first.next_session();
+        let mut records = records(path.clone(), None);
+        let mut record = records.next_session();
         let bytes: Vec<u8> = (0..3 << 20).map(|at| (at % 251) as u8).collect();
         record.begin();
-        for piece in bytes.chunks(60_000) {
+        for piece in bytes.chunks(60_000).flat_map(|piece| piece.chunks(piece.len() / 3)) {
             record.keep(piece);
         }
         record.begin();
         record.keep(b"second");
-        record.finish();
-        let mut next = first.next_session();
-        next.begin();
+        let failed = record.failed();
+        drop(record);
+        let mut next = records.next_session();
+        next.begin_in(File::create(folder.path().join("third")).unwrap());
         next.keep(b"third");
-        drop(next);
+        drop((next, records));
         assert!(std::fs::read(&path).unwrap() == bytes);
         assert_eq!(std::fs::read(folder.path().join("record.2")).unwrap(), b"second");
-        assert_eq!(std::fs::read(folder.path().join("record.3")).unwrap(), b"third");
-        assert_eq!(record.failed().get(), None);
+        assert_eq!(std::fs::read(folder.path().join("third")).unwrap(), b"third");
+        assert_eq!(failed.get(), None);
     }
 
     #[test]
     fn a_file_that_cannot_be_made_or_is_full_is_said_by_its_error() {
         for (path, error) in [("/nowhere/at/all", "No such file"), ("/dev/full", "No space left")] {
-            let mut record = Record::new(path.into());
-            let failed = record.failed();
+            let mut records = records(path.into(), None);
+            let mut record = records.next_session();
             record.begin();
             record.keep(&[0; 100]);
-            record.finish();
+            records.finish();
+            let failed = record.failed();
             assert!(failed.get().unwrap().contains(error), "{path}: {failed:?}");
+            // It is no more than the end of the recording.
+            record.keep(&[0; 100]);
+            record.begin();
         }
     }
 
@@ -285,21 +335,21 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = pipe(&folder);
         for opened in [false, true] {
-            let mut record = Record::new(path.clone());
-            record.patience = Duration::from_millis(50);
-            let (begun, failed) = (record.streams.clone(), record.failed());
+            let mut records = records(path.clone(), Some(Duration::from_millis(50)));
+            let mut record = records.next_session();
+            let failed = record.failed();
             record.begin();
             let reader = opened.then(|| File::open(&path).unwrap());
+            let mut kept = 0;
             while failed.get().is_none() {
                 record.keep(&[7; 1 << 16]);
+                kept += 1;
             }
             assert!(failed.get().unwrap().contains("taken nothing"), "{failed:?}");
-            // It is no more than the end of the recording.
-            record.keep(&[7; 1 << 16]);
+            assert!(kept <= 2 * ROOM / PIECE, "{kept} pieces wait");
             record.begin();
-            record.finish();
-            assert_eq!(begun.load(Ordering::Relaxed), 2);
-            // The threads end with the pipe.
+            assert_eq!(record.streams.load(Ordering::Relaxed), 2);
+            // The thread ends with the pipe.
             match reader {
                 Some(reader) => drop(reader),
                 None => drop(File::options().read(true).write(true).open(&path).unwrap()),
@@ -308,10 +358,28 @@ mod tests {
     }
 
     #[test]
+    fn at_the_end_a_file_that_takes_nothing_is_not_waited_for() {
+        let folder = TempDir::new().unwrap();
+        let path = pipe(&folder);
+        let mut records = records(path.clone(), Some(Duration::from_millis(50)));
+        let mut record = records.next_session();
+        let failed = record.failed();
+        record.begin();
+        let reader = File::open(&path).unwrap();
+        record.keep(&[7; 1 << 20]);
+        drop(record);
+        assert_eq!(failed.get(), None, "who recorded waits for nothing");
+        drop(records);
+        assert!(failed.get().unwrap().contains("taken nothing"), "{failed:?}");
+        drop(reader);
+    }
+
+    #[test]
     fn a_slow_file_is_waited_for() {
         let folder = TempDir::new().unwrap();
         let path = pipe(&folder);
-        let mut record = Record::new(path.clone());
+        let mut records = records(path.clone(), None);
+        let mut record = records.next_session();
         record.begin();
         let mut reader = File::open(&path).unwrap();
         let reading = thread::spawn(move || {
@@ -322,8 +390,9 @@ mod tests {
         for piece in bytes.chunks(1 << 16) {
             record.keep(piece);
         }
-        record.finish();
+        let failed = record.failed();
+        drop((record, records));
         assert!(reading.join().unwrap().unwrap() == bytes);
-        assert_eq!(record.failed().get(), None);
+        assert_eq!(failed.get(), None);
     }
 }

@@ -69,9 +69,9 @@ fn a_witness_twice_out_of_reach() {
 fn what_a_host_cannot_do_is_no_danger() {
     let bounds = Bounds { faults: 2, failures: 2, crashes: 0, losses: 0, damages: 0, unreachable: 0, ..FAULT };
     let bounds = Bounds { timeouts: false, ..bounds };
-    holds("failures", &setting(Rule::Witness, false, bounds), 24_300, any);
+    holds("failures", &setting(Rule::Witness, false, bounds), 22_800, any);
     let bounds = Bounds { crashes: 1, checkpoints: 1, ..bounds };
-    holds("failures, crash", &setting(Rule::Witness, false, bounds), 4_700, any);
+    holds("failures, crash", &setting(Rule::Witness, false, bounds), 4_600, any);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! | `plugs`, `epochs` | what the plugs hold and let go |
 //! | `network` | what of it is the kernel's |
 //!
+//! A buffer that an earlier process has left is taken over as it is: whatever it holds stays held until [`OutputBuffer::free`] or
 //! [`OutputBuffer::discard`] says otherwise, which is for who has decided where the domain may run. A buffer that was not complete
 //! never held anything, and is made again.
 #![forbid(unsafe_code)]

@@ -163,6 +163,8 @@ impl Domain {
     fn free<A: From<Action>>(&mut self, out: &mut Vec<A>) {
         self.held = false;
         self.unsound = false;
+        // Whatever has failed before, this is what counts now.
+        self.again = None;
         out.push(Action::FreeOutput.into());
     }
 }

@@ -208,6 +208,16 @@ fn freeing_output_is_tried_until_it_succeeds_and_protection_can_come_back() {
 }
 
 #[test]
+fn a_release_that_failed_does_not_keep_protection_away_when_output_is_free() {
+    let mut machine = protected();
+    feed(&mut machine, 100, Event::Common(common::Event::OutputFailed(OutputCall::Release)));
+    machine.command(Time(200 * MS), Command::Unprotect { force: false }, &mut Vec::new()).unwrap();
+    assert_eq!((machine.phase(), machine.is_held()), (Phase::Alone, false));
+    machine.command(Time(300 * MS), Command::Protect { session: Session(8) }, &mut Vec::new()).unwrap();
+    assert_eq!(machine.phase(), Phase::Connecting);
+}
+
+#[test]
 fn output_that_cannot_be_held_is_not_released_and_ends_protection() {
     for call in [OutputCall::Hold, OutputCall::Epoch] {
         let mut machine = protected_under(Rule::Witness);
