@@ -88,10 +88,6 @@ impl Place {
         let names = fs::read_dir(self.path("w")).unwrap().map(|entry| entry.unwrap().file_name());
         names.filter_map(|name| name.to_str()?.strip_prefix("web.")?.parse::<u64>().ok()).any(|given| given == 2)
     }
-
-    fn log(&self, side: &str) -> String {
-        fs::read_to_string(self.path(&format!("{side}.log"))).unwrap()
-    }
 }
 
 fn until(what: &str, there: impl Fn() -> bool) {

@@ -191,8 +191,11 @@ fn around(args: &Args, stream: &Seekable, image: &Image) -> io::Result<Around> {
         _ => None,
     };
     if let Some(source) = source.as_ref().filter(|source| !source.text.is_empty() && Some(source.kind) != kept) {
-        let what = if source.kind == Kind::Libvirt { "the domain's XML" } else { "xenopsd's record" };
-        eprintln!("left out: {what} ({} bytes), which only {} has a place for", source.text.len(), source.kind.name());
+        let (what, whose) = match source.kind {
+            Kind::Libvirt => ("the domain's XML", "libvirt's"),
+            Kind::Xapi => ("xenopsd's record", "XAPI's"),
+        };
+        eprintln!("left out: {what} ({} bytes), which only {whose} image has a place for", source.text.len());
     }
     for part in source.iter().flat_map(|source| &source.parts).filter(|part| part.name != "xenops") {
         eprintln!("left out: {} ({} bytes), which only XAPI's image has a place for", part.name, part.bytes);
